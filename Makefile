@@ -1,0 +1,39 @@
+# Everything runs in .venv, which is built when it is missing or when what it is built from has changed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help install demo test test-slow lint typecheck clean
+
+help:  ## say what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP)  ## build .venv with the pinned versions of constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: install  ## train a small model and show what it does, in demo/
+	$(BIN)/ndm demo
+
+test: lint  ## lint, then run every test that is not slow, and the examples in the texts
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: install  ## run the slow tests
+	$(BIN)/python -m pytest -m slow
+
+lint: typecheck  ## check style, types and the order of imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
+
+typecheck: install  ## check types
+	$(BIN)/mypy src
+
+clean:  ## remove what was made, but for .venv and the runs
+	rm -rf build dist demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis src/*.egg-info
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

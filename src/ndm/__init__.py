@@ -1,0 +1,64 @@
+r"""Neural Diffusion Models for PyTorch: diffusion models whose forward process is learned.
+
+A model is four parts put together, a noise schedule, a data transformation, a denoiser and a decoder; the bound, the
+samplers and the likelihood are written once against those four.
+"""
+
+from ndm.bounds import BoundTerms
+from ndm.decoders import Decoder, DiscretizedDecoder, GaussianDecoder
+from ndm.denoisers import Denoiser, DirectDenoiser, Estimate
+from ndm.likelihood import LogLikelihood, log_likelihood
+from ndm.model import NDM
+from ndm.parts import Part
+from ndm.process import ConstantVolatility, LearnedVolatility, Standardize
+from ndm.sampling import sample
+from ndm.schedules import (
+    CosineSchedule,
+    DDPMSchedule,
+    LearnedSchedule,
+    LinearSchedule,
+    NoiseLevel,
+    OTSchedule,
+    Schedule,
+)
+from ndm.transforms import Blur, Curve, Identity, Neural, Scale, Separable, Transform
+from ndm.variances import CalibratedVariance, LearnedVariance, PosteriorVariance, PredictedVariance, ReverseVariance
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "NDM",
+    "Blur",
+    "BoundTerms",
+    "CalibratedVariance",
+    "ConstantVolatility",
+    "CosineSchedule",
+    "Curve",
+    "DDPMSchedule",
+    "Decoder",
+    "Denoiser",
+    "DirectDenoiser",
+    "DiscretizedDecoder",
+    "Estimate",
+    "GaussianDecoder",
+    "Identity",
+    "LearnedSchedule",
+    "LearnedVariance",
+    "LearnedVolatility",
+    "LinearSchedule",
+    "LogLikelihood",
+    "Neural",
+    "NoiseLevel",
+    "OTSchedule",
+    "Part",
+    "PosteriorVariance",
+    "PredictedVariance",
+    "ReverseVariance",
+    "Scale",
+    "Schedule",
+    "Separable",
+    "Standardize",
+    "Transform",
+    "log_likelihood",
+    "sample",
+]

@@ -1,0 +1,235 @@
+r"""The variational bound of a process, in discrete and in continuous time, and the calibration of the reverse variance.
+
+-log p(x) <= L_prior + L_rec + L_diff                                  (NDM, arXiv 2310.08337, section 3; method, 3, 4)
+
+L_prior = KL( q(z_1 | x) || N(0, I) )
+L_rec   = E[ -log p(x | z_0) ]
+L_diff  = T E_i[ KL_i ]                                                             i ~ U{1..T}
+        = 1/2 E_t[ gamma' e^{-gamma} ((1 + eta^2)^2 / 4 eta^2) || y - y_hat ||^2 ]  t ~ U[0, 1], for T to infinity
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ndm.process import Instant, Process, Stride, at_rest
+from ndm.schedules import NoiseLevel, per_example
+from ndm.transforms.curve import Curve
+from ndm.variances import CalibratedVariance, Moments, Step
+
+__all__ = ["BoundTerms", "bound", "calibrate", "low_discrepancy"]
+
+
+@dataclass(frozen=True)
+class BoundTerms:
+    """The terms of the bound on -log p(data), each (B,), in nats.
+
+    Attributes:
+        diffusion: L_diff, an unbiased one-sample estimate.
+        prior: L_prior, exact.
+        reconstruction: L_rec; exact for a Gaussian decoder, by one sample of z_0 for a discretised one. For data in
+            their own units it includes the Jacobian of the standardisation.
+        dimensions: d, the number of dimensions of one example.
+        auxiliary: not a term of the bound: what else the model's parts are trained on (a direct denoiser's head for
+            E[F | z]); zero for most models.
+    """
+
+    diffusion: Tensor
+    prior: Tensor
+    reconstruction: Tensor
+    dimensions: int
+    auxiliary: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """The bound on -log p(data), (B,), in nats."""
+        return self.diffusion + self.prior + self.reconstruction
+
+    @property
+    def bits_per_dim(self) -> Tensor:
+        """The bound in bits per dimension, (B,): total / (d log 2)."""
+        return self.total / (self.dimensions * math.log(2))
+
+
+def low_discrepancy(n: int, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """n times in [0, 1), each uniform, evenly spread over the batch: (u + i / n) mod 1 in random order.
+
+    VDM, arXiv 2107.00630, appendix I.1. The order is random so that a time says nothing of an example's place.
+    """
+    device = like.device if generator is None else generator.device
+    u = torch.rand((), generator=generator, device=device, dtype=torch.float64)
+    order = torch.randperm(n, generator=generator, device=device)
+    return _below_one(((u + order.double() / n) % 1).to(like.device, like.dtype))
+
+
+def _below_one(t: Tensor) -> Tensor:
+    """Undo a rounding to t's precision that turned a time just below 1 into 1."""
+    return t.clamp(max=1 - torch.finfo(t.dtype).eps)
+
+
+def normal_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Standard normal noise of x's shape and precision, drawn on the generator's device."""
+    device = x.device if generator is None else generator.device
+    return torch.randn(x.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)
+
+
+def bound(
+    process: Process,
+    data: Tensor,
+    steps: int | None = None,
+    *,
+    labels: Tensor | None = None,
+    times: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    check: bool = True,
+) -> BoundTerms:
+    r"""The terms of the bound for each example, by one pass over the networks.
+
+    Args:
+        process: the model.
+        data: (B, \\*shape): floating-point data, or integers 0..K-1 for a K-level decoder.
+        steps: T; None for continuous time.
+        labels: class labels, (B,), for a conditional denoiser.
+        times: times in [0, 1) at which to evaluate, (B,), in place of low-discrepancy random ones; with ``steps``,
+        time u
+            stands for step floor(T u) + 1.
+        generator: for the times and the noise.
+        check: look for NaN, infinite and off-level values first.
+
+    Raises:
+        ValueError: ``steps`` is below 1, a time is outside [0, 1), or the data do not pass the check.
+    """
+    if steps is not None and steps < 1:
+        raise ValueError(f"The number of steps must be at least 1, or None for continuous time; got {steps}.")
+    if times is not None and not ((times >= 0) & (times < 1)).all():
+        raise ValueError("The times must lie in [0, 1).")
+    x = process.to_model(data, check)
+    u = low_discrepancy(x.shape[0], x, generator) if times is None else _below_one(times.to(x))
+    noise = normal_like(x, generator)
+
+    ends = process.schedule(u.new_tensor([0.0, 1.0]))
+    level_0, level_1 = _end(ends, 0, x), _end(ends, 1, x)
+    if steps is None:
+        level = process.schedule(u)
+        window: Stride | Instant = Instant(level, process.volatility(level.gamma))
+    else:
+        window = Stride(process.grid_step((u * steps).long() + 1, steps, x))
+
+    curve = process.transform(x)
+    seen, (displacement_0, displacement_1) = window.look_with(curve, torch.stack([level_0.gamma, level_1.gamma]))
+    z = per_example(window.level.alpha, x) * (x + seen.displacement) + per_example(window.level.sigma, x) * noise
+    estimate = process.denoiser.estimate(z, window.level, labels)
+    gap = process.mismatch(seen, noise, x, estimate, window)
+
+    if isinstance(window, Stride):
+        e = per_example(window.step.scale, gap) * gap
+        diffusion = steps * process.covariance(window.step, estimate).kl(e)  # type: ignore[operator]
+    else:
+        diffusion = _continuous(window, gap)
+    if estimate.transformed_loss is None:
+        auxiliary = torch.zeros_like(diffusion)
+    else:
+        auxiliary = estimate.transformed_loss(x + seen.displacement, noise)
+    return BoundTerms(
+        diffusion=diffusion,
+        prior=_prior(x + displacement_1, level_1),
+        reconstruction=process.decoder.expected_nll(x, displacement_0, normal_like(x, generator), level_0)
+        - process.log_det(x),
+        dimensions=x[0].numel(),
+        auxiliary=auxiliary,
+    )
+
+
+def _end(ends: NoiseLevel, which: int, x: Tensor) -> NoiseLevel:
+    """The schedule's end point ``which`` (0 or 1) as a noise level of every example."""
+    one = {name: getattr(ends, name)[which].expand(x.shape[0]) for name in NoiseLevel.__dataclass_fields__}
+    return NoiseLevel(**one)
+
+
+def _continuous(window: Instant, gap: Tensor) -> Tensor:
+    """The integrand of L_diff in continuous time, (B,)."""
+    eta_squared, level = window.eta**2, window.level
+    weight = level.dgamma * torch.exp(-level.gamma) * (1 + eta_squared) ** 2 / (4 * eta_squared)
+    return weight / 2 * (gap**2).flatten(1).sum(1)
+
+
+def _prior(f_1: Tensor, level: NoiseLevel) -> Tensor:
+    """KL( N(alpha_1 F(x, 1), sigma_1^2 I) || N(0, I) ), (B,)."""
+    variance = per_example(level.sigma, f_1) ** 2
+    kl = variance + per_example(level.alpha, f_1) ** 2 * f_1**2 - 1 - variance.log()
+    return kl.flatten(1).sum(1) / 2
+
+
+@torch.no_grad()
+def calibrate(
+    process: Process,
+    batches: Iterable,
+    steps: int,
+    covariance: str = "isotropic",
+    *,
+    rank: int | None = None,
+    generator: torch.Generator | None = None,
+) -> CalibratedVariance:
+    r"""The best reverse variance for T steps, from one pass over data with a trained model (method, section 3).
+
+    Every example of every batch is seen once at every step. For T in the hundreds, a part of the data will do.
+
+    Args:
+        process: the model; it is not changed.
+        batches: tensors (B, \\*shape), or pairs of one and its class labels, as a DataLoader gives them; or one tensor.
+        steps: T.
+        covariance: ``isotropic``, ``diagonal`` or ``full``.
+        rank: of a full covariance; see :class:`~ndm.variances.CalibratedVariance`.
+        generator: for the noise.
+
+    Raises:
+        ValueError: there are no data, or a batch does not pass the check of :func:`bound`.
+    """
+    with at_rest(process):
+        return _calibrate(process, batches, steps, covariance, rank, generator)
+
+
+def _calibrate(
+    process: Process,
+    batches: Iterable,
+    steps: int,
+    covariance: str,
+    rank: int | None,
+    generator: torch.Generator | None,
+) -> CalibratedVariance:
+    moments: Moments | None = None
+    variance: CalibratedVariance | None = None
+    for batch in [batches] if isinstance(batches, Tensor) else batches:
+        data, labels = batch if isinstance(batch, (tuple, list)) and len(batch) == 2 else (_only(batch), None)
+        x = process.to_model(data)
+        if moments is None or variance is None:
+            variance = CalibratedVariance(steps, covariance, x.shape[1:], rank).to(x)
+            moments = Moments(steps, x[0].numel(), full=covariance == "full")
+        curve = process.transform(x)
+        for i in range(1, steps + 1):
+            step = process.grid_step(torch.full((x.shape[0],), i, device=x.device), steps, x)
+            moments.add(i - 1, _error(process, step, x, curve, labels, generator).flatten(1))
+    if moments is None or variance is None:
+        raise ValueError("Calibration needs at least one batch of data, and got none.")
+    variance.fit(moments)
+    return variance
+
+
+def _only(batch: Tensor | tuple | list) -> Tensor:
+    return batch[0] if isinstance(batch, (tuple, list)) else batch
+
+
+def _error(
+    process: Process, step: Step, x: Tensor, curve: Curve, labels: Tensor | None, generator: torch.Generator | None
+) -> Tensor:
+    """One sample of e = Dmu / sqrt(v) for each example, (B, \\*shape)."""
+    window = Stride(step)
+    seen, noise = window.look(curve), normal_like(x, generator)
+    z = per_example(step.t.alpha, x) * (x + seen.displacement) + per_example(step.t.sigma, x) * noise
+    gap = process.mismatch(seen, noise, x, process.denoiser.estimate(z, step.t, labels), window)
+    return per_example(step.scale, gap) * gap

@@ -1,0 +1,131 @@
+r"""A part as a folder: its configuration as JSON and its tensors as safetensors. Loading executes nothing from the
+files.
+
+The folder is written beside its final place and moved there whole. An earlier model is moved aside for that moment, and
+found there by ``load_part`` should a crash strike just then, so that a crash leaves either the old one or the new.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from ndm.parts import Part, from_config
+
+__all__ = ["load_part", "save_part"]
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+FORMAT = 1
+
+PartT = TypeVar("PartT", bound=Part)
+
+
+def save_part(part: Part, path: str | os.PathLike[str]) -> Path:
+    """Write ``part`` to the folder ``path``; an earlier model there is replaced as a whole.
+
+    Raises:
+        TypeError: the part has an argument that a configuration cannot hold (a function, a module that is not a Part).
+        FileExistsError: ``path`` exists and is not a saved model.
+    """
+    path = Path(path)
+    config = {"ndm_format": FORMAT, "model": part.config()}  # before anything is written: it may refuse
+    if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or (path / CONFIG).exists())):
+        raise FileExistsError(f"{path} exists and is not a saved model; nothing was written. Choose another path.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        (fresh / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        _save_tensors(part, fresh / WEIGHTS)
+        # mkdtemp and safetensors make what only their owner can read; a model is to be shared like any other file.
+        fresh.chmod(0o755)
+        (fresh / WEIGHTS).chmod(0o644)
+        _put_in_place(fresh, path)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    return path
+
+
+def _aside(path: Path) -> Path:
+    """Where an earlier model waits while the new one takes its place."""
+    return path.with_name(f".{path.name}-old")
+
+
+def _save_tensors(part: Part, path: Path) -> None:
+    try:
+        save_file({k: v.detach().cpu().contiguous() for k, v in part.state_dict().items()}, path)
+    except RuntimeError as error:
+        if "share memory" not in str(error):
+            raise
+        raise ValueError(
+            "Two parts of the model share a network, which a saved model cannot express; give each its own."
+        ) from None
+
+
+def _put_in_place(fresh: Path, path: Path) -> None:
+    old = _aside(path)
+    if path.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        path.rename(old)
+    try:
+        fresh.rename(path)
+    except BaseException:
+        if old.exists():
+            old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_part(path: str | os.PathLike[str], kind: type[PartT], allow: Iterable[type[nn.Module]] = ()) -> PartT:
+    """Read the part that :func:`save_part` wrote.
+
+    Args:
+        path: the folder.
+        kind: the class that the part must be of.
+        allow: the caller's own classes that the configuration may name.
+
+    Raises:
+        FileNotFoundError: there is no saved model at ``path``.
+        ValueError: the files are damaged, from another version, or name a class that is not allowed.
+    """
+    path = Path(path)
+    if not path.exists() and _aside(path).is_dir():
+        path = _aside(path)
+    if not (path / CONFIG).is_file() or not (path / WEIGHTS).is_file():
+        raise FileNotFoundError(
+            f"There is no saved model at {path}: it should be a folder with {CONFIG} and {WEIGHTS}, as save_pretrained "
+            "writes it (RUN/model after `ndm train`)."
+        )
+    part = from_config(_read_config(path / CONFIG), allow)
+    if not isinstance(part, kind):
+        raise ValueError(f"{path} holds a {type(part).__name__}, not a {kind.__name__}.")
+    try:
+        # Assigned, not copied, so that tensors keep the precision they were saved in; cloned, so that they do not stay
+        # tied to the file.
+        part.load_state_dict({k: v.clone() for k, v in load_file(path / WEIGHTS).items()}, assign=True)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path / WEIGHTS} is damaged and cannot be read ({error}).") from None
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"The tensors in {path / WEIGHTS} do not fit its configuration: {reason}") from None
+    return part
+
+
+def _read_config(path: Path) -> Any:
+    try:
+        config = json.loads(path.read_text())
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is damaged and cannot be read ({error}).") from None
+    version = config.get("ndm_format") if isinstance(config, dict) else None
+    if version != FORMAT:
+        raise ValueError(f"{path} is of format {version!r}; this version of ndm reads format {FORMAT}.")
+    return config.get("model")

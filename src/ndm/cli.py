@@ -1,0 +1,336 @@
+"""The ``ndm`` command: train, evaluate, sample, demo.
+
+Nothing heavy is imported before it is needed, so that ``ndm --help`` answers at once. Whatever the user got wrong is
+answered by one sentence on stderr and exit code 2; a training that failed has exit code 1, an interrupted one 130.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    import torch
+
+    from ndm.model import NDM
+
+__all__ = ["main"]
+
+FAILED, WRONG, INTERRUPTED = 1, 2, 130
+
+#: Set to see where in the program an error comes from.
+TRACEBACK = "NDM_TRACEBACK"
+
+#: Formats that `ndm sample` writes, by the file's ending.
+FORMATS = (".png", ".csv", ".npz", ".parquet")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line ``argv``, by default the process's own, and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(arguments)
+    except SystemExit as stop:  # --help
+        return stop.code if isinstance(stop.code, int) else 0
+    except KeyboardInterrupt:
+        _say("stopped; what had been written is kept, and an interrupted training goes on with --resume.")
+        return INTERRUPTED
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        if isinstance(error, (ValueError, OSError, ImportError)):
+            _say(f"error: {_one_line(error)}")
+            return WRONG
+        if type(error).__name__ == "NonFiniteLoss":  # by name: its module would import Lightning
+            _say(f"error: {_one_line(error)}")
+            return FAILED
+        raise
+
+
+def _dispatch(arguments: list[str]) -> int:
+    parser = _Parser(
+        prog="ndm",
+        description="Neural Diffusion Models: train, evaluate and sample.",
+        epilog="`ndm COMMAND --help` says more about a command.",
+    )
+    parser.add_argument("--version", action="store_true", help="say which version this is")
+    commands = parser.add_subparsers(metavar="COMMAND", dest="command", prog="ndm", parser_class=_Parser)
+    for name, command in COMMANDS.items():
+        commands.add_parser(name, help=command[1], add_help=False)
+    if not arguments:
+        parser.print_help()
+        return WRONG
+    name = arguments[0]
+    if name in COMMANDS:
+        COMMANDS[name][0](arguments[1:])
+        return 0
+    if not name.startswith("-"):
+        raise ValueError(f"There is no command {name!r}{_nearest(name, COMMANDS)}")
+    if parser.parse_args(arguments).version:
+        print(f"ndm {importlib.import_module('ndm').__version__}")
+    return 0
+
+
+# ---- ndm train
+
+
+def _train(arguments: list[str]) -> None:
+    from ndm import training
+    from ndm.configs.configuration import Configuration
+
+    name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
+    own = _Parser(prog="ndm train", add_help=False)
+    own.add_argument("--out")
+    own.add_argument("--resume", action="store_true")
+    own.add_argument("--print_config", action="store_true")
+    options, overrides = own.parse_known_args(arguments)
+    if {"-h", "--help"} & set(overrides) or any(o.partition("=")[0].endswith(".help") for o in overrides):
+        Configuration.help(overrides)
+    run = training.Run(Path(options.out)) if options.out else None
+    if name is None and options.resume and run is not None:
+        run.require_checkpoint()
+        name = str(run.config)
+    if name is None:
+        raise ValueError("Which configuration? Give a file or the name of a shipped one, as in `ndm train digits`.")
+    configuration = Configuration.read(name, overrides)
+    if options.print_config:
+        print(configuration.text, end="")
+        return
+    run = run or training.Run(Path("runs") / Path(name).stem)
+    if not options.resume:
+        run.require_new()  # before the time is spent on building anything
+    built = configuration.build()
+    training.fit(
+        built.model,
+        built.data,
+        run.path,
+        built.training,
+        built.trainer,
+        seed=built.seed,
+        resume=options.resume,
+        config=configuration.text,
+    )
+    if sys.stderr.isatty():  # elsewhere the training has said so itself
+        _say(f"the model is in {run.model}")
+
+
+# ---- ndm evaluate
+
+
+def _evaluate(arguments: list[str]) -> None:
+    parser = _Parser(prog="ndm evaluate", description="The bound per number of steps and the ODE likelihood.")
+    parser.add_argument("run", metavar="RUN", help="the folder of a run")
+    splits = ("train", "validation", "test")
+    parser.add_argument("--split", choices=splits, default="test", help="which examples (default: %(default)s)")
+    parser.add_argument(
+        "--steps", nargs="+", type=_steps, default=[10, 50, 1000, None], metavar="T",
+        help="numbers of steps, and `continuous` (default: 10 50 1000 continuous)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--no-likelihood", action="store_true", help="leave the ODE likelihood out, which takes longest"
+    )
+    parser.add_argument("--max-examples", type=_positive, metavar="N", help="evaluate the first N examples only")
+    parser.add_argument("--seed", type=_natural, default=0, help="of times and noise (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
+    options = parser.parse_args(arguments)
+
+    from ndm.configs.configuration import read_data
+    from ndm.evaluation import evaluate
+    from ndm.training import Run
+
+    run = Run(Path(options.run))
+    model = _load(run.path, options.device)
+    evaluation = evaluate(
+        model,
+        read_data(run.config),
+        split=options.split,
+        steps=tuple(options.steps),
+        likelihood=not options.no_likelihood,
+        max_examples=options.max_examples,
+        seed=options.seed,
+        progress=sys.stderr.isatty(),
+    )
+    path = evaluation.save(run.path / "evaluation.json")
+    print(evaluation.table())
+    _say(f"the same numbers are in {path}")
+
+
+# ---- ndm sample
+
+
+def _sample(arguments: list[str]) -> None:
+    parser = _Parser(prog="ndm sample", description="Draw examples from a trained model.")
+    parser.add_argument("run", metavar="RUN", help="the folder of a run")
+    parser.add_argument("-n", type=_positive, default=64, metavar="N", help="how many (default: %(default)s)")
+    parser.add_argument(
+        "--out", required=True, metavar="FILE", help=f"what to write: a file ending in {_list(FORMATS)}"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+    parser.add_argument("--method", default="ancestral", help="ancestral, ddim, ode or sde (default: %(default)s)")
+    parser.add_argument(
+        "--steps", type=_positive, default=100, metavar="T", help="number of steps (default: %(default)s)"
+    )
+    parser.add_argument("--eta", type=float, help="volatility in place of the model's own")
+    parser.add_argument("--label", type=_natural, metavar="K", help="the class to draw from, for a conditional model")
+    parser.add_argument("--seed", type=_natural, default=0, help="the same seed draws the same (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
+    options = parser.parse_args(arguments)
+    out = Path(options.out)
+    if out.suffix not in FORMATS:
+        raise ValueError(f"{out} should end in {_list(FORMATS)}, which says what to write.")
+    if out.exists() and not options.overwrite:
+        raise FileExistsError(f"{out} exists; nothing was written: choose another --out, or --overwrite it.")
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {out.parent} to write {out.name} in.")
+
+    import torch
+
+    from ndm.sampling import sample
+    from ndm.training import Run
+
+    run = Run(Path(options.run))
+    model = _load(run.path, options.device)
+    shape, levels = run.read_data()
+    device = next(model.parameters()).device
+    x = sample(
+        model,
+        options.n,
+        shape,
+        method=options.method,
+        steps=options.steps,
+        labels=None if options.label is None else torch.full((options.n,), options.label),
+        generator=torch.Generator(device).manual_seed(options.seed),
+        **({} if options.eta is None else {"eta": options.eta}),
+    )
+    _write(x.cpu(), out, levels)
+    _say(f"{options.n} samples are in {out}")
+
+
+def _write(x: torch.Tensor, out: Path, levels: int | None) -> None:
+    """Write samples, (N, *shape), in the format that the file's name asks for."""
+    import numpy as np
+
+    flat = x.flatten(1).numpy()
+    names = [f"x{i}" for i in range(flat.shape[1])]
+    if out.suffix == ".png":
+        from ndm.plotting import save_grid
+
+        save_grid(x, out, levels)
+    elif out.suffix == ".npz":
+        np.savez_compressed(out, x=x.numpy())
+    elif out.suffix == ".csv":
+        np.savetxt(out, flat, delimiter=",", header=",".join(names), comments="", fmt="%.9g")
+    else:
+        try:
+            pandas = importlib.import_module("pandas")
+            importlib.import_module("pyarrow")
+        except ModuleNotFoundError as error:
+            raise ImportError(f"Parquet files need {error.name}: pip install 'ndm[tables]'.") from None
+        pandas.DataFrame(flat, columns=names).to_parquet(out)
+
+
+# ---- ndm demo
+
+
+def _demo(arguments: list[str]) -> None:
+    parser = _Parser(prog="ndm demo", description="Train a small model and show what it does.")
+    parser.add_argument("--out", default="demo", help="the folder to write (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    importlib.import_module("ndm.demo").run(out=options.out)
+
+
+#: Name: what runs it, and what it does.
+COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
+    "train": (_train, "train a model by a configuration, and write a run's folder"),
+    "evaluate": (_evaluate, "the bound and the likelihood of a run, with standard errors"),
+    "sample": (_sample, "draw examples from a run's model, as a picture or a table"),
+    "demo": (_demo, "train a small model and show what it does"),
+}
+
+
+# ---- what the commands share
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are exceptions, with the nearest right option."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        known, unknown = self.parse_known_args(args, namespace)
+        for option in unknown:
+            options = [o for action in self._actions for o in action.option_strings]
+            raise ValueError(f"{self.prog} has no option {option.partition('=')[0]!r}{_nearest(option, options)}")
+        return known
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{self.prog}: {message}; see `{self.prog} --help`.")
+
+
+def _load(run: Path, device: str) -> NDM:
+    """The trained model of a run, on a device."""
+    import torch
+
+    from ndm.model import NDM
+    from ndm.training import Run
+
+    Run(run).require_model()
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return NDM.from_pretrained(Run(run).model).to(torch.device(device)).eval()
+    except (RuntimeError, AssertionError):
+        raise ValueError(f"The device {device!r} is not there or not a device; try --device cpu.") from None
+
+
+def _steps(text: str) -> int | None:
+    return None if text == "continuous" else _positive(text)
+
+
+def _positive(text: str) -> int:
+    return _at_least(1, text)
+
+
+def _natural(text: str) -> int:
+    return _at_least(0, text)
+
+
+def _at_least(low: int, text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = low - 1
+    if value < low:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least {low}, got {text!r}")
+    return value
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence about a wrong name: what may have been meant, or what there is."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(known)}."
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(names[:-1]) + f" or {names[-1]}"
+
+
+def _one_line(error: BaseException) -> str:
+    text = error.strerror + f": {error.filename}" if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__
+
+
+def _say(sentence: str) -> None:
+    print(f"ndm: {sentence}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+r"""NDM: the parts put together in one object that is trained, evaluated, calibrated, saved and loaded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ndm.bounds import BoundTerms, bound, calibrate
+from ndm.checkpoints import load_part, save_part
+from ndm.decoders import Decoder
+from ndm.denoisers import Estimate
+from ndm.process import Process, Standardize
+from ndm.schedules import Schedule
+from ndm.transforms.curve import Transform
+from ndm.variances import CalibratedVariance, Covariance, ReverseVariance, Step
+
+__all__ = ["NDM"]
+
+
+class NDM(Process):
+    """A Neural Diffusion Model (Bartosh, Vetrov and Naesseth, ICML 2024, arXiv 2310.08337).
+
+    Args:
+        schedule: t -> noise level: LinearSchedule, CosineSchedule, DDPMSchedule, OTSchedule, LearnedSchedule.
+        transform: F(x, gamma): Identity (the conventional diffusion model), Scale, Blur, Neural, Separable.
+        denoiser: Denoiser(net), DirectDenoiser(net), or any module called as denoiser(z, level) -> x_hat.
+        decoder: GaussianDecoder() for continuous data (the default), DiscretizedDecoder(levels=K) for K-level data.
+        reverse_variance: ``posterior``, ``learned`` (a function of the noise level), ``predicted`` (a head of the
+        denoiser),
+            or a :class:`~ndm.variances.ReverseVariance` of your own.
+        volatility: eta, a positive number, or a module gamma -> eta such as LearnedVolatility().
+        standardize: for continuous data in their own units; bound, sample and log_likelihood then speak in those units.
+        calibrations: reverse variances for given numbers of steps, as :meth:`calibrate` makes them.
+
+    Raises:
+        ValueError: the parts do not fit each other.
+
+    Example:
+        >>> import torch, ndm
+        >>> from ndm.networks import ResidualMLP
+        >>> model = ndm.NDM(
+        ...     ndm.LinearSchedule(), ndm.Neural(ResidualMLP(2)), ndm.Denoiser(ResidualMLP(2)), ndm.GaussianDecoder()
+        ... )
+        >>> model.bound(torch.randn(16, 2)).total.shape
+        torch.Size([16])
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        transform: Transform,
+        denoiser: nn.Module,
+        decoder: Decoder | None = None,
+        reverse_variance: str | ReverseVariance = "posterior",
+        volatility: float | nn.Module = 1.0,
+        standardize: Standardize | None = None,
+        calibrations: Mapping[str, CalibratedVariance] | None = None,
+    ) -> None:
+        super().__init__(schedule, transform, denoiser, decoder, reverse_variance, volatility, standardize)
+        self.calibrations = nn.ModuleDict(dict(calibrations or {}))
+
+    def bound(
+        self,
+        x: Tensor,
+        steps: int | None = None,
+        *,
+        labels: Tensor | None = None,
+        times: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        check: bool = True,
+    ) -> BoundTerms:
+        """The terms of the bound on -log p(x), each (B,), in nats; see :func:`ndm.bounds.bound`."""
+        return bound(self, x, steps, labels=labels, times=times, generator=generator, check=check)
+
+    def calibrate(
+        self,
+        batches: Iterable,
+        steps: int = 10,
+        covariance: str = "isotropic",
+        *,
+        rank: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> NDM:
+        """Set the best reverse variance for T = ``steps`` from data; see :func:`ndm.bounds.calibrate`.
+
+        From then on the bound and the samplers use it whenever they run with this number of steps. It replaces an
+        earlier one for the same T and is saved with the model; :meth:`uncalibrate` takes it away.
+        """
+        self.calibrations[str(steps)] = calibrate(self, batches, steps, covariance, rank=rank, generator=generator)
+        return self
+
+    def uncalibrate(self, steps: int | None = None) -> NDM:
+        """Forget the calibration for T = ``steps``, or all of them."""
+        for key in [str(steps)] if steps is not None else list(self.calibrations):
+            self.calibrations.pop(key)
+        return self
+
+    def covariance(self, step: Step, estimate: Estimate) -> Covariance:
+        key = str(step.steps)
+        return (
+            self.calibrations[key](step, estimate) if key in self.calibrations else super().covariance(step, estimate)
+        )
+
+    def config(self) -> dict[str, Any]:
+        config = super().config()
+        # Calibrations come after construction, so the recorded argument says nothing about them.
+        config["init_args"]["calibrations"] = {k: v.config() for k, v in self.calibrations.items()} or None  # type: ignore[operator]
+        return config
+
+    def save_pretrained(self, path: str | os.PathLike[str]) -> Path:
+        """Write the model to a folder: config.json and model.safetensors; see :func:`ndm.checkpoints.save_part`."""
+        return save_part(self, path)
+
+    @classmethod
+    def from_pretrained(cls, path: str | os.PathLike[str], allow: Iterable[type[nn.Module]] = ()) -> NDM:
+        """Read a model from a folder, without executing anything in it; see :func:`ndm.checkpoints.load_part`."""
+        return load_part(path, cls, allow)

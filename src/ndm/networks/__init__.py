@@ -1,0 +1,33 @@
+"""Backbones: networks that know nothing of diffusion, called as ``net(z, u)``.
+
+Names are looked up when asked for, so that a perceptron does not pay for importing the U-Net's library.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ndm.networks.base import Backbone, LevelFeatures
+    from ndm.networks.mlp import ResidualMLP
+    from ndm.networks.unet import UNet
+
+__all__ = ["Backbone", "LevelFeatures", "ResidualMLP", "UNet"]
+
+_HOMES = {
+    "Backbone": "ndm.networks.base",
+    "LevelFeatures": "ndm.networks.base",
+    "ResidualMLP": "ndm.networks.mlp",
+    "UNet": "ndm.networks.unet",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,142 @@
+"""A residual perceptron, for points, tables and small images."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ndm.networks.base import Backbone, LevelFeatures
+
+__all__ = ["ResidualMLP"]
+
+
+class ResidualMLP(Backbone):
+    """Residual blocks of two layers each; the noise level scales and shifts what enters a block.
+
+    The blocks normalise first, as transformers do; the conditioning is that of FiLM (arXiv 1709.07871) and of DiT
+    (arXiv 2212.09748).
+
+    Args:
+        features: number of features of one example, the product of its shape.
+        hidden: width of the residual stream.
+        depth: number of residual blocks.
+        heads: how many outputs of the example's shape; they are stacked along dimension 1.
+        level: whether the network sees the noise level; without, it is called as ``net(x)``.
+        classes: number of classes if the network is given labels, else 0.
+        embedding: width of the embedding of the noise level and of the class.
+        zero_init: start from an output of zero.
+        dropout: share of hidden units dropped in training.
+
+    Example:
+        >>> import torch
+        >>> net = ResidualMLP(features=2, hidden=32, heads=2)
+        >>> net(torch.randn(5, 2), torch.rand(5)).shape
+        torch.Size([5, 4])
+    """
+
+    def __init__(
+        self,
+        features: int,
+        hidden: int = 128,
+        depth: int = 3,
+        heads: int = 1,
+        level: bool = True,
+        classes: int = 0,
+        embedding: int = 64,
+        zero_init: bool = True,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.features, self.heads, self.level, self.classes = features, heads, level, classes
+        conditions = embedding if level or classes else 0
+        self.embed_level = _LevelEmbedding(embedding) if level else None
+        self.embed_class = nn.Embedding(classes, embedding) if classes else None
+        self.input = nn.Linear(features, hidden)
+        self.blocks = nn.ModuleList(_Block(hidden, conditions, dropout) for _ in range(depth))
+        self.norm = _Norm(hidden)
+        self.output = nn.Linear(hidden, heads * features)
+        if zero_init:
+            nn.init.zeros_(self.output.weight)
+            nn.init.zeros_(self.output.bias)
+
+    def forward(self, z: Tensor, u: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
+        """The network's output.
+
+        Args:
+            z: (B, \\*shape), the product of shape being ``features``.
+            u: (B,) noise level, about [0, 1].
+            labels: (B,) integers in [0, classes).
+
+        Returns:
+            (B, heads * shape[0], \\*shape[1:]).
+
+        Raises:
+            ValueError: z has another number of features, or a condition is missing or not one the network knows.
+        """
+        self._check_conditions(u, labels)
+        batch, *shape = z.shape
+        if math.prod(shape) != self.features:
+            raise ValueError(f"This ResidualMLP takes {self.features} features, not examples of shape {tuple(shape)}.")
+        condition = self._condition(u, labels)
+        h = self.input(z.reshape(batch, self.features))
+        for block in self.blocks:
+            h = block(h, condition)
+        output = self.output(nn.functional.silu(self.norm(h)))
+        return output.reshape(batch, self.heads * shape[0], *shape[1:])
+
+    def _condition(self, u: Tensor | None, labels: Tensor | None) -> Tensor | None:
+        """What the blocks are told, (B, embedding): the sum of the level's and the class's embeddings."""
+        condition = None
+        if self.embed_level is not None:
+            condition = self.embed_level(u)
+        if self.embed_class is not None:
+            embedded = self.embed_class(labels)
+            condition = embedded if condition is None else condition + embedded
+        return condition
+
+
+class _LevelEmbedding(nn.Sequential):
+    def __init__(self, width: int) -> None:
+        features = LevelFeatures()
+        super().__init__(features, nn.Linear(features.width, width), nn.SiLU(), nn.Linear(width, width))
+
+
+class _Norm(nn.Module):
+    """Layer normalisation in elementary operations.
+
+    ``nn.LayerNorm`` will not do here: the derivative of its forward-mode derivative takes the variance for a constant
+    and is silently wrong (pytorch issue 196700), and so would be the gradient of a bound that contains dF/d gamma.
+    """
+
+    def __init__(self, width: int, epsilon: float = 1e-5) -> None:
+        super().__init__()
+        self.epsilon = epsilon
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, h: Tensor) -> Tensor:
+        h = h.to(self.weight.dtype)  # under autocast h may come in half precision, too coarse for a variance
+        centred = h - h.mean(dim=1, keepdim=True)
+        scale = torch.rsqrt(centred.square().mean(dim=1, keepdim=True) + self.epsilon)
+        return centred * scale * self.weight + self.bias
+
+
+class _Block(nn.Module):
+    """h + MLP((1 + scale) norm(h) + shift), with scale and shift linear in the conditions if there are any."""
+
+    def __init__(self, hidden: int, conditions: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = _Norm(hidden)
+        self.modulation = nn.Linear(conditions, 2 * hidden) if conditions else None
+        self.layers = nn.Sequential(
+            nn.Linear(hidden, hidden), nn.SiLU(), nn.Dropout(dropout), nn.Linear(hidden, hidden)
+        )
+
+    def forward(self, h: Tensor, condition: Tensor | None) -> Tensor:
+        inner = self.norm(h)
+        if self.modulation is not None:
+            scale, shift = self.modulation(condition).chunk(2, dim=1)
+            inner = (1 + scale) * inner + shift
+        return h + self.layers(inner)

@@ -1,0 +1,165 @@
+"""What every building block shares: it remembers how it was built, so that it can be saved and built again.
+
+A model is a tree of parts. Its configuration is the tree of their classes and constructor arguments, in the notation
+that jsonargparse reads (``class_path`` and ``init_args``), so that a saved model and a configuration file look alike.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from torch import nn
+
+__all__ = ["Part", "from_config"]
+
+
+class Part(nn.Module):
+    """An ``nn.Module`` that records the arguments of its constructor.
+
+    Subclasses write an ordinary ``__init__``. An argument that is itself a module must be kept under its own name
+    (``self.net = net``): the configuration then describes the module that is there now.
+
+    Example:
+        >>> import ndm
+        >>> ndm.LinearSchedule(gamma_min=-10.0).config()
+        {'class_path': 'ndm.schedules.LinearSchedule', 'init_args': {'gamma_min': -10.0, 'gamma_max': 5.0}}
+    """
+
+    _arguments: Mapping[str, Any] = MappingProxyType({})  # of a class without a constructor of its own
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" not in cls.__dict__:
+            return
+        init = cls.__dict__["__init__"]
+        signature = inspect.signature(init)
+
+        @functools.wraps(init)
+        def recording_init(self: Part, *args: Any, **kwargs: Any) -> None:
+            if "_arguments" not in self.__dict__:  # the outermost constructor is the one the caller wrote
+                bound = signature.bind(self, *args, **kwargs)
+                bound.apply_defaults()
+                arguments = dict(list(bound.arguments.items())[1:])
+                for parameter in signature.parameters.values():
+                    if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                        arguments.update(arguments.pop(parameter.name, {}))
+                # Modules are looked up again when the configuration is asked for; a reference kept here would go stale.
+                object.__setattr__(
+                    self, "_arguments", {k: _MODULE if isinstance(v, nn.Module) else v for k, v in arguments.items()}
+                )
+            init(self, *args, **kwargs)
+
+        cls.__init__ = recording_init  # type: ignore[method-assign, assignment]
+
+    def config(self) -> dict[str, Any]:
+        """The part's class and constructor arguments, nested, made of JSON's types only.
+
+        Raises:
+            TypeError: an argument cannot be written down (a function, say, or a module that is not a ``Part``).
+        """
+        arguments = {k: self._argument_now(k, v) for k, v in self._arguments.items()}
+        return {
+            "class_path": f"{type(self).__module__}.{type(self).__qualname__}",
+            "init_args": {k: _plain(v, f"{type(self).__name__}({k}=...)") for k, v in arguments.items()},
+        }
+
+    def _argument_now(self, name: str, recorded: Any) -> Any:
+        """The argument that would build the part as it stands: a module may have been replaced since."""
+        now = getattr(self, name, None)
+        return now if recorded is _MODULE or isinstance(now, Part) else recorded
+
+
+class _Module:
+    """Stands in a part's record for an argument that is a module."""
+
+    def __repr__(self) -> str:
+        return "<module>"
+
+    def __deepcopy__(self, memo: Any) -> _Module:
+        return self
+
+    def __reduce__(self) -> str:
+        return "_MODULE"
+
+
+_MODULE = _Module()
+
+
+def _plain(value: Any, where: str) -> Any:
+    if isinstance(value, Part):
+        return value.config()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_plain(v, where) for v in value]
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v, where) for k, v in value.items()}
+    raise TypeError(
+        f"{where} is a {type(value).__name__}, which cannot be written into a configuration; "
+        "use a number, a string or a module derived from ndm.Part."
+    )
+
+
+def from_config(config: Mapping[str, Any], allow: Iterable[type[nn.Module]] = ()) -> nn.Module:
+    """Build the tree of parts that a configuration describes. Nothing but constructors of parts is ever called.
+
+    Args:
+        config: as returned by :meth:`Part.config`.
+        allow: the caller's own classes that a configuration may name besides those of ``ndm``.
+
+    Raises:
+        ValueError: the configuration names a class that is neither a part of ``ndm`` nor among ``allow``, or gives a
+            class arguments that it does not take.
+    """
+    allowed = {f"{c.__module__}.{c.__qualname__}": c for c in allow}
+
+    def build(value: Any) -> Any:
+        if isinstance(value, Mapping) and "class_path" in value:
+            path = value["class_path"]
+            cls = allowed[path] if isinstance(path, str) and path in allowed else _own_class(path)
+            given = value.get("init_args") or {}
+            if not isinstance(given, Mapping):
+                raise ValueError(
+                    f"The configuration of {path} has init_args that are not names with values: {given!r}."
+                )
+            arguments = {k: build(v) for k, v in given.items()}
+            try:
+                inspect.signature(cls).bind(**arguments)
+            except TypeError as error:
+                raise ValueError(
+                    f"The configuration does not fit {path}: {error}. It may come from another version."
+                ) from None
+            return cls(**arguments)
+        if isinstance(value, Mapping):
+            return {k: build(v) for k, v in value.items()}
+        if isinstance(value, list):
+            return [build(v) for v in value]
+        return value
+
+    if not (isinstance(config, Mapping) and "class_path" in config):
+        raise ValueError("The configuration does not say which class to build: it has no 'class_path'.")
+    return build(config)
+
+
+def _own_class(path: Any) -> type[Part]:
+    refusal = ValueError(
+        f"The configuration names {path!r}, which is not a part of ndm. "
+        "If it is your own class and you trust the file, pass it: from_pretrained(path, allow=[YourClass])."
+    )
+    if not isinstance(path, str) or not path.startswith("ndm."):
+        raise refusal
+    module, _, name = path.rpartition(".")
+    try:
+        cls = getattr(importlib.import_module(module), name, None)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("ndm"):
+            raise refusal from None
+        raise ValueError(f"{path} needs the package {error.name!r}: install it and load again.") from None
+    if not (isinstance(cls, type) and issubclass(cls, Part)):
+        raise refusal
+    return cls

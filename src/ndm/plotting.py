@@ -1,0 +1,168 @@
+r"""Pictures: samples, the learned transformation over noise levels, reverse trajectories, the bound against the steps.
+
+Every function writes one PNG file. Images are (N, C, H, W) with C 1 or 3 and values about [-1, 1]; vectors, (N, d), are
+drawn as points of their first two dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import torch
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ndm.evaluation import Evaluation
+from ndm.process import Process
+from ndm.sampling import sample
+
+__all__ = ["bound_by_steps", "save_grid", "side_by_side", "trajectories", "transformation"]
+
+matplotlib.use("Agg")  # pictures go to files; no screen is needed
+
+Path = str | os.PathLike[str]
+
+
+def _save(figure: Figure, path: Path) -> None:
+    figure.savefig(path, dpi=150, bbox_inches="tight")
+    pyplot.close(figure)
+
+
+def _show(axes: Axes, image: Tensor, limit: float = 1.0, colours: str = "gray") -> None:
+    """One image, (C, H, W), on its axes, without ticks."""
+    picture = image.detach().float().cpu().permute(1, 2, 0).clamp(-limit, limit)
+    if picture.shape[-1] == 3:
+        axes.imshow((picture / limit + 1) / 2)
+    else:
+        axes.imshow(picture[..., 0], cmap=colours, vmin=-limit, vmax=limit)
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def _grid(images: Tensor) -> Tensor:
+    """Images, (N, C, H, W), as one, (C, rows H, columns W), nearly square."""
+    columns = math.ceil(math.sqrt(len(images)))
+    rows = math.ceil(len(images) / columns)
+    n, c, height, width = images.shape
+    padded = torch.cat([images, images.new_full((rows * columns - n, c, height, width), -1.0)])
+    return padded.reshape(rows, columns, c, height, width).permute(2, 0, 3, 1, 4).reshape(c, rows * height, -1)
+
+
+def _draw(axes: Axes, x: Tensor) -> None:
+    if x.ndim == 4:
+        _show(axes, _grid(x))
+        return
+    points = x.flatten(1).cpu()
+    axes.scatter(points[:, 0], points[:, 1] if points.shape[1] > 1 else torch.zeros(len(points)), s=2, alpha=0.6)
+    axes.set_aspect("equal")
+
+
+def save_grid(x: Tensor, path: Path, levels: int | None = None) -> None:
+    """Samples: images in a grid, vectors as points.
+
+    Args:
+        x: (N, C, H, W) or (N, d).
+        path: the file.
+        levels: K of K-level data, whose levels nearest to black and white are then drawn as black and white.
+    """
+    x = x.detach().float()
+    if x.ndim == 4 and levels:
+        x = x * levels / (levels - 1)
+    side_by_side({"": x}, path)
+
+
+def side_by_side(panels: Mapping[str, Tensor], path: Path) -> None:
+    """Several sets of samples beside each other, each (N, C, H, W) or (N, d), under their names."""
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(4 * len(panels), 4), squeeze=False)
+    for ax, (name, x) in zip(axes[0], panels.items(), strict=True):
+        _draw(ax, x)
+        ax.set_title(name)
+    _save(figure, path)
+
+
+@torch.no_grad()
+def transformation(model: Process, x: Tensor, path: Path, points: int = 9) -> None:
+    """F(x, gamma) of some images over noise levels, and under each row F(x, gamma) - x in colours.
+
+    Args:
+        model: the model.
+        x: images, (N, C, H, W).
+        path: the file.
+        points: how many noise levels, evenly spaced between the schedule's end points.
+    """
+    low, high = model.schedule.end_points()
+    gamma = torch.linspace(low, high, points, device=x.device, dtype=x.dtype)
+    curve = model.transform(x)
+    moved = curve.displacement(gamma[:, None].expand(points, len(x)))  # (points, N, C, H, W)
+    f, largest = x + moved, max(moved.abs().max().item(), 1e-6)
+    figure, axes = pyplot.subplots(2 * len(x), points, figsize=(1.1 * points, 2.3 * len(x)), squeeze=False)
+    for i in range(len(x)):
+        for p in range(points):
+            _show(axes[2 * i, p], f[p, i], limit=f.abs().max().item())
+            _show(axes[2 * i + 1, p], moved[p, i].mean(0, keepdim=True), limit=largest, colours="RdBu_r")
+        axes[2 * i, 0].set_ylabel("F(x, γ)")
+        axes[2 * i + 1, 0].set_ylabel("F - x")
+    for p in range(points):
+        axes[0, p].set_title(f"γ = {gamma[p]:.1f}", fontsize=9)
+    figure.suptitle(
+        f"The transformation over noise levels, data left, noise right; F - x is within ±{largest:.2g}", y=0.98
+    )
+    _save(figure, path)
+
+
+def trajectories(
+    models: Mapping[str, Process], shape: Sequence[int], path: Path, steps: int = 100, seed: int = 0
+) -> None:
+    """The way of two samples of each model from noise to data, by ancestral sampling: z / alpha at ten times.
+
+    Args:
+        models: by name; all start from the same noise.
+        shape: of one image, (C, H, W).
+        path: the file.
+        steps: of the sampler.
+        seed: of the noise.
+    """
+    examples, columns = 2, 10
+    figure, axes = pyplot.subplots(
+        examples * len(models), columns, figsize=(1.1 * columns, 1.2 * examples * len(models)), squeeze=False
+    )
+    for m, (name, model) in enumerate(models.items()):
+        generator = torch.Generator().manual_seed(seed)
+        states = sample(model, examples, shape, steps=steps, generator=generator, trajectory=True)
+        chosen = torch.linspace(0, len(states) - 1, columns).round().long()
+        for e in range(examples):
+            row = axes[examples * m + e]
+            for column, i in enumerate(chosen.tolist()):
+                _show(row[column], states[i, e], limit=max(1.0, states[i, e].abs().max().item()))
+                if m == e == 0:
+                    row[column].set_title("data" if i > steps else f"t = {1 - i / steps:.2f}", fontsize=9)
+        axes[examples * m, 0].set_ylabel(name, fontsize=8)
+    _save(figure, path)
+
+
+def bound_by_steps(evaluations: Mapping[str, Evaluation], path: Path) -> None:
+    """The bound against the number of steps, one line per model and reverse variance, with its standard errors."""
+    figure, ax = pyplot.subplots(figsize=(6, 4))
+    unit = ""
+    for colour, (name, evaluation) in enumerate(evaluations.items()):
+        bounds = [row for row in evaluation.rows if row["quantity"] == "bound"]
+        unit = bounds[0]["unit"]
+        for style, variance in zip("-:", dict.fromkeys(r["variance"] for r in bounds if r["variance"]), strict=False):
+            rows = [r for r in bounds if r["variance"] == variance]
+            ax.errorbar(
+                [r["steps"] for r in rows], [r["value"] for r in rows], [r["stderr"] for r in rows],
+                label=f"{name}, {variance}", color=f"C{colour}", linestyle=style, marker="o", markersize=3,
+            )  # fmt: skip
+        for row in bounds:
+            if row["steps"] is None:
+                ax.axhline(row["value"], color=f"C{colour}", linewidth=0.7, label=f"{name}, continuous time")
+    ax.set_xscale("log")
+    ax.set_xlabel("steps T")
+    ax.set_ylabel(f"bound on -log p, {unit}")
+    ax.legend(fontsize=8)
+    _save(figure, path)

@@ -1,0 +1,163 @@
+r"""Numerical solvers off the shelf, behind one signature: dz/dt = drift(t, z), t (B,), z (B, \*shape).
+
+torchdiffeq for fixed steps, torchode for adaptive steps, torchsde for stochastic equations. torchode keeps a step size
+of its own for every example, so that the answer for one does not depend on what else is in the batch; torchdiffeq's
+adaptive solvers share one step size, and a stiff neighbour changes an example's answer (tests/test_solvers.py shows
+both).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["FIXED_STEP_ODE", "FIXED_STEP_SDE", "Solution", "solve_adaptive", "solve_fixed", "solve_sde"]
+
+Drift = Callable[[Tensor, Tensor], Tensor]
+
+#: Our names to torchdiffeq's.
+FIXED_STEP_ODE = {"euler": "euler", "midpoint": "midpoint", "heun": "heun2", "rk4": "rk4"}
+
+#: torchsde's solvers for Ito equations.
+FIXED_STEP_SDE = ("euler", "srk")
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What an adaptive solver found.
+
+    Attributes:
+        states: z at each of the points asked for, (P, B, \\*shape), the last one at the end.
+        evaluations: how often the drift was evaluated.
+        steps: how many steps each example took, (B,).
+    """
+
+    states: Tensor
+    evaluations: int
+    steps: Tensor
+
+
+def solve_adaptive(
+    drift: Drift,
+    z: Tensor,
+    start: float,
+    stop: float,
+    rtol: float,
+    atol: float,
+    points: int = 1,
+    max_steps: int = 10000,
+) -> Solution:
+    """Dormand and Prince's fifth-order method, with a step size for each example.
+
+    Args:
+        drift: (t, z) -> dz/dt.
+        z: the state at ``start``, (B, \\*shape).
+        start: the first time.
+        stop: the last time, before or after ``start``.
+        rtol: relative tolerance of one step.
+        atol: absolute tolerance of one step.
+        points: at how many evenly spaced times, ``stop`` included and ``start`` not, to return the state.
+        max_steps: give up after this many.
+
+    Raises:
+        RuntimeError: the solver gave up; the sentence says why.
+    """
+    import torchode  # takes a second to import, and only likelihoods and adaptive sampling need it
+
+    shape = z.shape
+    term = torchode.ODETerm(lambda t, y: drift(t, y.reshape(shape)).reshape(y.shape))
+    controller = torchode.IntegralController(atol=atol, rtol=rtol, term=term)
+    solver = torchode.AutoDiffAdjoint(torchode.Dopri5(term=term), controller, max_steps=max_steps)
+    times = torch.linspace(start, stop, points + 1, dtype=z.dtype, device=z.device)[1:]
+    problem = torchode.InitialValueProblem(
+        y0=z.flatten(1),
+        t_start=torch.full((shape[0],), start, dtype=z.dtype, device=z.device),
+        t_end=torch.full((shape[0],), stop, dtype=z.dtype, device=z.device),
+        t_eval=times.expand(shape[0], points) if points > 1 else None,
+    )
+    solution = solver.solve(problem)
+    if (solution.status != 0).any() or not torch.isfinite(solution.ys).all():
+        raise RuntimeError(
+            f"The adaptive ODE solver gave up (after at most {max_steps} steps, at rtol={rtol}, atol={atol}): the "
+            "model's vector field is too rough or not finite. Loosen the tolerances, use float64, or train longer."
+        )
+    return Solution(
+        states=solution.ys.transpose(0, 1).reshape(-1, *shape),
+        evaluations=int(solution.stats["n_f_evals"].max()),
+        steps=solution.stats["n_steps"],
+    )
+
+
+def solve_fixed(drift: Drift, z: Tensor, times: Iterator[tuple[Tensor, Tensor]], method: str) -> Iterator[Tensor]:
+    """One step of a fixed-step method for each pair (t, s) of ``times``; yields the states.
+
+    Args:
+        drift: (t, z) -> dz/dt.
+        z: the state at the first t, (B, \\*shape).
+        times: pairs of numbers.
+        method: a key of :data:`FIXED_STEP_ODE`.
+    """
+    from torchdiffeq import odeint
+
+    for t, s in times:
+        z = odeint(
+            lambda at, y: drift(at.expand(y.shape[0]), y), z, torch.stack([t, s]), method=FIXED_STEP_ODE[method]
+        )[-1]
+        yield z
+
+
+def solve_sde(
+    drift: Drift,
+    diffusion: Callable[[Tensor], Tensor],
+    z: Tensor,
+    steps: int | None,
+    method: str,
+    rtol: float,
+    atol: float,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """torchsde on dz = drift dt + g(t) dw, from t = 1 to 0.
+
+    Args:
+        drift: (t, z) -> dz/dt.
+        diffusion: t (B,) -> g (B,).
+        z: the state at t = 1, (B, \\*shape).
+        steps: the number of steps; None for adaptive ones.
+        method: one of :data:`FIXED_STEP_SDE`.
+        rtol: relative tolerance of adaptive steps.
+        atol: absolute tolerance of adaptive steps.
+        generator: seeds the Brownian path.
+
+    Returns:
+        The states, (steps, B, \\*shape), or 100 of them with adaptive steps.
+    """
+    import torchsde
+
+    shape, rows = z.shape, z.shape[0]
+
+    class Reverse(torch.nn.Module):
+        """The equation in tau = 1 - t, which runs forward as torchsde wants it."""
+
+        noise_type, sde_type = "diagonal", "ito"
+
+        def f(self, tau: Tensor, y: Tensor) -> Tensor:
+            return -drift((1 - tau).expand(rows), y.reshape(shape)).reshape(y.shape)
+
+        def g(self, tau: Tensor, y: Tensor) -> Tensor:
+            return diffusion((1 - tau).expand(rows))[:, None].expand_as(y)
+
+    device = z.device if generator is None else generator.device
+    entropy = int(torch.randint(2**31, (), generator=generator, device=device))
+    times = torch.linspace(0, 1, (steps or 100) + 1, dtype=z.dtype, device=z.device)
+    path = torchsde.BrownianInterval(
+        t0=0.0, t1=1.0, size=z.flatten(1).shape, dtype=z.dtype, device=z.device, entropy=entropy,
+        levy_area_approximation="space-time" if method == "srk" else "none",
+    )  # fmt: skip
+    states = torchsde.sdeint(
+        Reverse(), z.flatten(1), times, bm=path, method=method, dt=1 / (steps or 100),
+        adaptive=steps is None, rtol=rtol, atol=atol,
+    )  # fmt: skip
+    return states[1:].reshape(-1, *shape)

@@ -1,0 +1,94 @@
+"""What can be chosen about training: the keys of a configuration's ``training`` and ``trainer`` sections."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["TrainerOptions", "TrainingOptions"]
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How the model is trained: everything that the result depends on, but for the length.
+
+    Args:
+        steps: T of the bound that is trained on; null for continuous time.
+        learning_rate: of AdamW, after the warm-up.
+        weight_decay: of AdamW, for matrices only.
+        warmup: steps over which the learning rate rises to its value.
+        rate: what becomes of the learning rate then: ``cosine`` falls to zero at the end, ``constant`` stays.
+        ema: decay per step of the running average of the weights, which is what is validated and saved.
+        batch_size: examples per step, on all devices together.
+        labels: give the class labels to the denoiser, whose network must be built with ``classes``.
+        standardize: bring continuous data to zero mean and unit variance; the model still speaks in the data's units.
+        keep: which weights become RUN/model: the ``last`` ones, or the ``best`` by the validation bound.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    steps: int | None = None
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    warmup: int = 100
+    rate: Literal["cosine", "constant"] = "cosine"
+    ema: float = 0.999
+    batch_size: int = 128
+    labels: bool = False
+    standardize: bool = True
+    keep: Literal["last", "best"] = "last"
+
+    def __post_init__(self) -> None:
+        _require(self.steps is None or self.steps >= 1, "training.steps", self.steps, "at least 1, or null")
+        _require(self.learning_rate > 0, "training.learning_rate", self.learning_rate, "positive")
+        _require(self.weight_decay >= 0, "training.weight_decay", self.weight_decay, "0 or more")
+        _require(self.warmup >= 0, "training.warmup", self.warmup, "0 or more")
+        _require(self.rate in ("cosine", "constant"), "training.rate", self.rate, "cosine or constant")
+        _require(0 <= self.ema < 1, "training.ema", self.ema, "at least 0 and below 1")
+        _require(self.batch_size >= 1, "training.batch_size", self.batch_size, "at least 1")
+        _require(self.keep in ("last", "best"), "training.keep", self.keep, "last or best")
+
+
+@dataclass(frozen=True)
+class TrainerOptions:
+    """How long to train, on what, and how often to look: what is passed on to lightning.Trainer.
+
+    Args:
+        max_steps: optimiser steps after which training ends; null for no such limit.
+        max_time: seconds after which training ends, earlier sessions of a resumed run included; null for no limit.
+        accelerator: ``auto``, ``cpu``, ``gpu``, ``mps``.
+        devices: how many of them.
+        precision: of the networks' arithmetic: ``32-true``, ``bf16-mixed`` or ``64-true``.
+        gradient_clip_val: largest norm of the gradient; null for no clipping.
+        log_every_n_steps: steps between two lines of the training curve.
+        val_check_interval: steps between two validations, at each of which a checkpoint is written.
+
+    Raises:
+        ValueError: a number is out of its range, or there is no limit at all.
+    """
+
+    max_steps: int | None = 10_000
+    max_time: float | None = None
+    accelerator: str = "auto"
+    devices: int = 1
+    precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
+    gradient_clip_val: float | None = 1.0
+    log_every_n_steps: int = 50
+    val_check_interval: int = 500
+
+    def __post_init__(self) -> None:
+        steps, time, clip = self.max_steps, self.max_time, self.gradient_clip_val
+        _require(steps is None or steps >= 1, "trainer.max_steps", steps, "at least 1, or null")
+        _require(time is None or time > 0, "trainer.max_time", time, "a positive number of seconds, or null")
+        _require(clip is None or clip > 0, "trainer.gradient_clip_val", clip, "positive, or null")
+        _require(self.devices >= 1, "trainer.devices", self.devices, "at least 1")
+        _require(self.log_every_n_steps >= 1, "trainer.log_every_n_steps", self.log_every_n_steps, "at least 1")
+        _require(self.val_check_interval >= 1, "trainer.val_check_interval", self.val_check_interval, "at least 1")
+        if steps is None and time is None:
+            raise ValueError("Training needs an end: set trainer.max_steps or trainer.max_time.")
+
+
+def _require(condition: bool, name: str, value: object, range_: str) -> None:
+    if not condition:
+        raise ValueError(f"{name} must be {range_}, got {value}.")

@@ -1,0 +1,127 @@
+"""The folder that a training writes.
+
+RUN/config.yaml       the full configuration, with which `ndm train` does the same again
+RUN/data.json         the shape of an example and the number of levels
+RUN/log.txt           what was said
+RUN/metrics.csv       the curves
+RUN/tensorboard/      the curves for TensorBoard, if it is installed
+RUN/checkpoints/      last.ckpt and best.ckpt, to go on from
+RUN/model/            the model, for NDM.from_pretrained
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["Run"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder and the files in it.
+
+    Args:
+        path: the folder, which need not exist yet.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def data(self) -> Path:
+        return self.path / "data.json"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.csv"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def last(self) -> Path:
+        return self.checkpoints / "last.ckpt"
+
+    @property
+    def best(self) -> Path:
+        return self.checkpoints / "best.ckpt"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    def require_new(self) -> None:
+        """Raise FileExistsError if there is anything at the path."""
+        if int(os.environ.get("LOCAL_RANK", "0")) > 0:
+            return  # this process was started by Lightning for one more device, and the first one has made the folder
+        if self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir())):
+            raise FileExistsError(f"{self.path} exists; nothing was written: choose another --out, or --resume it.")
+
+    def require_checkpoint(self) -> None:
+        """Raise FileNotFoundError if there is nothing to resume."""
+        if not self.path.is_dir():
+            raise FileNotFoundError(f"There is no run at {self.path} to resume.")
+        if not self.last.is_file():
+            raise FileNotFoundError(
+                f"There is no checkpoint in {self.path} to resume from (it would be {self.last}); "
+                "the run ended before its first validation."
+            )
+
+    def require_model(self) -> None:
+        """Raise FileNotFoundError if there is no trained model."""
+        if not self.path.is_dir():
+            raise FileNotFoundError(f"There is no run at {self.path}.")
+        if not self.model.is_dir():
+            raise FileNotFoundError(
+                f"There is no trained model in {self.path} (it would be {self.model}); "
+                f"if its training was interrupted, go on with it by `ndm train --resume --out {self.path}`."
+            )
+
+    def write_data(self, shape: tuple[int, ...], levels: int | None) -> None:
+        """Write down what an example looks like."""
+        self.data.write_text(json.dumps({"shape": list(shape), "levels": levels}) + "\n")
+
+    def read_data(self) -> tuple[tuple[int, ...], int | None]:
+        """The shape of an example and the number of levels.
+
+        Raises:
+            ValueError: the file is missing or damaged.
+        """
+        try:
+            data = json.loads(self.data.read_text())
+            return tuple(data["shape"]), data["levels"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{self.data} is missing or damaged ({error}).") from None
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a checkpoint of Lightning's without executing anything in it.
+
+    Raises:
+        ValueError: the file is damaged, or holds something other than tensors and plain data.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint["global_step"], checkpoint["state_dict"]
+    except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError):
+        raise ValueError(f"{path} is damaged, or not a checkpoint that ndm has written; it was not loaded.") from None
+    return checkpoint

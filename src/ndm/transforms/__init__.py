@@ -1,0 +1,21 @@
+r"""Data transformations F(x, gamma): the part that makes a diffusion model a *neural* diffusion model.
+
+A transformation is called with x once and returns a curve over gamma; see :class:`Curve`.
+"""
+
+from ndm.transforms.curve import Curve, LinearTransform, Sighting, Transform
+from ndm.transforms.learned import LearnedTransform, Neural, Separable
+from ndm.transforms.linear import Blur, Identity, Scale
+
+__all__ = [
+    "Blur",
+    "Curve",
+    "Identity",
+    "LearnedTransform",
+    "LinearTransform",
+    "Neural",
+    "Scale",
+    "Separable",
+    "Sighting",
+    "Transform",
+]

@@ -1,0 +1,55 @@
+r"""Gates: the factor b(gamma) in F(x, gamma) = x + b(gamma) h(x, gamma).
+
+The bound weighs errors of F by e^{-gamma}, up to 6e5 near the data, so the gate has to close there (method, section 6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+__all__ = ["GATES", "Gate", "gate_named"]
+
+#: (gamma, gamma_0) -> b(gamma), of gamma's shape. gamma_0 is the schedule's gamma(0).
+Gate = Callable[[Tensor, float], Tensor]
+
+
+def _variance(gamma: Tensor, gamma_0: float) -> Tensor:
+    return torch.sigmoid(gamma)
+
+
+def _deviation(gamma: Tensor, gamma_0: float) -> Tensor:
+    return torch.sigmoid(gamma).sqrt()
+
+
+def _anchored(gamma: Tensor, gamma_0: float) -> Tensor:
+    # sigmoid(gamma) - sigmoid(gamma_0), written so as to be exactly zero at gamma_0: the difference would not be, since
+    # PyTorch's sigmoid may differ in the last place between elements of one tensor.
+    start = gamma.new_tensor(gamma_0)
+    return torch.sigmoid(gamma) * torch.sigmoid(-start) * -torch.expm1(start - gamma)
+
+
+def _free(gamma: Tensor, gamma_0: float) -> Tensor:
+    return torch.ones_like(gamma)
+
+
+#: The gates by name.
+#:
+#: ``sigma2``: b = sigmoid(gamma), the variance of a variance-preserving schedule: DiffEnc's (arXiv 2310.19789, section
+#: 3). ``sigma``: its square root, which opens earlier: F reaches further near the data.
+#: ``anchored``: sigmoid(gamma) - sigmoid(gamma_0): F(x, gamma_0) = x exactly.
+#: ``free``: b = 1, the paper's: nothing but the bound (its reconstruction term) holds F near the data.
+GATES: dict[str, Gate] = {"sigma2": _variance, "sigma": _deviation, "anchored": _anchored, "free": _free}
+
+
+def gate_named(name: str) -> Gate:
+    """The gate of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in GATES:
+        raise ValueError(f"There is no gate {name!r}; choose one of {', '.join(GATES)}.")
+    return GATES[name]

@@ -1,0 +1,172 @@
+r"""Learned transformations: Neural, whose network sees the noise level, and Separable, whose network does not."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ndm.schedules import per_example
+from ndm.transforms.bases import basis_named
+from ndm.transforms.curve import Curve, Transform, check_batch, tile, unit_interval, value_and_slope
+from ndm.transforms.gates import gate_named
+
+__all__ = ["LearnedTransform", "Neural", "Separable"]
+
+#: VDM's end points, for a transformation used on its own.
+DEFAULT_GAMMA_RANGE = (-13.3, 5.0)
+
+
+class LearnedTransform(Transform):
+    """F(x, gamma) = x + b(gamma) h(x, gamma) with a network in h and a gate b from :data:`ndm.transforms.gates.GATES`.
+
+    The network sees gamma mapped affinely to u in [0, 1] by ``gamma_range``: the two values that map to 0 and 1. Where
+    the range is not given, the model that the transformation is put into sets it to its schedule's end points.
+    """
+
+    def __init__(self, gate: str, gamma_range: tuple[float, float] | None) -> None:
+        super().__init__()
+        self.gate = gate
+        self._gate = gate_named(gate)
+        if gamma_range is not None and not gamma_range[0] < gamma_range[1]:
+            raise ValueError(f"gamma_range must be (low, high) with low < high, got {gamma_range}.")
+        self._range_is_given = gamma_range is not None
+        self.gamma_range = (float(gamma_range[0]), float(gamma_range[1])) if gamma_range else DEFAULT_GAMMA_RANGE
+
+    def set_gamma_range(self, gamma_min: float, gamma_max: float) -> None:
+        if not self._range_is_given:
+            self.gamma_range = (gamma_min, gamma_max)
+
+    def holds_elsewhere(self, gamma_0: float) -> bool:
+        """Whether the range was given and starts at another noise level than ``gamma_0``."""
+        return self._range_is_given and self.gamma_range[0] != gamma_0
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Curve: ...
+
+    def b(self, gamma: Tensor) -> Tensor:
+        """The gate at gamma, of the same shape."""
+        return self._gate(gamma, self.gamma_range[0])
+
+
+class Neural(LearnedTransform):
+    """F(x, gamma) = x + b(gamma) net(x, u): the paper's transformation (NDM, arXiv 2310.08337, section 3).
+
+    The network costs one pass per point of the curve; the points asked for in one call go through it in one batch. The
+    derivative is by forward mode, through the network.
+
+    Args:
+        net: called as net(x, u), x (B, \\*shape), u (B,) in [0, 1]; returns (B, \\*shape). Every operation in it needs
+        a
+            forward-mode derivative if the model is trained in continuous time or used with ODE or SDE. Fused attention
+            has none, so it is replaced by its plain form inside that call, and only there.
+        gate: ``sigma2``, ``sigma``, ``anchored`` or ``free``.
+        gamma_range: the noise levels that become u = 0 and u = 1; by default the schedule's end points.
+
+    Raises:
+        ValueError: there is no such gate, or the range is empty.
+    """
+
+    def __init__(self, net: nn.Module, gate: str = "sigma2", gamma_range: tuple[float, float] | None = None) -> None:
+        super().__init__(gate, gamma_range)
+        self.net = net
+
+    def forward(self, x: Tensor) -> Curve:
+        return _NeuralCurve(x, self)
+
+
+class _NeuralCurve(Curve):
+    def __init__(self, x: Tensor, transform: Neural) -> None:
+        super().__init__(x)
+        self.transform = transform
+
+    def displacement(self, gamma: Tensor) -> Tensor:
+        check_batch(gamma, self.x)
+        flat = gamma.reshape(-1)
+        u = unit_interval(flat, self.transform.gamma_range)
+        h = self.transform.net(tile(self.x, flat.shape[0] // self.x.shape[0]), u).to(self.x.dtype)
+        return (per_example(self.transform.b(flat), h) * h).reshape(gamma.shape + self.x.shape[1:])
+
+    def displacement_with_derivative(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
+        with sdpa_kernel(SDPBackend.MATH):
+            return value_and_slope(self.displacement, gamma)
+
+
+class Separable(LearnedTransform):
+    """F(x, gamma) = x + b(gamma) sum_k phi_k(u) h_k(x): a learned path whose network does not see the noise level.
+
+    One pass of the network gives the whole curve, and its derivative is exact and free.
+
+    Args:
+        net: called as net(x), x (B, \\*shape); returns ``terms`` times the channels (or features):
+            (B, terms * shape[0], \\*shape[1:]), the terms outermost.
+        terms: K, the number of functions of the noise level.
+        basis: ``cosine``, ``legendre`` or ``bumps``; see :mod:`ndm.transforms.bases`.
+        gate: ``sigma2``, ``sigma``, ``anchored`` or ``free``.
+        gamma_range: the noise levels that become u = 0 and u = 1; by default the schedule's end points.
+
+    Raises:
+        ValueError: there is no such gate or basis, ``terms`` is below 1, the range is empty, or the network returns
+            another number of channels.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        terms: int = 4,
+        basis: str = "cosine",
+        gate: str = "sigma2",
+        gamma_range: tuple[float, float] | None = None,
+    ) -> None:
+        super().__init__(gate, gamma_range)
+        if terms < 1:
+            raise ValueError(f"Separable needs at least one term, got {terms}.")
+        self.net = net
+        self.terms = terms
+        self.basis = basis
+        self._basis = basis_named(basis)
+
+    def forward(self, x: Tensor) -> Curve:
+        h = self.net(x)
+        expected = (x.shape[0], self.terms * x.shape[1], *x.shape[2:])
+        if h.shape != expected:
+            raise ValueError(
+                f"The network of Separable(terms={self.terms}) must return shape {expected} for x of shape "
+                f"{tuple(x.shape)}: the terms times the channels; it returned {tuple(h.shape)}."
+            )
+        return _SeparableCurve(x, h.reshape(x.shape[0], self.terms, *x.shape[1:]).to(x.dtype), self)
+
+    def factors(self, gamma: Tensor) -> Tensor:
+        """b(gamma) phi_k(u), (\\*gamma.shape, K)."""
+        phi, _ = self._basis(unit_interval(gamma, self.gamma_range), self.terms)
+        return self.b(gamma)[..., None] * phi
+
+    def factors_with_derivative(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
+        """b(gamma) phi_k(u) and its derivative d/dgamma, both (\\*gamma.shape, K)."""
+        low, high = self.gamma_range
+        b, db = value_and_slope(self.b, gamma)
+        phi, dphi = self._basis(unit_interval(gamma, self.gamma_range), self.terms)
+        return b[..., None] * phi, db[..., None] * phi + b[..., None] * dphi / (high - low)
+
+
+class _SeparableCurve(Curve):
+    def __init__(self, x: Tensor, h: Tensor, transform: Separable) -> None:
+        super().__init__(x)
+        self.h = h  # (B, K, *shape)
+        self.transform = transform
+
+    def displacement(self, gamma: Tensor) -> Tensor:
+        check_batch(gamma, self.x)
+        return self._combine(self.transform.factors(gamma))
+
+    def displacement_with_derivative(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
+        check_batch(gamma, self.x)
+        value, derivative = self.transform.factors_with_derivative(gamma)
+        return self._combine(value), self._combine(derivative)
+
+    def _combine(self, factors: Tensor) -> Tensor:
+        return torch.einsum("...bk,bks->...bs", factors, self.h.flatten(2)).reshape(
+            factors.shape[:-1] + self.x.shape[1:]
+        )

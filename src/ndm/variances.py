@@ -1,0 +1,320 @@
+r"""The variance W of a reverse step p(z_s | z_t) = N(mean, W), the part in which most nats are lost at few steps.
+
+With the forward posterior's variance v and e = (true mean - predicted mean) / sqrt(v), a step costs
+
+    KL = 1/2 sum_k [ v/w_k - 1 - log(v/w_k) + v/w_k e_k^2 ],
+
+in any orthonormal basis in which W is diagonal (method, section 3). So a covariance is described by the logarithms of
+the ratios w_k / v and the basis. The best w_k is v (1 + E[e_k^2]): Bao et al., *Analytic-DPM*, arXiv 2201.06503,
+theorem 1.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ndm.denoisers import Estimate
+from ndm.parts import Part
+from ndm.schedules import NoiseLevel, per_example
+from ndm.transforms.curve import unit_interval
+
+__all__ = [
+    "CalibratedVariance",
+    "Covariance",
+    "Diagonal",
+    "LearnedVariance",
+    "LowRank",
+    "PosteriorVariance",
+    "PredictedVariance",
+    "ReverseVariance",
+    "Step",
+]
+
+
+@dataclass(frozen=True)
+class Step:
+    r"""One step of the reverse process, from noise level t down to s; fields (B,) unless noted.
+
+    With q = v / sigma_s^2, v = eta^2 v_DDPM, and v_DDPM = sigma_s^2 (1 - e^{gamma_s - gamma_t}) for every schedule
+    (method, section 2):
+
+    Attributes:
+        t: the noise level at the start of the step.
+        s: the noise level at its end.
+        v: the variance of q(z_s | z_t, x).
+        c: the factor of z_t in its mean, sqrt(sigma_s^2 - v) / sigma_t.
+        gain: 1 - rho with rho = c alpha_t / alpha_s, so that the mean is c z_t + alpha_s gain y,
+            y = F(x, t) + (F(x, s) - F(x, t)) / gain.
+        scale: alpha_s gain / sqrt(v), by which an error of y is measured in units of sqrt(v); zero for an empty step.
+        index: which step of the T it is, 1..T, an integer tensor.
+        steps: T, or None where the step is not one of a uniform grid.
+    """
+
+    t: NoiseLevel
+    s: NoiseLevel
+    v: Tensor
+    c: Tensor
+    gain: Tensor
+    scale: Tensor
+    index: Tensor
+    steps: int | None
+
+    @classmethod
+    def between(cls, s: NoiseLevel, t: NoiseLevel, eta: Tensor, index: Tensor, steps: int | None) -> Step:
+        """The step from level t to level s with v = eta^2 v_DDPM, at most sigma_s^2; eta (B,), 0 for DDIM."""
+        drop = s.gamma - t.gamma
+        q = (-(eta**2) * torch.expm1(drop)).clamp(max=1 - 1e-6)
+        gain = -torch.expm1(torch.log1p(-q) / 2 + drop / 2)
+        safe = torch.where(q > 0, q, torch.ones_like(q))
+        scale = torch.where(q > 0, torch.exp(-s.gamma / 2) * gain / safe.sqrt(), torch.zeros_like(q))
+        c = s.sigma / t.sigma * (1 - q).sqrt()
+        return cls(t=t, s=s, v=q * s.sigma**2, c=c, gain=gain, scale=scale, index=index, steps=steps)
+
+
+class Covariance:
+    """W / v of a batch of steps: what it costs, and noise drawn with it."""
+
+    @abstractmethod
+    def kl(self, e: Tensor) -> Tensor:
+        """KL( q(z_s | z_t, x) || p(z_s | z_t) ) in nats, (B,), for e = Dmu / sqrt(v), (B, \\*shape)."""
+
+    @abstractmethod
+    def colour(self, noise: Tensor) -> Tensor:
+        """Standard normal noise, (B, \\*shape), made to have covariance W / v."""
+
+
+def _kl(log_ratio: Tensor, squares: Tensor) -> Tensor:
+    """1/2 [v/w - 1 - log(v/w) + v/w e^2], elementwise; its first three terms nearly cancel where w is near v."""
+    return (torch.expm1(-log_ratio) + log_ratio + torch.exp(-log_ratio) * squares) / 2
+
+
+@dataclass(frozen=True)
+class Diagonal(Covariance):
+    """W diagonal in the data's own dimensions.
+
+    Attributes:
+        log_ratio: log(w / v), broadcastable to (B, \\*shape).
+    """
+
+    log_ratio: Tensor
+
+    def kl(self, e: Tensor) -> Tensor:
+        return _kl(self.log_ratio.expand_as(e), e**2).flatten(1).sum(1)
+
+    def colour(self, noise: Tensor) -> Tensor:
+        return noise * torch.exp(self.log_ratio / 2)
+
+
+@dataclass(frozen=True)
+class LowRank(Covariance):
+    """W / v = basis^T diag(e^{log_ratio}) basis + e^{rest} (I - basis^T basis), one matrix per step of the grid.
+
+    Attributes:
+        index: which matrix each example uses, 0..T-1, (B,).
+        basis: orthonormal rows, (T, r, d).
+        log_ratio: (T, r).
+        rest: (T,), the ratio's logarithm in the directions outside the basis; unused if r = d.
+    """
+
+    index: Tensor
+    basis: Tensor
+    log_ratio: Tensor
+    rest: Tensor
+
+    def kl(self, e: Tensor) -> Tensor:
+        e = e.flatten(1)
+        inside = self._by_step(e, lambda rows, i: rows @ self.basis[i].T)
+        kl = _kl(self.log_ratio[self.index], inside**2).sum(1)
+        outside = (e**2).sum(1) - (inside**2).sum(1)
+        d, r = e.shape[1], self.basis.shape[1]
+        if r == d:
+            return kl
+        rest = self.rest[self.index]
+        return kl + (d - r) * _kl(rest, outside.clamp(min=0) / (d - r))
+
+    def colour(self, noise: Tensor) -> Tensor:
+        def matrix(rows: Tensor, i: int) -> Tensor:
+            common = torch.exp(self.rest[i] / 2)
+            stretch = torch.exp(self.log_ratio[i] / 2) - common
+            return common * rows + (rows @ self.basis[i].T * stretch) @ self.basis[i]
+
+        return self._by_step(noise.flatten(1), matrix).reshape(noise.shape)
+
+    def _by_step(self, rows: Tensor, apply: Callable[[Tensor, int], Tensor]) -> Tensor:
+        """Apply each step's matrix to the rows that are at that step: gathering (B, r, d) would not fit in memory."""
+        out: Tensor | None = None
+        for i in self.index.unique().tolist():
+            here = self.index == i
+            result = apply(rows[here], i)
+            out = rows.new_zeros(rows.shape[0], result.shape[1]) if out is None else out
+            out[here] = result
+        assert out is not None
+        return out
+
+
+class ReverseVariance(Part):
+    """Base: the covariance of the reverse step, from the step and the denoiser's estimate at its start."""
+
+    @abstractmethod
+    def forward(self, step: Step, estimate: Estimate) -> Covariance: ...
+
+    def set_gamma_range(self, gamma_min: float, gamma_max: float) -> None:
+        """Tell the variance the schedule's end points; one that has no use for them ignores the call."""
+
+
+class PosteriorVariance(ReverseVariance):
+    """w = v: the paper's, and DDPM's "small" variance (arXiv 2006.11239, section 3.2)."""
+
+    def forward(self, step: Step, estimate: Estimate) -> Covariance:
+        return Diagonal(estimate.mean.new_zeros(()))
+
+
+class LearnedVariance(ReverseVariance):
+    """w / v = 1 + (e^{gamma_t - gamma_s} - 1) kappa(gamma_t), with a positive function kappa trained on the bound.
+
+    For F = x and eta = 1 the expected squared error of the mean is exactly of this form, with kappa the mean squared
+    error of the noise estimate at gamma_t, whatever s is (method, section 3). So one function serves every number of
+    steps, and w tends to v, as it must, when the steps become small. Where F moves, it is still a valid bound.
+
+    Args:
+        knots: log kappa is interpolated linearly between its values at this many evenly spaced noise levels.
+
+    Raises:
+        ValueError: there are fewer than two knots.
+    """
+
+    def __init__(self, knots: int = 32) -> None:
+        super().__init__()
+        if knots < 2:
+            raise ValueError(f"The learned reverse variance needs at least 2 knots, got {knots}.")
+        self.knots = knots
+        self.log_kappa = nn.Parameter(torch.full((knots,), -1.0))
+        self.gamma_range = (-13.3, 5.0)
+
+    def set_gamma_range(self, gamma_min: float, gamma_max: float) -> None:
+        self.gamma_range = (gamma_min, gamma_max)
+
+    def kappa(self, gamma: Tensor) -> Tensor:
+        """kappa at gamma, (B,); constant outside the range."""
+        at = unit_interval(gamma, self.gamma_range).clamp(0, 1) * (self.knots - 1)
+        left = at.detach().floor().long().clamp(max=self.knots - 2)
+        log_kappa = self.log_kappa.to(gamma.dtype)
+        return torch.lerp(log_kappa[left], log_kappa[left + 1], at - left).exp()
+
+    def forward(self, step: Step, estimate: Estimate) -> Covariance:
+        growth = torch.expm1(step.t.gamma - step.s.gamma) * self.kappa(step.t.gamma)
+        return Diagonal(per_example(torch.log1p(growth), estimate.mean))
+
+
+class PredictedVariance(ReverseVariance):
+    """log(w / v) per example and dimension, a head of the denoiser's (cf. Improved DDPM, arXiv 2102.09672, 3.1)."""
+
+    def forward(self, step: Step, estimate: Estimate) -> Covariance:
+        if estimate.log_ratio is None:
+            raise ValueError(
+                'reverse_variance="predicted" needs a denoiser whose network returns twice the channels of the data: '
+                "the second half is log(w / v)."
+            )
+        # An empty step (a clipped schedule has some) is certain, whatever the head says.
+        empty = per_example(step.gain, estimate.log_ratio) == 0
+        return Diagonal(torch.where(empty, torch.zeros_like(estimate.log_ratio), estimate.log_ratio))
+
+
+class CalibratedVariance(ReverseVariance):
+    """The best covariance for T steps, measured on data with a trained model: W = v (I + E[e e^T]).
+
+    Args:
+        steps: T.
+        covariance: ``isotropic``, ``diagonal`` (a variance per dimension) or ``full``.
+        shape: the shape of one example.
+        rank: how many directions a full covariance keeps apart, the strongest ones; the rest share one variance. None
+            keeps all of them up to 1024 dimensions and 256 beyond.
+
+    Raises:
+        ValueError: there is no such covariance, fewer than one step, or a rank below one.
+    """
+
+    log_ratio: Tensor
+    basis: Tensor
+    rest: Tensor
+
+    def __init__(
+        self, steps: int, covariance: str = "isotropic", shape: Iterable[int] = (1,), rank: int | None = None
+    ) -> None:
+        super().__init__()
+        if covariance not in ("isotropic", "diagonal", "full"):
+            raise ValueError(f"There is no covariance {covariance!r}; choose one of isotropic, diagonal, full.")
+        if steps < 1:
+            raise ValueError(f"The number of steps must be at least 1, got {steps}.")
+        if rank is not None and rank < 1:
+            raise ValueError(f'A covariance of rank {rank} keeps no direction apart: use covariance="isotropic".')
+        self.steps = steps
+        self.covariance = covariance
+        self.shape = tuple(shape)
+        d = torch.Size(self.shape).numel()
+        self.rank = min(rank or (d if d <= 1024 else 256), d)
+        size = {"isotropic": (steps, 1), "diagonal": (steps, d), "full": (steps, self.rank)}[covariance]
+        self.register_buffer("log_ratio", torch.zeros(size))
+        if covariance == "full":
+            self.register_buffer("basis", torch.zeros(steps, self.rank, d))
+            self.register_buffer("rest", torch.zeros(steps))
+
+    def forward(self, step: Step, estimate: Estimate) -> Covariance:
+        if step.steps != self.steps:
+            raise ValueError(f"This reverse variance was calibrated for {self.steps} steps, not for {step.steps}.")
+        like = estimate.mean
+        index = step.index - 1
+        if self.covariance == "full":
+            return LowRank(index, self.basis.to(like), self.log_ratio.to(like), self.rest.to(like))
+        log_ratio = self.log_ratio.to(like)[index]
+        shape = self.shape if self.covariance == "diagonal" else (1,) * len(self.shape)
+        return Diagonal(log_ratio.reshape(-1, *shape))
+
+    def fit(self, moments: Moments) -> None:
+        """Set the covariance from the second moments of e at every step."""
+        if self.covariance == "isotropic":
+            self.log_ratio.copy_(torch.log1p(moments.squares().mean(1, keepdim=True)))
+        elif self.covariance == "diagonal":
+            self.log_ratio.copy_(torch.log1p(moments.squares()))
+        else:
+            for i in range(self.steps):
+                values, vectors = torch.linalg.eigh(moments.matrix(i))  # ascending
+                self.basis[i] = vectors[:, -self.rank :].T
+                self.log_ratio[i] = torch.log1p(values[-self.rank :].clamp(min=0))
+                if self.rank < len(values):
+                    self.rest[i] = torch.log1p(values[: -self.rank].clamp(min=0).mean())
+
+
+class Moments:
+    """Running second moments of e = Dmu / sqrt(v) at each of T steps, in float64.
+
+    Args:
+        steps: T.
+        d: the number of dimensions.
+        full: keep the whole matrix E[e e^T], (T, d, d), and not its diagonal alone.
+    """
+
+    def __init__(self, steps: int, d: int, full: bool) -> None:
+        self.full = full
+        self.count = torch.zeros(steps, dtype=torch.float64)
+        self.sums = torch.zeros((steps, d, d) if full else (steps, d), dtype=torch.float64)
+
+    def add(self, i: int, e: Tensor) -> None:
+        """Take in errors e, (B, d), seen at step i (counted from 0)."""
+        e = e.double().cpu()
+        self.count[i] += e.shape[0]
+        self.sums[i] += e.T @ e if self.full else (e**2).sum(0)
+
+    def squares(self) -> Tensor:
+        """E[e_k^2], (T, d)."""
+        sums = self.sums.diagonal(dim1=1, dim2=2) if self.full else self.sums
+        return sums / self.count[:, None]
+
+    def matrix(self, i: int) -> Tensor:
+        """E[e e^T] at step i, (d, d)."""
+        return self.sums[i] / self.count[i]

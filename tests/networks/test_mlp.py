@@ -1,0 +1,33 @@
+"""What only the perceptron promises."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ndm.networks import ResidualMLP
+from ndm.networks.mlp import _Norm
+
+
+def test_any_shape_of_the_right_size_will_do() -> None:
+    net = ResidualMLP(features=12, hidden=16, heads=2, zero_init=False)
+    z, u = torch.randn(3, 12), torch.rand(3)
+    flat = net(z, u)
+    for shape in [(12,), (3, 4), (3, 2, 2)]:
+        output = net(z.reshape(3, *shape), u)
+        assert output.shape == (3, 2 * shape[0], *shape[1:])
+        assert torch.equal(output.flatten(1), flat)
+
+
+@pytest.mark.parametrize("shape", [(11,), (3, 5), ()])
+def test_examples_of_another_size_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="takes 12 features"):
+        ResidualMLP(features=12)(torch.randn(3, *shape), torch.rand(3))
+
+
+def test_norm_is_layer_norm() -> None:
+    norm = _Norm(6)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    h = 3 * torch.randn(4, 6) + 2
+    torch.testing.assert_close(norm(h), torch.nn.functional.layer_norm(h, (6,), norm.weight, norm.bias))

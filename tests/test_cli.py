@@ -1,0 +1,424 @@
+"""The command as a user meets it: what it writes, what it says, and its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+import pytest
+import torch
+import yaml
+
+import ndm
+from ndm.cli import main
+from ndm.data import Digits
+from ndm.training import NDMModule
+
+Capture = pytest.CaptureFixture[str]
+
+TINY = """
+seed: 3
+model:
+  schedule: {class_path: LinearSchedule, init_args: {gamma_min: -6.0}}
+  transform:
+    class_path: Separable
+    init_args:
+      terms: 2
+      net: {class_path: ResidualMLP, init_args: {features: 2, hidden: 8, depth: 1, heads: 2, level: false}}
+  denoiser:
+    class_path: Denoiser
+    init_args: {net: {class_path: ResidualMLP, init_args: {features: 2, hidden: 8, depth: 1}}}
+data: {class_path: Pinwheel, init_args: {train: 64, validation: 32, test: 16}}
+training: {batch_size: 24, learning_rate: 1e-2, warmup: 2}
+trainer: {max_steps: 6, val_check_interval: 3, accelerator: cpu}
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> str:
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    return str(tmp_path / "tiny.yaml")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained run, only to be read."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "tiny.yaml").write_text(TINY)
+    assert main(["train", str(folder / "tiny.yaml"), "--out", str(folder / "run")]) == 0
+    return folder / "run"
+
+
+def error(capsys: Capture, *arguments: str, code: int = 2) -> str:
+    """The one sentence that a command is answered with."""
+    assert main(list(arguments)) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = [
+        line for line in captured.err.splitlines() if not line.startswith(("started", "step", "stopped", "resumed"))
+    ]
+    assert len(lines) == 1, captured.err
+    assert lines[0].startswith("ndm: error: ")
+    return lines[0].removeprefix("ndm: error: ")
+
+
+# ---- help
+
+
+def test_help_is_quick_and_lists_the_commands() -> None:
+    script = (
+        "import sys; from ndm.cli import main; code = main(['--help']);"
+        "heavy = {'lightning', 'jsonargparse', 'matplotlib', 'diffusers', 'sklearn'} & set(sys.modules);"
+        "sys.exit(f'imported {heavy}' if heavy else code)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for command in ("train", "evaluate", "sample", "demo"):
+        assert f"\n    {command} " in done.stdout
+    assert len(done.stdout.splitlines()) < 25
+
+
+def test_the_package_is_a_command() -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "ndm", "trian"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 2
+    assert done.stderr == "ndm: error: There is no command 'trian'; did you mean 'train'?\n"
+
+
+def test_without_a_command_there_is_help(capsys: Capture) -> None:
+    assert main([]) == 2
+    assert "usage: ndm" in capsys.readouterr().out
+
+
+def test_the_version_is_told(capsys: Capture) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"ndm {ndm.__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "sample", "demo"])
+def test_every_command_has_help(capsys: Capture, command: str) -> None:
+    assert main([command, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert f"usage: ndm {command}" in out
+    assert len(out.splitlines()) < 150
+
+
+def test_help_for_train_is_grouped_and_says_what_an_option_does(capsys: Capture) -> None:
+    assert main(["train", "digits", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "digits, digits-identity, toy" in out
+    assert "T of the bound" in out
+    assert "--training.learning_rate" in out
+    assert "--trainer.max_time" in out
+    assert "--model.transform.help " not in out.split("\n\n", 2)[2]
+
+
+def test_help_for_a_class(capsys: Capture) -> None:
+    assert main(["train", "--model.schedule.help", "LinearSchedule"]) == 0
+    assert "gamma_min" in capsys.readouterr().out
+
+
+# ---- train
+
+
+def test_train_writes_a_run(run: Path, capsys: Capture) -> None:
+    model = ndm.NDM.from_pretrained(run / "model")
+    assert isinstance(model.transform, ndm.Separable)
+    assert model.standardize is not None
+    assert (run / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_the_configuration_kept_is_the_one_printed_and_does_the_same_again(
+    run: Path, tiny: str, tmp_path: Path, capsys: Capture
+) -> None:
+    assert main(["train", tiny, "--print_config"]) == 0
+    printed = capsys.readouterr().out
+    assert printed == (run / "config.yaml").read_text()
+    (tmp_path / "printed.yaml").write_text(printed)
+    assert main(["train", str(tmp_path / "printed.yaml"), "--out", str(tmp_path / "again")]) == 0
+    for name in ("config.json", "model.safetensors"):
+        assert (tmp_path / "again" / "model" / name).read_bytes() == (run / "model" / name).read_bytes()
+
+
+def test_print_config_writes_nothing(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "digits", "--print_config", "--model.transform", "Identity"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["model"]["transform"]["class_path"] == "ndm.Identity"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_has_a_name_of_its_own(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", tiny, "--trainer.max_steps=1"]) == 0
+    assert (tmp_path / "runs" / "tiny" / "model").is_dir()
+
+
+def test_fields_are_overridden(tiny: str, tmp_path: Path) -> None:
+    overrides = ["--model.schedule", "CosineSchedule", "--model.schedule.offset=0.02", "--trainer.max_steps", "1"]
+    assert main(["train", tiny, "--out", str(tmp_path / "run"), *overrides]) == 0
+    schedule = ndm.NDM.from_pretrained(tmp_path / "run" / "model").schedule
+    assert isinstance(schedule, ndm.CosineSchedule)
+    assert schedule.offset == 0.02
+    assert schedule.gamma_min == -13.3  # the other schedule's was -6
+
+
+@pytest.mark.parametrize("with_config", [True, False])
+def test_an_interrupted_run_is_resumed(
+    run: Path, tiny: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, with_config: bool
+) -> None:
+    out = tmp_path / "run"
+    step = NDMModule.training_step
+
+    def interrupted(self: NDMModule, *args: Any) -> Any:
+        if self.global_step == 4:
+            raise KeyboardInterrupt
+        return step(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(NDMModule, "training_step", interrupted)
+        assert main(["train", tiny, "--out", str(out)]) == 130
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    assert said.splitlines()[-1].startswith("ndm: stopped; ")
+    assert torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 3
+    assert main(["train", *([tiny] if with_config else []), "--out", str(out), "--resume"]) == 0
+    name = "model/model.safetensors"
+    assert (out / name).read_bytes() == (run / name).read_bytes()
+
+
+def test_a_training_that_fails_has_another_exit_code(
+    tiny: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.nn.Linear, "forward", lambda self, x: (x @ self.weight.T) * float("nan"))
+    options = ["--trainer.accelerator", "cpu", "--out", str(tmp_path / "run")]
+    sentence = error(capsys, "train", tiny, *options, code=1)
+    assert "the bound is not finite (diffusion" in sentence
+    assert "at training step 0" in sentence
+
+
+WRONG = [
+    # the configuration
+    ("train", "Which configuration"),
+    ("train digit", "no configuration 'digit'.*did you mean 'digits'"),
+    ("train zzz", "there are digits, digits-identity, toy"),
+    ("train {tmp}/missing.yaml", "no configuration"),
+    ("train {tmp}/broken.yaml", r"not YAML and cannot be read \(line 2\)"),
+    ("train {tmp}/binary.yaml", "not YAML"),
+    ("train {tmp}/text.yaml", "not a configuration"),
+    ("train {tmp}/flat.yaml", "training should be a section"),
+    ("train {tmp}/empty.yaml", r"lacks model\.schedule, model\.transform, model\.denoiser, data"),
+    ("train {tmp}/typo.yaml", "should not have a section 'modle'; did you mean 'model'"),
+    ("train {tmp}/typo2.yaml", r"no option 'training\.learningrate'; did you mean 'training\.learning_rate'"),
+    # names
+    ("train digits --model.transform Neutral", "no class 'Neutral' for model.transform; did you mean 'Neural'"),
+    ("train digits --model.transform Foo", "there are Blur, Identity, Neural, Scale, Separable"),
+    ("train digits --model.decoder Discretized", "did you mean 'DiscretizedDecoder'"),
+    ("train digits --data Pinweel", "no class 'Pinweel' for data; did you mean 'Pinwheel'"),
+    ("train digits --model.denoiser.net UNett", r"no class 'UNett' for model\.denoiser\.net; did you mean 'UNet'"),
+    (
+        "train digits --model.schedule.gama_min -3",
+        "LearnedSchedule has no argument 'gama_min'; did you mean 'gamma_min'",
+    ),
+    ("train digits --model.transform.net.hiden 3", "ResidualMLP has no argument 'hiden'; did you mean 'hidden'"),
+    ("train toy --data.blads 3", "Pinwheel has no argument 'blads'; did you mean 'blades'"),
+    ("train digits --trainer.max_step 3", "no option '--trainer.max_step'; did you mean '--trainer.max_steps'"),
+    ("train digits --trianing.warmup=3", "did you mean '--training.warmup'"),
+    ("train digits --model.reverse_variance post", "no reverse variance 'post'; choose one of posterior"),
+    ("train digits --model.transform Neural", r"lacks net in model\.transform"),
+    # values
+    ("train digits --training.warmup abc", r"training\.warmup should be a whole number, not 'abc'"),
+    ("train digits --training.rate cosin", r"training\.rate should be one of cosine, constant, not 'cosin'"),
+    ("train digits --training.learning_rate -1", r"training\.learning_rate must be positive, got -1"),
+    ("train digits --model.schedule.gamma_min 10", "gamma_min must be below gamma_max.*gamma_min=10.0, gamma_max=4.0"),
+    ("train digits --model.volatility -1", "volatility must be positive"),
+    ("train digits --seed -1", "seed must be 0 or more"),
+    ("train toy --data.train 0", "^The size of the train split must be positive, not 0"),
+    ("train digits --trainer.accelerator gpux", "invalid accelerator name"),
+    # parts that do not fit
+    ("train digits --model.decoder.levels 5", "In the train split: The data do not lie on the decoder's K = 5 levels"),
+    ("train digits --data Pinwheel", "In the train split: The data do not lie on the decoder's K = 17 levels"),
+    ("train digits --model.denoiser.net.features 3", "takes 3 features"),
+    ("train digits --model.transform.net.heads 3", r"Separable\(terms=4\) must return"),
+    # runs
+    ("train digits --out {tmp}/mine", "mine exists; nothing was written: choose another --out, or --resume it"),
+    ("train --resume --out {tmp}/none", "no run at .*none to resume"),
+    ("train digits --resume --out {tmp}/none", "no run at .*none to resume"),
+    ("train digits --resume --out {tmp}/mine", "no checkpoint in .*mine to resume from"),
+    ("train digits --resume --out {run}", "trained with another model"),
+    ("evaluate {tmp}/none", "no run at .*none"),
+    ("evaluate {tmp}/mine", "no trained model in .*mine"),
+    ("evaluate {run} --split tset", "invalid choice: 'tset'"),
+    ("evaluate {run} --steps 0", "whole number of at least 1, got '0'"),
+    ("sample {tmp}/none --out {tmp}/x.csv", "no run at .*none"),
+    ("sample {tmp}/mine --out {tmp}/x.csv", "no trained model in .*mine"),
+    ("sample {run} --out {tmp}/x.csv --steps 0", "--steps: must be a whole number of at least 1, got '0'"),
+    ("sample {run} --out {tmp}/x.csv -n 0", "-n: must be a whole number of at least 1"),
+    ("sample {run} --out {tmp}/x.csv --seed x", "--seed: must be a whole number of at least 0"),
+    ("sample {run} --out {tmp}/x.csv --method dddim", "no sampling method 'dddim'"),
+    ("sample {run} --out {tmp}/x.csv --stepz 3", "no option '--stepz'; did you mean '--steps'"),
+    ("sample {run} --out {tmp}/x.csv --device cudda", "device 'cudda'"),
+    ("sample {run} --out {tmp}/x.txt", r"should end in \.png, \.csv, \.npz or \.parquet"),
+    ("sample {run} --out {tmp}/no/x.csv", "no folder"),
+    ("sample {run} --out {tmp}/mine/notes.csv", "exists; nothing was written"),
+    ("sample {run}", "required: --out"),
+    ("smaple", "did you mean 'sample'"),
+    ("--versoin", "did you mean '--version'"),
+]
+
+
+@pytest.mark.parametrize(("line", "sentence"), WRONG, ids=[line for line, _ in WRONG])
+def test_what_is_wrong_is_answered_by_one_sentence(
+    line: str, sentence: str, run: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files: dict[str, Any] = {
+        "broken.yaml": b"a: [1, 2\n",
+        "binary.yaml": bytes(range(128, 256)),
+        "text.yaml": b"hello",
+        "empty.yaml": b"{}",
+        "flat.yaml": b"training: 3",
+        "typo.yaml": TINY.replace("model:", "modle:").encode(),
+        "typo2.yaml": TINY.replace("learning_rate", "learningrate").encode(),
+        "mine/notes.csv": b"mine",
+    }
+    (tmp_path / "mine").mkdir()
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    said = error(capsys, *line.format(tmp=tmp_path, run=run).split())
+    assert re.search(sentence, said), said
+    left = {str(p.relative_to(tmp_path)): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    assert left == files  # nothing written, nothing overwritten
+    assert {p.name for p in tmp_path.iterdir() if p.is_dir()} == {"mine"}
+
+
+def test_data_with_nan_are_refused(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    splits = Digits._splits.func
+
+    def spoilt(self: Digits) -> Any:
+        found = splits(self)
+        found["train"][0][5, 0, 2, 2] = float("nan")
+        return found
+
+    monkeypatch.setattr(Digits, "_splits", property(spoilt))
+    assert "In the train split: The data contain NaN" in error(capsys, "train", "digits")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_continuous_data_with_nan_are_refused(
+    tiny: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = torch.full((64, 2), float("nan"))
+    monkeypatch.setattr(ndm.data.Pinwheel, "sample", lambda self, n, generator=None: bad[:n])
+    assert "The data contain NaN" in error(capsys, "train", tiny, "--out", str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_error_of_the_program_is_not_hidden(monkeypatch: pytest.MonkeyPatch, tiny: str, tmp_path: Path) -> None:
+    def broken(*args: Any, **options: Any) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr("ndm.training.fit", broken)
+    with pytest.raises(KeyError, match="a bug"):
+        main(["train", tiny, "--out", str(tmp_path / "run")])
+
+
+def test_the_traceback_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NDM_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="no configuration"):
+        main(["train", "digit"])
+
+
+# ---- sample
+
+
+@pytest.mark.parametrize("method", ["ancestral", "ddim", "ode", "sde"])
+def test_samples_as_a_table(run: Path, tmp_path: Path, method: str) -> None:
+    out = tmp_path / "x.csv"
+    assert main(["sample", str(run), "-n", "5", "--out", str(out), "--steps", "3", "--method", method]) == 0
+    table = pandas.read_csv(out)
+    assert list(table.columns) == ["x0", "x1"]
+    assert table.shape == (5, 2)
+    assert np.isfinite(table.to_numpy()).all()
+
+
+def test_every_format_holds_the_same_samples(run: Path, tmp_path: Path) -> None:
+    for ending in ("csv", "npz", "parquet"):
+        assert main(["sample", str(run), "-n", "4", "--steps", "3", "--out", str(tmp_path / f"x.{ending}")]) == 0
+    array = np.load(tmp_path / "x.npz")["x"]
+    assert array.dtype == np.float32
+    np.testing.assert_array_equal(pandas.read_csv(tmp_path / "x.csv").to_numpy(np.float32), array)
+    np.testing.assert_array_equal(pandas.read_parquet(tmp_path / "x.parquet").to_numpy(), array)
+
+
+def test_the_seed_decides_the_samples(run: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        assert main(["sample", str(run), "--steps", "3", "--seed", seed, "--out", str(tmp_path / f"{name}.csv")]) == 0
+    a, b, c = ((tmp_path / f"{name}.csv").read_text() for name in "abc")
+    assert a == b != c
+
+
+def test_samples_are_overwritten_only_when_asked(run: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "x.csv"
+    out.write_text("mine")
+    assert "--overwrite it" in error(capsys, "sample", str(run), "--out", str(out))
+    assert out.read_text() == "mine"
+    assert main(["sample", str(run), "--steps", "1", "--out", str(out), "--overwrite"]) == 0
+    assert out.read_text().startswith("x0,x1\n")
+
+
+def test_samples_as_a_picture(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    plotting = types.ModuleType("ndm.plotting")
+    plotting.save_grid = lambda x, path, levels: drawn.append((x.shape, path, levels))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ndm.plotting", plotting)
+    assert main(["sample", str(run), "-n", "9", "--steps", "2", "--out", str(tmp_path / "x.png")]) == 0
+    assert drawn == [((9, 2), tmp_path / "x.png", None)]
+
+
+def test_a_conditional_model_draws_from_a_class(tmp_path: Path) -> None:
+    conditional = ["--training.labels", "true", "--model.denoiser.net.classes", "10", "--trainer.max_steps", "20"]
+    small = ["--model.denoiser.net.hidden", "16", "--training.learning_rate", "0.01", "--trainer.accelerator", "cpu"]
+    run = str(tmp_path / "run")
+    assert main(["train", "digits-identity", "--out", run, *conditional, *small]) == 0
+    for label in ("0", "1"):
+        out = str(tmp_path / f"{label}.npz")
+        assert main(["sample", run, "-n", "3", "--steps", "3", "--label", label, "--out", out]) == 0
+    zero, one = (np.load(tmp_path / f"{label}.npz")["x"] for label in "01")
+    assert zero.shape == (3, 1, 8, 8)
+    assert (zero != one).any()
+
+
+# ---- evaluate, demo
+
+
+def test_evaluate_writes_what_it_prints(run: Path, capsys: Capture) -> None:
+    options = ["--steps", "2", "continuous", "--no-likelihood", "--max-examples", "8"]
+    assert main(["evaluate", str(run), *options]) == 0
+    table = capsys.readouterr().out
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    (run / "evaluation.json").unlink()
+    assert {row["steps"] for row in evaluation["rows"]} == {2, None}
+    for row in evaluation["rows"]:
+        assert f"{row['value']:.4f}" in table
+        assert row["stderr"] > 0
+
+
+def test_demo_runs_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+    demo = types.ModuleType("ndm.demo")
+    demo.run = lambda out: called.append(out)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ndm.demo", demo)
+    assert main(["demo"]) == 0
+    assert main(["demo", "--out", "elsewhere"]) == 0
+    assert called == ["demo", "elsewhere"]
