@@ -9,6 +9,10 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +24,13 @@ from ndm import plotting
 from ndm.data import Digits
 from ndm.evaluation import Evaluation, evaluate, mean_and_error
 from ndm.networks import ResidualMLP, UNet
-from ndm.training import TrainerOptions, TrainingOptions, fit
+from ndm.training import Run, TrainerOptions, TrainingOptions, fit
+from ndm.training.run import read_checkpoint
 
 __all__ = ["baseline", "neural", "run"]
 
 #: Seconds of training for each model. Evaluation and pictures come on top.
-SECONDS = 75.0
+SECONDS = 120.0
 
 STEPS = (10, 50, 1000, None)
 
@@ -54,6 +59,10 @@ def _model(transform: ndm.Transform, net: UNet) -> ndm.NDM:
     )
 
 
+#: Both by name; each builds its model.
+MODELS = {BASELINE: baseline, NEURAL: neural}
+
+
 def run(out: str | os.PathLike[str] = "demo", seconds: float = SECONDS, seed: int = 0) -> Path:
     """Train both models, measure them, draw the pictures, and say what the figures show.
 
@@ -67,26 +76,48 @@ def run(out: str | os.PathLike[str] = "demo", seconds: float = SECONDS, seed: in
     """
     folder = _free(Path(out))
     folder.mkdir(parents=True, exist_ok=True)
-    data = Digits()
     began = time.perf_counter()
-    models, speeds, evaluations = {}, {}, {}
-    for name, build in ((BASELINE, baseline), (NEURAL, neural)):
-        torch.manual_seed(seed)
-        model = build()
-        print(f"training {name}: {_parameters(model):,} parameters, {seconds:.0f} seconds", flush=True)
-        models[name], speeds[name] = _train(model, data, folder / name.split()[0].lower(), seconds, seed)
-    for name, model in models.items():
-        print(f"evaluating {name} on the test split", flush=True)
-        evaluations[name] = _evaluate(model, data, seed)
-        evaluations[name].save(folder / name.split()[0].lower() / "evaluation.json")
-    _pictures(models, evaluations, data, folder, seed)
-    report = _report(models, speeds, evaluations, seconds, time.perf_counter() - began)
+    print(f"training {' and '.join(MODELS)} side by side, {seconds:.0f} seconds each, then evaluating them", flush=True)
+    models, steps, evaluations = _side_by_side(folder, seconds, seed)
+    with _one_thread():
+        _pictures(models, evaluations, Digits(), folder, seed)
+    report = _report(models, steps, evaluations, seconds, time.perf_counter() - began)
     (folder / "report.md").write_text(report)
     print("\n" + report)
     print(
-        f"Written to {folder}/: report.md, samples.png, transformation.png, trajectories.png, bound.png, and two runs."
+        f"Written to {folder}/: report.md; samples.png, transformation.png, trajectories.png and bound.png; "
+        "and the two runs, identity and ndm."
     )
     return folder
+
+
+def _side_by_side(
+    folder: Path, seconds: float, seed: int
+) -> tuple[dict[str, ndm.NDM], dict[str, int], dict[str, Evaluation]]:
+    """Both models trained and evaluated, each in a process of its own with half of the cores, so that neither is
+    favoured by what else the machine does meanwhile."""
+    cores = os.cpu_count() or 1
+    threads = max(1, min(4, cores // len(MODELS)))
+    with ProcessPoolExecutor(min(cores, len(MODELS)), mp_context=get_context("spawn")) as pool:
+        jobs = {n: pool.submit(_train_and_evaluate, n, folder / _slug(n), seconds, seed, threads) for n in MODELS}
+        results = {name: job.result() for name, job in jobs.items()}
+    models = {name: ndm.NDM.from_pretrained(folder / _slug(name) / "model").eval() for name in MODELS}
+    return models, {n: r[0] for n, r in results.items()}, {n: r[1] for n, r in results.items()}
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """For networks this small several threads gain little, and on a busy machine wait for each other without end."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _slug(name: str) -> str:
+    return name.split()[0].lower()
 
 
 def _free(path: Path) -> Path:
@@ -102,20 +133,21 @@ def _parameters(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def _train(model: ndm.NDM, data: Digits, folder: Path, seconds: float, seed: int) -> tuple[ndm.NDM, dict[str, float]]:
-    options = TrainingOptions(learning_rate=2e-3, weight_decay=0.01, ema=0.995, batch_size=128)
-    limits = TrainerOptions(max_steps=None, max_time=seconds, accelerator="cpu", val_check_interval=200)
-    model = fit(model, data, folder, options, limits, seed=seed)
-    checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True)
-    steps = checkpoint["global_step"]
-    return model, {"steps": steps, "ms": 1000 * seconds / steps}
-
-
-def _evaluate(model: ndm.NDM, data: Digits, seed: int) -> Evaluation:
-    return evaluate(
-        model, data, steps=STEPS, covariances=COVARIANCES, seed=seed,
+def _train_and_evaluate(name: str, folder: Path, seconds: float, seed: int, threads: int) -> tuple[int, Evaluation]:
+    """Train one model into ``folder``; how many steps it took, and how good it is on the test split."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    data = Digits()
+    training = TrainingOptions(learning_rate=2e-3, weight_decay=0.01, ema=0.995, batch_size=128)
+    limits = TrainerOptions(max_steps=None, max_time=seconds, accelerator="cpu", val_check_interval=250)
+    model = fit(MODELS[name](), data, folder, training, limits, seed=seed, progress=False)
+    steps = read_checkpoint(Run(folder).last)["global_step"]
+    evaluation = evaluate(
+        model, data, steps=STEPS, covariances=COVARIANCES, seed=seed, progress=False,
         likelihood_examples=100, divergence="hutchinson", probes=2, samples=2, rtol=1e-3, atol=1e-3,
     )  # fmt: skip
+    evaluation.save(folder / "evaluation.json")
+    return steps, evaluation
 
 
 def _pictures(
@@ -133,7 +165,7 @@ def _pictures(
 
 def _report(
     models: dict[str, ndm.NDM],
-    speeds: dict[str, dict[str, float]],
+    steps: dict[str, int],
     evaluations: dict[str, Evaluation],
     seconds: float,
     total: float,
@@ -154,8 +186,8 @@ def _report(
     for label, figure in (
         ("parameters", {n: f"{_parameters(m):,}" for n, m in models.items()}),
         ("of which in F", {n: f"{_parameters(m.transform):,}" for n, m in models.items()}),
-        ("training steps", {n: f"{s['steps']:,}" for n, s in speeds.items()}),
-        ("milliseconds a training step", {n: f"{s['ms']:.1f}" for n, s in speeds.items()}),
+        ("training steps", {n: f"{s:,}" for n, s in steps.items()}),
+        ("milliseconds a training step", {n: f"{1000 * seconds / s:.1f}" for n, s in steps.items()}),
         (
             "gamma_0 and gamma_1, learned",
             {n: "{:.2f}, {:.2f}".format(*m.schedule.end_points()) for n, m in models.items()},
@@ -214,5 +246,5 @@ def _findings(first: Evaluation, second: Evaluation) -> list[str]:
 def _environment(total: float) -> str:
     return (
         f"`ndm demo`: {total:.0f} seconds in all, Python {platform.python_version()}, PyTorch {torch.__version__}, "
-        f"{torch.get_num_threads()} threads."
+        f"{os.cpu_count()} cores, one process for each model."
     )

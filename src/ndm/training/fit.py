@@ -262,7 +262,11 @@ def _journal(path: Path, also_to_stderr: bool) -> Iterator[None]:
     """Write what the training says to a file, and to stderr where no bar is in the way."""
     to_file = logging.FileHandler(path)
     to_file.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
-    handlers: list[logging.Handler] = [to_file, *([logging.StreamHandler()] if also_to_stderr else [])]
+    handlers: list[logging.Handler] = [to_file]
+    if also_to_stderr:
+        to_stderr = logging.StreamHandler()
+        to_stderr.setFormatter(logging.Formatter(f"{path.parent.name}: %(message)s"))
+        handlers.append(to_stderr)
     level = logger.level
     logger.setLevel(logging.INFO)
     for handler in handlers:
