@@ -1,7 +1,7 @@
 r"""Pictures: samples, the learned transformation over noise levels, reverse trajectories, the bound against the steps.
 
 Every function writes one PNG file. Images are (N, C, H, W) with C 1 or 3 and values about [-1, 1]; vectors, (N, d), are
-drawn as points of their first two dimensions.
+drawn as points of their first two dimensions, single numbers as a histogram.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
+from torch.nn import functional
 
 from ndm.evaluation import Evaluation
 from ndm.process import Process
@@ -37,15 +38,16 @@ def _show(axes: Axes, image: Tensor, limit: float = 1.0, colours: str = "gray") 
     """One image, (C, H, W), on its axes, without ticks."""
     picture = image.detach().float().cpu().permute(1, 2, 0).clamp(-limit, limit)
     if picture.shape[-1] == 3:
-        axes.imshow((picture / limit + 1) / 2)
+        axes.imshow((picture.numpy() / limit + 1) / 2)
     else:
-        axes.imshow(picture[..., 0], cmap=colours, vmin=-limit, vmax=limit)
+        axes.imshow(picture[..., 0].numpy(), cmap=colours, vmin=-limit, vmax=limit)
     axes.set_xticks([])
     axes.set_yticks([])
 
 
 def _grid(images: Tensor) -> Tensor:
-    """Images, (N, C, H, W), as one, (C, rows H, columns W), nearly square."""
+    """Images, (N, C, H, W), as one, (C, rows (H + 1), columns (W + 1)), nearly square, a grey line between them."""
+    images = functional.pad(images, (0, 1, 0, 1), value=0.0)
     columns = math.ceil(math.sqrt(len(images)))
     rows = math.ceil(len(images) / columns)
     n, c, height, width = images.shape
@@ -57,8 +59,11 @@ def _draw(axes: Axes, x: Tensor) -> None:
     if x.ndim == 4:
         _show(axes, _grid(x))
         return
-    points = x.flatten(1).cpu()
-    axes.scatter(points[:, 0], points[:, 1] if points.shape[1] > 1 else torch.zeros(len(points)), s=2, alpha=0.6)
+    points = x.flatten(1).cpu().numpy()
+    if points.shape[1] == 1:
+        axes.hist(points[:, 0], bins=50, density=True)
+        return
+    axes.scatter(points[:, 0], points[:, 1], s=2, alpha=0.6)
     axes.set_aspect("equal")
 
 
@@ -110,7 +115,7 @@ def transformation(model: Process, x: Tensor, path: Path, points: int = 9) -> No
     for p in range(points):
         axes[0, p].set_title(f"γ = {gamma[p]:.1f}", fontsize=9)
     figure.suptitle(
-        f"The transformation over noise levels, data left, noise right; F - x is within ±{largest:.2g}", y=0.98
+        f"The transformation over noise levels, data left, noise right; F - x is within ±{largest:.2g}", y=0.92
     )
     _save(figure, path)
 

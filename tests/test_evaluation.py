@@ -1,0 +1,158 @@
+"""Figures of an evaluation against closed forms, and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import ndm
+from ndm.data import Digits, Gaussian
+from ndm.evaluation import bound_per_example, evaluate, mean_and_error, own_variance
+from ndm.networks import ResidualMLP
+
+R = 1.7
+LOW, HIGH = -8.0, 6.0
+
+
+class Exact(nn.Module):
+    """E[x | z] for x ~ N(0, R I) and F = x."""
+
+    def forward(self, z: Tensor, level: ndm.NoiseLevel) -> Tensor:
+        alpha, sigma = level.alpha[:, None], level.sigma[:, None]
+        return alpha * R * z / (alpha**2 * R + sigma**2)
+
+
+@pytest.fixture
+def exact() -> ndm.NDM:
+    return ndm.NDM(ndm.LinearSchedule(LOW, HIGH), ndm.Identity(), Exact())
+
+
+@pytest.fixture(scope="module")
+def gaussian() -> Gaussian:
+    return Gaussian(features=2, variance=R, train=3000, validation=10, test=3000)
+
+
+def truth(steps: int | None, best: bool) -> float:
+    """E of the bound on two dimensions of N(0, R), in nats: method, sections 3 and 7, by the sum over the steps."""
+    sigmoid = lambda g: 1 / (1 + math.exp(-g))  # noqa: E731
+    error = lambda g: R * sigmoid(g) / (sigmoid(-g) * R + sigmoid(g))  # E|x - x_hat|^2  # noqa: E731
+    if steps is None or best:
+        diffusion = math.log((1 + R * math.exp(-LOW)) / (1 + R * math.exp(-HIGH))) / 2
+    else:
+        gammas = [LOW + (HIGH - LOW) * i / steps for i in range(steps + 1)]
+        pairs = pairwise(gammas)
+        diffusion = sum((math.exp(-s) - math.exp(-t)) * error(t) / 2 for s, t in pairs)
+    prior = (sigmoid(HIGH) + sigmoid(-HIGH) * R - 1 - math.log(sigmoid(HIGH))) / 2
+    reconstruction = (math.log(2 * math.pi) + LOW + 1) / 2
+    return 2 * (diffusion + prior + reconstruction)
+
+
+def test_the_figures_are_the_closed_forms(exact: ndm.NDM, gaussian: Gaussian) -> None:
+    result = evaluate(exact, gaussian, steps=(1, 10, None), covariances=("posterior", "isotropic", "full"))
+    assert len(result.rows) == 3 + 3 + 1 + 1
+    for row in result.rows:
+        if row["quantity"] == "bound":
+            expected = truth(row["steps"], best=row["variance"] != "posterior")
+            assert abs(row["value"] - expected) < 4 * row["stderr"] + 0.01, row
+            assert 0 < row["stderr"] < 0.1 * abs(expected), row
+        else:
+            # log N(x; 0, R + e^LOW) is what the exact flow gives, and on average minus its entropy.
+            assert abs(row["value"] + gaussian.entropy) < 4 * row["stderr"] + 1e-2
+        assert row["unit"] == "nats"
+    assert (
+        result.rows[result.find("bound", 10, "posterior")]["value"] > 1.5 + result.rows[result.find("bound")]["value"]
+    )
+
+
+def test_every_step_of_a_short_grid_is_evaluated(exact: ndm.NDM) -> None:
+    seen: list[Tensor] = []
+    exact.denoiser.register_forward_pre_hook(lambda *_: None)
+    estimate = exact.denoiser.estimate
+
+    def spy(z: Tensor, level: ndm.NoiseLevel, labels: Tensor | None = None) -> ndm.Estimate:
+        seen.append(level.gamma)
+        return estimate(z, level, labels)
+
+    exact.denoiser.estimate = spy  # type: ignore[method-assign]
+    bound_per_example(exact, torch.randn(3, 2), 4)
+    grid = LOW + (HIGH - LOW) * torch.arange(1, 5) / 4
+    torch.testing.assert_close(torch.stack(seen), grid[:, None].expand(4, 3))
+
+
+def test_the_terms_add_up(exact: ndm.NDM) -> None:
+    terms = bound_per_example(exact, torch.randn(5, 2), 10)
+    torch.testing.assert_close(terms["total"], terms["diffusion"] + terms["prior"] + terms["reconstruction"])
+    assert all(v.shape == (5,) for v in terms.values())
+
+
+def test_the_model_is_left_as_it_was(exact: ndm.NDM, gaussian: Gaussian) -> None:
+    exact.train().calibrate(gaussian.train[:100], 5, "diagonal")
+    before = exact.calibrations["5"]
+    variance = exact.reverse_variance
+    evaluate(exact, gaussian, steps=(5, 2), covariances=("posterior", "isotropic"), likelihood=False, max_examples=20)
+    assert exact.training
+    assert dict(exact.calibrations.items()) == {"5": before}
+    assert exact.reverse_variance is variance
+
+
+def test_a_variance_of_its_own_is_named_and_used(gaussian: Gaussian) -> None:
+    model = ndm.NDM(ndm.LinearSchedule(LOW, HIGH), ndm.Identity(), Exact(), reverse_variance="learned")
+    with torch.no_grad():
+        model.reverse_variance.log_kappa.fill_(-20.0)  # nearly the posterior's
+    assert own_variance(model) == "learned"
+    rows = evaluate(model, gaussian, steps=(3,), covariances=("own", "posterior"), likelihood=False).rows
+    assert [r["variance"] for r in rows] == ["learned", "posterior"]
+    assert rows[0]["value"] == pytest.approx(rows[1]["value"], rel=1e-4)
+    with torch.no_grad():
+        model.reverse_variance.log_kappa.fill_(0.0)
+    other = evaluate(model, gaussian, steps=(3,), covariances=("own", "posterior"), likelihood=False).rows
+    assert other[1]["value"] == rows[1]["value"]
+    assert other[0]["value"] < rows[0]["value"] - 0.1
+
+
+def test_images_are_in_bits_per_dimension_and_conditions_reach_the_network() -> None:
+    net = ResidualMLP(64, hidden=16, depth=1, classes=10)
+    model = ndm.NDM(ndm.LinearSchedule(-6, 5), ndm.Identity(), ndm.Denoiser(net), ndm.DiscretizedDecoder(17))
+    result = evaluate(model, Digits(), steps=(2,), covariances=("own",), max_examples=10, likelihood_examples=3,
+                      divergence="hutchinson", probes=1, samples=2, rtol=1e-2, atol=1e-2)  # fmt: skip
+    bound, likelihood = result.rows
+    assert bound["unit"] == likelihood["unit"] == "bits/dim"
+    assert (bound["examples"], likelihood["examples"]) == (10, 3)
+    assert 1 < likelihood["value"] < 20  # a code length: positive, as the bound's
+    # an untrained network predicts v = 0: its bound is known to be large, and log2 17 is what guessing costs
+    assert bound["value"] > math.log2(17)
+
+
+def test_a_direct_process_without_an_ode_has_no_likelihood(gaussian: Gaussian) -> None:
+    model = ndm.NDM(ndm.LinearSchedule(), ndm.Identity(), ndm.DirectDenoiser(ResidualMLP(2, hidden=8, depth=1)))
+    result = evaluate(model, gaussian, steps=(2,), covariances=("own",), max_examples=10)
+    assert [r["quantity"] for r in result.rows] == ["bound"]
+
+
+def test_the_table_and_the_file_hold_the_rows(exact: ndm.NDM, gaussian: Gaussian, tmp_path) -> None:
+    result = evaluate(exact, gaussian, steps=(2, None), covariances=("posterior",), likelihood=False, max_examples=50)
+    lines = result.table().splitlines()
+    assert len(lines) == 3
+    assert f"{result.rows[0]['value']:.4f} ± {result.rows[0]['stderr']:.4f}" in lines[1]
+    assert "continuous" in lines[2]
+    saved = json.loads(result.save(tmp_path / "evaluation.json").read_text())
+    assert saved["rows"] == result.rows
+    assert saved["about"]["split"] == "test"
+
+
+def test_wrong_names_are_refused(exact: ndm.NDM, gaussian: Gaussian) -> None:
+    with pytest.raises(ValueError, match="isotropic, diagonal, full"):
+        evaluate(exact, gaussian, steps=(2,), covariances=("isotropc",), likelihood=False)
+    with pytest.raises(ValueError, match="tset"):
+        evaluate(exact, gaussian, split="tset")
+
+
+def test_mean_and_error() -> None:
+    mean, error = mean_and_error(torch.tensor([1.0, 2.0, 4.0, 5.0]))
+    assert mean == 3.0
+    assert error == pytest.approx(math.sqrt(10 / 3) / 2)
