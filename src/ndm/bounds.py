@@ -95,9 +95,8 @@ def bound(
         data: (B, \\*shape): floating-point data, or integers 0..K-1 for a K-level decoder.
         steps: T; None for continuous time.
         labels: class labels, (B,), for a conditional denoiser.
-        times: times in [0, 1) at which to evaluate, (B,), in place of low-discrepancy random ones; with ``steps``,
-        time u
-            stands for step floor(T u) + 1.
+        times: times in [0, 1) at which to evaluate, (B,), in place of low-discrepancy random ones; with
+            ``steps``, time u stands for step floor(T u) + 1.
         generator: for the times and the noise.
         check: look for NaN, infinite and off-level values first.
 

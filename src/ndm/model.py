@@ -31,8 +31,7 @@ class NDM(Process):
         denoiser: Denoiser(net), DirectDenoiser(net), or any module called as denoiser(z, level) -> x_hat.
         decoder: GaussianDecoder() for continuous data (the default), DiscretizedDecoder(levels=K) for K-level data.
         reverse_variance: ``posterior``, ``learned`` (a function of the noise level), ``predicted`` (a head of the
-        denoiser),
-            or a :class:`~ndm.variances.ReverseVariance` of your own.
+            denoiser), or a :class:`~ndm.variances.ReverseVariance` of your own.
         volatility: eta, a positive number, or a module gamma -> eta such as LearnedVolatility().
         standardize: for continuous data in their own units; bound, sample and log_likelihood then speak in those units.
         calibrations: reverse variances for given numbers of steps, as :meth:`calibrate` makes them.

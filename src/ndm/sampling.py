@@ -57,8 +57,7 @@ def sample(
             learned, predicted, calibrated for this T) belongs to the model's own volatility; with another one the noise
             has the posterior's variance.
         solver: ``ode``: ``euler``, ``midpoint``, ``heun``, ``rk4`` (fixed step) or ``dopri5`` (adaptive; the default
-        without
-            steps, else ``heun``). ``sde``: ``euler-maruyama`` (default), or torchsde's ``euler`` or ``srk``.
+            without steps, else ``heun``). ``sde``: ``euler-maruyama`` (default), or torchsde's ``euler`` or ``srk``.
         rtol: relative tolerance of adaptive solvers.
         atol: absolute tolerance of adaptive solvers.
         labels: class labels, (B,), for a conditional denoiser.

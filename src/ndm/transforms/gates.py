@@ -37,8 +37,8 @@ def _free(gamma: Tensor, gamma_0: float) -> Tensor:
 
 #: The gates by name.
 #:
-#: ``sigma2``: b = sigmoid(gamma), the variance of a variance-preserving schedule: DiffEnc's (arXiv 2310.19789, section
-#: 3). ``sigma``: its square root, which opens earlier: F reaches further near the data.
+#: ``sigma2``: b = sigmoid(gamma), the variance of a variance-preserving schedule: DiffEnc's (arXiv 2310.19789).
+#: ``sigma``: its square root, which opens earlier: F reaches further near the data.
 #: ``anchored``: sigmoid(gamma) - sigmoid(gamma_0): F(x, gamma_0) = x exactly.
 #: ``free``: b = 1, the paper's: nothing but the bound (its reconstruction term) holds F near the data.
 GATES: dict[str, Gate] = {"sigma2": _variance, "sigma": _deviation, "anchored": _anchored, "free": _free}
