@@ -169,7 +169,8 @@ def test_the_learned_variance_can_be_the_best_one_for_every_number_of_steps(nois
     gamma = torch.linspace(LOW, HIGH, knots, dtype=torch.float64)
     mse = R * torch.sigmoid(gamma) / (torch.sigmoid(-gamma) * R + torch.sigmoid(gamma))
     with torch.no_grad():  # kappa is the mean squared error of the noise estimate, e^{-gamma} E|x - x_hat|^2
-        model.reverse_variance.log_kappa.copy_(mse.log() - gamma)
+        start = torch.nn.functional.logsigmoid(-gamma)
+        model.reverse_variance.shift.copy_((mse.log() - gamma - start) / ndm.LearnedVariance.UNIT)
     assert diffusion(model, noise, steps) == pytest.approx(4.263310268688, abs=1e-6 if steps == 1 else 1e-9)
 
 
@@ -493,7 +494,7 @@ def test_the_learned_variance_is_trained_in_discrete_time(steps: int | None) -> 
         ndm.LinearSchedule(), ndm.Identity(), ndm.Denoiser(network()), reverse_variance=ndm.LearnedVariance(knots=4)
     )
     model.bound(torch.randn(64, 2), steps).total.sum().backward()
-    gradient = model.reverse_variance.log_kappa.grad
+    gradient = model.reverse_variance.shift.grad
     if steps is None:
         assert gradient is None
     else:

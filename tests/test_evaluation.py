@@ -103,13 +103,13 @@ def test_the_model_is_left_as_it_was(exact: ndm.NDM, gaussian: Gaussian) -> None
 def test_a_variance_of_its_own_is_named_and_used(gaussian: Gaussian) -> None:
     model = ndm.NDM(ndm.LinearSchedule(LOW, HIGH), ndm.Identity(), Exact(), reverse_variance="learned")
     with torch.no_grad():
-        model.reverse_variance.log_kappa.fill_(-20.0)  # nearly the posterior's
+        model.reverse_variance.shift.fill_(-2.0)  # nearly the posterior's
     assert own_variance(model) == "learned"
     rows = evaluate(model, gaussian, steps=(3,), covariances=("own", "posterior"), likelihood=False).rows
     assert [r["variance"] for r in rows] == ["learned", "posterior"]
     assert rows[0]["value"] == pytest.approx(rows[1]["value"], rel=1e-4)
     with torch.no_grad():
-        model.reverse_variance.log_kappa.fill_(0.0)
+        model.reverse_variance.shift.fill_(0.0)
     other = evaluate(model, gaussian, steps=(3,), covariances=("own", "posterior"), likelihood=False).rows
     assert other[1]["value"] == rows[1]["value"]
     assert other[0]["value"] < rows[0]["value"] - 0.1

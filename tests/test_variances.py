@@ -218,16 +218,17 @@ def test_learned_variance_equals_its_formula() -> None:
     variance = ndm.LearnedVariance(knots=3).double()
     variance.set_gamma_range(-8.0, 4.0)
     with torch.no_grad():
-        variance.log_kappa.copy_(torch.tensor([-3.0, 1.0, 2.0]))
+        variance.shift.copy_(f64([-3.0, 1.0, 2.0]) / variance.UNIT)
     gamma = f64([-20.0, -8.0, -5.0, -2.0, 1.0, 4.0, 9.0])
-    expected = f64([-3.0, -3.0, -1.0, 1.0, 1.5, 2.0, 2.0]).exp()
+    expected = f64([-3.0, -3.0, -1.0, 1.0, 1.5, 2.0, 2.0]).exp() / (1 + gamma.exp())
     torch.testing.assert_close(variance.kappa(gamma), expected, rtol=1e-12, atol=0)
 
     schedule = ndm.LinearSchedule(-8.0, 4.0)
     s, t = schedule(f64([0.1, 0.5])), schedule(f64([0.25, 1.0]))
     step = Step.between(s, t, torch.ones(2).double(), torch.tensor([1, 2]), None)
     covariance = variance(step, Estimate(torch.zeros(2, D).double(), residual=None))
-    ratio = [1 + (math.exp(12 * 0.15) - 1) * math.exp(-1), 1 + (math.exp(12 * 0.5) - 1) * math.exp(2)]
+    ratio = [1 + (math.exp(12 * 0.15) - 1) * math.exp(-1) / (1 + math.exp(-5)),
+             1 + (math.exp(12 * 0.5) - 1) * math.exp(2) / (1 + math.exp(4))]  # fmt: skip
     torch.testing.assert_close(covariance.log_ratio.exp().flatten(), f64(ratio), rtol=1e-10, atol=0)
     with pytest.raises(ValueError, match="at least 2 knots"):
         ndm.LearnedVariance(knots=1)

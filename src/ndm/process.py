@@ -260,7 +260,7 @@ class Process(Part):
         self.reverse_variance = (
             _variance_named(reverse_variance) if isinstance(reverse_variance, str) else reverse_variance
         )
-        self.volatility = volatility if isinstance(volatility, nn.Module) else ConstantVolatility(volatility)
+        self.volatility = ConstantVolatility(volatility) if isinstance(volatility, (int, float)) else volatility
         self.standardize = standardize
         self._check_fit()
         for part in (self.transform, self.denoiser, self.reverse_variance, self.volatility):

@@ -181,30 +181,37 @@ class LearnedVariance(ReverseVariance):
     error of the noise estimate at gamma_t, whatever s is (method, section 3). So one function serves every number of
     steps, and w tends to v, as it must, when the steps become small. Where F moves, it is still a valid bound.
 
+    kappa starts at sigmoid(-gamma), its exact value for standard normal data.
+
     Args:
-        knots: log kappa is interpolated linearly between its values at this many evenly spaced noise levels.
+        knots: log kappa moves away from its start by a function interpolated linearly between this many evenly spaced
+            noise levels. More of them need more steps T in training to be reached.
 
     Raises:
         ValueError: there are fewer than two knots.
     """
 
-    def __init__(self, knots: int = 32) -> None:
+    #: How far log kappa moves for a unit change of a parameter: an optimiser such as Adam moves every parameter by
+    #: about the learning rate a step, and log kappa may have several units to go.
+    UNIT = 10.0
+
+    def __init__(self, knots: int = 12) -> None:
         super().__init__()
         if knots < 2:
             raise ValueError(f"The learned reverse variance needs at least 2 knots, got {knots}.")
         self.knots = knots
-        self.log_kappa = nn.Parameter(torch.full((knots,), -1.0))
+        self.shift = nn.Parameter(torch.zeros(knots))
         self.gamma_range = (-13.3, 5.0)
 
     def set_gamma_range(self, gamma_min: float, gamma_max: float) -> None:
         self.gamma_range = (gamma_min, gamma_max)
 
     def kappa(self, gamma: Tensor) -> Tensor:
-        """kappa at gamma, (B,); constant outside the range."""
+        """kappa at gamma, (B,)."""
         at = unit_interval(gamma, self.gamma_range).clamp(0, 1) * (self.knots - 1)
         left = at.detach().floor().long().clamp(max=self.knots - 2)
-        log_kappa = self.log_kappa.to(gamma.dtype)
-        return torch.lerp(log_kappa[left], log_kappa[left + 1], at - left).exp()
+        shift = self.UNIT * self.shift.to(gamma.dtype)
+        return torch.sigmoid(-gamma) * torch.lerp(shift[left], shift[left + 1], at - left).exp()
 
     def forward(self, step: Step, estimate: Estimate) -> Covariance:
         growth = torch.expm1(step.t.gamma - step.s.gamma) * self.kappa(step.t.gamma)

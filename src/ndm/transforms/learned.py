@@ -58,9 +58,9 @@ class Neural(LearnedTransform):
     derivative is by forward mode, through the network.
 
     Args:
-        net: called as net(x, u), x (B, \\*shape), u (B,) in [0, 1]; returns (B, \\*shape). Every operation in it needs a
-            forward-mode derivative if the model is trained in continuous time or used with ODE or SDE. Fused attention
-            has none, so it is replaced by its plain form inside that call, and only there.
+        net: called as net(x, u), x (B, \\*shape), u (B,) in [0, 1]; returns (B, \\*shape). Every operation in it needs
+            a forward-mode derivative if the model is trained in continuous time or used with ODE or SDE. Fused
+            attention has none, so it is replaced by its plain form inside that call, and only there.
         gate: ``sigma2``, ``sigma``, ``anchored`` or ``free``.
         gamma_range: the noise levels that become u = 0 and u = 1; by default the schedule's end points.
 
