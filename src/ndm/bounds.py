@@ -126,8 +126,9 @@ def bound(
     gap = process.mismatch(seen, noise, x, estimate, window)
 
     if isinstance(window, Stride):
+        assert steps is not None
         e = per_example(window.step.scale, gap) * gap
-        diffusion = steps * process.covariance(window.step, estimate).kl(e)  # type: ignore[operator]
+        diffusion = steps * process.covariance(window.step, estimate).kl(e)
     else:
         diffusion = _continuous(window, gap)
     if estimate.transformed_loss is None:

@@ -193,7 +193,8 @@ class DirectDenoiser(_NetworkDenoiser):
     network's output is read as if the target were F(x, gamma_t), which differs from y by the slope of F alone.
 
     Such a model has an SDE but, of itself, no ODE: that needs F as well. With ``ode=True`` the network has one more
-    head, after the others, for E[F | z]. It is trained by a regression of its own (``BoundTerms.auxiliary``).
+    head, after the others, for E[F | z]. It is trained by a regression of its own (``BoundTerms.auxiliary``), whose
+    value is no part of the bound; but its gradient reaches what the heads share, and F through z.
 
     Args:
         net: as for :class:`Denoiser`; one more head with ``ode``.

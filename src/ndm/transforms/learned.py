@@ -23,7 +23,8 @@ class LearnedTransform(Transform):
     """F(x, gamma) = x + b(gamma) h(x, gamma) with a network in h and a gate b from :data:`ndm.transforms.gates.GATES`.
 
     The network sees gamma mapped affinely to u in [0, 1] by ``gamma_range``: the two values that map to 0 and 1. Where
-    the range is not given, the model that the transformation is put into sets it to its schedule's end points.
+    the range is not given, the model that the transformation is put into sets it to its schedule's end points. It then
+    stays: with learned end points u comes to reach a little beyond [0, 1], or not quite to its ends.
     """
 
     def __init__(self, gate: str, gamma_range: tuple[float, float] | None) -> None:
