@@ -75,7 +75,7 @@ at T = 10.
 With a small F, Separable keeps 1.6 at an equal denoiser everywhere but with convolutions on 28x28 images, and Neural keeps 2.3
 there too but for the same case. Separable at equal total parameters does not reach 1.0: F runs twice, on x and on x_hat, and
 a denoiser narrower by a few channels is not faster on a CPU; a dense F on 8x8 images comes nearest. Half of the parameters
-in F breaks every target: the network is then run up to six times a step.
+in F breaks nearly every target: the network is then run up to six times a step.
 
 {chr(10).join(parts)}
 {source(result)}
