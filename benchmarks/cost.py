@@ -7,7 +7,7 @@ models take turns, step by step, in a new order each round, so that all meet the
 over rounds of the ratio to Identity in the same round. Memory is the peak of what torch holds in a step, parameters and
 Adam's state included, as torch's profiler records it.
 
-    python benchmarks/cost.py [--settings mlp-2 mlp-64 unet-8 unet-28] [--rounds 15]
+    python benchmarks/cost.py [--settings mlp-2 mlp-64 unet-8 unet-28] [--rounds 15] [--device cpu]
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ class Training:
     """One model's training step."""
 
     def __init__(self, model: ndm.NDM, data: Tensor, steps: int | None) -> None:
-        self.model, self.data, self.steps = model, data, steps
+        self.model, self.data, self.steps = model.to(data.device), data, steps
         self.optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
 
     def step(self) -> None:
@@ -221,14 +221,26 @@ class Training:
         self.optimizer.step()
 
     def seconds(self) -> float:
+        self.wait()
         start = time.perf_counter()
         self.step()
+        self.wait()
         return time.perf_counter() - start
+
+    def wait(self) -> None:
+        """A GPU works on while Python goes on."""
+        if self.data.is_cuda:
+            torch.cuda.synchronize()
 
     def peak_bytes(self) -> int:
         """The most memory that torch holds during a step, over what stays: parameters and the optimiser's state."""
         self.step()
         self.optimizer.zero_grad()
+        if self.data.is_cuda:
+            others = torch.cuda.memory_allocated() - sum(v.numel() * v.element_size() for v in self.kept())
+            torch.cuda.reset_peak_memory_stats()
+            self.step()
+            return torch.cuda.max_memory_allocated() - others
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
             self.step()
         changes = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
@@ -236,15 +248,17 @@ class Training:
         for event in sorted(changes, key=lambda e: e.start_ns()):
             held += event.nbytes()
             peak = max(peak, held)
-        kept = list(self.model.parameters()) + [
-            v for state in self.optimizer.state.values() for v in state.values() if torch.is_tensor(v)
-        ]
-        return peak + sum(v.numel() * v.element_size() for v in kept)
+        return peak + sum(v.numel() * v.element_size() for v in self.kept())
+
+    def kept(self) -> list[Tensor]:
+        """The tensors that stay from step to step."""
+        states = [v for state in self.optimizer.state.values() for v in state.values() if torch.is_tensor(v)]
+        return list(self.model.parameters()) + states
 
 
-def measure(setting: Setting, rounds: int, seed: int = 0) -> list[dict]:
+def measure(setting: Setting, rounds: int, device: str, seed: int = 0) -> list[dict]:
     torch.manual_seed(seed)
-    data, found = batch(setting), candidates(setting)
+    data, found = batch(setting).to(device), candidates(setting)
     rows = [{"model": c.name, "equal": c.equal, "share": c.share, "parameters": c.total, "times": {}} for c in found]
     for label, steps in TIMES.items():
         runs = [Training(c.model, data, steps) for c in found]
@@ -284,12 +298,13 @@ def main() -> None:
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows = []
     for name in options.settings:
         setting = SETTINGS[name]
-        here = measure(setting, options.rounds)
+        here = measure(setting, options.rounds, options.device)
         print(f"\n{name}: examples {setting.shape}, {setting.batch} a batch\n\n{shown(here)}", flush=True)
         rows += [{"setting": name, **row} for row in here]
     print(f"\n{save('cost', rows, vars(options))}")

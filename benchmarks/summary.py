@@ -97,7 +97,7 @@ def bound_on_toys() -> str:
     return f"""## The bound is a bound
 
 NELBO minus the exact entropy in nats, on the toys, for every transformation at T = 1, 5, 10, 50, 1000 and in continuous
-time, with each reverse variance: {len(result["rows"])} bounds. The least of them is {lowest:+.1f} standard errors from the
+time, with each reverse variance (calibrated ones up to T = 50): {len(result["rows"])} bounds. The least of them is {lowest:+.1f} standard errors from the
 entropy; none is below it. Models trained for {result["settings"]["training_steps"]} steps, one seed: the gaps say nothing of
 which is best.
 
