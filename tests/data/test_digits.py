@@ -61,6 +61,11 @@ def test_levels_out_of_range_are_refused() -> None:
         from_levels(torch.tensor([-1]), levels=4)
 
 
+def test_levels_may_be_numbered_in_few_bits() -> None:
+    k = torch.tensor([0, 255], dtype=torch.uint8)
+    assert torch.equal(from_levels(k, levels=256), from_levels(k.long(), levels=256))
+
+
 def test_unknown_split_is_refused(digits: Digits) -> None:
     with pytest.raises(ValueError, match="no split 'dev'"):
         digits.labels("dev")

@@ -1,7 +1,9 @@
-"""Data sets small enough to be held in memory as tensors, each with its training, validation and test split."""
+"""Data sets, each with its training, validation and test split: points, digits, patterns, and images of any number."""
 
-from ndm.data.base import SPLITS, Data, from_levels
+from ndm.data.base import SPLITS, Data, Examples, from_levels
 from ndm.data.digits import Digits
+from ndm.data.images import Images
+from ndm.data.patterns import Patterns
 from ndm.data.toys import Checkerboard, EightGaussians, Gaussian, Pinwheel, SwissRoll, Toy, TwoMoons
 
 __all__ = [
@@ -10,7 +12,10 @@ __all__ = [
     "Data",
     "Digits",
     "EightGaussians",
+    "Examples",
     "Gaussian",
+    "Images",
+    "Patterns",
     "Pinwheel",
     "SwissRoll",
     "Toy",

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Protocol
+
 from torch import Tensor
 
-__all__ = ["SPLITS", "Data", "from_levels"]
+__all__ = ["SPLITS", "Data", "Examples", "from_levels"]
 
 SPLITS = ("train", "validation", "test")
 
 
-class Data:
-    """A data set: three splits held in memory, the shape of an example, and whether its values are discrete.
+class Examples(Protocol):
+    """A split of which rows can be had without all of it being in memory as floats. A tensor is one."""
 
-    A subclass defines ``shape``, ``levels`` and ``_split(name)``, which returns the examples of a split and their
-    labels or None; it takes plain constructor arguments, so that a configuration can name it. The same arguments give
-    the same data.
+    def __len__(self) -> int:
+        """The number of examples, N."""
+        ...
+
+    def __getitem__(self, rows: Tensor | slice, /) -> Tensor:
+        """The examples of these rows, int64 (n,) or a slice, as float32 (n, \\*shape)."""
+        ...
+
+
+class Data:
+    """A data set: three splits, the shape of an example, and whether its values are discrete.
+
+    A subclass defines ``shape``, ``levels`` and ``_split(name)``, which returns the examples of a split (a tensor will
+    do) and their labels or None; it takes plain constructor arguments, so that a configuration can name it. The same
+    arguments give the same data.
+
+    Whoever needs a few rows at a time should ask for :meth:`examples`: ``split``, ``train``, ``validation`` and
+    ``test`` make one float tensor of a whole split, which for images takes four times the memory of their pixels.
 
     Attributes:
         shape: shape of one example.
@@ -40,7 +58,15 @@ class Data:
         return self.split("test")
 
     def split(self, name: str) -> Tensor:
-        """The examples of the split called "train", "validation" or "test", float32 (N, \\*shape).
+        """The examples of the split called "train", "validation" or "test", float32 (N, \\*shape), all in memory.
+
+        Raises:
+            ValueError: there is no split of that name.
+        """
+        return self.examples(name)[:]
+
+    def examples(self, name: str) -> Examples:
+        """The same examples, to be had by their rows: ``len(e)``, ``e[rows]``, ``e[a:b]``.
 
         Raises:
             ValueError: there is no split of that name.
@@ -55,12 +81,44 @@ class Data:
         """
         return self._known(name)[1]
 
-    def _known(self, name: str) -> tuple[Tensor, Tensor | None]:
+    def augment(self, x: Tensor, u: Tensor) -> Tensor:
+        """A training batch, varied in a way that leaves it data of the same kind; by default, as it is.
+
+        All of the chance is in u, so that whoever draws u as a function of the step can repeat a training exactly.
+
+        Args:
+            x: examples of the training split, (B, \\*shape).
+            u: uniform in [0, 1), one number per example, (B,).
+
+        Returns:
+            The varied examples, (B, \\*shape).
+        """
+        return x
+
+    def training_batches(
+        self, batch_size: int, seed: int, first_step: int
+    ) -> Iterator[tuple[Tensor, Tensor | None]] | None:
+        """The training batches of a data set that is streamed; None, the default, if rows can be drawn at will.
+
+        Batch number i is a function of ``(batch_size, seed, i)`` alone. Each pass over the data has an order of its
+        own, and the examples that do not fill a batch at its end are left out. There is no end.
+
+        Args:
+            batch_size: examples per batch, B.
+            seed: of the orders.
+            first_step: number of the batch to begin with.
+
+        Returns:
+            An iterator over batches: examples (B, \\*shape), not yet augmented, and labels (B,) or None.
+        """
+        return None
+
+    def _known(self, name: str) -> tuple[Examples, Tensor | None]:
         if name not in SPLITS:
             raise ValueError(f"There is no split {name!r}: the splits are {', '.join(SPLITS)}.")
         return self._split(name)
 
-    def _split(self, name: str) -> tuple[Tensor, Tensor | None]:
+    def _split(self, name: str) -> tuple[Examples, Tensor | None]:
         raise NotImplementedError
 
 
@@ -75,6 +133,7 @@ def from_levels(k: Tensor, levels: int) -> Tensor:
         >>> from_levels(torch.tensor([0, 1, 2, 3]), levels=4)
         tensor([-0.7500, -0.2500,  0.2500,  0.7500])
     """
-    if k.numel() and (k.min() < 0 or k.max() >= levels):
-        raise ValueError(f"Level numbers must lie in 0 ... {levels - 1}, not {k.min().item()} ... {k.max().item()}.")
+    low, high = (k.min().item(), k.max().item()) if k.numel() else (0, 0)
+    if low < 0 or high >= levels:  # Python's numbers: 256 as a uint8 would be 0
+        raise ValueError(f"Level numbers must lie in 0 ... {levels - 1}, not {low} ... {high}.")
     return ((2 * k.double() + 1) / levels - 1).float()
