@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from ndm.networks import ResidualMLP
-from ndm.networks.mlp import _Norm
 
 
 def test_any_shape_of_the_right_size_will_do() -> None:
@@ -23,11 +22,3 @@ def test_any_shape_of_the_right_size_will_do() -> None:
 def test_examples_of_another_size_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="takes 12 features"):
         ResidualMLP(features=12)(torch.randn(3, *shape), torch.rand(3))
-
-
-def test_norm_is_layer_norm() -> None:
-    norm = _Norm(6)
-    torch.nn.init.normal_(norm.weight)
-    torch.nn.init.normal_(norm.bias)
-    h = 3 * torch.randn(4, 6) + 2
-    torch.testing.assert_close(norm(h), torch.nn.functional.layer_norm(h, (6,), norm.weight, norm.bias))

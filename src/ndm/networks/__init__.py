@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ndm.networks.base import Backbone, LevelFeatures
+    from ndm.networks.conv import ConvNet
     from ndm.networks.mlp import ResidualMLP
+    from ndm.networks.transformer import ImageTransformer
     from ndm.networks.unet import UNet
 
-__all__ = ["Backbone", "LevelFeatures", "ResidualMLP", "UNet"]
+__all__ = ["Backbone", "ConvNet", "ImageTransformer", "LevelFeatures", "ResidualMLP", "UNet"]
 
 _HOMES = {
     "Backbone": "ndm.networks.base",
+    "ConvNet": "ndm.networks.conv",
+    "ImageTransformer": "ndm.networks.transformer",
     "LevelFeatures": "ndm.networks.base",
     "ResidualMLP": "ndm.networks.mlp",
     "UNet": "ndm.networks.unet",

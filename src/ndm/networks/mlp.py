@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor, nn
 
-from ndm.networks.base import Backbone, LevelFeatures
+from ndm.networks.base import Backbone, Norm, in_full_precision
 
 __all__ = ["ResidualMLP"]
 
@@ -50,12 +49,10 @@ class ResidualMLP(Backbone):
     ) -> None:
         super().__init__()
         self.features, self.heads, self.level, self.classes = features, heads, level, classes
-        conditions = embedding if level or classes else 0
-        self.embed_level = _LevelEmbedding(embedding) if level else None
-        self.embed_class = nn.Embedding(classes, embedding) if classes else None
+        conditions = self._build_embeddings(embedding)
         self.input = nn.Linear(features, hidden)
         self.blocks = nn.ModuleList(_Block(hidden, conditions, dropout) for _ in range(depth))
-        self.norm = _Norm(hidden)
+        self.norm = Norm(hidden)
         self.output = nn.Linear(hidden, heads * features)
         if zero_init:
             nn.init.zeros_(self.output.weight)
@@ -67,7 +64,7 @@ class ResidualMLP(Backbone):
         Args:
             z: (B, \\*shape), the product of shape being ``features``.
             u: (B,) noise level, about [0, 1].
-            labels: (B,) integers in [0, classes).
+            labels: (B,) integers in [0, classes]; ``classes`` stands for no class.
 
         Returns:
             (B, heads * shape[0], \\*shape[1:]).
@@ -80,47 +77,11 @@ class ResidualMLP(Backbone):
         if math.prod(shape) != self.features:
             raise ValueError(f"This ResidualMLP takes {self.features} features, not examples of shape {tuple(shape)}.")
         condition = self._condition(u, labels)
-        h = self.input(z.reshape(batch, self.features))
+        h = in_full_precision(self.input, z.reshape(batch, self.features))
         for block in self.blocks:
             h = block(h, condition)
         output = self.output(nn.functional.silu(self.norm(h)))
         return output.reshape(batch, self.heads * shape[0], *shape[1:])
-
-    def _condition(self, u: Tensor | None, labels: Tensor | None) -> Tensor | None:
-        """What the blocks are told, (B, embedding): the sum of the level's and the class's embeddings."""
-        condition = None
-        if self.embed_level is not None:
-            condition = self.embed_level(u)
-        if self.embed_class is not None:
-            embedded = self.embed_class(labels)
-            condition = embedded if condition is None else condition + embedded
-        return condition
-
-
-class _LevelEmbedding(nn.Sequential):
-    def __init__(self, width: int) -> None:
-        features = LevelFeatures()
-        super().__init__(features, nn.Linear(features.width, width), nn.SiLU(), nn.Linear(width, width))
-
-
-class _Norm(nn.Module):
-    """Layer normalisation in elementary operations.
-
-    ``nn.LayerNorm`` will not do here: the derivative of its forward-mode derivative takes the variance for a constant
-    and is silently wrong (pytorch issue 196700), and so would be the gradient of a bound that contains dF/d gamma.
-    """
-
-    def __init__(self, width: int, epsilon: float = 1e-5) -> None:
-        super().__init__()
-        self.epsilon = epsilon
-        self.weight = nn.Parameter(torch.ones(width))
-        self.bias = nn.Parameter(torch.zeros(width))
-
-    def forward(self, h: Tensor) -> Tensor:
-        h = h.to(self.weight.dtype)  # under autocast h may come in half precision, too coarse for a variance
-        centred = h - h.mean(dim=1, keepdim=True)
-        scale = torch.rsqrt(centred.square().mean(dim=1, keepdim=True) + self.epsilon)
-        return centred * scale * self.weight + self.bias
 
 
 class _Block(nn.Module):
@@ -128,7 +89,7 @@ class _Block(nn.Module):
 
     def __init__(self, hidden: int, conditions: int, dropout: float) -> None:
         super().__init__()
-        self.norm = _Norm(hidden)
+        self.norm = Norm(hidden)
         self.modulation = nn.Linear(conditions, 2 * hidden) if conditions else None
         self.layers = nn.Sequential(
             nn.Linear(hidden, hidden), nn.SiLU(), nn.Dropout(dropout), nn.Linear(hidden, hidden)

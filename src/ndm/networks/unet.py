@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Literal
 
 import torch
 from diffusers import UNet2DModel
+from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import TimestepEmbedding
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
-from ndm.networks.base import Backbone, LevelFeatures
+from ndm.networks.base import Backbone, LevelFeatures, at_least_float32, checkpointed, in_forward_mode, normalized
 
 __all__ = ["UNet"]
 
 
 class UNet(Backbone):
-    """The U-Net of DDPM (arXiv 2006.11239): diffusers' ``UNet2DModel``, told the noise level by our own features.
+    """The U-Net of DDPM (arXiv 2006.11239), and with one resolution that of VDM (arXiv 2107.00630, appendix B).
+
+    It is diffusers' ``UNet2DModel``, told the noise level by our own features. VDM's for CIFAR-10 is ``UNet(3,
+    width=128, multipliers=(1,), blocks=32, attention="middle", fourier=(7, 8), groups=32, dropout=0.1)``; it adds z to
+    its estimate of the noise, for which ``ndm.Denoiser(net, "v")`` has an equivalent: sigma z + alpha times the output.
 
     It can be differentiated in forward mode with respect to z and u, nested or under reverse mode. With attention that
     needs a kernel which has such derivatives: ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``.
@@ -26,17 +31,24 @@ class UNet(Backbone):
         channels: channels of an image.
         width: channels at full resolution.
         multipliers: channels at each resolution in units of ``width``; each resolution is half the one before.
-        blocks: residual blocks per resolution.
+        blocks: residual blocks per resolution on the way down; there is one more on the way up.
         heads: how many outputs of the image's shape; they are stacked along the channels.
-        attention: whether to attend at the lowest resolution (one head).
+        attention: where to attend: false for nowhere; ``middle``, between the way down and the way up; a choice of
+            resolutions, counted from 0, the full one, and the middle; true for the lowest resolution and the middle.
+        attention_heads: heads of every attention; must divide the channels where there is attention.
         level: whether the network sees the noise level; without, it is called as ``net(x)``.
         classes: number of classes if the network is given labels, else 0.
         groups: groups of every group normalisation; must divide the channels at each resolution.
+        fourier: exponents n of the Fourier features sin(2^n pi z) and cos(2^n pi z) that the first convolution is given
+            beside z. An image of 256 levels in [-1, 1] has them 2^-7 apart: at n = 7 neighbours are half a period
+            apart, at n = 8 a whole one, and it is the noise between them that shows. VDM's are 7 and 8.
         zero_init: start from an output of zero.
         dropout: share of hidden units dropped in training.
+        checkpointing: compute the insides of the residual blocks again in the backward pass rather than keep them.
 
     Raises:
-        ValueError: ``groups`` does not divide the channels at some resolution.
+        ValueError: ``groups`` does not divide the channels at some resolution, ``attention_heads`` does not where there
+            is attention, or ``attention`` names a resolution that is not there.
 
     Example:
         >>> import torch
@@ -52,40 +64,55 @@ class UNet(Backbone):
         multipliers: Sequence[int] = (1, 2),
         blocks: int = 1,
         heads: int = 1,
-        attention: bool = False,
+        attention: bool | Literal["middle"] | Sequence[int] = False,
+        attention_heads: int = 1,
         level: bool = True,
         classes: int = 0,
         groups: int = 8,
+        fourier: Sequence[int] = (),
         zero_init: bool = True,
         dropout: float = 0.0,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         widths = tuple(width * m for m in multipliers)
         if any(w % groups for w in widths):
             raise ValueError(f"groups={groups} must divide the channels at each resolution, which are {widths}.")
+        attentive = _attentive(attention, len(widths))
+        if attention is not False and any(widths[i] % attention_heads for i in {*attentive, len(widths) - 1}):
+            raise ValueError(
+                f"attention_heads={attention_heads} must divide the channels wherever there is attention; "
+                f"those of the resolutions are {widths}."
+            )
         self.channels, self.level, self.classes = channels, level, classes
         self.stride = 2 ** (len(widths) - 1)
-        plain = len(widths) - 1
         self.unet = UNet2DModel(
-            in_channels=channels,
+            in_channels=channels * (1 + 2 * len(fourier)),
             out_channels=heads * channels,
             block_out_channels=widths,
             layers_per_block=blocks,
-            down_block_types=("DownBlock2D",) * plain + ("AttnDownBlock2D" if attention else "DownBlock2D",),
-            up_block_types=("AttnUpBlock2D" if attention else "UpBlock2D",) + ("UpBlock2D",) * plain,
+            down_block_types=tuple("AttnDownBlock2D" if i in attentive else "DownBlock2D" for i in range(len(widths))),
+            up_block_types=tuple("AttnUpBlock2D" if i in attentive else "UpBlock2D" for i in range(len(widths)))[::-1],
             downsample_type="conv",
-            add_attention=attention,
+            add_attention=attention is not False,
             attention_head_dim=None,
             norm_num_groups=groups,
-            num_class_embeds=classes or None,
+            num_class_embeds=classes + 1 if classes else None,
             dropout=dropout,
         )
+        self.unet.conv_in = _Input(self.unet.conv_in, fourier)
         features = LevelFeatures()
         self.unet.time_proj = features
         self.unet.time_embedding = TimestepEmbedding(features.width, 4 * widths[0])
-        for module in self.unet.modules():
-            if isinstance(module, nn.GroupNorm):
-                module.register_forward_pre_hook(_contiguous_in_forward_mode)
+        for module in list(self.unet.modules()):
+            for name, norm in module.named_children():
+                if isinstance(norm, nn.GroupNorm):
+                    setattr(module, name, _GroupNorm(norm.num_groups, norm.num_channels, norm.eps))
+            if isinstance(module, Attention):  # built with one head, of as many channels as there are
+                module.heads = attention_heads
+                module.scale = (module.inner_dim // attention_heads) ** -0.5
+        if checkpointing:
+            self.unet.enable_gradient_checkpointing(checkpointed)
         if zero_init:
             nn.init.zeros_(self.unet.conv_out.weight)
             nn.init.zeros_(self.unet.conv_out.bias)
@@ -96,7 +123,7 @@ class UNet(Backbone):
         Args:
             z: (B, channels, H, W), H and W divisible by 2 ** (number of resolutions - 1).
             u: (B,) noise level, about [0, 1].
-            labels: (B,) integers in [0, classes).
+            labels: (B,) integers in [0, classes]; ``classes`` stands for no class.
 
         Returns:
             (B, heads * channels, H, W).
@@ -115,13 +142,60 @@ class UNet(Backbone):
         return self.unet(z, u, class_labels=labels, return_dict=False)[0]
 
 
-def _contiguous_in_forward_mode(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    """Lay the input of a group normalisation out anew while a forward-mode derivative is being taken.
+def _attentive(attention: bool | str | Sequence[int], resolutions: int) -> set[int]:
+    """The resolutions at which to attend."""
+    if attention is True:
+        return {resolutions - 1}
+    if attention is False or attention == "middle":
+        return set()
+    if not attention or not all(i in range(resolutions) for i in attention):
+        raise ValueError(
+            f"attention must be true, false, 'middle' or a choice of the {resolutions} resolutions, "
+            f"which are counted from 0; got {attention!r}."
+        )
+    return {int(i) for i in attention}
 
-    PyTorch's formula for that derivative views the tangent as (B, groups, ...), which fails for the layouts that
-    attention and ``channels_last`` leave behind. The tangent's layout cannot be seen from here when derivatives are
-    nested, so we copy; outside forward mode nothing is copied.
+
+class _Input(nn.Conv2d):
+    """A convolution of z and its Fourier features, in full precision: autocast would round the low noise levels away.
+
+    The features are, for every exponent n and then every channel, sin(2^n pi z); and then likewise the cosines.
     """
-    if getattr(forward_ad, "_current_level", 0) < 0:
-        return None
-    return tuple(x.clone(memory_format=torch.contiguous_format) for x in inputs)
+
+    def __init__(self, convolution: nn.Conv2d, fourier: Sequence[int]) -> None:
+        # The weights are those of the convolution that it replaces; none are drawn, here or there, for nothing.
+        with torch.device("meta"):
+            super().__init__(convolution.in_channels, convolution.out_channels, 3, padding=1)
+        self.weight, self.bias = convolution.weight, convolution.bias
+        self.fourier = tuple(fourier)
+
+    def forward(self, z: Tensor) -> Tensor:
+        inputs = [z]
+        if self.fourier:
+            z = at_least_float32(z)
+            phases = torch.cat([2.0**n * math.pi * z for n in self.fourier], dim=1)
+            inputs = [z, phases.sin(), phases.cos()]
+        with torch.autocast(z.device.type, enabled=False):
+            return super().forward(torch.cat(inputs, dim=1).to(self.weight.dtype))
+
+
+class _GroupNorm(nn.GroupNorm):
+    """Group normalisation in the precision of its weights, which can be differentiated in forward mode.
+
+    Precision: under autocast the input may come in half, too coarse for a variance.
+
+    PyTorch's formula for the forward-mode derivative views the tangent as (B, groups, ...), which fails for the layouts
+    that attention and ``channels_last`` leave behind. The tangent's layout cannot be seen from here when derivatives
+    are nested, so the input is laid out anew; outside forward mode nothing is copied. While ``torch.compile`` traces a
+    derivative the formula fails altogether, and elementary operations, which it fuses, take its place.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.to(self.weight.dtype)
+        if not in_forward_mode():
+            return super().forward(x)
+        if not torch.compiler.is_compiling():
+            return super().forward(x.clone(memory_format=torch.contiguous_format))
+        normed = normalized(x.reshape(len(x), self.num_groups, -1), self.eps).reshape(x.shape)
+        per_channel = (-1, *[1] * (x.ndim - 2))
+        return normed * self.weight.reshape(per_channel) + self.bias.reshape(per_channel)

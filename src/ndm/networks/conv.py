@@ -1,0 +1,106 @@
+"""A few convolutions, for a learned transformation of images that costs little next to the denoiser."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from ndm.networks.base import Backbone, in_full_precision
+
+__all__ = ["ConvNet"]
+
+
+class ConvNet(Backbone):
+    """Convolutions at full resolution with smooth activations between them; the conditions scale and shift channels.
+
+    There are no norms, no skips and no attention: every operation has forward-mode derivatives of any order, and the
+    cost is that of the convolutions. With ``kernel=1`` it is one perceptron applied to every pixel.
+
+    Args:
+        channels: channels of an image.
+        width: channels between the convolutions.
+        depth: number of convolutions, 2 at least.
+        kernel: side of the convolutions' windows, odd; the output sees ``depth * (kernel - 1) + 1`` pixels across.
+        heads: how many outputs of the image's shape; they are stacked along the channels.
+        level: whether the network sees the noise level; without, it is called as ``net(x)``.
+        classes: number of classes if the network is given labels, else 0.
+        embedding: width of the embedding of the noise level and of the class.
+        zero_init: start from an output of zero.
+        dropout: share of hidden units dropped in training.
+
+    Raises:
+        ValueError: ``depth`` is below 2, or ``kernel`` is not odd.
+
+    Example:
+        >>> import torch
+        >>> net = ConvNet(channels=3, heads=4, level=False)
+        >>> net(torch.randn(5, 3, 8, 8)).shape
+        torch.Size([5, 12, 8, 8])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        width: int = 16,
+        depth: int = 3,
+        kernel: int = 3,
+        heads: int = 1,
+        level: bool = True,
+        classes: int = 0,
+        embedding: int = 64,
+        zero_init: bool = True,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if depth < 2:
+            raise ValueError(f"A ConvNet has an input and an output convolution: depth must be 2 or more, not {depth}.")
+        if kernel < 1 or kernel % 2 == 0:
+            raise ValueError(f"kernel must be odd, so that the output has the image's size, not {kernel}.")
+        self.channels, self.level, self.classes = channels, level, classes
+        conditions = self._build_embeddings(embedding)
+        self.modulation = nn.Linear(conditions, 2 * width * (depth - 1)) if conditions else None
+        padding = kernel // 2
+        self.input = nn.Conv2d(channels, width, kernel, padding=padding)
+        self.hidden = nn.ModuleList(nn.Conv2d(width, width, kernel, padding=padding) for _ in range(depth - 2))
+        self.output = nn.Conv2d(width, heads * channels, kernel, padding=padding)
+        self.dropout = nn.Dropout(dropout)
+        if zero_init:
+            for parameter in self.output.parameters():
+                nn.init.zeros_(parameter)
+
+    def forward(self, z: Tensor, u: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
+        """The network's output.
+
+        Args:
+            z: (B, channels, H, W).
+            u: (B,) noise level, about [0, 1].
+            labels: (B,) integers in [0, classes]; ``classes`` stands for no class.
+
+        Returns:
+            (B, heads * channels, H, W).
+
+        Raises:
+            ValueError: z has another shape, or a condition is missing or not one the network knows.
+        """
+        self._check_conditions(u, labels)
+        if z.ndim != 4 or z.shape[1] != self.channels:
+            raise ValueError(
+                f"This ConvNet takes images (B, {self.channels}, H, W), not a batch of shape {tuple(z.shape)}."
+            )
+        h = in_full_precision(self.input, z)
+        modulations = self._modulations(self._condition(u, labels))
+        for convolution, modulation in zip([*self.hidden, self.output], modulations, strict=True):
+            if modulation is not None:
+                scale, shift = modulation
+                h = scale * h + shift
+            h = convolution(self.dropout(nn.functional.silu(h)))
+        return h
+
+    def _modulations(self, condition: Tensor | None) -> Sequence[tuple[Tensor, Tensor] | None]:
+        """A scale and a shift (B, width, 1, 1) for what enters each activation; None without conditions."""
+        activations = len(self.hidden) + 1
+        if self.modulation is None:
+            return [None] * activations
+        scales, shifts = self.modulation(condition)[:, :, None, None].chunk(2, dim=1)
+        return list(zip((1 + scales).chunk(activations, dim=1), shifts.chunk(activations, dim=1), strict=True))

@@ -1,0 +1,39 @@
+"""What only the stack of convolutions promises."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ndm.networks import ConvNet
+
+
+@pytest.mark.parametrize(("depth", "kernel", "reach"), [(3, 1, 0), (2, 3, 2), (3, 3, 3), (2, 5, 4)])
+def test_output_sees_as_far_as_the_windows_reach(depth: int, kernel: int, reach: int) -> None:
+    net = ConvNet(1, depth=depth, kernel=kernel, zero_init=False).double()
+    z, u = torch.randn(1, 1, 17, 17, dtype=torch.float64), torch.rand(1, dtype=torch.float64)
+    touched = z.clone()
+    touched[0, 0, 8, 8] += 1
+    rows, columns = torch.where((net(touched, u) - net(z, u))[0, 0].abs() > 1e-9)
+    for seen in (rows, columns):
+        assert (seen.min().item(), seen.max().item()) == (8 - reach, 8 + reach)
+
+
+def test_conditions_scale_and_shift_each_channel() -> None:
+    net = ConvNet(1, width=3, depth=2, classes=2, level=False, zero_init=False)
+    z, labels = torch.randn(2, 1, 4, 4), torch.tensor([0, 2])
+    scale, shift = net.modulation(net.embed_class(labels)).chunk(2, dim=1)
+    inner = net.input(z) * (1 + scale)[:, :, None, None] + shift[:, :, None, None]
+    torch.testing.assert_close(net(z, labels=labels), net.output(inner * torch.sigmoid(inner)))
+
+
+@pytest.mark.parametrize("shape", [(2, 7, 8), (7, 8)])
+def test_images_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"takes images \(B, 1, H, W\)"):
+        ConvNet(1)(torch.randn(3, *shape), torch.rand(3))
+
+
+@pytest.mark.parametrize("options", [{"depth": 1}, {"kernel": 2}, {"kernel": 0}], ids=str)
+def test_impossible_stacks_are_refused(options: dict) -> None:
+    with pytest.raises(ValueError, match=r"depth must be 2 or more|kernel must be odd"):
+        ConvNet(1, **options)
