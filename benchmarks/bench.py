@@ -26,7 +26,11 @@ def environment() -> dict[str, Any]:
     """Where and when a figure was measured."""
     try:
         commit = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True, cwd=RESULTS.parent
+            ["git", "describe", "--always", "--dirty", "--abbrev=7"],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=RESULTS.parent,
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         commit = None

@@ -63,9 +63,8 @@ class Task:
 
     def score(self, model: ndm.NDM, steps: int | None, seed: int) -> Tensor:
         """The bound of every test example, (N,), in nats, or in bits per dimension for K-level data."""
-        generator = torch.Generator().manual_seed(seed)
         test, repeats = self.data.test, self.repeats if steps is not None else 1
-        total = sum(bound_per_example(model, test, steps, generator=generator)["total"] for _ in range(repeats))
+        total = sum(bound_per_example(model, test, steps, seed=seed * repeats + r)["total"] for r in range(repeats))
         bits = test[0].numel() * torch.log(torch.tensor(2.0)).item() if self.discrete else 1.0
         return total / repeats / bits
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import signal
 import stat
+import subprocess
+import sys
+import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +19,7 @@ from torch import Tensor, nn
 
 import ndm
 import ndm.checkpoints
-from ndm.checkpoints import CONFIG, WEIGHTS, load_part, save_part
+from ndm.checkpoints import CARD, CONFIG, WEIGHTS, load_part, save_part
 from ndm.networks import ResidualMLP
 from ndm.parts import Part
 
@@ -104,7 +109,7 @@ def test_a_model_comes_back_bit_for_bit(make, dtype, tmp_path: Path) -> None:
     random_parameters(model)
     x = x.to(dtype) if x.is_floating_point() else x
     path = model.save_pretrained(tmp_path / "some" / "where")
-    assert sorted(p.name for p in path.iterdir()) == [CONFIG, WEIGHTS]
+    assert sorted(p.name for p in path.iterdir()) == [CARD, CONFIG, WEIGHTS]
     loaded = ndm.NDM.from_pretrained(str(path))
     assert loaded.config() == model.config()
     before, after = model.state_dict(), loaded.state_dict()
@@ -153,6 +158,7 @@ def test_own_classes_need_leave(tmp_path: Path) -> None:
 def test_any_part_can_be_saved(tmp_path: Path) -> None:
     part = ndm.LearnedSchedule(-7.0, 2.0)
     save_part(part, tmp_path / "schedule")
+    assert sorted(p.name for p in (tmp_path / "schedule").iterdir()) == [CONFIG, WEIGHTS]
     assert load_part(tmp_path / "schedule", ndm.Schedule).config() == part.config()
     with pytest.raises(ValueError, match="holds a LearnedSchedule, not a NDM"):
         ndm.NDM.from_pretrained(tmp_path / "schedule")
@@ -166,17 +172,22 @@ def test_others_can_read_the_folder(saved: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["os.system", "posix.system", "builtins.exec", "torch.nn.Linear", "ndm.Nothing"])
-@pytest.mark.parametrize("where", ["top", "nested"])
+@pytest.mark.parametrize("where", ["top", "net", "schedule", "in a list", "unknown argument"])
 def test_a_folder_that_names_something_else_is_refused(saved: Path, path: str, where: str, monkeypatch) -> None:
     called = []
     monkeypatch.setattr(os, "system", called.append)
 
     def change(config) -> None:
         target = {"class_path": path, "init_args": {"command": "touch /tmp/owned"}}
+        arguments = config["model"]["init_args"]
         if where == "top":
             config["model"] = target
+        elif where == "net":
+            arguments["denoiser"]["init_args"]["net"] = target
+        elif where == "in a list":
+            arguments["volatility"] = [1.0, {"a": target}]
         else:
-            config["model"]["init_args"]["denoiser"]["init_args"]["net"] = target
+            arguments["schedule" if where == "schedule" else "callback"] = target
 
     edit(saved, change)
     with pytest.raises(ValueError, match="not a part of ndm"):
@@ -219,14 +230,46 @@ class Bomb:
 def test_a_pickle_in_disguise_is_refused(saved: Path, monkeypatch) -> None:
     called = []
     monkeypatch.chdir(saved)
-    (saved / WEIGHTS).write_bytes(pickle.dumps(Bomb()))
+    for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+        (saved / WEIGHTS).write_bytes(pickle.dumps(Bomb(), protocol))
+        with pytest.raises(ValueError, match="is a pickle under another name"):
+            ndm.NDM.from_pretrained(saved)
+    (saved / WEIGHTS).write_bytes(pickle.dumps(Bomb(), 0))  # text, which could be anything
     with pytest.raises(ValueError, match="damaged"):
         ndm.NDM.from_pretrained(saved)
-    torch.save({"a": torch.ones(2)}, saved / WEIGHTS)
-    with pytest.raises(ValueError, match="damaged"):
+    torch.save({"a": Bomb()}, saved / WEIGHTS)
+    with pytest.raises(ValueError, match="is a pickle under another name"):
         ndm.NDM.from_pretrained(saved)
     assert not called
     assert not (saved / "exploded").exists()
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "last.ckpt"])
+def test_pickled_weights_are_refused(saved: Path, name: str, monkeypatch) -> None:
+    monkeypatch.chdir(saved)
+    (saved / WEIGHTS).unlink()
+    torch.save(Bomb(), saved / name)
+    with pytest.raises(ValueError, match=rf"pickled weights \({name}\)"):
+        ndm.NDM.from_pretrained(saved)
+    assert not (saved / "exploded").exists()
+
+
+@pytest.mark.parametrize("length", [0x0280, 0x0480])
+def test_a_header_that_begins_like_a_pickle_is_none(length: int, tmp_path: Path) -> None:
+    """safetensors begins with the header's length, whose bytes may be any."""
+    part = ndm.LearnedSchedule()
+    save_part(part, tmp_path / "part")
+    content = (tmp_path / "part" / WEIGHTS).read_bytes()
+    header = content[8 : 8 + int.from_bytes(content[:8], "little")]
+    assert len(header) <= length
+    padded = length.to_bytes(8, "little") + header.ljust(length) + content[8 + len(header) :]
+    (tmp_path / "part" / WEIGHTS).write_bytes(padded)
+    assert padded[:2] == bytes([0x80, length >> 8])
+    loaded = load_part(tmp_path / "part", ndm.Schedule).state_dict()
+    assert all(torch.equal(loaded[k], v) for k, v in part.state_dict().items())
+    (tmp_path / "part" / WEIGHTS).write_bytes(padded[:-1])
+    with pytest.raises(ValueError, match="damaged"):
+        load_part(tmp_path / "part", ndm.Schedule)
 
 
 def test_tensors_that_do_not_fit_are_refused(saved: Path) -> None:
@@ -278,7 +321,7 @@ def test_an_earlier_model_is_replaced_whole(saved: Path) -> None:
     new = plain_model()
     new.save_pretrained(saved)
     assert torch.equal(ndm.NDM.from_pretrained(saved).denoiser.net.output.weight, new.denoiser.net.output.weight)
-    assert sorted(p.name for p in saved.iterdir()) == [CONFIG, WEIGHTS]
+    assert sorted(p.name for p in saved.iterdir()) == [CARD, CONFIG, WEIGHTS]
     assert [p.name for p in saved.parent.iterdir()] == ["model"]
 
 
@@ -339,3 +382,41 @@ def test_a_kill_between_the_renames_loses_nothing(saved: Path, monkeypatch) -> N
     weight = new.denoiser.net.output.weight
     assert torch.equal(ndm.NDM.from_pretrained(saved).denoiser.net.output.weight, weight)
     assert not saved.with_name(".model-old").exists()
+
+
+def test_a_process_killed_while_it_writes_loses_nothing(saved: Path) -> None:
+    """SIGKILL, which no program can catch, when half of the new tensors are on the disk."""
+    signal_file = saved.parent / "half-way"
+    program = f"""
+        import pathlib, time
+        import ndm, ndm.checkpoints
+
+        whole = ndm.checkpoints.save_file
+
+        def half(tensors, path):
+            whole(tensors, path)
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+            pathlib.Path({str(signal_file)!r}).touch()
+            time.sleep(600)
+
+        ndm.checkpoints.save_file = half
+        model = ndm.NDM.from_pretrained({str(saved)!r})
+        model.denoiser.net.output.weight.data += 1
+        model.save_pretrained({str(saved)!r})
+    """
+    old = {k: v.clone() for k, v in ndm.NDM.from_pretrained(saved).state_dict().items()}
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)]) as process:
+        try:
+            deadline = time.monotonic() + 120
+            while not signal_file.exists() and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert signal_file.exists(), "the program did not get to its writing"
+        finally:
+            os.kill(process.pid, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    loaded = ndm.NDM.from_pretrained(saved).state_dict()
+    assert all(torch.equal(loaded[k], v) for k, v in old.items())
+    new = plain_model()  # and one can go on from there
+    new.save_pretrained(saved)
+    weight = new.denoiser.net.output.weight
+    assert torch.equal(ndm.NDM.from_pretrained(saved).denoiser.net.output.weight, weight)

@@ -6,14 +6,16 @@ import json
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
+import scipy.linalg
 import torch
 from torch import Tensor, nn
 
 import ndm
-from ndm.data import Digits, Gaussian
+from ndm.data import Digits, Gaussian, Patterns
 from ndm.evaluation import bound_per_example, evaluate, mean_and_error, own_variance
-from ndm.networks import ResidualMLP
+from ndm.networks import ConvNet, ResidualMLP
 
 R = 1.7
 LOW, HIGH = -8.0, 6.0
@@ -161,3 +163,37 @@ def test_mean_and_error() -> None:
     mean, error = mean_and_error(torch.tensor([1.0, 2.0, 4.0, 5.0]))
     assert mean == 3.0
     assert error == pytest.approx(math.sqrt(10 / 3) / 2)
+
+
+class Means(nn.Module):
+    """Features of an image: the means of its quarters."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
+
+
+def test_the_quality_of_samples() -> None:
+    torch.manual_seed(0)
+    model = ndm.NDM(
+        ndm.LinearSchedule(-6, 5), ndm.Identity(), ndm.Denoiser(ConvNet(1, width=8)), ndm.DiscretizedDecoder(256)
+    )
+    data = Patterns(size=8, channels=1, examples=160)
+    result = evaluate(
+        model, data, steps=(), likelihood=False, quality=60, features=Means(), sampling={"steps": 4}, batch_size=25
+    )
+    fid, kid = result.rows
+    assert [row["quantity"] for row in result.rows] == ["FID", "KID"]
+    assert fid["steps"] == 4
+    assert fid["kind"] == "60 samples, 40 examples, features of Means"
+
+    drawn = torch.cat([x for _, x in ndm.sample_batches(model, 60, data.shape, batch_size=25, steps=4)])
+    real, generated = (Means()(x).double().numpy() for x in (data.test, drawn))
+    moments = [(f.mean(0), np.cov(f.T)) for f in (real, generated)]
+    (m, s), (n, t) = moments
+    expected = ((m - n) ** 2).sum() + np.trace(s + t - 2 * scipy.linalg.sqrtm(s @ t).real)
+    assert fid["value"] == pytest.approx(expected, rel=1e-4)
+    assert fid["stderr"] is None
+    assert math.isfinite(kid["value"])
+    lines = result.table().splitlines()
+    assert lines[1].split()[:2] == ["FID", "4"]
+    assert "±" not in lines[1]

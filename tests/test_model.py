@@ -33,7 +33,16 @@ def test_public_names_exist() -> None:
 
 
 def test_importing_ndm_is_light() -> None:
-    heavy = ["diffusers", "lightning", "jsonargparse", "matplotlib", "sklearn", "pandas"]
+    heavy = [
+        "diffusers",
+        "huggingface_hub",
+        "jsonargparse",
+        "lightning",
+        "matplotlib",
+        "pandas",
+        "sklearn",
+        "torchmetrics",
+    ]
     code = f"import sys, ndm; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 

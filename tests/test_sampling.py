@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import ndm
 from ndm.denoisers import BaseDenoiser
 from ndm.networks import ResidualMLP
-from ndm.sampling import METHODS, sample
+from ndm.sampling import METHODS, sample, sample_batches
 from ndm.schedules import NoiseLevel, per_example
 
 # Data x ~ N(MEAN, R) in each dimension; z_t ~ N(alpha a MEAN, alpha^2 a^2 R + sigma^2) under F = a x.
@@ -409,6 +409,133 @@ def test_every_schedule_can_be_sampled_with(schedule, method):
     x = sample(model, 4000, (2,), method, 100, dtype=torch.float64)
     assert x.mean().item() == pytest.approx(MEAN, abs=0.15)
     assert x.var().item() == pytest.approx(R, rel=0.3)
+
+
+# ---- guidance
+
+
+QUICK_WAYS = [way for way in EVERY_WAY if way[:2] != ("sde", None)]
+
+
+def knows(classes: int, denoiser: nn.Module) -> nn.Module:
+    denoiser.classes = classes
+    return denoiser
+
+
+@pytest.mark.parametrize(("method", "steps", "solver"), QUICK_WAYS)
+@pytest.mark.parametrize("kind", ["identity", "scale", "direct"])
+def test_guidance_of_gaussians_moves_their_mean(kind, method, steps, solver):
+    """x_hat is affine in the class's mean: guided from mean k + K to k + c by w it is that of the mean between."""
+    if kind == "direct":
+        model = gaussian("scale", denoiser=Direct(widening, ode=True))
+        model.denoiser.net = knows(4, nn.Identity())
+    else:
+        model = gaussian(kind, denoiser=knows(4, Exact(SCALES[kind])))
+    common = {"shape": (2,), "method": method, "steps": steps, "solver": solver, "rtol": 1e-8, "atol": 1e-8}
+    labels, w = torch.tensor([0.0, 1.0, 3.0]).double(), 0.7
+    parts = dict(model.named_modules())
+    x = sample(model, 3, labels=labels, guidance=w, generator=seeded(0), dtype=torch.float64, **common)
+    mean = (1 + w) * labels - w * 4
+    expected = sample(model, 3, labels=mean, generator=seeded(0), dtype=torch.float64, **common)
+    torch.testing.assert_close(x, expected, rtol=1e-5, atol=1e-5)
+    assert dict(model.named_modules()) == parts  # and the model is as it was
+
+
+def test_guidance_of_a_network_with_classes():
+    model = small(denoiser=ndm.Denoiser(ResidualMLP(2, hidden=8, depth=1, classes=3, zero_init=False))).train()
+    labels = torch.tensor([0, 1, 2])
+
+    def draw(guidance: float | None, labels: Tensor = labels) -> Tensor:
+        return sample(model, 3, (2,), steps=5, labels=labels, guidance=guidance, generator=seeded(0))
+
+    torch.testing.assert_close(draw(0.0), draw(None))
+    torch.testing.assert_close(draw(-1.0), draw(None, torch.full((3,), 3)))
+    assert (draw(2.0) - draw(None)).abs().max() > 1e-3
+    assert model.training
+    assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("classes", "arguments", "sentence"),
+    [
+        (3, {"guidance": 1.0}, "Guidance needs labels"),
+        (0, {"guidance": 1.0, "labels": torch.tensor([0, 1])}, "build it with classes=K"),
+        (3, {"guidance": math.inf, "labels": torch.tensor([0, 1])}, "finite"),
+        (3, {"labels": torch.tensor([0, 1, 2])}, "Each of the 2 samples needs one label"),
+        (3, {"labels": torch.tensor(1)}, "Each of the 2 samples needs one label"),
+    ],
+)
+def test_guidance_that_cannot_be_is_said_in_a_sentence(classes, arguments, sentence):
+    model = small(denoiser=ndm.Denoiser(ResidualMLP(2, hidden=8, depth=1, classes=classes)))
+    own = model.denoiser
+    for draw in (sample, lambda *a, **o: list(sample_batches(*a, **o))):
+        with pytest.raises(ValueError, match=sentence):
+            draw(model, 2, (2,), steps=3, **arguments)
+        assert model.denoiser is own
+
+
+# ---- many samples
+
+
+@pytest.mark.parametrize(("method", "steps", "solver"), QUICK_WAYS)
+def test_samples_do_not_depend_on_how_many_processes_share_them(method, steps, solver):
+    model = small(denoiser=ndm.Denoiser(ResidualMLP(2, hidden=8, depth=1, classes=3, zero_init=False)))
+    labels = torch.arange(20) % 3
+    options = {"method": method, "steps": steps, "solver": solver, "rtol": 1e-2, "atol": 1e-2, "labels": labels}
+
+    def draw(rank: int, world_size: int, **others) -> dict[int, Tensor]:
+        blocks = sample_batches(
+            model, 20, (2,), seed=5, batch_size=3, rank=rank, world_size=world_size, **options, **others
+        )
+        rows = {}
+        for where, x in blocks:
+            assert len(x) == where.stop - where.start <= 3
+            torch.rand(3)  # the global generator is of no consequence
+            rows |= dict(zip(range(where.start, where.stop), x, strict=True))
+        return rows
+
+    alone = draw(0, 1)
+    assert list(alone) == list(range(20))
+    shares = [draw(rank, 3) for rank in range(3)]
+    assert sum(len(share) for share in shares) == 20
+    assert max(len(share) for share in shares) <= 9  # three blocks of the seven
+    together = shares[0] | shares[1] | shares[2]
+    assert all(torch.equal(together[i], alone[i]) for i in range(20))
+    assert len({tuple(x.tolist()) for x in alone.values()}) == 20  # no block repeats another
+
+
+def test_the_seed_decides_the_samples_and_labels_follow_their_examples():
+    model = gaussian()
+    labels = torch.arange(7) * 100.0
+
+    def draw(**others) -> Tensor:
+        options = {"seed": 1, "labels": labels, "steps": 20, "method": "ode"} | others
+        return torch.cat([x for _, x in sample_batches(model, 7, (2,), batch_size=3, **options)])
+
+    assert torch.equal(draw(), draw())
+    assert not torch.equal(draw(), draw(seed=2))
+    torch.testing.assert_close(draw().mean(1), MEAN + labels, rtol=0, atol=8)
+
+
+def test_blocks_are_made_when_they_are_asked_for():
+    calls = []
+    model = small()
+    model.denoiser.register_forward_pre_hook(lambda *_: calls.append(1))
+    model.denoiser.net.register_forward_pre_hook(lambda *_: calls.append(1))
+    blocks = sample_batches(model, 10**9, (2,), batch_size=2, steps=3)
+    assert not calls
+    assert next(blocks)[1].shape == (2, 2)
+    assert len(calls) == 3
+    assert next(blocks)[0] == slice(2, 4)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"n": 0}, {"batch_size": 0}, {"seed": -1}, {"rank": 2, "world_size": 2}, {"rank": -1}, {"world_size": 0}],
+)
+def test_a_share_that_cannot_be_is_refused_at_once(arguments):
+    with pytest.raises(ValueError, match="must be"):
+        sample_batches(**{"model": small(), "n": 2, "shape": (2,), **arguments})
 
 
 # ---- manners

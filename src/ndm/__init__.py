@@ -6,12 +6,12 @@ samplers and the likelihood are written once against those four.
 
 from ndm.bounds import BoundTerms
 from ndm.decoders import Decoder, DiscretizedDecoder, GaussianDecoder
-from ndm.denoisers import Denoiser, DirectDenoiser, Estimate
+from ndm.denoisers import Denoiser, DirectDenoiser, Estimate, GuidedDenoiser
 from ndm.likelihood import LogLikelihood, log_likelihood
 from ndm.model import NDM
 from ndm.parts import Part
 from ndm.process import ConstantVolatility, LearnedVolatility, Standardize
-from ndm.sampling import sample
+from ndm.sampling import sample, sample_batches
 from ndm.schedules import (
     CosineSchedule,
     DDPMSchedule,
@@ -41,6 +41,7 @@ __all__ = [
     "DiscretizedDecoder",
     "Estimate",
     "GaussianDecoder",
+    "GuidedDenoiser",
     "Identity",
     "LearnedSchedule",
     "LearnedVariance",
@@ -61,4 +62,5 @@ __all__ = [
     "Transform",
     "log_likelihood",
     "sample",
+    "sample_batches",
 ]

@@ -17,12 +17,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ndm.noise import Randomness, below_one, low_discrepancy, normal_like
+from ndm.precision import residual_path
 from ndm.process import Instant, Process, Stride, at_rest
 from ndm.schedules import NoiseLevel, per_example
 from ndm.transforms.curve import Curve
 from ndm.variances import CalibratedVariance, Moments, Step
 
-__all__ = ["BoundTerms", "bound", "calibrate", "low_discrepancy"]
+__all__ = ["BoundTerms", "bound", "calibrate", "calibrated_variance", "error_moments"]
 
 
 @dataclass(frozen=True)
@@ -56,28 +58,6 @@ class BoundTerms:
         return self.total / (self.dimensions * math.log(2))
 
 
-def low_discrepancy(n: int, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """n times in [0, 1), each uniform, evenly spread over the batch: (u + i / n) mod 1 in random order.
-
-    VDM, arXiv 2107.00630, appendix I.1. The order is random so that a time says nothing of an example's place.
-    """
-    device = like.device if generator is None else generator.device
-    u = torch.rand((), generator=generator, device=device, dtype=torch.float64)
-    order = torch.randperm(n, generator=generator, device=device)
-    return _below_one(((u + order.double() / n) % 1).to(like.device, like.dtype))
-
-
-def _below_one(t: Tensor) -> Tensor:
-    """Undo a rounding to t's precision that turned a time just below 1 into 1."""
-    return t.clamp(max=1 - torch.finfo(t.dtype).eps)
-
-
-def normal_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Standard normal noise of x's shape and precision, drawn on the generator's device."""
-    device = x.device if generator is None else generator.device
-    return torch.randn(x.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)
-
-
 def bound(
     process: Process,
     data: Tensor,
@@ -85,10 +65,12 @@ def bound(
     *,
     labels: Tensor | None = None,
     times: Tensor | None = None,
-    generator: torch.Generator | None = None,
+    generator: Randomness = None,
     check: bool = True,
 ) -> BoundTerms:
     r"""The terms of the bound for each example, by one pass over the networks.
+
+    Under ``torch.autocast`` the networks run in its precision and everything else in that of the data.
 
     Args:
         process: the model.
@@ -97,7 +79,7 @@ def bound(
         labels: class labels, (B,), for a conditional denoiser.
         times: times in [0, 1) at which to evaluate, (B,), in place of low-discrepancy random ones; with
             ``steps``, time u stands for step floor(T u) + 1.
-        generator: for the times and the noise.
+        generator: for the times and the noise; or a :class:`~ndm.noise.Share` of one.
         check: look for NaN, infinite and off-level values first.
 
     Raises:
@@ -107,8 +89,19 @@ def bound(
         raise ValueError(f"The number of steps must be at least 1, or None for continuous time; got {steps}.")
     if times is not None and not ((times >= 0) & (times < 1)).all():
         raise ValueError("The times must lie in [0, 1).")
-    x = process.to_model(data, check)
-    u = low_discrepancy(x.shape[0], x, generator) if times is None else _below_one(times.to(x))
+    with residual_path(data.device):
+        return _bound(process, process.to_model(data, check), steps, labels, times, generator)
+
+
+def _bound(
+    process: Process,
+    x: Tensor,
+    steps: int | None,
+    labels: Tensor | None,
+    times: Tensor | None,
+    generator: Randomness,
+) -> BoundTerms:
+    u = low_discrepancy(x.shape[0], x, generator) if times is None else below_one(times.to(x))
     noise = normal_like(x, generator)
 
     ends = process.schedule(u.new_tensor([0.0, 1.0]))
@@ -173,7 +166,7 @@ def calibrate(
     covariance: str = "isotropic",
     *,
     rank: int | None = None,
-    generator: torch.Generator | None = None,
+    generator: Randomness = None,
 ) -> CalibratedVariance:
     r"""The best reverse variance for T steps, from one pass over data with a trained model (method, section 3).
 
@@ -190,34 +183,61 @@ def calibrate(
     Raises:
         ValueError: there are no data, or a batch does not pass the check of :func:`bound`.
     """
-    with at_rest(process):
-        return _calibrate(process, batches, steps, covariance, rank, generator)
-
-
-def _calibrate(
-    process: Process,
-    batches: Iterable,
-    steps: int,
-    covariance: str,
-    rank: int | None,
-    generator: torch.Generator | None,
-) -> CalibratedVariance:
-    moments: Moments | None = None
     variance: CalibratedVariance | None = None
+    total: Moments | None = None
     for batch in [batches] if isinstance(batches, Tensor) else batches:
         data, labels = batch if isinstance(batch, (tuple, list)) and len(batch) == 2 else (_only(batch), None)
+        if variance is None:
+            variance = calibrated_variance(process, data, steps, covariance, rank)
+        found = error_moments(process, data, steps, covariance == "full", labels=labels, generator=generator)
+        total = found if total is None else total + found
+    if total is None or variance is None:
+        raise ValueError("Calibration needs at least one batch of data, and got none.")
+    variance.fit(total)
+    return variance
+
+
+def calibrated_variance(
+    process: Process, data: Tensor, steps: int, covariance: str, rank: int | None = None
+) -> CalibratedVariance:
+    """What :func:`calibrate` fits, for data like these, (B, \\*shape), not fitted yet."""
+    like = process.to_model(data[:1], check=False)
+    return CalibratedVariance(steps, covariance, like.shape[1:], rank).to(like)
+
+
+@torch.no_grad()
+def error_moments(
+    process: Process,
+    data: Tensor,
+    steps: int,
+    full: bool = False,
+    *,
+    labels: Tensor | None = None,
+    generator: Randomness = None,
+) -> Moments:
+    r"""The second moments, at every step, of what a batch tells about the errors of the reverse process.
+
+    Moments of several batches add up, so a calibration may be shared among processes.
+
+    Args:
+        process: the model; it is not changed.
+        data: (B, \*shape).
+        steps: T.
+        full: whether the whole matrices are wanted.
+        labels: class labels, (B,).
+        generator: for the noise.
+
+    Raises:
+        ValueError: the batch does not pass the check of :func:`bound`.
+    """
+    with at_rest(process), residual_path(data.device):
         x = process.to_model(data)
-        if moments is None or variance is None:
-            variance = CalibratedVariance(steps, covariance, x.shape[1:], rank).to(x)
-            moments = Moments(steps, x[0].numel(), full=covariance == "full")
+        moments = Moments(steps, x[0].numel(), full)
         curve = process.transform(x)
         for i in range(1, steps + 1):
             step = process.grid_step(torch.full((x.shape[0],), i, device=x.device), steps, x)
             moments.add(i - 1, _error(process, step, x, curve, labels, generator).flatten(1))
-    if moments is None or variance is None:
-        raise ValueError("Calibration needs at least one batch of data, and got none.")
-    variance.fit(moments)
-    return variance
+    return moments
 
 
 def _only(batch: Tensor | tuple | list) -> Tensor:
@@ -225,7 +245,7 @@ def _only(batch: Tensor | tuple | list) -> Tensor:
 
 
 def _error(
-    process: Process, step: Step, x: Tensor, curve: Curve, labels: Tensor | None, generator: torch.Generator | None
+    process: Process, step: Step, x: Tensor, curve: Curve, labels: Tensor | None, generator: Randomness
 ) -> Tensor:
     """One sample of e = Dmu / sqrt(v) for each example, (B, \\*shape)."""
     window = Stride(step)

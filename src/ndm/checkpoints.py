@@ -1,8 +1,9 @@
 r"""A part as a folder: its configuration as JSON and its tensors as safetensors. Loading executes nothing from the
 files.
 
-The folder is written beside its final place and moved there whole. An earlier model is moved aside for that moment, and
-found there by ``load_part`` should a crash strike just then, so that a crash leaves either the old one or the new.
+The folder is written beside its final place, brought to the disk, and moved there whole. An earlier model is moved
+aside for that moment, and found there by ``load_part`` should a crash strike just then, so that a crash leaves either
+the old one or the new.
 """
 
 from __future__ import annotations
@@ -23,14 +24,22 @@ from ndm.parts import Part, from_config
 
 __all__ = ["load_part", "save_part"]
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 FORMAT = 1
+
+#: Files that other programs keep pickled weights in.
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 PartT = TypeVar("PartT", bound=Part)
 
 
-def save_part(part: Part, path: str | os.PathLike[str]) -> Path:
+def save_part(part: Part, path: str | os.PathLike[str], card: str | None = None) -> Path:
     """Write ``part`` to the folder ``path``; an earlier model there is replaced as a whole.
+
+    Args:
+        part: the part.
+        path: the folder.
+        card: the text of a README.md that goes with it, if any.
 
     Raises:
         TypeError: the part has an argument that a configuration cannot hold (a function, a module that is not a Part).
@@ -45,9 +54,13 @@ def save_part(part: Part, path: str | os.PathLike[str]) -> Path:
     try:
         (fresh / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
         _save_tensors(part, fresh / WEIGHTS)
+        if card is not None:
+            (fresh / CARD).write_text(card, encoding="utf-8", errors="surrogateescape")
         # mkdtemp and safetensors make what only their owner can read; a model is to be shared like any other file.
         fresh.chmod(0o755)
         (fresh / WEIGHTS).chmod(0o644)
+        for file in fresh.iterdir():
+            _to_disk(file)
         _put_in_place(fresh, path)
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
@@ -55,7 +68,7 @@ def save_part(part: Part, path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _aside(path: Path) -> Path:
+def aside(path: Path) -> Path:
     """Where an earlier model waits while the new one takes its place."""
     return path.with_name(f".{path.name}-old")
 
@@ -71,8 +84,14 @@ def _save_tensors(part: Part, path: Path) -> None:
         ) from None
 
 
+def _to_disk(file: Path) -> None:
+    """Wait until a file's contents are on the disk: a move may get there before them, and a power cut between."""
+    with file.open("rb+") as f:
+        os.fsync(f.fileno())
+
+
 def _put_in_place(fresh: Path, path: Path) -> None:
-    old = _aside(path)
+    old = aside(path)
     if path.exists():
         shutil.rmtree(old, ignore_errors=True)
         path.rename(old)
@@ -98,8 +117,14 @@ def load_part(path: str | os.PathLike[str], kind: type[PartT], allow: Iterable[t
         ValueError: the files are damaged, from another version, or name a class that is not allowed.
     """
     path = Path(path)
-    if not path.exists() and _aside(path).is_dir():
-        path = _aside(path)
+    if not path.exists() and aside(path).is_dir():
+        path = aside(path)
+    pickles = sorted(file.name for pattern in _PICKLES for file in path.glob(pattern))
+    if pickles and not (path / WEIGHTS).is_file():
+        raise ValueError(
+            f"{path} holds pickled weights ({pickles[0]}), which can run code when they are read; ndm reads only "
+            f"{WEIGHTS}, as save_pretrained writes it."
+        )
     if not (path / CONFIG).is_file() or not (path / WEIGHTS).is_file():
         raise FileNotFoundError(
             f"There is no saved model at {path}: it should be a folder with {CONFIG} and {WEIGHTS}, as save_pretrained "
@@ -113,11 +138,24 @@ def load_part(path: str | os.PathLike[str], kind: type[PartT], allow: Iterable[t
         # tied to the file.
         part.load_state_dict({k: v.clone() for k, v in load_file(path / WEIGHTS).items()}, assign=True)
     except (SafetensorError, OSError) as error:
+        if _is_pickle(path / WEIGHTS):
+            raise ValueError(
+                f"{path / WEIGHTS} is a pickle under another name, which can run code when it is read; it was not read."
+            ) from None
         raise ValueError(f"{path / WEIGHTS} is damaged and cannot be read ({error}).") from None
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"The tensors in {path / WEIGHTS} do not fit its configuration: {reason}") from None
     return part
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether a file that is no safetensors begins like a pickle (protocol 2 or later) or like torch.save's archive."""
+    with path.open("rb") as f:
+        head = f.read(9)
+    if head[8:] == b"{":  # where safetensors' header begins, after its length, whose bytes may be any
+        return False
+    return head[:4] == b"PK\x03\x04" or (head[:1] == b"\x80" and head[1:2] in {b"\x02", b"\x03", b"\x04", b"\x05"})
 
 
 def _read_config(path: Path) -> Any:

@@ -1,4 +1,4 @@
-"""The ``ndm`` command: train, evaluate, sample, demo.
+"""The ``ndm`` command: train, evaluate, sample, push, demo.
 
 Nothing heavy is imported before it is needed, so that ``ndm --help`` answers at once. Whatever the user got wrong is
 answered by one sentence on stderr and exit code 2; a training that failed has exit code 1, an interrupted one 130.
@@ -12,6 +12,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -88,6 +89,7 @@ def _train(arguments: list[str]) -> None:
     own = _Parser(prog="ndm train", add_help=False)
     own.add_argument("--out")
     own.add_argument("--resume", action="store_true")
+    own.add_argument("--tiny", action="store_true")
     own.add_argument("--print_config", action="store_true")
     options, overrides = own.parse_known_args(arguments)
     if {"-h", "--help"} & set(overrides) or any(o.partition("=")[0].endswith(".help") for o in overrides):
@@ -98,7 +100,7 @@ def _train(arguments: list[str]) -> None:
         name = str(run.config)
     if name is None:
         raise ValueError("Which configuration? Give a file or the name of a shipped one, as in `ndm train digits`.")
-    configuration = Configuration.read(name, overrides)
+    configuration = Configuration.read(name, overrides, options.tiny)
     if options.print_config:
         print(configuration.text, end="")
         return
@@ -124,7 +126,11 @@ def _train(arguments: list[str]) -> None:
 
 
 def _evaluate(arguments: list[str]) -> None:
-    parser = _Parser(prog="ndm evaluate", description="The bound per number of steps and the ODE likelihood.")
+    parser = _Parser(
+        prog="ndm evaluate",
+        description="The bound per number of steps, the ODE likelihood, and the quality of samples.",
+        epilog="Several processes share the work: torchrun --nproc_per_node 8 -m ndm evaluate RUN ...",
+    )
     parser.add_argument("run", metavar="RUN", help="the folder of a run")
     splits = ("train", "validation", "test")
     parser.add_argument("--split", choices=splits, default="test", help="which examples (default: %(default)s)")
@@ -133,53 +139,95 @@ def _evaluate(arguments: list[str]) -> None:
         help="numbers of steps, and `continuous` (default: 10 50 1000 continuous)",
     )  # fmt: skip
     parser.add_argument(
+        "--variances", nargs="+", default=["posterior", "own", "isotropic"], metavar="W",
+        help="reverse variances: posterior, own (the model's), isotropic, diagonal, full (the last three calibrated on "
+        "training data; default: posterior own isotropic)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--times", type=_positive, default=100, metavar="N",
+        help="noise levels per example where not every step is looked at; fewer are faster and give larger standard "
+        "errors (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
         "--no-likelihood", action="store_true", help="leave the ODE likelihood out, which takes longest"
     )
+    parser.add_argument(
+        "--tolerance", type=_tolerance, default=1e-5, help="of the likelihood's ODE solver (default: %(default)s)"
+    )
+    parser.add_argument("--probes", type=_positive, default=4, help="for its divergence (default: %(default)s)")
+    parser.add_argument("--samples", type=_positive, default=4, help="of its z_0, K-level data (default: %(default)s)")
     parser.add_argument("--max-examples", type=_positive, metavar="N", help="evaluate the first N examples only")
-    parser.add_argument("--seed", type=_natural, default=0, help="of times and noise (default: %(default)s)")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
+    parser.add_argument(
+        "--likelihood-examples", type=_positive, metavar="N", help="the first N only, for the ODE likelihood alone"
+    )
+    parser.add_argument("--fid", type=_positive, metavar="N", help="compare N samples with real images by FID and KID")
+    parser.add_argument(
+        "--features", default="inception", metavar="NET",
+        help="whose features FID and KID compare: inception, or a folder in which ndm has saved a network "
+        "(default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--inception-weights", metavar="FILE", help="Inception's weights, for a computer without a connection"
+    )
+    _add_sampling(parser, steps=250, flag="--sampling-steps")
+    _add_common(parser)
     options = parser.parse_args(arguments)
 
     from ndm.configs.configuration import read_data
+    from ndm.distributed import is_first, together
     from ndm.evaluation import evaluate
     from ndm.training import Run
 
     run = Run(Path(options.run))
-    model = _load(run.path, options.device)
-    evaluation = evaluate(
-        model,
-        read_data(run.config),
-        split=options.split,
-        steps=tuple(options.steps),
-        likelihood=not options.no_likelihood,
-        max_examples=options.max_examples,
-        seed=options.seed,
-        progress=sys.stderr.isatty(),
-    )
-    path = evaluation.save(run.path / "evaluation.json")
-    print(evaluation.table())
-    _say(f"the same numbers are in {path}")
+    with together(options.device) as device, _precision(options.precision, device):
+        features: Any = options.features
+        if options.fid and options.inception_weights:
+            features = importlib.import_module("ndm.quality").feature_network(features, options.inception_weights)
+        evaluation = evaluate(
+            _load(run.path, device),
+            read_data(run.config),
+            split=options.split,
+            steps=tuple(options.steps),
+            covariances=tuple(options.variances),
+            likelihood=not options.no_likelihood,
+            max_examples=options.max_examples,
+            likelihood_examples=options.likelihood_examples,
+            seed=options.seed,
+            progress=sys.stderr.isatty(),
+            batch_size=options.batch_size,
+            times=options.times,
+            quality=options.fid,
+            features=features,
+            sampling=_sampling(options) | {"steps": options.sampling_steps},
+            probes=options.probes,
+            samples=options.samples,
+            rtol=options.tolerance,
+            atol=options.tolerance,
+        )
+        if is_first():
+            path = evaluation.save(run.evaluation)
+            print(evaluation.table())
+            _say(f"the same numbers are in {path}")
 
 
 # ---- ndm sample
 
 
 def _sample(arguments: list[str]) -> None:
-    parser = _Parser(prog="ndm sample", description="Draw examples from a trained model.")
+    parser = _Parser(
+        prog="ndm sample",
+        description="Draw examples from a trained model.",
+        epilog="Several processes share the work: torchrun --nproc_per_node 8 -m ndm sample RUN -n 50000 ...",
+    )
     parser.add_argument("run", metavar="RUN", help="the folder of a run")
     parser.add_argument("-n", type=_positive, default=64, metavar="N", help="how many (default: %(default)s)")
     parser.add_argument(
         "--out", required=True, metavar="FILE", help=f"what to write: a file ending in {_list(FORMATS)}"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
-    parser.add_argument("--method", default="ancestral", help="ancestral, ddim, ode or sde (default: %(default)s)")
-    parser.add_argument(
-        "--steps", type=_positive, default=100, metavar="T", help="number of steps (default: %(default)s)"
-    )
-    parser.add_argument("--eta", type=float, help="volatility in place of the model's own")
+    _add_sampling(parser, steps=100, flag="--steps")
     parser.add_argument("--label", type=_natural, metavar="K", help="the class to draw from, for a conditional model")
-    parser.add_argument("--seed", type=_natural, default=0, help="the same seed draws the same (default: %(default)s)")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
+    _add_common(parser)
     options = parser.parse_args(arguments)
     out = Path(options.out)
     if out.suffix not in FORMATS:
@@ -191,25 +239,66 @@ def _sample(arguments: list[str]) -> None:
 
     import torch
 
-    from ndm.sampling import sample
+    from ndm.distributed import everywhere, is_first, rank, together, world_size
+    from ndm.sampling import sample_batches
     from ndm.training import Run
 
     run = Run(Path(options.run))
-    model = _load(run.path, options.device)
-    shape, levels = run.read_data()
-    device = next(model.parameters()).device
-    x = sample(
-        model,
-        options.n,
-        shape,
-        method=options.method,
-        steps=options.steps,
-        labels=None if options.label is None else torch.full((options.n,), options.label),
-        generator=torch.Generator(device).manual_seed(options.seed),
-        **({} if options.eta is None else {"eta": options.eta}),
+    with together(options.device) as device, _precision(options.precision, device):
+        model = _load(run.path, device)
+        shape, levels = run.read_data()
+        blocks = sample_batches(
+            model,
+            options.n,
+            shape,
+            seed=options.seed,
+            batch_size=options.batch_size,
+            labels=None if options.label is None else torch.full((options.n,), options.label),
+            rank=rank(),
+            world_size=world_size(),
+            steps=options.steps,
+            **_sampling(options),
+        )
+        found = [(torch.arange(options.n)[where], x.cpu()) for where, x in blocks]
+        places = torch.cat([torch.zeros(0, dtype=torch.long), *(where for where, _ in found)])
+        x = everywhere(torch.cat([torch.empty(0, *shape), *(x for _, x in found)]), places, options.n)
+        if is_first():
+            _write(x, out, levels)
+            _say(f"{options.n} samples are in {out}")
+
+
+def _add_sampling(parser: argparse.ArgumentParser, steps: int, flag: str) -> None:
+    parser.add_argument("--method", default="ancestral", help="ancestral, ddim, ode or sde (default: %(default)s)")
+    parser.add_argument(
+        flag, type=_positive, default=steps, metavar="T", help="number of sampling steps (default: %(default)s)"
     )
-    _write(x.cpu(), out, levels)
-    _say(f"{options.n} samples are in {out}")
+    parser.add_argument("--eta", type=float, help="volatility in place of the model's own")
+    parser.add_argument(
+        "--guidance", type=float, metavar="W", help="weight of classifier-free guidance, for a conditional model"
+    )
+
+
+def _sampling(options: argparse.Namespace) -> dict[str, Any]:
+    """What :func:`_add_sampling` has asked for, as options of ndm.sample."""
+    chosen = {"method": options.method, "eta": options.eta, "guidance": options.guidance}
+    return {name: value for name, value in chosen.items() if value is not None}
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=_natural, default=0, help="the same seed gives the same (default: %(default)s)")
+    parser.add_argument(
+        "--batch-size", type=_positive, default=250, metavar="N", help="at a time (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--precision", choices=("32", "bf16"), default="32", help="of the networks' arithmetic (default: %(default)s)"
+    )
+    parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
+
+
+def _precision(name: str, device: torch.device) -> AbstractContextManager:
+    import torch
+
+    return torch.autocast(device.type, torch.bfloat16) if name == "bf16" else nullcontext()
 
 
 def _write(x: torch.Tensor, out: Path, levels: int | None) -> None:
@@ -235,6 +324,37 @@ def _write(x: torch.Tensor, out: Path, levels: int | None) -> None:
         pandas.DataFrame(flat, columns=names).to_parquet(out)
 
 
+# ---- ndm push
+
+
+def _push(arguments: list[str]) -> None:
+    parser = _Parser(prog="ndm push", description="Put a run's model on the Hugging Face hub, with its figures.")
+    parser.add_argument("run", metavar="RUN", help="the folder of a run")
+    parser.add_argument("name", metavar="NAME", help="where to: user/model")
+    parser.add_argument("--private", action="store_true", help="for your eyes only, if the place is new")
+    parser.add_argument("--branch", help="another branch than the main one")
+    parser.add_argument("--pull-request", action="store_true", help="propose it instead")
+    options = parser.parse_args(arguments)
+
+    import torch
+
+    from ndm.training import Run
+
+    run = Run(Path(options.run))
+    model = _load(run.path, torch.device("cpu"))
+    card: dict[str, Any] = {"shape": list(run.read_data()[0])}
+    if run.evaluation.is_file():
+        card["evaluation"] = run.read_evaluation()
+    address = model.push_to_hub(
+        options.name,
+        card=card,
+        private=options.private or None,
+        branch=options.branch,
+        create_pr=options.pull_request,
+    )
+    _say(f"the model is at {address}")
+
+
 # ---- ndm demo
 
 
@@ -250,6 +370,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "train": (_train, "train a model by a configuration, and write a run's folder"),
     "evaluate": (_evaluate, "the bound and the likelihood of a run, with standard errors"),
     "sample": (_sample, "draw examples from a run's model, as a picture or a table"),
+    "push": (_push, "put a run's model on the Hugging Face hub"),
     "demo": (_demo, "train a small model and show what it does"),
 }
 
@@ -274,20 +395,13 @@ class _Parser(argparse.ArgumentParser):
         raise ValueError(f"{self.prog}: {message}; see `{self.prog} --help`.")
 
 
-def _load(run: Path, device: str) -> NDM:
+def _load(run: Path, device: torch.device) -> NDM:
     """The trained model of a run, on a device."""
-    import torch
-
     from ndm.model import NDM
     from ndm.training import Run
 
     Run(run).require_model()
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return NDM.from_pretrained(Run(run).model).to(torch.device(device)).eval()
-    except (RuntimeError, AssertionError):
-        raise ValueError(f"The device {device!r} is not there or not a device; try --device cpu.") from None
+    return NDM.from_pretrained(Run(run).model).to(device).eval()
 
 
 def _steps(text: str) -> int | None:
@@ -300,6 +414,16 @@ def _positive(text: str) -> int:
 
 def _natural(text: str) -> int:
     return _at_least(0, text)
+
+
+def _tolerance(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"must be a number between 0 and 1, got {text!r}")
+    return value
 
 
 def _at_least(low: int, text: str) -> int:

@@ -8,19 +8,29 @@ place of a float32 x would otherwise be amplified by e^{-gamma} = 6e5.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
 
 from ndm.parts import Part
+from ndm.precision import run_network
 from ndm.schedules import NoiseLevel, per_example
 from ndm.transforms.curve import unit_interval
 from ndm.transforms.learned import DEFAULT_GAMMA_RANGE
 
-__all__ = ["BareDenoiser", "BaseDenoiser", "Denoiser", "DirectDenoiser", "Estimate", "as_denoiser"]
+__all__ = [
+    "BareDenoiser",
+    "BaseDenoiser",
+    "Denoiser",
+    "DirectDenoiser",
+    "Estimate",
+    "GuidedDenoiser",
+    "as_denoiser",
+]
 
 
 @dataclass(frozen=True)
@@ -146,14 +156,14 @@ class _NetworkDenoiser(BaseDenoiser):
     def _heads(self, z: Tensor, level: NoiseLevel, labels: Tensor | None, allowed: tuple[int, ...]) -> list[Tensor]:
         """The network's output cut into heads, each (B, \\*shape), in the precision of z."""
         u = unit_interval(level.gamma, self.gamma_range)
-        output = self.net(z, u) if labels is None else self.net(z, u, labels=labels)
+        output = run_network(self.net, z, u, **({} if labels is None else {"labels": labels}))
         heads = output.shape[1] // z.shape[1]
         if output.shape != (z.shape[0], heads * z.shape[1], *z.shape[2:]) or heads not in allowed:
             raise ValueError(
                 f"The denoiser's network must return {' or '.join(map(str, allowed))} times the channels of z, "
                 f"shape {tuple(z.shape)}; it returned shape {tuple(output.shape)}."
             )
-        return list(output.to(z.dtype).chunk(heads, dim=1))
+        return list(output.chunk(heads, dim=1))
 
     def _read(self, output: Tensor, z: Tensor, level: NoiseLevel) -> _Reading:
         return _READINGS[self.parameterization](output, z, level)
@@ -250,10 +260,71 @@ class BareDenoiser(BaseDenoiser):
         self.module = module
 
     def estimate(self, z: Tensor, level: NoiseLevel, labels: Tensor | None = None) -> Estimate:
-        x_hat = self.module(z, level) if labels is None else self.module(z, level, labels=labels)
+        x_hat = run_network(self.module, z, level, **({} if labels is None else {"labels": labels}))
         return Estimate(mean=x_hat, residual=lambda target, displacement, noise: target - x_hat)
 
 
 def as_denoiser(module: nn.Module) -> BaseDenoiser:
     """The module itself if it is a denoiser, else wrapped as one."""
     return module if isinstance(module, BaseDenoiser) else BareDenoiser(module)
+
+
+class GuidedDenoiser(BaseDenoiser):
+    """Classifier-free guidance (Ho and Salimans, arXiv 2207.12598, equation 6), for sampling with class labels.
+
+    x_hat = (1 + w) x_hat(z, label) - w x_hat(z, no class). So w = 0 is the conditional model itself and w = -1 the
+    unconditional one; papers that count from there call 1 + w the guidance scale. x, v and eps are the same up to maps
+    that are affine given z, so it is one guidance in all parameterisations. Of a direct denoiser y and, where it has
+    that head, the estimate of F are guided alike, so that its SDE and its ODE are. The reverse variance is that of
+    the conditional estimate.
+
+    A guided model is a sampler and no longer the model that was trained: it has no bound.
+
+    Args:
+        denoiser: one whose network takes labels, and takes the label K for "no class".
+        weight: w.
+        classes: K; by default what the denoiser's network says.
+
+    Raises:
+        ValueError: the weight is not finite, or nobody says what K is.
+    """
+
+    def __init__(self, denoiser: BaseDenoiser, weight: float, classes: int | None = None) -> None:
+        super().__init__()
+        if not math.isfinite(weight):
+            raise ValueError(f"The weight of guidance must be a finite number, got {weight}.")
+        network = getattr(denoiser, "net", getattr(denoiser, "module", None))
+        known = classes or getattr(network, "classes", 0)
+        if not known:
+            raise ValueError(
+                "Guidance needs a network that knows classes: build it with classes=K and train it with some of the "
+                "labels replaced by K, which stands for no class."
+            )
+        self.denoiser = denoiser
+        self.weight = weight
+        self.classes = int(known)
+        self.direct = denoiser.direct
+
+    def set_gamma_range(self, gamma_min: float, gamma_max: float) -> None:
+        self.denoiser.set_gamma_range(gamma_min, gamma_max)
+
+    def estimate(self, z: Tensor, level: NoiseLevel, labels: Tensor | None = None) -> Estimate:
+        if labels is None:
+            raise ValueError("Guidance needs labels: which class each example is to be guided to.")
+        twice = NoiseLevel(*(torch.cat([getattr(level, f.name)] * 2) for f in fields(level)))
+        none = torch.full_like(labels, self.classes)
+        both = self.denoiser.estimate(torch.cat([z, z]), twice, torch.cat([labels, none]))
+        return Estimate(
+            mean=self._guided(both.mean),
+            residual=_no_residual,
+            log_ratio=None if both.log_ratio is None else both.log_ratio.chunk(2)[0],
+            transformed=None if both.transformed is None else self._guided(both.transformed),
+        )
+
+    def _guided(self, both: Tensor) -> Tensor:
+        conditional, unconditional = both.chunk(2)
+        return conditional + self.weight * (conditional - unconditional)
+
+
+def _no_residual(target: Tensor, displacement: Tensor, noise: Tensor) -> Tensor:
+    raise ValueError("A guided model has no bound: evaluate the model without guidance.")

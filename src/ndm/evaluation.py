@@ -9,28 +9,35 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from ndm.bounds import calibrate
+from ndm.bounds import calibrated_variance, error_moments
 from ndm.data import Data
+from ndm.data.base import Examples
+from ndm.distributed import everywhere, is_first, mine, rank, summed, world_size
 from ndm.likelihood import log_likelihood
 from ndm.model import NDM
-from ndm.variances import PosteriorVariance
+from ndm.noise import seed_of
+from ndm.sampling import sample_batches
+from ndm.variances import CalibratedVariance, Moments, PosteriorVariance
 
 __all__ = ["Evaluation", "bound_per_example", "evaluate", "likelihood_per_example", "mean_and_error"]
 
 #: Times per example where the number of steps is larger than this, or infinite; otherwise every step is evaluated.
 TIMES = 100
 
-#: Network evaluations that a calibration may spend: with many steps, a part of the training data has to do.
+#: Examples that are measured at a time, and that a process gets at a time where several share the work.
+BLOCK = 250
+
+#: Network evaluations that a calibration may spend.
 CALIBRATION_BUDGET = 50_000
 
 
@@ -39,11 +46,13 @@ class Evaluation:
     """What was measured.
 
     Attributes:
-        rows: one per figure: ``quantity`` (``bound`` or ``log-likelihood``), ``steps`` (None for continuous time),
-            ``variance`` (the reverse variance, None where it plays no part), ``value``, ``stderr``, ``unit``,
+        rows: one per figure: ``quantity`` (``bound``, ``log-likelihood``, ``FID`` or ``KID``), ``steps`` (None for
+            continuous time), ``variance`` (the reverse variance, None where it plays no part), ``value``, ``stderr``
+            (None where there is none), ``unit``,
             ``reconstruction`` and ``prior`` (those parts of a bound, same unit), ``examples``, and ``kind`` in words.
         about: the data's class and split, the number of parameters, the seed.
-        per_example: the same figures for each example, (N,), in the order of the rows.
+        per_example: the same figures for each example, (N,), in the order of the rows; empty where a figure is not an
+            average over examples.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -71,10 +80,10 @@ class Evaluation:
         """The figures as a table of plain text."""
         lines = [f"{'quantity':<15} {'steps':>10}  {'reverse variance':<17} {'value':>8}   {'stderr':>6}  unit"]
         for row in self.rows:
-            steps = "-" if row["quantity"] != "bound" else (row["steps"] or "continuous")
-            variance = row["variance"] or "-"
+            steps = row["steps"] or ("continuous" if row["quantity"] == "bound" else "-")
+            error = " " * 8 if row["stderr"] is None else f"± {row['stderr']:>6.4f}"
             lines.append(
-                f"{row['quantity']:<15} {steps!s:>10}  {variance:<17} {row['value']:>8.4f} ± {row['stderr']:>6.4f}  "
+                f"{row['quantity']:<15} {steps!s:>10}  {row['variance'] or '-':<17} {row['value']:>8.4f} {error}  "
                 f"{row['unit']}"
             )
         return "\n".join(lines)
@@ -89,72 +98,146 @@ def mean_and_error(values: Tensor) -> tuple[float, float]:
 @torch.no_grad()
 def bound_per_example(
     model: NDM,
-    data: Tensor,
+    data: Examples,
     steps: int | None,
     *,
     labels: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    batch_size: int = 500,
+    seed: int = 0,
+    batch_size: int = BLOCK,
+    times: int = TIMES,
 ) -> dict[str, Tensor]:
-    """The bound's terms for each example, averaged over its steps: all T of them up to 100, else 100 stratified times.
+    """The bound's terms for each example, averaged over its steps: all T of them up to ``times``, else so many
+    stratified times.
+
+    The work is shared among the processes of :mod:`ndm.distributed`. What an example gets depends on the seed and on
+    its place alone, not on how many processes there are.
 
     Args:
         model: the model.
-        data: (N, \\*shape).
+        data: (N, \\*shape), a tensor or what gives one by rows.
         steps: T, or None for continuous time.
         labels: class labels, (N,).
-        generator: for times and noise.
-        batch_size: how many examples at a time.
+        seed: of times and noise.
+        batch_size: how many examples at a time; another number means other noise.
+        times: the number of times, where not every step is evaluated.
 
     Returns:
-        ``total``, ``diffusion``, ``prior`` and ``reconstruction``, each (N,), in nats.
+        ``total``, ``diffusion``, ``prior`` and ``reconstruction``, each (N,), in nats, in float64.
     """
-    repeats = steps if steps is not None and steps <= TIMES else TIMES
-    parts: dict[str, list[Tensor]] = {"total": [], "diffusion": [], "prior": [], "reconstruction": []}
-    for start in range(0, len(data), batch_size):
-        x = data[start : start + batch_size]
-        y = None if labels is None else labels[start : start + batch_size]
-        sums = {name: torch.zeros(len(x), dtype=torch.float64) for name in parts}
+    names = ("total", "diffusion", "prior", "reconstruction")
+    repeats = steps if steps is not None and steps <= times else times
+    device = device_of(model)
+
+    def measure(block: int, x: Tensor, y: Tensor | None) -> Tensor:
+        generator = torch.Generator(device).manual_seed(seed_of(seed, block))
+        sums = torch.zeros(len(x), len(names), dtype=torch.float64)
         for r in range(repeats):
-            times = (r + torch.rand(len(x), generator=generator, dtype=torch.float64)) / repeats
-            terms = model.bound(x, steps, labels=y, times=times.to(x.device), generator=generator)
-            for name, total in sums.items():
-                total += getattr(terms, name).double().cpu()
-        for name, total in sums.items():
-            parts[name].append(total / repeats)
-    return {name: torch.cat(pieces) for name, pieces in parts.items()}
+            u = torch.rand(len(x), generator=generator, dtype=torch.float64, device=device)
+            terms = model.bound(x, steps, labels=y, times=(r + u) / repeats, generator=generator, check=r == 0)
+            sums += torch.stack([getattr(terms, name).double().cpu() for name in names], dim=1)
+        return sums / repeats
+
+    found = _block_by_block(measure, data, labels, batch_size, device, columns=len(names))
+    return dict(zip(names, found.unbind(1), strict=True))
 
 
 def likelihood_per_example(
-    model: NDM, data: Tensor, *, labels: Tensor | None = None, batch_size: int = 500, **options: Any
+    model: NDM, data: Examples, *, labels: Tensor | None = None, seed: int = 0, batch_size: int = BLOCK, **options: Any
 ) -> tuple[Tensor, str, int]:
-    """log_prob (N,) in nats, its kind in words, and the evaluations of the drift; see :func:`ndm.log_likelihood`."""
-    found, nfe, kind = [], 0, ""
-    for start in range(0, len(data), batch_size):
-        y = None if labels is None else labels[start : start + batch_size]
-        result = log_likelihood(model, data[start : start + batch_size], labels=y, **options)
-        found.append(result.log_prob.cpu())
-        nfe, kind = nfe + result.nfe, result.kind
-    return torch.cat(found), kind, nfe
+    """log_prob (N,) in nats, its kind in words, and the evaluations of the drift; see :func:`ndm.log_likelihood`.
+
+    The work is shared as that of :func:`bound_per_example` is; its arguments mean the same.
+    """
+    device, evaluations, kinds = device_of(model), torch.zeros(1), [""]
+
+    def measure(block: int, x: Tensor, y: Tensor | None) -> Tensor:
+        generator = torch.Generator(device).manual_seed(seed_of(seed, block))
+        result = log_likelihood(model, x, labels=y, generator=generator, **options)
+        evaluations.add_(result.nfe)
+        kinds[0] = result.kind
+        return result.log_prob.double().cpu()[:, None]
+
+    found = _block_by_block(measure, data, labels, batch_size, device, columns=1)
+    return found[:, 0], kinds[0], int(summed(evaluations).item())
+
+
+def device_of(model: NDM) -> torch.device:
+    """The device that the model's parameters are on."""
+    return next(iter(model.parameters()), torch.empty(0)).device
+
+
+def _block_by_block(
+    measure: Callable[[int, Tensor, Tensor | None], Tensor],
+    data: Examples,
+    labels: Tensor | None,
+    batch_size: int,
+    device: torch.device,
+    columns: int,
+) -> Tensor:
+    """What ``measure`` makes of each block of examples, shared among the processes: (N, columns), float64."""
+    n = len(data)
+    values, places = [torch.zeros(0, columns, dtype=torch.float64)], [torch.zeros(0, dtype=torch.long)]
+    for block in mine(-(-n // batch_size)):
+        rows = slice(block * batch_size, min((block + 1) * batch_size, n))
+        y = None if labels is None else labels[rows].to(device)
+        values.append(measure(block, data[rows].to(device), y))
+        places.append(torch.arange(n)[rows])
+    return everywhere(torch.cat(values), torch.cat(places), n)
+
+
+class _First:
+    """The first examples of a split."""
+
+    def __init__(self, examples: Examples, n: int | None) -> None:
+        self.examples = examples
+        self.n = len(examples) if n is None else min(n, len(examples))
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, rows: Tensor | slice) -> Tensor:
+        return self.examples[slice(*rows.indices(self.n)) if isinstance(rows, slice) else rows]
 
 
 @contextmanager
-def _variance(model: NDM, name: str, train: Tensor, steps: int | None, generator: torch.Generator) -> Iterator[None]:
+def _variance(model: NDM, name: str, steps: int | None, calibrated: CalibratedVariance | None) -> Iterator[None]:
     """The model with the reverse variance ``name`` for the time being."""
     own, calibrations = model.reverse_variance, dict(model.calibrations.items())
     try:
         model.uncalibrate()
         if name == "posterior":
             model.reverse_variance = PosteriorVariance()
-        elif name != own_variance(model):
-            assert steps is not None
-            part = train[: max(1, min(len(train), CALIBRATION_BUDGET // steps))]
-            model.calibrations[str(steps)] = calibrate(model, part.split(500), steps, name, generator=generator)
+        elif calibrated is not None:
+            model.calibrations[str(steps)] = calibrated
         yield
     finally:
         model.reverse_variance = own
         model.uncalibrate()
         model.calibrations.update(calibrations)
+
+
+def _calibrated(
+    model: NDM, part: _First, labels: Tensor | None, steps: int, names: Sequence[str], seed: int
+) -> dict[str, CalibratedVariance]:
+    """The best reverse variances of these kinds for T steps, from one pass over some examples, shared among the
+    processes.
+    """
+    device = device_of(model)
+    variances = {name: calibrated_variance(model, part[:1].to(device), steps, name) for name in names}
+    if not variances:
+        return variances
+    moments = Moments(steps, part[:1].numel(), full="full" in names)
+    with _variance(model, "posterior", steps, None):  # which has no part in the errors
+        for block in mine(-(-len(part) // BLOCK)):
+            rows = slice(block * BLOCK, (block + 1) * BLOCK)
+            y = None if labels is None else labels[: len(part)][rows].to(device)
+            generator = torch.Generator(device).manual_seed(seed_of(seed, block))
+            x = part[rows].to(device)
+            moments = moments + error_moments(model, x, steps, moments.full, labels=y, generator=generator)
+    moments.count, moments.sums = summed(moments.count), summed(moments.sums)
+    for variance in variances.values():
+        variance.fit(moments)
+    return variances
 
 
 def own_variance(model: NDM) -> str:
@@ -174,9 +257,17 @@ def evaluate(
     likelihood_examples: int | None = None,
     seed: int = 0,
     progress: bool = True,
+    batch_size: int = BLOCK,
+    times: int = TIMES,
+    calibration: int = CALIBRATION_BUDGET,
+    quality: int | None = None,
+    features: str | nn.Module = "inception",
+    sampling: Mapping[str, Any] | None = None,
     **likelihood_options: Any,
 ) -> Evaluation:
     """Measure a model on one split of a data set.
+
+    Several processes (torchrun; :func:`ndm.distributed.together`) share the work, and all of them return the same.
 
     Args:
         model: the model; left as it was.
@@ -189,43 +280,103 @@ def evaluate(
         likelihood_examples: likewise, for the log-likelihood alone, which costs most.
         seed: of every random number.
         progress: show a progress bar on a terminal.
+        batch_size: how many examples at a time.
+        times: of an example, for a bound with more steps than that or in continuous time.
+        calibration: network evaluations per example and step that a calibration may spend: with T steps it is made from
+            the first ``calibration`` / T training examples.
+        quality: how many samples to compare with the split's first examples by FID and KID; None for no comparison.
+        features: for :func:`ndm.quality.fid_kid`: ``inception``, a folder, or a network.
+        sampling: options for :func:`ndm.sample`, by default ancestral sampling in 250 steps.
         likelihood_options: for :func:`ndm.log_likelihood`.
 
     Raises:
         ValueError: the data do not fit the model.
     """
-    x = data.split(split)[:max_examples]
-    y = data.labels(split)
-    labels = None if y is None or not _conditional(model) else y[:max_examples]
+    x, conditional = _First(data.examples(split), max_examples), _conditional(model)
+    labels = _labels(data, split, len(x)) if conditional else None
+    train_labels = _labels(data, "train", None) if conditional else None
     names = list(dict.fromkeys(own_variance(model) if c == "own" else c for c in covariances))
-    jobs = [(t, name) for t in steps for name in (names if t is not None else [None])]
-    scale, unit = (1 / (x[0].numel() * math.log(2)), "bits/dim") if data.levels else (1.0, "nats")
+    fitted = [name for name in names if name not in ("posterior", own_variance(model))]
+    scale, unit = (1 / (math.prod(data.shape) * math.log(2)), "bits/dim") if data.levels else (1.0, "nats")
     about = {"data": type(data).__name__, "split": split, "seed": seed}
     result = Evaluation(about=about | {"parameters": sum(p.numel() for p in model.parameters())})
     was_training = model.training
     model.eval()
-    bar = tqdm(total=len(jobs) + likelihood, desc="evaluating", disable=None if progress else True, leave=False)
-    for t, name in jobs:
-        generator = torch.Generator().manual_seed(seed)
-        with _variance(model, name or own_variance(model), data.train, t, generator):
-            terms = bound_per_example(model, x, t, labels=labels, generator=generator)
-        kind = f"upper bound on -log p(x), {'continuous time' if t is None else f'{t} steps'}"
-        extra = {n: terms[n].mean().item() * scale for n in ("reconstruction", "prior")}
-        _add(result, "bound", t, name, terms["total"] * scale, unit, kind, extra)
-        bar.update()
+    show = progress and is_first()
+    count = sum(len(names) if t is not None else 1 for t in steps) + likelihood + (quality is not None)
+    bar = tqdm(total=count, desc="evaluating", disable=None if show else True, leave=False)
+    for t in steps:
+        calibrated = {}
+        if t is not None:
+            part = _First(data.examples("train"), max(1, calibration // t))
+            calibrated = _calibrated(model, part, train_labels, t, fitted, seed)
+        for name in names if t is not None else [None]:
+            with _variance(model, name or own_variance(model), t, calibrated.get(name or "")):
+                terms = bound_per_example(model, x, t, labels=labels, seed=seed, batch_size=batch_size, times=times)
+            kind = f"upper bound on -log p(x), {'continuous time' if t is None else f'{t} steps'}"
+            extra = {n: terms[n].mean().item() * scale for n in ("reconstruction", "prior")}
+            _add(result, "bound", t, name, terms["total"] * scale, unit, kind, extra)
+            bar.update()
     if likelihood and not (model.denoiser.direct and not getattr(model.denoiser, "ode", False)):
-        generator = torch.Generator().manual_seed(seed)
-        some = slice(likelihood_examples)
+        some = _First(x, likelihood_examples)
         log_p, kind, nfe = likelihood_per_example(
-            model, x[some], labels=None if labels is None else labels[some], generator=generator, **likelihood_options
+            model,
+            some,
+            labels=None if labels is None else labels[: len(some)],
+            seed=seed,
+            batch_size=batch_size,
+            **likelihood_options,
         )
         # In bits per dimension the customary sign is that of a code length, as for the bound.
         values = -log_p * scale if data.levels else log_p
         _add(result, "log-likelihood", None, None, values, unit, kind, {"nfe": nfe})
         bar.update()
+    if quality is not None:
+        _add_quality(
+            result, model, data, split, quality, features, {"steps": 250, **(sampling or {})}, seed, batch_size
+        )
+        bar.update()
     bar.close()
     model.train(was_training)
     return result
+
+
+def _add_quality(
+    result: Evaluation,
+    model: NDM,
+    data: Data,
+    split: str,
+    n: int,
+    features: str | nn.Module,
+    sampling: dict[str, Any],
+    seed: int,
+    batch_size: int,
+) -> None:
+    from ndm.quality import fid_kid  # it needs torchmetrics
+
+    device, real = device_of(model), _First(data.examples(split), n)
+    blocks = [slice(b * batch_size, (b + 1) * batch_size) for b in mine(-(-len(real) // batch_size))]
+    labels = _labels(data, split, len(real)) if _conditional(model) else None
+    if labels is not None:  # as many samples of each class as there are examples
+        labels = labels[torch.arange(n) % len(labels)]
+    draw = sample_batches(
+        model, n, data.shape, seed=seed, batch_size=batch_size, labels=labels,
+        rank=rank(), world_size=world_size(), progress=False, **sampling,
+    )  # fmt: skip
+    scores = fid_kid(
+        (real[rows].to(device) for rows in blocks), (x for _, x in draw), features, seed=seed, device=device
+    )
+    kind = f"{n} samples, {len(real)} examples, features of {scores.features}"
+    common = {"steps": sampling["steps"], "variance": None, "unit": "", "examples": n, "kind": kind}
+    result.rows.append({"quantity": "FID", "value": scores.fid, "stderr": None} | common)
+    # KID's subsets overlap: their spread is not the error of the mean.
+    result.rows.append({"quantity": "KID", "value": scores.kid, "stderr": None, "spread": scores.kid_std} | common)
+    result.per_example += [torch.empty(0), torch.empty(0)]
+
+
+def _labels(data: Data, split: str, n: int | None) -> Tensor | None:
+    labels = data.labels(split)
+    return None if labels is None else labels[:n]
 
 
 def _conditional(model: NDM) -> bool:

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vmap
 
-from ndm.bounds import normal_like
+from ndm.noise import normal_like
+from ndm.precision import residual_path
 from ndm.process import Process, at_rest
 from ndm.schedules import per_example
 from ndm.solvers import solve_adaptive
@@ -116,7 +117,7 @@ def log_likelihood(
     if probes < 1 or samples < 1:
         raise ValueError(f"probes and samples must be at least 1, got probes={probes}, samples={samples}.")
     flow = _Flow(model, labels, 0 if exact else probes, rtol, atol, generator)
-    with at_rest(model):
+    with at_rest(model), residual_path(data.device):
         if dequantization is None:
             level_0 = model.schedule(data.new_zeros(data.shape[0]))
             # z_0 = alpha_0 x is one to one, so its density is x's but for the Jacobian.

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ndm.bounds import BoundTerms, bound, calibrate
-from ndm.checkpoints import load_part, save_part
+from ndm.checkpoints import load_part
 from ndm.decoders import Decoder
 from ndm.denoisers import Estimate
+from ndm.hub import find, push, save_with_card
+from ndm.noise import Randomness
 from ndm.process import Process, Standardize
 from ndm.schedules import Schedule
 from ndm.transforms.curve import Transform
@@ -70,7 +71,7 @@ class NDM(Process):
         *,
         labels: Tensor | None = None,
         times: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        generator: Randomness = None,
         check: bool = True,
     ) -> BoundTerms:
         """The terms of the bound on -log p(x), each (B,), in nats; see :func:`ndm.bounds.bound`."""
@@ -83,7 +84,7 @@ class NDM(Process):
         covariance: str = "isotropic",
         *,
         rank: int | None = None,
-        generator: torch.Generator | None = None,
+        generator: Randomness = None,
     ) -> NDM:
         """Set the best reverse variance for T = ``steps`` from data; see :func:`ndm.bounds.calibrate`.
 
@@ -111,11 +112,68 @@ class NDM(Process):
         config["init_args"]["calibrations"] = {k: v.config() for k, v in self.calibrations.items()} or None  # type: ignore[operator]
         return config
 
-    def save_pretrained(self, path: str | os.PathLike[str]) -> Path:
-        """Write the model to a folder: config.json and model.safetensors; see :func:`ndm.checkpoints.save_part`."""
-        return save_part(self, path)
+    def save_pretrained(self, path: str | os.PathLike[str], *, card: Mapping[str, Any] | None = None) -> Path:
+        """Write the model to a folder: config.json, model.safetensors and README.md, a model card.
+
+        An earlier model there is replaced as a whole, but a README.md that somebody has edited is kept as it is.
+
+        Args:
+            path: the folder.
+            card: what only you know about the model; see :func:`ndm.hub.model_card`.
+
+        Raises:
+            TypeError: the model has an argument that a configuration cannot hold.
+            FileExistsError: ``path`` exists and is not a saved model.
+        """
+        return save_with_card(self, path, card)
 
     @classmethod
-    def from_pretrained(cls, path: str | os.PathLike[str], allow: Iterable[type[nn.Module]] = ()) -> NDM:
-        """Read a model from a folder, without executing anything in it; see :func:`ndm.checkpoints.load_part`."""
-        return load_part(path, cls, allow)
+    def from_pretrained(
+        cls,
+        path: str | os.PathLike[str],
+        allow: Iterable[type[nn.Module]] = (),
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+    ) -> NDM:
+        """Read a model from a folder or from the Hugging Face hub, without executing anything in it.
+
+        Args:
+            path: a folder; or, if there is none of that name, "user/model" on the hub (``pip install 'ndm[hub]'``).
+            allow: your own classes that the configuration may name.
+            revision: on the hub: a branch, a tag or a commit.
+            token: on the hub: see :func:`ndm.hub.fetch`, as for the rest.
+            cache_dir: where the hub's files are kept.
+            force_download: download again what is kept.
+            local_files_only: do not ask the hub.
+
+        Raises:
+            FileNotFoundError: there is no saved model of that name.
+            OSError: the hub cannot be reached, or refuses.
+            ValueError: the files are damaged, from another version, pickled, or name a class that is not allowed.
+        """
+        folder = find(
+            path, revision=revision, token=token, cache_dir=cache_dir, force_download=force_download,
+            local_files_only=local_files_only,
+        )  # fmt: skip
+        return load_part(folder, cls, allow)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        card: Mapping[str, Any] | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        commit_message: str = "Upload a model with ndm",
+        branch: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Upload the model and its card to the Hugging Face hub; the commit's address; see :func:`ndm.hub.push`."""
+        return push(
+            self, repo_id, card=card, private=private, token=token, commit_message=commit_message, branch=branch,
+            create_pr=create_pr,
+        )  # fmt: skip

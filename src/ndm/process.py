@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from ndm.decoders import Decoder, GaussianDecoder
 from ndm.denoisers import Estimate, as_denoiser
 from ndm.parts import Part
+from ndm.precision import residual_path
 from ndm.schedules import NoiseLevel, Schedule, per_example
 from ndm.transforms.bases import basis_named
 from ndm.transforms.curve import Curve, Sighting, Transform, unit_interval
@@ -347,16 +348,19 @@ class Process(Part):
             labels: class labels, (B,).
             override: the step's eta is not the model's own, so the model's variance does not belong to it: use v.
         """
-        estimate = self.denoiser.estimate(z, step.t, labels)
-        y_hat = self.y_hat(estimate, Stride(step))
-        if override and self.denoiser.direct:
-            own = Step.between(step.s, step.t, self.volatility(step.t.gamma), step.index, step.steps)
-            # An empty step has no gain of either kind, and its mean is z whatever y is.
-            empty = step.gain == 0
-            ratio = torch.where(empty, own.gain, own.gain / torch.where(empty, torch.ones_like(own.gain), step.gain))
-            y_hat = self._other_y(estimate, ratio)
-        covariance = PosteriorVariance()(step, estimate) if override else self.covariance(step, estimate)
-        return Kernel(self._step_mean(z, y_hat, step), step.v, covariance)
+        with residual_path(z.device):
+            estimate = self.denoiser.estimate(z, step.t, labels)
+            y_hat = self.y_hat(estimate, Stride(step))
+            if override and self.denoiser.direct:
+                own = Step.between(step.s, step.t, self.volatility(step.t.gamma), step.index, step.steps)
+                # An empty step has no gain of either kind, and its mean is z whatever y is.
+                empty = step.gain == 0
+                ratio = torch.where(
+                    empty, own.gain, own.gain / torch.where(empty, torch.ones_like(own.gain), step.gain)
+                )
+                y_hat = self._other_y(estimate, ratio)
+            covariance = PosteriorVariance()(step, estimate) if override else self.covariance(step, estimate)
+            return Kernel(self._step_mean(z, y_hat, step), step.v, covariance)
 
     def drift(self, z: Tensor, t: Tensor, labels: Tensor | None = None, eta: Tensor | float | None = None) -> Tensor:
         r"""dz/dt of the reverse SDE with volatility eta, run from t = 1 to 0; the ODE's with eta = 0 (method, section
@@ -374,16 +378,17 @@ class Process(Part):
         Raises:
             ValueError: the reverse process is direct, has no estimate of F, and eta is not the model's own.
         """
-        level = self.schedule(t)
-        own = self.volatility(level.gamma)
-        used = own if eta is None else torch.as_tensor(eta).to(t).expand_as(t)
-        estimate = self.denoiser.estimate(z, level, labels)
-        y_hat = self.y_hat(estimate, Instant(level, used))
-        if eta is not None and self.denoiser.direct:
-            y_hat = self._other_y(estimate, (1 + own**2) / (1 + used**2))
-        z_factor = level.dlog_sigma + used**2 * level.dgamma / 2
-        y_factor = level.alpha * level.dgamma * (1 + used**2) / 2
-        return per_example(z_factor, z) * z - per_example(y_factor, z) * y_hat
+        with residual_path(z.device):
+            level = self.schedule(t)
+            own = self.volatility(level.gamma)
+            used = own if eta is None else torch.as_tensor(eta).to(t).expand_as(t)
+            estimate = self.denoiser.estimate(z, level, labels)
+            y_hat = self.y_hat(estimate, Instant(level, used))
+            if eta is not None and self.denoiser.direct:
+                y_hat = self._other_y(estimate, (1 + own**2) / (1 + used**2))
+            z_factor = level.dlog_sigma + used**2 * level.dgamma / 2
+            y_factor = level.alpha * level.dgamma * (1 + used**2) / 2
+            return per_example(z_factor, z) * z - per_example(y_factor, z) * y_hat
 
     def diffusion(self, t: Tensor, eta: Tensor | float | None = None) -> Tensor:
         """g of the reverse SDE, (B,)."""

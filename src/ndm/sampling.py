@@ -1,25 +1,28 @@
 r"""Samplers: ancestral and DDIM steps of the discrete process, and numerical solvers for the reverse SDE and ODE.
 
-ancestral   z_s ~ N(c z_t + alpha_s gain y_hat, W) from t = 1 to 0 in T steps          (NDM, arXiv 2310.08337, section
-3) ddim        the same with v = 0, deterministic                                         (Song et al., arXiv
-2010.02502) ode, sde    the continuous-time reverse process                                        (method, section 5)
+ancestral   z_s ~ N(c z_t + alpha_s gain y_hat, W) from t = 1 to 0 in T steps    (NDM, arXiv 2310.08337, section 3)
+ddim        the same with v = 0, deterministic                                   (Song et al., arXiv 2010.02502)
+ode, sde    the continuous-time reverse process                                  (method, section 5)
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ndm.bounds import normal_like
+from ndm.denoisers import GuidedDenoiser
+from ndm.noise import normal_like, seed_of
 from ndm.process import Process, at_rest
 from ndm.schedules import per_example
 from ndm.solvers import FIXED_STEP_ODE, FIXED_STEP_SDE, solve_adaptive, solve_fixed, solve_sde
 
-__all__ = ["METHODS", "sample"]
+__all__ = ["METHODS", "sample", "sample_batches"]
 
 METHODS = ("ancestral", "ddim", "ode", "sde")
 
@@ -40,6 +43,7 @@ def sample(
     rtol: float = 1e-5,
     atol: float = 1e-5,
     labels: Tensor | None = None,
+    guidance: float | None = None,
     generator: torch.Generator | None = None,
     trajectory: bool = False,
     progress: bool | None = None,
@@ -61,6 +65,8 @@ def sample(
         rtol: relative tolerance of adaptive solvers.
         atol: absolute tolerance of adaptive solvers.
         labels: class labels, (B,), for a conditional denoiser.
+        guidance: the weight w of classifier-free guidance, see :class:`~ndm.denoisers.GuidedDenoiser`; None and 0 are
+            without. It doubles the cost of a network pass.
         generator: every random number comes from it: the same seed gives the same samples.
         trajectory: return all the states on the way as well, from noise to data.
         progress: show a bar; by default on a terminal, for long runs.
@@ -72,16 +78,18 @@ def sample(
         units.
 
     Raises:
-        ValueError: an unknown method or solver, fewer than one step or example.
+        ValueError: an unknown method or solver, fewer than one step or example; guidance without labels, or of a
+            network without classes.
     """
     _check(n, method, steps)
+    _check_labels(n, labels, guidance)
     reference = next(iter(model.parameters()), torch.empty(0))
     if dtype is None:
         dtype = reference.dtype
     like = torch.empty(n, *shape, device=reference.device, dtype=dtype)
     labels = None if labels is None else labels.to(like.device)
     z = normal_like(like, generator)
-    with at_rest(model):
+    with _guided(model, guidance), at_rest(model):
         if method in ("ancestral", "ddim"):
             assert steps is not None
             eta = 0.0 if method == "ddim" else eta
@@ -94,6 +102,95 @@ def sample(
         for state in states:
             kept = [*kept, state] if trajectory else [state]
         return _finish(model, kept, trajectory)
+
+
+def sample_batches(
+    model: Process,
+    n: int,
+    shape: Sequence[int],
+    *,
+    seed: int = 0,
+    batch_size: int = 256,
+    labels: Tensor | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+    **options: Any,
+) -> Iterator[tuple[slice, Tensor]]:
+    r"""Draw many examples, a block at a time, in one process or shared among several.
+
+    The n examples are cut into blocks of ``batch_size``, the last one maybe smaller. Block b has random numbers of its
+    own, from the seed and b, and belongs to the process b mod ``world_size``. So an example does not depend on how many
+    processes there are, and memory holds one block.
+
+    Args:
+        model: the model.
+        n: how many examples in all.
+        shape: the shape of one.
+        seed: a non-negative integer; another one gives other samples, as another ``batch_size`` does.
+        batch_size: how many at a time.
+        labels: class labels, (n,), of all the examples.
+        rank: the number of this process, from 0; see :func:`ndm.distributed.rank`.
+        world_size: how many processes there are.
+        options: for :func:`sample`: ``method``, ``steps``, ``guidance``, ...
+
+    Yields:
+        Where a block stands among the n examples, and the block: (B, \*shape).
+
+    Raises:
+        ValueError: a number is out of its range, or the labels are not n.
+
+    Example:
+        >>> import ndm
+        >>> from ndm.networks import ResidualMLP
+        >>> model = ndm.NDM(ndm.LinearSchedule(), ndm.Identity(), ndm.Denoiser(ResidualMLP(2)))
+        >>> [(where, x.shape) for where, x in ndm.sampling.sample_batches(model, 5, (2,), batch_size=3, steps=2)]
+        [(slice(0, 3, None), torch.Size([3, 2])), (slice(3, 5, None), torch.Size([2, 2]))]
+    """
+    if n < 1 or batch_size < 1 or seed < 0:
+        raise ValueError(
+            f"n and batch_size must be at least 1 and the seed at least 0, got {n}, {batch_size} and {seed}."
+        )
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank must be 0 to world_size - 1, got rank={rank} and world_size={world_size}.")
+    _check_labels(n, labels, options.get("guidance"))
+    return _blocks(model, n, shape, seed, batch_size, labels, range(rank, -(-n // batch_size), world_size), options)
+
+
+def _blocks(
+    model: Process,
+    n: int,
+    shape: Sequence[int],
+    seed: int,
+    batch_size: int,
+    labels: Tensor | None,
+    numbers: Iterable[int],
+    options: dict[str, Any],
+) -> Iterator[tuple[slice, Tensor]]:
+    for block in numbers:
+        where = slice(block * batch_size, min(n, (block + 1) * batch_size))
+        # Drawn on the CPU, the random numbers are the same on every device.
+        generator = torch.Generator().manual_seed(seed_of(seed, block))
+        some = None if labels is None else labels[where]
+        yield where, sample(model, where.stop - where.start, shape, labels=some, generator=generator, **options)
+
+
+@contextmanager
+def _guided(model: Process, weight: float | None) -> Iterator[None]:
+    """The model with a guided denoiser for the time being."""
+    own = model.denoiser
+    if weight:
+        model.denoiser = GuidedDenoiser(own, weight)
+    try:
+        yield
+    finally:
+        model.denoiser = own
+
+
+def _check_labels(n: int, labels: Tensor | None, guidance: float | None) -> None:
+    if labels is not None and labels.shape != (n,):
+        raise ValueError(f"Each of the {n} samples needs one label, got labels of shape {tuple(labels.shape)}.")
+    if guidance and labels is None:
+        raise ValueError("Guidance needs labels: which class each sample is to be guided to.")
 
 
 def _check(n: int, method: str, steps: int | None) -> None:

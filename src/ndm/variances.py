@@ -11,6 +11,7 @@ theorem 1.
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -316,6 +317,12 @@ class Moments:
         e = e.double().cpu()
         self.count[i] += e.shape[0]
         self.sums[i] += e.T @ e if self.full else (e**2).sum(0)
+
+    def __add__(self, other: Moments) -> Moments:
+        """The moments of both sets of errors together."""
+        both = copy.copy(self)
+        both.count, both.sums = self.count + other.count, self.sums + other.sums
+        return both
 
     def squares(self) -> Tensor:
         """E[e_k^2], (T, d)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import yaml
 
 import ndm
 from ndm import configs
+from ndm.cli import main
 from ndm.configs.configuration import Configuration, read_data
 from ndm.data import Digits, Pinwheel
 from ndm.training import fit
@@ -17,9 +19,66 @@ from ndm.training import fit
 SHORT = ["--trainer.max_steps", "2", "--trainer.val_check_interval", "1", "--trainer.accelerator", "cpu"]
 
 
-@pytest.mark.parametrize("name", configs.names())
+#: Of images that are not shipped: they have a small version of themselves, on images that are made.
+IMAGES = [f"{data}{kind}" for data in ("mnist", "cifar10", "imagenet32", "imagenet64", "celebahq256")
+          for kind in ("", "-identity", "-neural")]  # fmt: skip
+
+
+def read(name: str, *overrides: str) -> Configuration:
+    return Configuration.read(name, overrides, tiny=name in IMAGES)
+
+
+def test_every_data_set_has_its_three_configurations() -> None:
+    assert set(configs.names()) >= {"digits", "digits-identity", "toy", *IMAGES}
+    kinds = {"": "Separable", "-identity": "Identity", "-neural": "Neural"}
+    for name in IMAGES:
+        kind = kinds[name[name.find("-") :] if "-" in name else ""]
+        tree = yaml.safe_load(Configuration.read(name).text)
+        assert tree["model"]["transform"]["class_path"].endswith(kind)
+        baseline = yaml.safe_load(Configuration.read(f"{name.partition('-')[0]}-identity").text)
+        del tree["model"]["transform"], baseline["model"]["transform"]
+        assert tree == baseline  # they differ in one part
+
+
+SIZES = [
+    ("mnist", 4.42),
+    ("cifar10", 30.53),
+    *(pytest.param(*size, marks=pytest.mark.slow) for size in (("imagenet32", 121.90), ("imagenet64", 237.39))),
+    pytest.param("celebahq256", 113.61, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("name", "millions"), SIZES)
+def test_sizes_are_those_that_the_literature_and_the_texts_tell(name: str, millions: float) -> None:
+    def size(kind: str) -> int:
+        model = Configuration.read(name + kind, ["--data", "Patterns"]).build().model
+        return sum(p.numel() for p in model.parameters())
+
+    identity = size("-identity")
+    assert identity / 1e6 == pytest.approx(millions, abs=0.005)
+    for kind in ("", "-neural"):
+        assert 0 < size(kind) - identity < 0.01 * identity
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", IMAGES)
+def test_a_tiny_version_runs_end_to_end_within_a_minute(name: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    began = time.monotonic()
+    assert main(["train", name, "--tiny", "--out", str(out), "--trainer.accelerator", "cpu"]) == 0
+    assert main(["evaluate", str(out), "--steps", "3", "--max-examples", "8", "--no-likelihood"]) == 0
+    assert main(["sample", str(out), "-n", "4", "--steps", "5", "--out", str(tmp_path / "samples.png")]) == 0
+    assert time.monotonic() - began < 60
+    assert list((out / "pictures").glob("*-samples.png"))
+
+
+#: All of them run in the slow test above.
+SOME = [name for name in configs.names() if name not in IMAGES or "-" not in name or name.startswith("mnist")]
+
+
+@pytest.mark.parametrize("name", SOME)
 def test_a_shipped_configuration_trains(name: str, tmp_path: Path) -> None:
-    built = Configuration.read(name, SHORT).build()
+    built = read(name, *SHORT).build()
     model = fit(
         built.model, built.data, tmp_path / "run", built.training, built.trainer, seed=built.seed, progress=False
     )
@@ -42,9 +101,9 @@ def test_the_baseline_differs_from_digits_in_the_transformation_and_is_as_large(
     assert trees[0] == trees[1]
 
 
-@pytest.mark.parametrize("name", configs.names())
+@pytest.mark.parametrize("name", SOME)
 def test_the_text_is_the_whole_configuration(name: str, tmp_path: Path) -> None:
-    first = Configuration.read(name, ["--training.learning_rate", "3e-4"])
+    first = read(name, "--training.learning_rate", "3e-4")
     (tmp_path / "again.yaml").write_text(first.text)
     assert Configuration.read(str(tmp_path / "again.yaml")).text == first.text
     tree = yaml.safe_load(first.text)
@@ -112,3 +171,57 @@ def test_the_data_of_a_run_are_read_from_its_configuration(tmp_path: Path) -> No
     (tmp_path / "none.yaml").write_text("seed: 3")
     with pytest.raises(ValueError, match="does not say what data"):
         read_data(tmp_path / "none.yaml")
+
+
+# ---- a configuration that extends another, and its small version
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_configuration_can_extend_another(tmp_path: Path) -> None:
+    middle = write(tmp_path / "middle.yaml", "extends: digits\ntraining: {ema: 0.5}\nseed: 3\n")
+    last = write(
+        tmp_path / "last.yaml",
+        "extends: middle\nmodel:\n  transform:\n    class_path: Neural\n    init_args:\n"
+        "      net: {class_path: ResidualMLP, init_args: {features: 64}}\n",
+    )
+    tree, digits = (yaml.safe_load(Configuration.read(name).text) for name in (last, "digits"))
+    assert (tree["seed"], tree["training"]["ema"]) == (3, 0.5)
+    assert tree["training"]["learning_rate"] == digits["training"]["learning_rate"]
+    assert tree["model"]["denoiser"] == digits["model"]["denoiser"]
+    transform = tree["model"]["transform"]["init_args"]
+    assert transform["gate"] == "sigma2"  # Neural's own default, and not the gate of the transformation it replaces
+    assert transform["net"]["init_args"]["hidden"] == 128
+    assert (
+        Configuration.read(write(tmp_path / "by-file.yaml", f"extends: {middle}\n")).text
+        == Configuration.read(middle).text
+    )
+
+
+def test_a_part_of_the_same_class_is_changed_where_it_says_so(tmp_path: Path) -> None:
+    over = write(tmp_path / "over.yaml", "extends: digits\nmodel: {transform: {init_args: {terms: 4, gate: free}}}\n")
+    tree, digits = (yaml.safe_load(Configuration.read(name).text) for name in (over, "digits"))
+    assert tree["model"]["transform"]["init_args"].pop("gate") == "free"
+    digits["model"]["transform"]["init_args"].pop("gate")
+    assert tree == digits
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("extends: digitz", "There is no configuration 'digitz'.*did you mean 'digits'"),
+        ("extends: a.yaml", "extends itself"),
+        ("tiny: 3", "tiny should be a section"),
+    ],
+)
+def test_what_cannot_be_extended(tmp_path: Path, text: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        Configuration.read(write(tmp_path / "a.yaml", text))
+
+
+def test_a_configuration_without_a_small_version() -> None:
+    with pytest.raises(ValueError, match="digits has no section `tiny`"):
+        Configuration.read("digits", tiny=True)

@@ -6,6 +6,7 @@ import os
 import pickle
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from ndm.bounds import BoundTerms
 from ndm.data import Digits, Pinwheel
 from ndm.networks import ResidualMLP
 from ndm.training import NDMModule, NonFiniteLoss, Run, TrainerOptions, TrainingOptions, fit
+from ndm.training.batches import InOrder
 
 
 def digits_model() -> ndm.NDM:
@@ -130,10 +132,13 @@ def test_a_conditional_model_is_trained_with_labels(tmp_path: Path) -> None:
     model = ndm.NDM(ndm.LinearSchedule(-6.0, 4.0), ndm.Identity(), ndm.Denoiser(net), ndm.DiscretizedDecoder(17))
     trainer = TrainerOptions(max_steps=2, accelerator="cpu")
     fit(model, Digits(), tmp_path / "run", TrainingOptions(labels=True), trainer, progress=False)
-    assert (net.embed_class.weight != before).any(1).all()  # every class was seen
+    assert (net.embed_class.weight != before)[:10].any(1).all()  # every class was seen
 
 
 # ---- the average of the weights
+
+
+SPEEDS = ("train/ms_per_step", "train/examples_per_second", "train/memory_gib")
 
 
 def test_the_average_is_what_is_validated_and_saved(
@@ -157,7 +162,7 @@ def test_the_average_is_what_is_validated_and_saved(
     saved = dict(ndm.NDM.from_pretrained(out / "model").named_parameters())
     for name, value in average.items():
         torch.testing.assert_close(saved[name], value, rtol=1e-4, atol=1e-6)
-    assert any((saved[k] - trajectory[-1][k]).abs().max() > 1e-3 for k in saved)  # and not the last weights
+    assert any((saved[k] - trajectory[-1][k]).abs().max() > 1e-4 for k in saved)  # and not the last weights
 
     # The validation of the saved model is the last one of the curve; that of the last weights is not.
     assert _validation(model, data) == pytest.approx(column(out, "val/total")[-1], abs=1e-5)
@@ -168,9 +173,10 @@ def test_the_average_is_what_is_validated_and_saved(
 def _validation(model: ndm.NDM, data: Pinwheel) -> float:
     module = NDMModule(model).eval()
     with torch.no_grad():
-        for i, x in enumerate(data.validation.split(24)):
-            module.validation_step([x], i)
-    return torch.cat([terms.total for terms in module._validated]).mean().item()
+        trainer: Any = SimpleNamespace(global_rank=0, world_size=1)
+        for i, batch in enumerate(InOrder(data.validation, None, 24, trainer)):
+            module.validation_step(batch, i)
+    return torch.cat([values[:, :3].sum(1) for values, _ in module._validated]).mean().item()
 
 
 def test_the_best_weights_are_kept_when_asked_for(train: Any, tmp_path: Path) -> None:
@@ -220,7 +226,7 @@ def test_a_resumed_run_is_the_same_run(
     for key in ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers"):
         assert same(one[key], other[key]), key
     assert contents(whole / "model") == contents(broken / "model")
-    curves = [[{k: v for k, v in row.items() if k != "train/ms_per_step"} for row in rows(r)] for r in (whole, broken)]
+    curves = [[{k: v for k, v in row.items() if k not in SPEEDS} for row in rows(r)] for r in (whole, broken)]
     assert curves[0] == curves[1]
     assert "resumed at step 10" in (broken / "log.txt").read_text()
 

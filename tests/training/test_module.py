@@ -9,6 +9,11 @@ import torch
 import ndm
 from ndm.networks import ResidualMLP
 from ndm.training import NDMModule, TrainerOptions, TrainingOptions
+from ndm.training.batches import Batch
+
+
+def whole_batch(x: torch.Tensor) -> Batch:
+    return Batch(x, None, slice(0, len(x)), len(x))
 
 
 def module(timer: Any = None, max_time: float | None = None, **options: Any) -> NDMModule:
@@ -51,30 +56,60 @@ def test_only_matrices_decay() -> None:
 
 def test_the_random_numbers_belong_to_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
     one = module()
+    monkeypatch.setattr(NDMModule, "trainer", SimpleNamespace(world_size=1))
     monkeypatch.setattr(NDMModule, "log", lambda *args, **options: None)
     monkeypatch.setattr(NDMModule, "optimizers", lambda self: SimpleNamespace(param_groups=[{"lr": 0.0}]))
     x = torch.randn(16, 2)
 
-    def loss(step: int, rank: int = 0) -> float:
+    def loss(step: int) -> float:
         monkeypatch.setattr(NDMModule, "global_step", step)
-        monkeypatch.setattr(NDMModule, "global_rank", rank)
-        torch.rand(step + rank)  # whatever the generator's state was
-        return one.training_step([x], 0).item()
+        torch.rand(step)  # whatever the generator's state was
+        return one.training_step(whole_batch(x), 0).item()
 
     assert loss(3) == loss(3)
     assert loss(3) != loss(4)
-    assert loss(3) != loss(3, rank=1)
+
+
+def test_the_noise_of_a_batch_is_the_same_however_it_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = module()
+    monkeypatch.setattr(NDMModule, "trainer", SimpleNamespace(world_size=1))
+    monkeypatch.setattr(NDMModule, "log", lambda *args, **options: None)
+    monkeypatch.setattr(NDMModule, "global_step", 3)
+    x = torch.randn(16, 2)
+    whole = one.training_step(whole_batch(x), 0)
+    parts = [one.training_step(Batch(x[rows], None, rows, 16), 0) for rows in (slice(0, 16, 2), slice(1, 16, 2))]
+    assert (sum(parts) / 2).item() == pytest.approx(whole.item(), rel=1e-6)
+
+
+def test_some_labels_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = ResidualMLP(2, hidden=8, depth=1, classes=5)
+    model = ndm.NDM(ndm.LinearSchedule(), ndm.Identity(), ndm.Denoiser(net))
+    one = NDMModule(model, TrainingOptions(labels=True, label_dropout=0.25), TrainerOptions())
+    seen: list[torch.Tensor] = []
+    bound = model.bound
+    monkeypatch.setattr(NDMModule, "trainer", SimpleNamespace(world_size=1))
+    monkeypatch.setattr(NDMModule, "log", lambda *args, **options: None)
+    monkeypatch.setattr(NDMModule, "global_step", 0)
+    monkeypatch.setattr(
+        ndm.NDM, "bound", lambda self, *a, labels, **o: seen.append(labels) or bound(*a, labels=labels, **o)
+    )
+    one.training_step(Batch(torch.randn(4000, 2), torch.arange(4000) % 5, slice(0, 4000), 4000), 0)
+    none = seen[0] == 5
+    assert none.double().mean().item() == pytest.approx(0.25, abs=0.03)
+    assert torch.equal(seen[0][~none], (torch.arange(4000) % 5)[~none])
 
 
 def test_the_auxiliary_loss_is_trained_and_not_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     net = ResidualMLP(2, hidden=8, depth=1, heads=2, zero_init=False)
     model = ndm.NDM(ndm.LinearSchedule(-5.0, 5.0), ndm.Identity(), ndm.DirectDenoiser(net, ode=True))
     logged: dict[str, Any] = {}
+    monkeypatch.setattr(NDMModule, "trainer", SimpleNamespace(world_size=1))
     monkeypatch.setattr(NDMModule, "log", lambda self, name, value, **options: logged.update({name: value}))
     monkeypatch.setattr(NDMModule, "optimizers", lambda self: SimpleNamespace(param_groups=[{"lr": 0.0}]))
     monkeypatch.setattr(NDMModule, "global_step", 0)
-    monkeypatch.setattr(NDMModule, "global_rank", 0)
-    loss = NDMModule(model, trainer=TrainerOptions(log_every_n_steps=1)).training_step([torch.randn(16, 2)], 0)
+    loss = NDMModule(model, trainer=TrainerOptions(log_every_n_steps=1)).training_step(
+        whole_batch(torch.randn(16, 2)), 0
+    )
     assert logged["train/auxiliary"] > 0
     assert loss.item() == pytest.approx(
         (logged["train/total"] + logged["train/auxiliary"]).item() / (2 * 0.693147), rel=1e-5
@@ -82,3 +117,47 @@ def test_the_auxiliary_loss_is_trained_and_not_reported(monkeypatch: pytest.Monk
     loss.backward()
     last_head = net.output.weight.grad[2:]
     assert (last_head != 0).any()
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(None, {"denoiser"}), (10, {"denoiser", "transform"})])
+def test_networks_are_compiled_while_training_where_reverse_mode_is_enough(
+    monkeypatch: pytest.MonkeyPatch, steps: int | None, expected: set[str]
+) -> None:
+    called: set[str] = set()
+
+    def compiled(forward: Any) -> Any:
+        name = "denoiser" if forward.__self__ is model.denoiser.net else "transform"
+        return lambda *args, **options: called.add(name) or forward(*args, **options)
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    nets = [ResidualMLP(2, hidden=8, depth=1) for _ in range(2)]
+    model = ndm.NDM(ndm.LinearSchedule(-5.0, 5.0), ndm.Neural(nets[0]), ndm.Denoiser(nets[1]))
+    one = NDMModule(model, TrainingOptions(steps=steps), TrainerOptions(compile=True))
+    before = list(model.state_dict())
+
+    def bound_in_training() -> None:
+        with one.prepared():
+            assert list(model.state_dict()) == before
+            model.bound(torch.randn(4, 2), steps)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bound_in_training()
+    assert called == expected
+    called.clear()
+    model.bound(torch.randn(4, 2), steps)
+    assert not called
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_nothing_is_compiled_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", None)
+    with module().prepared():
+        pass
+
+
+def test_the_groups_do_not_mix_the_denoisers_network_with_the_rest() -> None:
+    one = module()
+    network = {id(p) for p in one.model.denoiser.net.parameters()}
+    groups = one.configure_optimizers()["optimizer"].param_groups
+    assert all(len({id(p) in network for p in group["params"]}) == 1 for group in groups)

@@ -12,6 +12,7 @@ import importlib
 import inspect
 import random
 import re
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -40,11 +41,13 @@ from ndm.variances import ReverseVariance
 
 __all__ = ["Built", "Configuration", "read_data"]
 
-USAGE = """ndm train CONFIG [--out RUN] [--resume] [--print_config] [--a.b VALUE ...]
+USAGE = """ndm train CONFIG [--out RUN] [--resume] [--tiny] [--print_config] [--a.b VALUE ...]
 
-  CONFIG          a file, or a shipped configuration: {names}
+  CONFIG          a file, or a shipped configuration:
+{names}
   --out RUN       the folder to write, new or empty (default: runs/CONFIG)
   --resume        go on with the run in --out from its last checkpoint
+  --tiny          the small version that a configuration has of itself, to see it run on any computer
   --print_config  print the full configuration, and train nothing
   --a.b VALUE     override any field, with a class by its name:
                     --trainer.max_steps 2000
@@ -89,9 +92,9 @@ BASES: dict[str, type] = {
 
 
 #: How many names an answer to a wrong one may list.
-LISTED = 12
+LISTED = 20
 
-_SECTIONS = ("seed", "model", "data", "training", "trainer")
+_SECTIONS = ("seed", "model", "data", "training", "trainer", "extends", "tiny")
 
 #: Options that the help does not show: `ndm train` has its own in their place.
 _UNLISTED = ("config", "print_config", "print_shtab", "model", "training", "trainer", "model.standardize")
@@ -121,17 +124,23 @@ class Configuration:
         self.values = values
 
     @classmethod
-    def read(cls, name: str, overrides: Sequence[str] = ()) -> Configuration:
+    def read(cls, name: str, overrides: Sequence[str] = (), tiny: bool = False) -> Configuration:
         """Read a configuration.
 
         Args:
             name: a file, or the bare name of a shipped configuration.
             overrides: ``--a.b value`` or ``--a.b=value``, as on the command line.
+            tiny: take the configuration's section ``tiny`` over the rest of it.
 
         Raises:
             ValueError: the file cannot be read, or a name or a value in it or in the overrides is wrong.
         """
         tree = _load(name)
+        small = tree.pop("tiny", None)
+        if tiny:
+            if small is None:
+                raise ValueError(f"The configuration {name} has no section `tiny`; leave --tiny out.")
+            tree = _merged(tree, small)
         _import_networks(f"{tree} {overrides}")
         for key, value in _pairs(overrides):
             _forget_other_class(tree, key.split("."), value)
@@ -203,7 +212,7 @@ def read_data(path: Path) -> Data:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="ndm train",
-        usage=USAGE.format(names=", ".join(configs.names())),
+        usage=USAGE.format(names=textwrap.indent(textwrap.fill(", ".join(configs.names()), 98), " " * 20)),
         description="Train a model by a configuration, and write everything about it to a folder.",
         exit_on_error=False,
         allow_abbrev=False,
@@ -229,7 +238,13 @@ def _standardize(data: Data) -> Standardize:
 # ---- reading
 
 
-def _load(name: str) -> dict[str, Any]:
+def _load(name: str, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A configuration's sections, those of the one that it ``extends`` among them.
+
+    Args:
+        name: a file, or the bare name of a shipped configuration.
+        seen: the files that led here.
+    """
     path = configs.find(name)
     if path is None:
         raise ValueError(
@@ -249,10 +264,24 @@ def _load(name: str) -> dict[str, Any]:
     for section in tree:
         if section not in _SECTIONS:
             raise ValueError(f"{path} should not have a section {section!r}{_nearest(str(section), _SECTIONS)}")
-    for section in ("model", "training", "trainer"):
+    for section in ("model", "training", "trainer", "tiny"):
         if not isinstance(tree.get(section, {}), dict):
             raise ValueError(f"In {path}, {section} should be a section with fields of its own.")
-    return tree
+    if (base := tree.pop("extends", None)) is None:
+        return tree
+    if path in seen:
+        raise ValueError(f"{path} extends itself.")
+    beside = [file for file in (path.parent / str(base), path.parent / f"{base}.yaml") if file.is_file()]
+    return _merged(_load(str(beside[0] if beside else base), (*seen, path)), tree)
+
+
+def _merged(base: Any, over: Any) -> Any:
+    """A configuration with another one laid over it; a part of another class takes nothing over from the old one."""
+    if not (isinstance(base, dict) and isinstance(over, dict)):
+        return over
+    if "class_path" in over and _bare(over["class_path"]) != _bare(base.get("class_path")):
+        return over
+    return {**base, **{key: _merged(base.get(key), value) for key, value in over.items()}}
 
 
 def _import_networks(text: str) -> None:

@@ -1,40 +1,192 @@
-"""What is done beside the steps: the average of the weights, checkpoints, the journal."""
+"""What is done beside the steps: the average of the weights, checkpoints, the journal, pictures."""
 
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, Timer, TQDMProgressBar, WeightAveraging
+from lightning.pytorch.callbacks import ModelCheckpoint, Timer, TQDMProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib import image
 from torch import Tensor
 
+from ndm import plotting
+from ndm.data.base import Data
+from ndm.noise import seed_of
+from ndm.sampling import sample
 from ndm.training.module import NDMModule
 from ndm.training.run import Run
+from ndm.transforms import Identity
 
-__all__ = ["EMA", "Journal", "callbacks", "timer_for"]
+__all__ = ["EMA", "AtomicCheckpoints", "Journal", "Pictures", "callbacks", "timer_for"]
 
 logger = logging.getLogger("ndm.training")
 
 
-class EMA(WeightAveraging):
+class EMA(Callback):
     """Exponential moving average of the weights, which is what is validated and saved.
 
-    The decay of update n is min(decay, (1 + n) / (10 + n)), so that a short training's average forgets
-    its beginning.
-    Buffers are copied, not averaged: they are constants and counts.
+    The decay of update n is min(decay, (1 + n) / (10 + n)), so that a short training's average forgets its beginning.
+    Buffers are not averaged: they are constants and counts. Lightning's own keeps a second model, which a network
+    that is divided among devices does not allow; this one keeps a list of tensors, of which each process has its parts.
+
+    In a checkpoint, ``state_dict`` has the averages, ``current_model_state`` the weights and ``averaging_state`` the
+    number of updates.
 
     Args:
         decay: per step.
     """
 
     def __init__(self, decay: float) -> None:
-        def average(averaged: list[Tensor], current: list[Tensor], n: Tensor | int) -> None:
-            torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + int(n)) / (10 + int(n))))
+        self.decay = decay
+        self._averages: list[Tensor] = []  # in the order of the parameters
+        self._weights: list[Tensor] = []  # the parameters' own memory: to go through all modules takes time in a step
+        self._updates = 0
+        self._first = 1  # the first step of this session
 
-        super().__init__(use_buffers=False, multi_avg_fn=average)
+    @torch.no_grad()
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # What was loaded with a checkpoint came before the model went to its device.
+        self._weights = _own_parts(pl_module)
+        self._averages = [a.to(p) for a, p in zip(self._averages, self._weights, strict=False)]
+        self._first = trainer.global_step + 1
+
+    @torch.no_grad()
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == self._updates:
+            return  # a piece of a batch
+        if trainer.global_step == self._first:
+            self._weights = _own_parts(pl_module)  # again: in its first step FSDP settles where it keeps its parts
+        if self._averages:
+            n = self._updates
+            torch._foreach_lerp_(self._averages, self._weights, 1 - min(self.decay, (1 + n) / (10 + n)))
+        else:
+            self._averages = [p.clone() for p in self._weights]
+        self._updates += 1
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._swap()
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._swap()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        """Exchange the weights and their averages."""
+        for average, parameter in zip(self._averages, self._weights, strict=False):  # there may be none yet
+            held = parameter.clone()
+            parameter.copy_(average)
+            average.copy_(held)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._swap()
+        averaged = trainer.strategy.lightning_module_state_dict()
+        averaged = {name: value.to("cpu", copy=True) for name, value in averaged.items()}
+        self._swap()
+        checkpoint["current_model_state"] = checkpoint["state_dict"]
+        checkpoint["state_dict"] = averaged
+        checkpoint["averaging_state"] = {"n_averaged": torch.tensor(self._updates)}
+
+    @torch.no_grad()
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._averages = [p.clone() for p in _own_parts(pl_module)]  # Lightning has loaded them as the model's weights
+        self._updates = int(checkpoint["averaging_state"]["n_averaged"])
+        trainer.strategy.load_model_state_dict({"state_dict": checkpoint["current_model_state"]})
+
+
+def _own_parts(module: LightningModule) -> list[Tensor]:
+    """The parameters, or this process's parts of those that are divided, for reading and changing in place."""
+    return [p.to_local() if hasattr(p, "to_local") else p.detach() for p in module.parameters()]
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Checkpoints that are written beside their place, forced to the disk, and then moved there in one go.
+
+    Lightning's own are moved there from the folder for temporary files, which may lie on another disk: the move is a
+    copy then, and a crash leaves half a file in the place of the last good checkpoint.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(f".{path.name}-new")
+        with fresh.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+
+
+class Pictures(Callback):
+    """Samples, and images under the learned transformation, after every so many validations, in RUN/pictures.
+
+    They go to TensorBoard as well. They are made with the averaged weights and always from the same noise, so that
+    what changes is what was learned.
+
+    Args:
+        run: whose folder they are written to.
+        data: tells the shape of an example, and has the examples to transform.
+        every: how many validations.
+        seed: of the noise.
+    """
+
+    SAMPLES, STEPS, EXAMPLES = 36, 50, 3
+
+    def __init__(self, run: Run, data: Data, every: int, seed: int) -> None:
+        self.run = run
+        self.data = data
+        self.every = every
+        self.seed = seed
+        self.validations = 0
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, NDMModule)
+        self.validations += 1
+        if self.validations % self.every:
+            return
+        model, device = pl_module.model, pl_module.device
+        classes = getattr(getattr(model.denoiser, "net", None), "classes", 0)
+        x = sample(  # by all processes: a sharded network has to be called by all of them
+            model,
+            self.SAMPLES,
+            self.data.shape,
+            steps=self.STEPS,
+            labels=torch.arange(self.SAMPLES, device=device) % classes if classes else None,
+            generator=torch.Generator(device).manual_seed(seed_of(self.seed, self.SAMPLES)),
+            progress=False,
+        )
+        if not trainer.is_global_zero:
+            return
+        self.run.pictures.mkdir(exist_ok=True)
+        self._keep(trainer, "samples", lambda path: plotting.save_grid(x.cpu(), path, self.data.levels))
+        if len(self.data.shape) == 3 and not isinstance(model.transform, Identity):
+            some = model.to_model(self.data.examples("validation")[: self.EXAMPLES].to(device))
+            self._keep(trainer, "transformation", lambda path: plotting.transformation(model, some, path))
+
+    def _keep(self, trainer: Trainer, name: str, draw: Callable[[Path], None]) -> None:
+        path = self.run.pictures / f"{trainer.global_step:08d}-{name}.png"
+        draw(path)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image(name, image.imread(path), trainer.global_step, dataformats="HWC")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"validations": self.validations}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.validations = state_dict["validations"]
 
 
 class Journal(Callback):
@@ -44,8 +196,8 @@ class Journal(Callback):
         assert isinstance(pl_module, NDMModule)
         metrics = trainer.callback_metrics
         bound = f"{metrics['val/total']:.4f} +- {metrics['val/total_stderr']:.4f} {pl_module.unit}"
-        speed = metrics.get("train/ms_per_step")
-        pace = "" if speed is None else f"   {speed:.1f} ms/step"
+        speed, flow = metrics.get("train/ms_per_step"), metrics.get("train/examples_per_second")
+        pace = "" if speed is None or flow is None else f"   {speed:.1f} ms/step, {flow:.0f} examples/s"
         logger.info("step %7d   validation %s%s", trainer.global_step, bound, pace)
 
 
@@ -56,7 +208,9 @@ class _Bar(TQDMProgressBar):
         return {k: v for k, v in super().get_metrics(trainer, pl_module).items() if k != "v_num"}
 
 
-def callbacks(run: Run, decay: float, timer: Timer | None, progress: bool) -> list[Callback]:
+def callbacks(
+    run: Run, decay: float, timer: Timer | None, progress: bool, pictures: Pictures | None = None
+) -> list[Callback]:
     """Every callback of a training.
 
     Args:
@@ -64,6 +218,7 @@ def callbacks(run: Run, decay: float, timer: Timer | None, progress: bool) -> li
         decay: of the average of the weights.
         timer: ends the training, where there is a limit on the time.
         progress: show a bar.
+        pictures: are drawn, if given.
     """
     common: dict[str, Any] = {
         "dirpath": run.checkpoints,
@@ -74,6 +229,8 @@ def callbacks(run: Run, decay: float, timer: Timer | None, progress: bool) -> li
     # After best, so that last.ckpt knows of the best one even if both were written at this step.
     last = ModelCheckpoint(filename=run.last.stem, monitor=None, **common)
     chosen: list[Callback] = [EMA(decay), Journal(), best, last]
+    if pictures is not None:
+        chosen.insert(0, pictures)  # before the average of the weights is put back
     return chosen + ([timer] if timer else []) + ([_Bar()] if progress else [])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import logging
 import os
@@ -13,18 +14,20 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
 
 import torch
 import yaml
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch import Tensor
+from torch import Tensor, nn
 
 from ndm.data.base import Data
 from ndm.model import NDM
 from ndm.training.batches import InOrder, Stream
-from ndm.training.callbacks import callbacks, timer_for
+from ndm.training.callbacks import AtomicCheckpoints, Pictures, callbacks, timer_for
 from ndm.training.metrics import MetricsFile
 from ndm.training.module import NDMModule, NonFiniteLoss
 from ndm.training.options import TrainerOptions, TrainingOptions
@@ -33,6 +36,9 @@ from ndm.training.run import Run, read_checkpoint
 __all__ = ["fit"]
 
 logger = logging.getLogger("ndm.training")
+
+#: Examples that are looked at before training, of a data set that is not in memory.
+CHECKED = 1024
 
 
 def fit(
@@ -77,12 +83,19 @@ def fit(
     first = _first_step(run, config) if resume else 0
     if not resume:
         run.require_new()
-    _check(model, data, training.labels)
+    _check(model, data, training)
+    sharding = _sharding(model, trainer)
     if progress is None:
         progress = sys.stderr.isatty()
     timer = timer_for(trainer.max_time)
-    lightning = _lightning_trainer(run, trainer, callbacks(run, training.ema, timer, progress), first, progress)
-    module = NDMModule(model, training, trainer, seed, timer)
+    pictures = Pictures(run, data, trainer.pictures_every, seed) if trainer.pictures_every else None
+    chosen = callbacks(run, training.ema, timer, progress, pictures)
+    unused = _some_unused(model, data, training)
+    strategy = sharding.Sharded(_processes(trainer)) if sharding else _strategy(trainer, unused)
+    lightning = _lightning_trainer(run, trainer, chosen, first, progress, strategy)
+    stream = Stream(data, training.batch_size, seed, lightning, training.labels, trainer.accumulate)
+    kind = sharding.ShardedModule if sharding else NDMModule
+    module: NDMModule = kind(model, training, trainer, seed, timer)
     first_process = lightning.is_global_zero  # with several devices, one process writes for all
     if first_process:
         run.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -90,23 +103,27 @@ def fit(
         run.write_data(data.shape, data.levels)
     with _quiet(), _journal(run.log, also_to_stderr=not progress) if first_process else contextlib.nullcontext():
         logger.info("%s at step %d in %s", "resumed" if resume else "started", first, run.path)
+        logger.info("%s", _sizes(model))
         if trainer.max_steps is None or first < trainer.max_steps:
-            _train(lightning, module, data, run, resume)
+            _train(lightning, module, stream, run, resume)
         _take_weights(model, run.best if training.keep == "best" else run.last)
         if first_process:
-            model.save_pretrained(run.model)
+            model.save_pretrained(run.model, card={"shape": list(data.shape)})
         logger.info("finished: the model is in %s", run.model)
     return model
 
 
-def _train(trainer: Trainer, module: NDMModule, data: Data, run: Run, resume: bool) -> None:
-    options, seed = module.options, module.seed
-    seed_everything(seed, verbose=False)
-    labels = {split: data.labels(split) if options.labels else None for split in ("train", "validation")}
-    stream = Stream(data.train, labels["train"], options.batch_size, seed, trainer)
-    validation = InOrder(data.validation, labels["validation"], options.batch_size)
+def _train(trainer: Trainer, module: NDMModule, stream: Stream, run: Run, resume: bool) -> None:
+    options, limits, data = module.options, module.limits, stream.data
+    seed_everything(module.seed, verbose=False)
+    labels = data.labels("validation") if options.labels else None
+    validation = InOrder(data.examples("validation"), labels, stream.batch_size, trainer)
+    if limits.precision == "64-true":
+        module.double()  # before Lightning does, which loads a checkpoint first
+    if limits.channels_last:
+        module.to(memory_format=torch.channels_last)
     try:
-        with _interruptible(trainer):
+        with module.prepared(), _interruptible(trainer):
             trainer.fit(module, stream, validation, ckpt_path=run.last if resume else None, weights_only=True)
     except NonFiniteLoss as error:
         logger.info("stopped: %s", error)
@@ -114,8 +131,9 @@ def _train(trainer: Trainer, module: NDMModule, data: Data, run: Run, resume: bo
 
 
 def _lightning_trainer(
-    run: Run, options: TrainerOptions, chosen: list[Callback], first: int, progress: bool
+    run: Run, options: TrainerOptions, chosen: list[Callback], first: int, progress: bool, strategy: str | Strategy
 ) -> Trainer:
+    devices, num_nodes = _places(options)
     loggers: list[Logger] = [MetricsFile(run.metrics, first)]
     if importlib.util.find_spec("tensorboard"):
         loggers.append(TensorBoardLogger(run.path, name=run.tensorboard.name, version=""))
@@ -123,11 +141,15 @@ def _lightning_trainer(
         with _quiet():
             return Trainer(
                 accelerator=options.accelerator,
-                devices=options.devices,
+                devices=devices,
+                num_nodes=num_nodes,
+                strategy=strategy,
+                plugins=[AtomicCheckpoints()],
+                accumulate_grad_batches=options.accumulate,
                 precision=options.precision,
                 gradient_clip_val=options.gradient_clip_val,
                 log_every_n_steps=options.log_every_n_steps,
-                val_check_interval=options.val_check_interval,
+                val_check_interval=options.val_check_interval * options.accumulate,  # it counts batches
                 check_val_every_n_epoch=None,  # the interval counts steps, not parts of an epoch
                 max_steps=-1 if options.max_steps is None else options.max_steps,
                 max_epochs=-1,
@@ -143,6 +165,48 @@ def _lightning_trainer(
             f"trainer.accelerator={options.accelerator} with devices={options.devices} and "
             f"precision={options.precision} cannot be had here: {error}"
         ) from None
+
+
+def _places(options: TrainerOptions) -> tuple[int, int]:
+    """Devices on each computer, and computers: torchrun's numbers where it has started this process."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        local = int(os.environ["LOCAL_WORLD_SIZE"])
+        return local, int(os.environ["WORLD_SIZE"]) // local
+    return options.devices, options.num_nodes
+
+
+def _processes(options: TrainerOptions) -> int:
+    devices, num_nodes = _places(options)
+    return devices * num_nodes
+
+
+def _strategy(options: TrainerOptions, unused: bool) -> str | Strategy:
+    if _processes(options) == 1:
+        return "auto"
+    return DDPStrategy(find_unused_parameters=unused, gradient_as_bucket_view=True)
+
+
+def _sharding(model: NDM, options: TrainerOptions) -> ModuleType | None:
+    """:mod:`ndm.training.sharding` if the denoiser's network is to be divided among several processes.
+
+    Raises:
+        ImportError: PyTorch is too old for it.
+        ValueError: it cannot be done together with other options, or to this denoiser.
+    """
+    if options.strategy != "fsdp" or _processes(options) == 1:
+        return None
+    if not isinstance(getattr(model.denoiser, "net", None), nn.Module):
+        raise ValueError(
+            f"trainer.strategy=fsdp divides a denoiser's net, and {type(model.denoiser).__name__} has none."
+        )
+    if options.precision == "64-true":
+        raise ValueError("trainer.strategy=fsdp is for precision 32-true and bf16-mixed; use ddp for 64-true.")
+    if options.channels_last:
+        raise ValueError("trainer.channels_last cannot be had with trainer.strategy=fsdp; choose one of the two.")
+    try:
+        return importlib.import_module("ndm.training.sharding")
+    except ImportError as error:
+        raise ImportError(f"trainer.strategy=fsdp needs PyTorch 2.6 or newer, this is {torch.__version__}.") from error
 
 
 # ---- what is checked before anything is written
@@ -168,25 +232,45 @@ def _require_same(run: Run, config: str) -> None:
             )
 
 
-def _check(model: NDM, data: Data, labels: bool) -> None:
+def _check(model: NDM, data: Data, training: TrainingOptions) -> None:
+    classes = getattr(getattr(model.denoiser, "net", None), "classes", 0)
+    if training.label_dropout and not (training.labels and classes):
+        raise ValueError("training.label_dropout needs training.labels and a denoiser's network with classes.")
     for split in ("train", "validation"):
-        x = data.split(split)
+        x = data.examples(split)
         if len(x) == 0:
             raise ValueError(f"The {split} split has no examples.")
         try:
-            _check_split(model, x)
+            # Of what is not in memory, a part: its values have been made from K levels.
+            model.to_model(x if isinstance(x, Tensor) else x[:CHECKED])
+            _try(model, x[:1])
         except ValueError as error:
             raise ValueError(f"In the {split} split: {error}") from None
-        if labels and data.labels(split) is None:
+        if training.labels and data.labels(split) is None:
             raise ValueError(f"training.labels is set, but {type(data).__name__} has no labels.")
 
 
-def _check_split(model: NDM, x: Tensor) -> None:
-    model.to_model(x)
-    with torch.no_grad():  # one example, so that networks of another shape are found out before a folder is made
-        network = getattr(model.denoiser, "net", None)
-        labels = torch.zeros(1, dtype=torch.long) if getattr(network, "classes", 0) else None
-        model.bound(x[:1], labels=labels)
+def _try(model: NDM, x: Tensor, steps: int | None = None) -> Tensor:
+    """The bound of one example: it finds out a network of another shape before a folder is made."""
+    network = getattr(model.denoiser, "net", None)
+    labels = torch.zeros(1, dtype=torch.long) if getattr(network, "classes", 0) else None
+    terms = model.bound(x, steps, labels=labels)
+    return (terms.total + terms.auxiliary).sum()
+
+
+def _some_unused(model: NDM, data: Data, training: TrainingOptions) -> bool:
+    """Whether the bound leaves some parameters without a gradient, which devices that share one have to know."""
+    with torch.random.fork_rng(devices=[]):
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        loss = _try(model, data.examples("validation")[:1], training.steps)
+        return any(g is None for g in torch.autograd.grad(loss, parameters, allow_unused=True))
+
+
+def _sizes(model: NDM) -> str:
+    """How many parameters the model has, and which of its parts have them."""
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    parts = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
+    return f"parameters: {sum(counts.values()):,} ({parts})"
 
 
 def _configuration(model: NDM, training: TrainingOptions, trainer: TrainerOptions, seed: int) -> str:

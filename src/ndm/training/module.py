@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+import sys
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -13,10 +17,12 @@ from lightning.pytorch.callbacks import Timer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ndm.bounds import BoundTerms
+from ndm.distributed import everywhere
 from ndm.model import NDM
-from ndm.training.batches import Batch, seed_of
+from ndm.noise import Share, seed_of
+from ndm.training.batches import DROPOUT, NOISE, VALIDATION, Batch
 from ndm.training.options import TrainerOptions, TrainingOptions
+from ndm.transforms import Neural
 
 __all__ = ["METRICS", "NDMModule", "NonFiniteLoss"]
 
@@ -30,6 +36,8 @@ METRICS = (
     "train/gradient_norm",
     "train/learning_rate",
     "train/ms_per_step",
+    "train/examples_per_second",
+    "train/memory_gib",
     "val/total",
     "val/total_stderr",
     *(f"val/{term}" for term in TERMS),
@@ -43,8 +51,9 @@ class NonFiniteLoss(RuntimeError):  # noqa: N818 - it reads as what happened
 class NDMModule(LightningModule):
     """A model in training. The loss is the whole bound, (total + auxiliary) / (d log 2), averaged over the batch.
 
-    The random numbers of a step are a function of the seed, the step and the device, and those of a validation of the
-    seed alone: a resumed run is the same run, and the validation curve moves by what was learned only.
+    The times and the noise of a step are a function of the seed and the step, and those of a validation of the seed
+    alone: a resumed run is the same run, one on other devices is the same but for rounding (and for dropout, whose
+    numbers belong to the device), and the validation curve moves by what was learned only.
 
     Args:
         model: the model to train.
@@ -68,9 +77,10 @@ class NDMModule(LightningModule):
         self.limits = trainer or TrainerOptions()
         self.seed = seed
         self.timer = timer
-        self._validated: list[BoundTerms] = []
+        self._validated: list[tuple[Tensor, Tensor]] = []  # values of the terms and the places of the examples
+        self._pieces: list[dict[str, Tensor]] = []  # the terms of what has been seen of the batch of a step
         self._due = False  # whether this step is logged: Lightning would ask for the numbers of every step, at a cost
-        self._durations: deque[float] = deque(maxlen=self.limits.log_every_n_steps)
+        self._durations: deque[float] = deque(maxlen=self.limits.log_every_n_steps * self.limits.accumulate)
 
     @property
     def unit(self) -> str:
@@ -80,28 +90,60 @@ class NDMModule(LightningModule):
     def _in_unit(self, nats: Tensor, dimensions: int) -> Tensor:
         return nats if self.model.decoder.levels is None else nats / (dimensions * math.log(2))
 
+    # ---- before and after
+
+    @contextmanager
+    def prepared(self) -> Iterator[None]:
+        """Have the networks compiled, where that is asked for, and at the end as they were."""
+        with ExitStack() as undo:
+            for net in self._compilable() if self.limits.compile else []:
+                undo.enter_context(_compiled(net))
+            yield
+
+    def _compilable(self) -> list[nn.Module]:
+        """The networks that are differentiated in reverse mode alone."""
+        transform = self.model.transform
+        in_forward_mode = isinstance(transform, Neural) and self.options.steps is None
+        parts = [self.model.denoiser, *([] if in_forward_mode else [transform])]
+        nets = [getattr(part, "net", None) for part in parts]
+        return [net for net in nets if isinstance(net, nn.Module)]
+
     # ---- training
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         self._started = time.perf_counter()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        # The global generator, and not one of our own, so that dropout too is a function of the step.
-        torch.manual_seed(seed_of(self.seed, self.global_step, self.global_rank))
-        x, labels = batch[0], batch[1] if len(batch) == 2 else None
-        terms = self.model.bound(x, self.options.steps, labels=labels, check=False)
+        # The global generator is dropout's alone. Its numbers belong to the share: that of a batch is not known here.
+        torch.manual_seed(seed_of(self.seed, DROPOUT, self.global_step, batch.rows.start))
+        generator = self._generator(NOISE, self.global_step)
+        share = Share(generator, batch.rows, batch.total)
+        labels = self._some_forgotten(batch.labels, share)
+        terms = self.model.bound(batch.x, self.options.steps, labels=labels, generator=share, check=False)
         loss = (terms.total + terms.auxiliary).mean() / (terms.dimensions * math.log(2))
-        if not torch.isfinite(loss):
-            raise self._not_finite(terms, f"training step {self.global_step}")
         self._due = (self.global_step + 1) % self.limits.log_every_n_steps == 0
-        if self._due:
-            self._log_step(terms)
+        self._pieces.append({name: getattr(terms, name).detach() for name in (*TERMS, "auxiliary")})
+        if len(self._pieces) == self.limits.accumulate and self._due:
+            self._log_step(terms.dimensions)
         return loss
 
-    def _log_step(self, terms: BoundTerms) -> None:
-        for name in ("total", *TERMS, "auxiliary"):
-            value = self._in_unit(getattr(terms, name).detach().mean(), terms.dimensions)
-            self.log(f"train/{name}", value, prog_bar=name == "total")
+    def _generator(self, *numbers: int) -> torch.Generator:
+        return torch.Generator(self.device).manual_seed(seed_of(self.seed, *numbers))
+
+    def _some_forgotten(self, labels: Tensor | None, share: Share) -> Tensor | None:
+        """The labels, some of them replaced by that for "no class", for classifier-free guidance (arXiv 2207.12598)."""
+        if labels is None or not self.options.label_dropout:
+            return labels
+        u = torch.rand(share.total, generator=share.generator, device=share.generator.device)[share.rows]
+        none = torch.full_like(labels, self.model.denoiser.net.classes)  # type: ignore[union-attr, arg-type]
+        return torch.where(u.to(labels.device) < self.options.label_dropout, none, labels)
+
+    def _log_step(self, dimensions: int) -> None:
+        parts = {name: torch.cat([piece[name] for piece in self._pieces]) for name in (*TERMS, "auxiliary")}
+        parts["total"] = sum((parts[name] for name in TERMS), torch.zeros(()).to(parts["auxiliary"]))
+        for name, values in parts.items():
+            value = self._in_unit(values.mean(), dimensions)
+            self.log(f"train/{name}", value, prog_bar=name == "total", sync_dist=self.trainer.world_size > 1)
         self.log("train/learning_rate", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
         self.log("step", float(self.global_step + 1))  # Lightning's own count of a logged step starts at 0
 
@@ -112,55 +154,86 @@ class NDMModule(LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip the gradient's norm. One that is not finite ends the training before it can reach the weights."""
-        norm = nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val or math.inf)
+        # The optimiser has a list of the parameters; to go through all modules for them takes time in a step.
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = self._clip(parameters, gradient_clip_val or math.inf)
+        # The one look at a number of a step: each makes the computer wait for the device.
         if not torch.isfinite(norm):
-            raise NonFiniteLoss(f"the gradient is not finite at training step {self.global_step}")
+            raise NonFiniteLoss(self._what_is_not_finite() + f" at training step {self.global_step}")
         if self._due:
             self.log("train/gradient_norm", norm)
 
+    def _clip(self, parameters: list[nn.Parameter], largest: float) -> Tensor:
+        """Shrink the gradient to the largest norm where it is above, and return the norm that it had."""
+        return nn.utils.clip_grad_norm_(parameters, largest)
+
+    def _what_is_not_finite(self) -> str:
+        names = [n for n in (*TERMS, "auxiliary") if not all(torch.isfinite(p[n]).all() for p in self._pieces)]
+        return f"the bound is not finite ({', '.join(names)})" if names else "the gradient is not finite"
+
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         self._durations.append(time.perf_counter() - self._started)
+        if len(self._pieces) < self.limits.accumulate:
+            return
+        self._pieces.clear()
         if self._due:
-            self.log("train/ms_per_step", 1000 * sum(self._durations) / len(self._durations))
+            seconds = self.limits.accumulate * sum(self._durations) / len(self._durations)
+            self.log("train/ms_per_step", 1000 * seconds)
+            self.log("train/examples_per_second", batch.total / seconds)
+            self.log("train/memory_gib", _peak_memory(self.device) / 2**30)
         if self.global_step == self.limits.max_steps:
             self.trainer.should_stop = True  # a stop is preceded by a validation, whatever the interval; an end is not
 
     # ---- validation
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        x, labels = batch[0], batch[1] if len(batch) == 2 else None
-        generator = torch.Generator(self.device).manual_seed(seed_of(self.seed, batch_idx))
-        terms = self.model.bound(x, self.options.steps, labels=labels, generator=generator, check=False)
-        self._validated.append(terms)
+        share = Share(self._generator(VALIDATION, batch_idx), batch.rows, batch.total)
+        places = torch.arange(batch.start, batch.start + batch.total)[batch.rows]
+        if len(places) == 0:  # an example lent so that all devices call the networks
+            share = Share(share.generator, slice(0, 1), batch.total)
+        terms = self.model.bound(batch.x, self.options.steps, labels=batch.labels, generator=share, check=False)
+        values = torch.stack([getattr(terms, name) for name in (*TERMS, "auxiliary")], dim=1)
+        self._validated.append((values[: len(places)], places))
+        self._dimensions = terms.dimensions
 
     def on_validation_epoch_end(self) -> None:
-        batches, self._validated = self._validated, []
-        dimensions = batches[0].dimensions
-        values = {name: torch.cat([getattr(b, name) for b in batches]) for name in ("total", *TERMS, "auxiliary")}
-        terms = BoundTerms(**{name: values[name] for name in (*TERMS, "auxiliary")}, dimensions=dimensions)
-        if not torch.isfinite(terms.total).all():
-            raise self._not_finite(terms, f"the validation after step {self.global_step}")
-        total = self._in_unit(terms.total, dimensions)
+        values, places = (torch.cat(pieces) for pieces in zip(*self._validated, strict=True))
+        self._validated.clear()
+        examples = len(self.trainer.val_dataloaders.examples)  # type: ignore[union-attr]
+        values = self._in_unit(everywhere(values, places, examples), self._dimensions)
+        total = values[:, : len(TERMS)].sum(1)
+        if not torch.isfinite(values).all():
+            finite = torch.isfinite(values).all(0).tolist()
+            names = [name for name, good in zip((*TERMS, "auxiliary"), finite, strict=True) if not good]
+            raise NonFiniteLoss(
+                f"the bound is not finite ({', '.join(names)}) at the validation after step {self.global_step}"
+            )
         self.log("val/total", total.mean(), prog_bar=True)
         self.log("val/total_stderr", total.std() / math.sqrt(len(total)))
-        for name in TERMS:
-            self.log(f"val/{name}", self._in_unit(values[name], dimensions).mean())
+        for name, mean in zip(TERMS, values.mean(0), strict=False):
+            self.log(f"val/{name}", mean)
         self.log("step", float(self.global_step))
-
-    def _not_finite(self, terms: BoundTerms, when: str) -> NonFiniteLoss:
-        names = [name for name in (*TERMS, "auxiliary") if not torch.isfinite(getattr(terms, name)).all()]
-        return NonFiniteLoss(f"the bound is not finite ({', '.join(names) or 'their sum'}) at {when}")
 
     # ---- the optimiser
 
     def configure_optimizers(self) -> Any:
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": self.options.weight_decay},
+        # Where the denoiser's network is divided among devices, its parameters cannot be updated in one call with those
+        # that are not. The groups are the same where it is whole, so that a run can go on either way.
+        network = {id(p) for p in getattr(self.model.denoiser, "net", nn.Identity()).parameters()}
+        groups: list[dict[str, Any]] = []
+        for divided in (True, False):
+            parameters = [p for p in self.parameters() if p.requires_grad and (id(p) in network) is divided]
+            matrices = [p for p in parameters if p.ndim >= 2]
             # Biases, gains and the schedule's few numbers have a scale that means something: no decay.
-            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=self.options.learning_rate)
+            others = [p for p in parameters if p.ndim < 2]
+            groups.append({"params": matrices, "weight_decay": self.options.weight_decay})
+            groups.append({"params": others, "weight_decay": 0.0})
+        optimizer = torch.optim.AdamW(
+            [g for g in groups if g["params"]],
+            lr=self.options.learning_rate,
+            betas=(0.9, self.options.beta2),
+            fused=True if self.device.type == "cuda" else None,
+        )
         # A function, not a bound method: a scheduler saves the attributes of any other callable.
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -179,3 +252,27 @@ class NDMModule(LightningModule):
         if self.timer is not None and self.limits.max_time:
             by_time = self.timer.time_elapsed() / self.limits.max_time
         return min(1.0, max(by_steps, by_time))
+
+
+@contextmanager
+def _compiled(net: nn.Module) -> Iterator[None]:
+    """Let a network run compiled; at the end it is itself again, for what cannot be: derivatives in forward mode.
+
+    An instance's ``forward`` hides that of its class, and is taken away again. (``nn.Module.compile`` is for good.)
+    """
+    net.forward = torch.compile(net.forward)
+    try:
+        yield
+    finally:
+        del net.forward
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes: what PyTorch has taken of a GPU at most, or what the process has had of the computer's memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return 0  # its standard library does not tell
+    resource = importlib.import_module("resource")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

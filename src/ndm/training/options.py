@@ -18,9 +18,11 @@ class TrainingOptions:
         weight_decay: of AdamW, for matrices only.
         warmup: steps over which the learning rate rises to its value.
         rate: what becomes of the learning rate then: ``cosine`` falls to zero at the end, ``constant`` stays.
+        beta2: of AdamW, the decay of its second moments; VDM (arXiv 2107.00630) uses 0.99.
         ema: decay per step of the running average of the weights, which is what is validated and saved.
         batch_size: examples per step, on all devices together.
         labels: give the class labels to the denoiser, whose network must be built with ``classes``.
+        label_dropout: the share of labels that are replaced by "no class", which classifier-free guidance needs.
         standardize: bring continuous data to zero mean and unit variance; the model still speaks in the data's units.
         keep: which weights become RUN/model: the ``last`` ones, or the ``best`` by the validation bound.
 
@@ -33,9 +35,11 @@ class TrainingOptions:
     weight_decay: float = 0.0
     warmup: int = 100
     rate: Literal["cosine", "constant"] = "cosine"
+    beta2: float = 0.999
     ema: float = 0.999
     batch_size: int = 128
     labels: bool = False
+    label_dropout: float = 0.0
     standardize: bool = True
     keep: Literal["last", "best"] = "last"
 
@@ -45,8 +49,10 @@ class TrainingOptions:
         _require(self.weight_decay >= 0, "training.weight_decay", self.weight_decay, "0 or more")
         _require(self.warmup >= 0, "training.warmup", self.warmup, "0 or more")
         _require(self.rate in ("cosine", "constant"), "training.rate", self.rate, "cosine or constant")
+        _require(0 <= self.beta2 < 1, "training.beta2", self.beta2, "at least 0 and below 1")
         _require(0 <= self.ema < 1, "training.ema", self.ema, "at least 0 and below 1")
         _require(self.batch_size >= 1, "training.batch_size", self.batch_size, "at least 1")
+        _require(0 <= self.label_dropout < 1, "training.label_dropout", self.label_dropout, "at least 0 and below 1")
         _require(self.keep in ("last", "best"), "training.keep", self.keep, "last or best")
 
 
@@ -58,11 +64,20 @@ class TrainerOptions:
         max_steps: optimiser steps after which training ends; null for no such limit.
         max_time: seconds after which training ends, earlier sessions of a resumed run included; null for no limit.
         accelerator: ``auto``, ``cpu``, ``gpu``, ``mps``.
-        devices: how many of them.
-        precision: of the networks' arithmetic: ``32-true``, ``bf16-mixed`` or ``64-true``.
+        devices: how many of them on each computer; under torchrun its own number counts.
+        num_nodes: how many computers; under torchrun its own number counts.
+        strategy: ``ddp``: every device has the whole model; ``fsdp``: the denoiser's network, its gradients and the
+            optimiser's state are divided among the devices (not with ``channels_last`` or ``64-true``).
+        precision: of the networks' arithmetic: ``32-true``, ``bf16-mixed`` (everything around the networks stays in
+            float32) or ``64-true``.
+        compile: compile the networks by torch.compile.
+        channels_last: lay the images out with the channels innermost, which convolutions on GPUs prefer.
+        accumulate: pieces that a batch is cut into, to need less memory; the step is the same but for rounding.
         gradient_clip_val: largest norm of the gradient; null for no clipping.
         log_every_n_steps: steps between two lines of the training curve.
         val_check_interval: steps between two validations, at each of which a checkpoint is written.
+        pictures_every: validations between two sets of pictures, of samples and of the learned transformation; 0 for
+            none.
 
     Raises:
         ValueError: a number is out of its range, or there is no limit at all.
@@ -72,19 +87,26 @@ class TrainerOptions:
     max_time: float | None = None
     accelerator: str = "auto"
     devices: int = 1
+    num_nodes: int = 1
+    strategy: Literal["ddp", "fsdp"] = "ddp"
     precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
+    compile: bool = False
+    channels_last: bool = False
+    accumulate: int = 1
     gradient_clip_val: float | None = 1.0
     log_every_n_steps: int = 50
     val_check_interval: int = 500
+    pictures_every: int = 0
 
     def __post_init__(self) -> None:
         steps, time, clip = self.max_steps, self.max_time, self.gradient_clip_val
         _require(steps is None or steps >= 1, "trainer.max_steps", steps, "at least 1, or null")
         _require(time is None or time > 0, "trainer.max_time", time, "a positive number of seconds, or null")
         _require(clip is None or clip > 0, "trainer.gradient_clip_val", clip, "positive, or null")
-        _require(self.devices >= 1, "trainer.devices", self.devices, "at least 1")
-        _require(self.log_every_n_steps >= 1, "trainer.log_every_n_steps", self.log_every_n_steps, "at least 1")
-        _require(self.val_check_interval >= 1, "trainer.val_check_interval", self.val_check_interval, "at least 1")
+        for name in ("devices", "num_nodes", "accumulate", "log_every_n_steps", "val_check_interval"):
+            _require(getattr(self, name) >= 1, f"trainer.{name}", getattr(self, name), "at least 1")
+        _require(self.pictures_every >= 0, "trainer.pictures_every", self.pictures_every, "0 or more")
+        _require(self.strategy in ("ddp", "fsdp"), "trainer.strategy", self.strategy, "ddp or fsdp")
         if steps is None and time is None:
             raise ValueError("Training needs an end: set trainer.max_steps or trainer.max_time.")
 

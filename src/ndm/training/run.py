@@ -4,9 +4,11 @@ RUN/config.yaml       the full configuration, with which `ndm train` does the sa
 RUN/data.json         the shape of an example and the number of levels
 RUN/log.txt           what was said
 RUN/metrics.csv       the curves
+RUN/pictures/         samples and the learned transformation as training went on, where they are asked for
 RUN/tensorboard/      the curves for TensorBoard, if it is installed
 RUN/checkpoints/      last.ckpt and best.ckpt, to go on from
 RUN/model/            the model, for NDM.from_pretrained
+RUN/evaluation.json   what `ndm evaluate` has found
 """
 
 from __future__ import annotations
@@ -21,6 +23,10 @@ from typing import Any
 import torch
 
 __all__ = ["Run"]
+
+
+#: Where Lightning, torchrun and SLURM tell a process its number.
+_RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,10 @@ class Run:
         return self.path / "metrics.csv"
 
     @property
+    def pictures(self) -> Path:
+        return self.path / "pictures"
+
+    @property
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
 
@@ -69,10 +79,14 @@ class Run:
     def model(self) -> Path:
         return self.path / "model"
 
+    @property
+    def evaluation(self) -> Path:
+        return self.path / "evaluation.json"
+
     def require_new(self) -> None:
         """Raise FileExistsError if there is anything at the path."""
-        if int(os.environ.get("LOCAL_RANK", "0")) > 0:
-            return  # this process was started by Lightning for one more device, and the first one has made the folder
+        if any(int(os.environ.get(name) or 0) > 0 for name in _RANKS):
+            return  # this process was started for one more device, and the first one may have made the folder
         if self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir())):
             raise FileExistsError(f"{self.path} exists; nothing was written: choose another --out, or --resume it.")
 
@@ -99,6 +113,17 @@ class Run:
     def write_data(self, shape: tuple[int, ...], levels: int | None) -> None:
         """Write down what an example looks like."""
         self.data.write_text(json.dumps({"shape": list(shape), "levels": levels}) + "\n")
+
+    def read_evaluation(self) -> dict[str, Any]:
+        """What the last evaluation has found.
+
+        Raises:
+            ValueError: the file is missing or damaged.
+        """
+        try:
+            return dict(json.loads(self.evaluation.read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise ValueError(f"{self.evaluation} is missing or damaged ({error}); evaluate the run again.") from None
 
     def read_data(self) -> tuple[tuple[int, ...], int | None]:
         """The shape of an example and the number of levels.

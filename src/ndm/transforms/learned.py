@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ndm.precision import run_network
 from ndm.schedules import per_example
 from ndm.transforms.bases import basis_named
 from ndm.transforms.curve import Curve, Transform, check_batch, tile, unit_interval, value_and_slope
@@ -86,7 +87,7 @@ class _NeuralCurve(Curve):
         check_batch(gamma, self.x)
         flat = gamma.reshape(-1)
         u = unit_interval(flat, self.transform.gamma_range)
-        h = self.transform.net(tile(self.x, flat.shape[0] // self.x.shape[0]), u).to(self.x.dtype)
+        h = run_network(self.transform.net, tile(self.x, flat.shape[0] // self.x.shape[0]), u)
         return (per_example(self.transform.b(flat), h) * h).reshape(gamma.shape + self.x.shape[1:])
 
     def displacement_with_derivative(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,14 +130,14 @@ class Separable(LearnedTransform):
         self._basis = basis_named(basis)
 
     def forward(self, x: Tensor) -> Curve:
-        h = self.net(x)
+        h = run_network(self.net, x)
         expected = (x.shape[0], self.terms * x.shape[1], *x.shape[2:])
         if h.shape != expected:
             raise ValueError(
                 f"The network of Separable(terms={self.terms}) must return shape {expected} for x of shape "
                 f"{tuple(x.shape)}: the terms times the channels; it returned {tuple(h.shape)}."
             )
-        return _SeparableCurve(x, h.reshape(x.shape[0], self.terms, *x.shape[1:]).to(x.dtype), self)
+        return _SeparableCurve(x, h.reshape(x.shape[0], self.terms, *x.shape[1:]), self)
 
     def factors(self, gamma: Tensor) -> Tensor:
         """b(gamma) phi_k(u), (\\*gamma.shape, K)."""

@@ -1,0 +1,105 @@
+"""Several processes at the same work: who this one is, and how what each has found is put together.
+
+Processes are started by ``torchrun`` or a cluster's launcher, which tell each its place by environment variables, or by
+Lightning during training. Without them all of this is about one process, and costs nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+__all__ = ["everywhere", "is_first", "mine", "rank", "share_of", "summed", "together", "world_size"]
+
+
+def rank() -> int:
+    """The number of this process, from 0."""
+    return dist.get_rank() if _running() else 0
+
+
+def world_size() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if _running() else 1
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes and speaks for all."""
+    return rank() == 0
+
+
+def _running() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+@contextmanager
+def together(device: str = "auto") -> Iterator[torch.device]:
+    """Join the processes that a launcher has started, if it has, and part from them at the end; the device to work on.
+
+    Args:
+        device: ``auto``, or one of torch's. Each process of a node takes a GPU of its own.
+
+    Raises:
+        ValueError: the device is not there, or the processes cannot reach each other.
+    """
+    joining = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not _running()
+    try:
+        place = torch.device(_chosen(device))
+        if joining:
+            if place.type == "cuda":
+                torch.cuda.set_device(place)
+            dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        if joining:
+            raise ValueError(f"The processes cannot reach each other: {reason}") from None
+        raise ValueError(f"The device {device!r} is not there or not a device ({reason}); try --device cpu.") from None
+    try:
+        yield place
+    finally:
+        if joining:
+            dist.destroy_process_group()
+
+
+def _chosen(device: str) -> str:
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" else device
+
+
+def mine(jobs: int) -> range:
+    """Which of so many jobs, numbered from 0, are this process's."""
+    return range(rank(), jobs, world_size())
+
+
+def share_of(total: int, index: int, of: int) -> slice:
+    """The rows of a batch of ``total`` that are share number ``index`` of ``of``: every of-th one."""
+    return slice(index, total, of)
+
+
+def everywhere(values: Tensor, places: Tensor, total: int) -> Tensor:
+    """All the values that the processes have found, in their places, (total, ...), the same in every process.
+
+    Args:
+        values: what this process has found, (n, ...), of the same type in all of them; each may have its own n.
+        places: where they belong, integers in [0, total), (n,); every place is filled by exactly one process.
+        total: how many there are in all.
+    """
+    whole = torch.zeros((total, *values.shape[1:]), dtype=values.dtype, device=values.device)
+    whole[places.to(values.device)] = values
+    return summed(whole)  # every place is zero in all processes but one, so that the sum is exact
+
+
+def summed(values: Tensor) -> Tensor:
+    """The sum of a tensor over the processes, the same in every one."""
+    if world_size() == 1:
+        return values
+    there = values.cuda() if dist.get_backend() == "nccl" else values.cpu()
+    there = there.clone() if there is values else there
+    dist.all_reduce(there)
+    return there.to(values.device)
