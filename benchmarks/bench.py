@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -35,7 +36,7 @@ def environment() -> dict[str, Any]:
     except (OSError, subprocess.CalledProcessError):
         commit = None
     return {
-        "command": "python " + " ".join([Path(sys.argv[0]).as_posix(), *sys.argv[1:]]),
+        "command": "python " + " ".join([Path(sys.argv[0]).as_posix(), *map(_without_folder, sys.argv[1:])]),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "machine": platform.machine(),
@@ -44,6 +45,11 @@ def environment() -> dict[str, Any]:
         "commit": commit,
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def _without_folder(argument: str) -> str:
+    """An argument without the folders of this computer."""
+    return re.sub(r"(^|=)/.*/", r"\1FOLDER/", argument)
 
 
 def save(name: str, rows: Sequence[dict[str, Any]], settings: dict[str, Any]) -> Path:

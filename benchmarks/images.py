@@ -5,7 +5,7 @@
 
 The two are trained at the same time, each in a process with one thread, by `fit` as `ndm train` does, and measured on
 the first test examples: the bound at T = 10, 50 and in continuous time, with the posterior's reverse variance and with
-calibrated ones. Writes results/images-NAME.json and .png (curves), and samples beside the runs.
+calibrated ones. Writes results/images-NAME.json, .png (curves) and -samples.png.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 from bench import RESULTS, mean_and_error, parameters, save, table
+
+from ndm.plotting import side_by_side
 
 CONFIGS = Path(__file__).parent / "configs"
 STEPS = (10, 50, None)
@@ -50,6 +52,8 @@ def main() -> None:
             rows.append({"model": name, **{k: result[k] for k in ("parameters", "steps_taken")}, **row, **difference})
         result["kept"] = per_example
     draw(found, RESULTS / f"images-{options.name}.png")
+    samples = {f"{name}, 100 steps": torch.from_numpy(result["samples"]) for name, result in found.items()}
+    side_by_side(samples, RESULTS / f"images-{options.name}-samples.png")
     settings = {k: v for k, v in vars(options).items() if k not in ("data", "out")}
     curves = {name: result["curve"] for name, result in found.items()}
     path = save(f"images-{options.name}", rows, settings | {"curves": curves, "data": Path(options.data).name})
@@ -61,7 +65,6 @@ def train_and_measure(config: str, options: dict[str, Any]) -> dict[str, Any]:
     """One side: train it, measure it, draw samples."""
     from ndm.configs.configuration import Configuration
     from ndm.evaluation import evaluate
-    from ndm.plotting import save_grid
     from ndm.sampling import sample_batches
     from ndm.training import Run, fit
     from ndm.training.run import read_checkpoint
@@ -83,9 +86,9 @@ def train_and_measure(config: str, options: dict[str, Any]) -> dict[str, Any]:
     )  # fmt: skip
     evaluation.save(run.evaluation)
     samples = torch.cat([x for _, x in sample_batches(model, 64, built.data.shape, steps=100, progress=False)])
-    save_grid(samples, run.path / "samples.png", built.data.levels)
     return {
         "rows": evaluation.rows,
+        "samples": samples.numpy(),
         "per_example": [values.numpy() for values in evaluation.per_example],
         "parameters": parameters(model),
         "steps_taken": int(read_checkpoint(run.last)["global_step"]),
