@@ -85,7 +85,7 @@ def train_and_measure(config: str, options: dict[str, Any]) -> dict[str, Any]:
         max_examples=options["examples"], seed=options["seed"], times=20, calibration=20_000, progress=False,
     )  # fmt: skip
     evaluation.save(run.evaluation)
-    samples = torch.cat([x for _, x in sample_batches(model, 64, built.data.shape, steps=100, progress=False)])
+    samples = torch.cat([x for _, x in sample_batches(model, 36, built.data.shape, steps=100, progress=False)])
     return {
         "rows": evaluation.rows,
         "samples": samples.numpy(),
