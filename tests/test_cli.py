@@ -457,3 +457,73 @@ def test_demo_runs_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert main(["demo"]) == 0
     assert main(["demo", "--out", "elsewhere"]) == 0
     assert called == ["demo", "elsewhere"]
+
+
+# ---- tables, and ndm score
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a table of three columns of numbers, x.csv, and a run that was trained on it."""
+    folder = tmp_path_factory.mktemp("table")
+    numbers = np.random.default_rng(0).normal(size=(60, 3)) * [1, 20, 0.1] + [0, 5, 3]
+    frame = pandas.DataFrame(numbers, columns=["a", "b, in m", "c"]).assign(name="x")
+    frame.to_csv(folder / "x.csv", index=False)
+    small = ["--model.denoiser.net.hidden", "8", "--trainer.max_steps", "4", "--trainer.val_check_interval", "2"]
+    small += ["--training.batch_size", "16", "--trainer.accelerator", "cpu"]
+    assert main(["train", "table", "--data.path", str(folder / "x.csv"), *small, "--out", str(folder / "run")]) == 0
+    return folder
+
+
+def test_a_table_is_trained_on_and_sampled_with_its_columns(table: Path, tmp_path: Path) -> None:
+    assert json.loads((table / "run" / "data.json").read_text()) == {
+        "shape": [3], "levels": None, "columns": ["a", "b, in m", "c"]
+    }  # fmt: skip
+    for name, read in (("s.csv", pandas.read_csv), ("s.parquet", pandas.read_parquet)):
+        command = ["sample", str(table / "run"), "-n", "5", "--steps", "3", "--out", str(tmp_path / name)]
+        assert main(command) == 0
+        assert list(read(tmp_path / name)) == ["a", "b, in m", "c"]
+        assert read(tmp_path / name).shape == (5, 3)
+
+
+def test_levels_are_sampled_as_the_table_has_them(tmp_path: Path) -> None:
+    frame = pandas.DataFrame(np.random.default_rng(0).integers(0, 4, (50, 2)), columns=["a", "b"])
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    levels = ["--data.levels", "4", "--model.decoder", "DiscretizedDecoder", "--model.decoder.levels", "4"]
+    small = ["--model.denoiser.net.hidden", "8", "--trainer.max_steps", "2", "--trainer.val_check_interval", "2"]
+    run, out = str(tmp_path / "run"), str(tmp_path / "s.csv")
+    assert main(["train", "table", "--data.path", str(tmp_path / "x.csv"), *levels, *small, "--out", run]) == 0
+    assert main(["sample", run, "-n", "40", "--steps", "3", "--out", out]) == 0
+    assert set(np.unique(pandas.read_csv(out))) <= {0, 1, 2, 3}
+    assert main(["score", run, out, "--out", str(tmp_path / "y.csv"), "--no-likelihood", "--times", "2"]) == 0
+    assert list(pandas.read_csv(tmp_path / "y.csv")) == ["row", "nelbo", "nelbo_stderr", "bits_per_dim"]
+
+
+def test_score_writes_a_line_for_each_row(table: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "scores.csv"
+    command = ["score", str(table / "run"), str(table / "x.csv"), "--out", str(out), "--times", "2"]
+    assert main([*command, "--tolerance", "1e-3", "--max-rows", "9", "--device", "cpu"]) == 0
+    told = capsys.readouterr()
+    assert "bound on -log p" in told.out
+    assert "density of the reverse ODE" in told.out
+    assert str(out) in told.err
+    scores = pandas.read_csv(out)
+    assert scores["row"].tolist() == list(range(9))
+    model = ndm.NDM.from_pretrained(table / "run" / "model")
+    x = torch.from_numpy(pandas.read_csv(table / "x.csv")[["a", "b, in m", "c"]].to_numpy(np.float32))[:9]
+    expected = ndm.log_likelihood(model, x, rtol=1e-6, atol=1e-6).log_prob
+    np.testing.assert_allclose(scores["log_prob"], expected, atol=0.02)
+    assert "exists" in error(capsys, *command)
+
+
+def test_score_refuses_what_does_not_fit(table: Path, run: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = ["--out", str(tmp_path / "scores.csv")]
+    pandas.DataFrame({"a": [1.0], "c": [2.0], "d": [2.0]}).to_csv(tmp_path / "y.csv", index=False)
+    assert "no column 'b, in m'" in error(capsys, "score", str(table / "run"), str(tmp_path / "y.csv"), *out)
+    assert "has 3 columns" in error(capsys, "score", str(run), str(tmp_path / "y.csv"), *out)
+    assert "no file" in error(capsys, "score", str(run), str(tmp_path / "z.csv"), *out)
+    assert "There is no run at" in error(capsys, "score", str(tmp_path / "none"), str(table / "x.csv"), *out)
+    assert "--split is for images" in error(
+        capsys, "score", str(table / "run"), str(table / "x.csv"), *out, "--split", "test"
+    )
+    assert not (tmp_path / "scores.csv").exists()

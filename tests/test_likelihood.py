@@ -134,6 +134,25 @@ def test_the_density_integrates_to_one(transform):
     assert (weights * (density.log() - gaussian.log_prob(grid))).sum() > 0.01
 
 
+@pytest.mark.parametrize(
+    ("divergence", "transform"), [("exact", "identity"), ("exact", "separable"), ("hutchinson", "identity")]
+)
+def test_the_divergence_at_some_nodes_has_the_same_integral(divergence, transform):
+    """Gauss-Legendre converges geometrically, and a draw of probes is the same draw."""
+    model, x = small(transform=transform), torch.randn(8, 2, dtype=torch.float64)
+
+    def found(nodes: int | None) -> LogLikelihood:
+        options = {"divergence": divergence, "rtol": 1e-5, "atol": 1e-5, "nodes": nodes}
+        return log_likelihood(model, x, generator=seeded(0), **options)
+
+    whole = found(None)
+    errors = [(found(n).log_prob - whole.log_prob).abs().max() for n in (3, 12, 48)]
+    assert errors[2] < 2e-3 < 1e-2 < errors[1] < errors[0]
+    torch.testing.assert_close(found(48).stderr, whole.stderr, rtol=1e-2, atol=1e-3)
+    with pytest.raises(ValueError, match="nodes"):
+        found(0)
+
+
 # ---- Hutchinson's probes
 
 

@@ -1,4 +1,4 @@
-"""The ``ndm`` command: train, evaluate, sample, push, demo.
+"""The ``ndm`` command: train, evaluate, sample, score, push, demo.
 
 Nothing heavy is imported before it is needed, so that ``ndm --help`` answers at once. Whatever the user got wrong is
 answered by one sentence on stderr and exit code 2; a training that failed has exit code 1, an interrupted one 130.
@@ -7,6 +7,7 @@ answered by one sentence on stderr and exit code 2; a training that failed has e
 from __future__ import annotations
 
 import argparse
+import csv
 import difflib
 import importlib
 import os
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     import torch
 
     from ndm.model import NDM
+    from ndm.scoring import Rows
+    from ndm.training import Run
 
 __all__ = ["main"]
 
@@ -263,7 +266,7 @@ def _sample(arguments: list[str]) -> None:
         places = torch.cat([torch.zeros(0, dtype=torch.long), *(where for where, _ in found)])
         x = everywhere(torch.cat([torch.empty(0, *shape), *(x for _, x in found)]), places, options.n)
         if is_first():
-            _write(x, out, levels)
+            _write(x, out, levels, run.read_columns())
             _say(f"{options.n} samples are in {out}")
 
 
@@ -301,12 +304,14 @@ def _precision(name: str, device: torch.device) -> AbstractContextManager:
     return torch.autocast(device.type, torch.bfloat16) if name == "bf16" else nullcontext()
 
 
-def _write(x: torch.Tensor, out: Path, levels: int | None) -> None:
-    """Write samples, (N, *shape), in the format that the file's name asks for."""
+def _write(x: torch.Tensor, out: Path, levels: int | None, columns: Sequence[str] | None) -> None:
+    """Write samples, (N, *shape), in the format that the file's name asks for; of a table as it was, with its names."""
     import numpy as np
 
     flat = x.flatten(1).numpy()
-    names = [f"x{i}" for i in range(flat.shape[1])]
+    names = [f"x{i}" for i in range(flat.shape[1])] if columns is None else list(columns)
+    if columns is not None and levels is not None:  # the inverse of from_levels
+        flat = np.rint((flat + 1) * (levels / 2) - 0.5).astype(int)
     if out.suffix == ".png":
         from ndm.plotting import save_grid
 
@@ -314,7 +319,9 @@ def _write(x: torch.Tensor, out: Path, levels: int | None) -> None:
     elif out.suffix == ".npz":
         np.savez_compressed(out, x=x.numpy())
     elif out.suffix == ".csv":
-        np.savetxt(out, flat, delimiter=",", header=",".join(names), comments="", fmt="%.9g")
+        with open(out, "w", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerow(names)
+            np.savetxt(file, flat, delimiter=",", fmt="%.9g")
     else:
         try:
             pandas = importlib.import_module("pandas")
@@ -322,6 +329,91 @@ def _write(x: torch.Tensor, out: Path, levels: int | None) -> None:
         except ModuleNotFoundError as error:
             raise ImportError(f"Parquet files need {error.name}: pip install 'ndm[tables]'.") from None
         pandas.DataFrame(flat, columns=names).to_parquet(out)
+
+
+# ---- ndm score
+
+
+def _score(arguments: list[str]) -> None:
+    parser = _Parser(
+        prog="ndm score",
+        description="The bound and the log-likelihood of every row of a table, or of every image, in a file.",
+        epilog="A command that was stopped, or killed, goes on where it was when it is given again.",
+    )
+    parser.add_argument("run", metavar="RUN", help="the folder of a run")
+    parser.add_argument(
+        "data", metavar="DATA", help="a CSV or Parquet file; for a model of images what data.path takes: a folder, ..."
+    )
+    parser.add_argument("--out", required=True, metavar="FILE", help="what to write: a file ending in .parquet or .csv")
+    parser.add_argument("--no-likelihood", action="store_true", help="the bound only, which is faster")
+    parser.add_argument(
+        "--times", type=_positive, default=20, metavar="N",
+        help="noise levels per row for the bound, an even number (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tolerance", type=_tolerance, default=1e-4, help="of the likelihood's ODE solver (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--probes", type=_positive, default=4,
+        help="for its divergence, which is exact up to 16 dimensions (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--nodes", type=_positive, default=24, metavar="N",
+        help="points of the path at which the divergence is taken (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--samples", type=_positive, default=4, help="of its z_0, K-level data (default: %(default)s)")
+    parser.add_argument("--split", choices=("train", "validation", "test"), help="of images that come in several")
+    parser.add_argument("--max-rows", type=_positive, metavar="N", help="score the first N only")
+    parser.add_argument("--seed", type=_natural, default=0, help="the same seed gives the same (default: %(default)s)")
+    parser.add_argument("--batch-size", type=_positive, metavar="N", help="at a time (default: by the row's size)")
+    parser.add_argument(
+        "--precision", choices=("32", "bf16", "64"), default="32",
+        help="of the arithmetic; bf16: of the networks alone (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
+    options = parser.parse_args(arguments)
+
+    from ndm.distributed import together, world_size
+    from ndm.scoring import score
+    from ndm.training import Run
+
+    run = Run(Path(options.run))
+    with together(options.device) as device:
+        if world_size() > 1:
+            raise ValueError("ndm score is for one process: cut the table into several to share the work.")
+        model = _load(run.path, device)
+        scores = score(
+            model,
+            _rows(run, options.data, options.split),
+            options.out,
+            likelihood=not options.no_likelihood,
+            times=options.times,
+            tolerance=options.tolerance,
+            samples=options.samples,
+            probes=options.probes,
+            nodes=options.nodes,
+            precision=options.precision,
+            batch_size=options.batch_size,
+            max_rows=options.max_rows,
+            seed=options.seed,
+        )
+    print(scores.text())
+    _say(f"the scores are in {scores.path}")
+
+
+def _rows(run: Run, path: str, split: str | None) -> Rows:
+    """The rows of a path, of the kind that a run's model is for."""
+    from ndm.scoring import ImageRows, TableRows
+
+    shape, levels = run.read_data()
+    if len(shape) == 3 and levels == 256:
+        from ndm.configs.configuration import read_data
+
+        data = read_data(run.config)  # says how the images were brought to their shape
+        return ImageRows(path, shape, getattr(data, "size", None), getattr(data, "channels", None), split)
+    if split is not None:
+        raise ValueError("--split is for images: a table is scored as a whole.")
+    return TableRows(path, shape, run.read_columns(), levels)
 
 
 # ---- ndm push
@@ -370,6 +462,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "train": (_train, "train a model by a configuration, and write a run's folder"),
     "evaluate": (_evaluate, "the bound and the likelihood of a run, with standard errors"),
     "sample": (_sample, "draw examples from a run's model, as a picture or a table"),
+    "score": (_score, "the bound and the likelihood of every row of a table, with their errors"),
     "push": (_push, "put a run's model on the Hugging Face hub"),
     "demo": (_demo, "train a small model and show what it does"),
 }

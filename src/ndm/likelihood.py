@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.func import jvp, vmap
@@ -84,6 +85,7 @@ def log_likelihood(
     atol: float = 1e-5,
     labels: Tensor | None = None,
     generator: torch.Generator | None = None,
+    nodes: int | None = None,
 ) -> LogLikelihood:
     r"""The log-likelihood of each example under the reverse ODE.
 
@@ -105,6 +107,10 @@ def log_likelihood(
         atol: absolute tolerance of the adaptive solver.
         labels: class labels, (B,), for a conditional denoiser.
         generator: for probes and dequantisation noise.
+        nodes: take the divergence at so many Gauss-Legendre nodes of the path only, and not at every stage of every
+            step, where it costs most of the time. The path does not depend on it; the tolerances are then the path's,
+            and the integral of the divergence has the error of the quadrature, which they do not see: compare two
+            numbers of nodes. 24 suit a trained model of a few dimensions.
 
     Raises:
         ValueError: an unknown divergence or dequantisation, one that does not fit the data, or data that do not pass
@@ -114,9 +120,11 @@ def log_likelihood(
     dequantization = _dequantization(model, dequantization)
     data = model.to_model(x)
     exact = _is_exact(divergence, data[0].numel())
+    if nodes is not None and nodes < 1:
+        raise ValueError(f"nodes must be at least 1, or None, got {nodes}.")
     if probes < 1 or samples < 1:
         raise ValueError(f"probes and samples must be at least 1, got probes={probes}, samples={samples}.")
-    flow = _Flow(model, labels, 0 if exact else probes, rtol, atol, generator)
+    flow = _Flow(model, labels, 0 if exact else probes, rtol, atol, generator, nodes)
     with at_rest(model), residual_path(data.device):
         if dequantization is None:
             level_0 = model.schedule(data.new_zeros(data.shape[0]))
@@ -204,6 +212,7 @@ class _Flow:
         rtol: float,
         atol: float,
         generator: torch.Generator | None,
+        nodes: int | None,
     ) -> None:
         self.model = model
         self.labels = labels
@@ -211,6 +220,7 @@ class _Flow:
         self.rtol = rtol
         self.atol = atol
         self.generator = generator
+        self.nodes = nodes
         self.evaluations = 0
 
     def log_prob(self, z: Tensor) -> Tensor:
@@ -222,6 +232,9 @@ class _Flow:
         divergence = self._probed(z) if self.probes else _exact_divergence
         columns = max(self.probes, 1)
         d = z[0].numel()
+        if self.nodes is not None:
+            end, growth = self._at_nodes(z, labels, divergence, self.nodes)
+            return _log_normal(end) + growth.T
 
         def drift(t: Tensor, state: Tensor) -> Tensor:
             now = state[:, :d].reshape(z.shape)
@@ -232,8 +245,24 @@ class _Flow:
         solution = solve_adaptive(drift, start, 0.0, 1.0, self.rtol, self.atol)
         self.evaluations += solution.evaluations
         end = solution.states[-1]
-        log_normal = -((end[:, :d] ** 2 + math.log(2 * math.pi)).sum(1)) / 2
-        return log_normal + end[:, d:].T
+        return _log_normal(end[:, :d]) + end[:, d:].T
+
+    def _at_nodes(self, z: Tensor, labels: Tensor | None, divergence: Callable, nodes: int) -> tuple[Tensor, Tensor]:
+        """z_1, (B, d), and the integral of the divergence along the path, (B, columns), by Gauss-Legendre."""
+        places, weights = np.polynomial.legendre.leggauss(nodes)
+        times = z.new_tensor((places + 1) / 2)
+
+        def drift(t: Tensor, state: Tensor) -> Tensor:
+            return self.model.drift(state.reshape(z.shape), t, labels, eta=0.0).flatten(1)
+
+        solution = solve_adaptive(drift, z.flatten(1), 0.0, 1.0, self.rtol, self.atol, at=times)
+        total = z.new_zeros(())
+        for time, weight, state in zip(times, weights / 2, solution.states, strict=False):  # the last one is z_1
+            t = time.expand(z.shape[0])
+            _, div = divergence(lambda y, t=t: self.model.drift(y, t, labels, eta=0.0), state.reshape(z.shape))
+            total = total + weight * div
+        self.evaluations += solution.evaluations + nodes
+        return solution.states[-1], total
 
     def _probed(self, z: Tensor) -> Callable:
         """Hutchinson's estimate, e^T (df/dz) e for fixed e = +-1."""
@@ -246,6 +275,11 @@ class _Flow:
             return value, (e * along).flatten(2).sum(2).T
 
         return divergence
+
+
+def _log_normal(z: Tensor) -> Tensor:
+    """log N(z; 0, I), (B, d) -> (B,)."""
+    return -((z**2 + math.log(2 * math.pi)).sum(1)) / 2
 
 
 def _exact_divergence(f: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Tensor]:

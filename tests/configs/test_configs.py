@@ -23,13 +23,16 @@ SHORT = ["--trainer.max_steps", "2", "--trainer.val_check_interval", "1", "--tra
 IMAGES = [f"{data}{kind}" for data in ("mnist", "cifar10", "imagenet32", "imagenet64", "celebahq256")
           for kind in ("", "-identity", "-neural")]  # fmt: skip
 
+#: Those that need data of the user's: they have a small version of themselves that does not.
+TINY = ["table", *IMAGES]
+
 
 def read(name: str, *overrides: str) -> Configuration:
-    return Configuration.read(name, overrides, tiny=name in IMAGES)
+    return Configuration.read(name, overrides, tiny=name in TINY)
 
 
 def test_every_data_set_has_its_three_configurations() -> None:
-    assert set(configs.names()) >= {"digits", "digits-identity", "toy", *IMAGES}
+    assert set(configs.names()) == {"digits", "digits-identity", "toy", *TINY}
     kinds = {"": "Separable", "-identity": "Identity", "-neural": "Neural"}
     for name in IMAGES:
         kind = kinds[name[name.find("-") :] if "-" in name else ""]
@@ -112,6 +115,23 @@ def test_the_text_is_the_whole_configuration(name: str, tmp_path: Path) -> None:
     assert tree["trainer"]["max_time"] is None
     assert tree["model"]["denoiser"]["init_args"]["parameterization"] == "v"
     assert set(tree) == {"seed", "model", "data", "training", "trainer"}
+
+
+def test_networks_get_the_number_of_features_of_the_data(tmp_path: Path) -> None:
+    rows = torch.randn(30, 5, generator=torch.Generator().manual_seed(0)).tolist()
+    lines = ["a,b,c,d,e", *(",".join(map(str, row)) for row in rows)]
+    (tmp_path / "x.csv").write_text("\n".join(lines))
+    overrides = ["--data.path", str(tmp_path / "x.csv"), "--data.columns", "[e, b, c]"]
+    configuration = Configuration.read("table", overrides)
+    built = configuration.build()
+    assert (built.model.transform.net.features, built.model.denoiser.net.features) == (3, 3)
+    assert built.data.columns == ("e", "b", "c")
+    (tmp_path / "again.yaml").write_text(configuration.text)
+    tree = yaml.safe_load(configuration.text)
+    assert tree["model"]["denoiser"]["init_args"]["net"]["init_args"]["features"] == 3
+    assert read_data(tmp_path / "again.yaml").columns == ("e", "b", "c")
+    given = Configuration.read("table", [*overrides, "--model.denoiser.net.features", "4"]).build()
+    assert (given.model.transform.net.features, given.model.denoiser.net.features) == (3, 4)
 
 
 def test_the_seed_gives_the_initial_weights() -> None:

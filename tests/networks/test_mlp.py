@@ -22,3 +22,8 @@ def test_any_shape_of_the_right_size_will_do() -> None:
 def test_examples_of_another_size_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="takes 12 features"):
         ResidualMLP(features=12)(torch.randn(3, *shape), torch.rand(3))
+
+
+def test_without_a_number_of_features_it_is_refused() -> None:
+    with pytest.raises(ValueError, match="how many features"):
+        ResidualMLP(None)

@@ -10,10 +10,11 @@ import argparse
 import difflib
 import importlib
 import inspect
+import math
 import random
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -170,6 +171,8 @@ class Configuration:
     def build(self) -> Built:
         """Make the objects. The seed is set first, so that the same configuration gives the same initial weights.
 
+        Where a network's ``features`` are null, the configuration gets those of the data.
+
         Raises:
             ValueError: a part refuses its arguments, or the parts do not fit each other.
         """
@@ -179,15 +182,17 @@ class Configuration:
         random.seed(seed)
         np.random.seed(seed % 2**32)
         torch.manual_seed(seed)
+        data = _data(self.values.data)
+        _fill(self.values.model, "features", lambda: math.prod(data.shape))
         try:
             built = self.parser.instantiate(self.values)
         except (ValueError, TypeError) as error:
             _explain(str(error), self.parser)
         parts = dict(vars(built.model))
-        continuous = built.data.levels is None and getattr(parts["decoder"], "levels", None) is None
+        continuous = data.levels is None and getattr(parts["decoder"], "levels", None) is None
         if parts["standardize"] is None and built.training.standardize and continuous:
-            parts["standardize"] = _standardize(built.data)
-        return Built(compose(**parts), built.data, built.training, built.trainer, seed)
+            parts["standardize"] = _standardize(data)
+        return Built(compose(**parts), data, built.training, built.trainer, seed)
 
 
 def read_data(path: Path) -> Data:
@@ -201,12 +206,28 @@ def read_data(path: Path) -> Data:
     tree = _load(str(path))
     if "data" not in tree:
         raise ValueError(f"{path} does not say what data the run was trained on.")
+    return _data(tree["data"])
+
+
+def _data(description: Any) -> Data:
+    """The data set of a configuration's section ``data``."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Data, "data")
     try:
-        return parser.instantiate(parser.parse_object({"data": tree["data"]})).data
+        return parser.instantiate(parser.parse_object({"data": description})).data
     except Exception as error:
         _explain(str(error), parser)
+
+
+def _fill(part: Any, name: str, value: Callable[[], int]) -> None:
+    """Give an argument that is null, of whatever part below ``part``, a value, which is asked for only then."""
+    if not isinstance(part, Namespace):
+        return
+    for key, below in vars(part).items():
+        if key == name and below is None:
+            part[key] = value()
+        else:
+            _fill(below, name, value)
 
 
 def _parser() -> ArgumentParser:

@@ -1,9 +1,10 @@
-"""Data sets, each with its training, validation and test split: points, digits, patterns, and images of any number."""
+"""Data sets, each with its training, validation and test split: points, digits, patterns, tables, and images."""
 
 from ndm.data.base import SPLITS, Data, Examples, from_levels
 from ndm.data.digits import Digits
 from ndm.data.images import Images
 from ndm.data.patterns import Patterns
+from ndm.data.table import Table
 from ndm.data.toys import Checkerboard, EightGaussians, Gaussian, Pinwheel, SwissRoll, Toy, TwoMoons
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Patterns",
     "Pinwheel",
     "SwissRoll",
+    "Table",
     "Toy",
     "TwoMoons",
     "from_levels",

@@ -43,6 +43,11 @@ class Data:
     levels: int | None
 
     @property
+    def columns(self) -> tuple[str, ...] | None:
+        """The names of an example's entries, if it is the row of a table; else None."""
+        return None
+
+    @property
     def train(self) -> Tensor:
         """The examples to learn from, float32 (N, \\*shape)."""
         return self.split("train")

@@ -18,7 +18,8 @@ class ResidualMLP(Backbone):
     (arXiv 2212.09748).
 
     Args:
-        features: number of features of one example, the product of its shape.
+        features: number of features of one example, the product of its shape. In a configuration null stands for
+            that of the data, which `ndm train` fills in.
         hidden: width of the residual stream.
         depth: number of residual blocks.
         heads: how many outputs of the example's shape; they are stacked along dimension 1.
@@ -27,6 +28,9 @@ class ResidualMLP(Backbone):
         embedding: width of the embedding of the noise level and of the class.
         zero_init: start from an output of zero.
         dropout: share of hidden units dropped in training.
+
+    Raises:
+        ValueError: ``features`` is None.
 
     Example:
         >>> import torch
@@ -37,7 +41,7 @@ class ResidualMLP(Backbone):
 
     def __init__(
         self,
-        features: int,
+        features: int | None,
         hidden: int = 128,
         depth: int = 3,
         heads: int = 1,
@@ -48,6 +52,8 @@ class ResidualMLP(Backbone):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        if features is None:
+            raise ValueError("ResidualMLP has to know how many features an example has, as in features=2.")
         self.features, self.heads, self.level, self.classes = features, heads, level, classes
         conditions = self._build_embeddings(embedding)
         self.input = nn.Linear(features, hidden)

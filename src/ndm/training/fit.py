@@ -100,7 +100,7 @@ def fit(
     if first_process:
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         run.config.write_text(config)
-        run.write_data(data.shape, data.levels)
+        run.write_data(data.shape, data.levels, data.columns)
     with _quiet(), _journal(run.log, also_to_stderr=not progress) if first_process else contextlib.nullcontext():
         logger.info("%s at step %d in %s", "resumed" if resume else "started", first, run.path)
         logger.info("%s", _sizes(model))

@@ -1,7 +1,7 @@
 """The folder that a training writes.
 
 RUN/config.yaml       the full configuration, with which `ndm train` does the same again
-RUN/data.json         the shape of an example and the number of levels
+RUN/data.json         the shape of an example, the number of levels, and the columns' names of a table
 RUN/log.txt           what was said
 RUN/metrics.csv       the curves
 RUN/pictures/         samples and the learned transformation as training went on, where they are asked for
@@ -110,9 +110,12 @@ class Run:
                 f"if its training was interrupted, go on with it by `ndm train --resume --out {self.path}`."
             )
 
-    def write_data(self, shape: tuple[int, ...], levels: int | None) -> None:
+    def write_data(self, shape: tuple[int, ...], levels: int | None, columns: tuple[str, ...] | None = None) -> None:
         """Write down what an example looks like."""
-        self.data.write_text(json.dumps({"shape": list(shape), "levels": levels}) + "\n")
+        facts: dict[str, Any] = {"shape": list(shape), "levels": levels}
+        if columns is not None:
+            facts["columns"] = list(columns)
+        self.data.write_text(json.dumps(facts) + "\n")
 
     def read_evaluation(self) -> dict[str, Any]:
         """What the last evaluation has found.
@@ -124,6 +127,18 @@ class Run:
             return dict(json.loads(self.evaluation.read_text()))
         except (OSError, ValueError, TypeError) as error:
             raise ValueError(f"{self.evaluation} is missing or damaged ({error}); evaluate the run again.") from None
+
+    def read_columns(self) -> tuple[str, ...] | None:
+        """The names of a table's columns; None if the data were no table.
+
+        Raises:
+            ValueError: the file is missing or damaged.
+        """
+        shape, _ = self.read_data()
+        columns = json.loads(self.data.read_text()).get("columns")
+        if columns is not None and (not isinstance(columns, list) or (len(columns),) != shape):
+            raise ValueError(f"{self.data} is damaged: its columns are not those of examples of shape {shape}.")
+        return None if columns is None else tuple(map(str, columns))
 
     def read_data(self) -> tuple[tuple[int, ...], int | None]:
         """The shape of an example and the number of levels.
