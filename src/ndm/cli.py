@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dispatch(arguments: list[str]) -> int:
     parser = _Parser(
         prog="ndm",
-        description="Neural Diffusion Models: train, evaluate and sample.",
+        description="Neural Diffusion Models: train, evaluate, sample and score.",
         epilog="`ndm COMMAND --help` says more about a command.",
     )
     parser.add_argument("--version", action="store_true", help="say which version this is")

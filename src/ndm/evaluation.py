@@ -130,12 +130,12 @@ def bound_per_example(
 
     def measure(block: int, x: Tensor, y: Tensor | None) -> Tensor:
         generator = torch.Generator(device).manual_seed(seed_of(seed, block))
-        sums = torch.zeros(len(x), len(names), dtype=torch.float64)
+        sums = torch.zeros(len(x), len(names), dtype=torch.float64, device=device)
         for r in range(repeats):
             u = torch.rand(len(x), generator=generator, dtype=torch.float64, device=device)
             terms = model.bound(x, steps, labels=y, times=(r + u) / repeats, generator=generator, check=r == 0)
-            sums += torch.stack([getattr(terms, name).double().cpu() for name in names], dim=1)
-        return sums / repeats
+            sums += torch.stack([getattr(terms, name).double() for name in names], dim=1)
+        return (sums / repeats).cpu()
 
     found = _block_by_block(measure, data, labels, batch_size, device, columns=len(names))
     return dict(zip(names, found.unbind(1), strict=True))

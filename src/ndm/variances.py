@@ -314,9 +314,9 @@ class Moments:
 
     def add(self, i: int, e: Tensor) -> None:
         """Take in errors e, (B, d), seen at step i (counted from 0)."""
-        e = e.double().cpu()
+        e = e.double()
         self.count[i] += e.shape[0]
-        self.sums[i] += e.T @ e if self.full else (e**2).sum(0)
+        self.sums[i] += (e.T @ e if self.full else (e**2).sum(0)).cpu()  # summed on the device, which is less to copy
 
     def __add__(self, other: Moments) -> Moments:
         """The moments of both sets of errors together."""

@@ -18,6 +18,7 @@ from ndm.data.base import SPLITS, Data
 from ndm.data.cache import cache_folder, key_of, made_once
 from ndm.data.pixels import Pixels, from_pixels
 from ndm.data.sources import Rows, Source, find_source
+from ndm.noise import seed_of
 
 __all__ = ["Images"]
 
@@ -231,7 +232,7 @@ class Images(Data):
         pass_, first = divmod(first_step, per_pass) if per_pass else (0, 0)
         with Decoder(self.size, self.channels, self.shape) as decoder:
             while True:
-                row = iter(rows.shuffled(_seed(seed, pass_), self.buffer).skip(first * batch_size))
+                row = iter(rows.shuffled(seed_of(seed, pass_), self.buffer).skip(first * batch_size))
                 steps = itertools.count(first) if per_pass is None else range(first, per_pass)
                 done = first
                 for step in steps:
@@ -253,11 +254,6 @@ class Images(Data):
                     )
                 pass_, first = pass_ + 1, 0
         raise ValueError(f"No batch of {batch_size} can be filled from {rows.where}: lower the batch size.")
-
-
-def _seed(*numbers: int) -> int:
-    """One seed from several, so that passes have orders that have nothing to do with each other."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint32)[0])
 
 
 def _require_packages() -> None:
