@@ -86,7 +86,7 @@ def density(name: str, transform: ndm.Transform, scale: Callable[[Tensor], Tenso
     level = model.schedule(x.new_zeros(1))
     variance = scale(level.gamma) ** 2 * R + level.gamma.exp()
     truth = -(x[:, 0] ** 2 / variance + torch.log(2 * math.pi * variance)) / 2
-    error = (ndm.log_likelihood(model, x, rtol=1e-7, atol=1e-7).log_prob - truth).abs().max().item()
+    error = (ndm.log_likelihood(model, x, tolerance=1e-7).log_prob - truth).abs().max().item()
     return {"case": f"ODE log-density, {name}: largest error", "value": error, "stderr": 0.0, "truth": 0.0}
 
 

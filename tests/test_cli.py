@@ -511,7 +511,7 @@ def test_score_writes_a_line_for_each_row(table: Path, tmp_path: Path, capsys: C
     assert scores["row"].tolist() == list(range(9))
     model = ndm.NDM.from_pretrained(table / "run" / "model")
     x = torch.from_numpy(pandas.read_csv(table / "x.csv")[["a", "b, in m", "c"]].to_numpy(np.float32))[:9]
-    expected = ndm.log_likelihood(model, x, rtol=1e-6, atol=1e-6).log_prob
+    expected = ndm.log_likelihood(model, x, tolerance=1e-6).log_prob
     np.testing.assert_allclose(scores["log_prob"], expected, atol=0.02)
     assert "exists" in error(capsys, *command)
 

@@ -92,7 +92,7 @@ def test_the_figures_are_those_of_the_closed_forms(tmp_path: Path, ending: str) 
     x, out = draw(150), tmp_path / f"scores.{ending}"
     scores = score(gaussian(), x, out, batch_size=64, times=40, tolerance=1e-6, progress=False)
     table = pandas.read_csv(out) if ending == "csv" else pandas.read_parquet(out)
-    assert list(table) == ["row", "nelbo", "nelbo_stderr", "log_prob", "log_prob_stderr", "kind"]
+    assert list(table) == ["row", "nelbo", "nelbo_stderr", "log_prob", "log_prob_stderr", "solver_error", "kind"]
     assert (table["row"] == np.arange(150)).all()
     np.testing.assert_allclose(table["log_prob"], log_density_of_gaussian(x), atol=5e-4)
     assert (table["log_prob_stderr"] == 0).all()
@@ -257,7 +257,7 @@ def test_a_damaged_partial_is_gone_on_with_from_before_the_damage(tmp_path: Path
     x, whole, out = draw(100), tmp_path / "whole.csv", tmp_path / "x.csv"
     score(small(), x, whole, **FAST)
     blocks = interrupted(x, out) / "blocks"
-    good, size = blocks.read_bytes(), 16 * 32 + 4
+    good, size = blocks.read_bytes(), 16 * 40 + 4
     assert len(good) == 3 * size
     bad = {
         "torn": good[:-7],
@@ -325,7 +325,7 @@ def test_a_process_killed_in_the_middle_is_gone_on_with(tmp_path: Path) -> None:
     table, out = tmp_path / "x.csv", tmp_path / "x.parquet"
     pandas.DataFrame(draw(1000).double().numpy(), columns=list("abc")).to_csv(table, index=False)
     model = ndm.NDM.from_pretrained(small().save_pretrained(tmp_path / "model"))
-    blocks, of_a_block = tmp_path / "x.parquet.partial" / "blocks", 16 * 32 + 4
+    blocks, of_a_block = tmp_path / "x.parquet.partial" / "blocks", 16 * 40 + 4
     for some in (3, 20):  # twice, the second time with blocks of the first one before
         process = subprocess.Popen([sys.executable, "-c", SCRIPT, tmp_path / "model", table, out])
         deadline = time.monotonic() + 60

@@ -143,8 +143,9 @@ def bound_per_example(
 
 def likelihood_per_example(
     model: NDM, data: Examples, *, labels: Tensor | None = None, seed: int = 0, batch_size: int = BLOCK, **options: Any
-) -> tuple[Tensor, str, int]:
-    """log_prob (N,) in nats, its kind in words, and the evaluations of the drift; see :func:`ndm.log_likelihood`.
+) -> tuple[dict[str, Tensor], str, int]:
+    """``log_prob`` and ``solver_error``, (N,) in nats, what they are in words, and the evaluations of the drift: see
+    :func:`ndm.log_likelihood`.
 
     The work is shared as that of :func:`bound_per_example` is; its arguments mean the same.
     """
@@ -155,10 +156,10 @@ def likelihood_per_example(
         result = log_likelihood(model, x, labels=y, generator=generator, **options)
         evaluations.add_(result.nfe)
         kinds[0] = result.kind
-        return result.log_prob.double().cpu()[:, None]
+        return torch.stack([result.log_prob, result.solver_error], dim=1).double().cpu()
 
-    found = _block_by_block(measure, data, labels, batch_size, device, columns=1)
-    return found[:, 0], kinds[0], int(summed(evaluations).item())
+    found = _block_by_block(measure, data, labels, batch_size, device, columns=2)
+    return {"log_prob": found[:, 0], "solver_error": found[:, 1]}, kinds[0], int(summed(evaluations).item())
 
 
 def device_of(model: NDM) -> torch.device:
@@ -319,7 +320,7 @@ def evaluate(
             bar.update()
     if likelihood and not (model.denoiser.direct and not getattr(model.denoiser, "ode", False)):
         some = _First(x, likelihood_examples)
-        log_p, kind, nfe = likelihood_per_example(
+        found, kind, nfe = likelihood_per_example(
             model,
             some,
             labels=None if labels is None else labels[: len(some)],
@@ -328,8 +329,9 @@ def evaluate(
             **likelihood_options,
         )
         # In bits per dimension the customary sign is that of a code length, as for the bound.
-        values = -log_p * scale if data.levels else log_p
-        _add(result, "log-likelihood", None, None, values, unit, kind, {"nfe": nfe})
+        values = -found["log_prob"] * scale if data.levels else found["log_prob"]
+        extra = {"nfe": nfe, "solver_error": found["solver_error"].mean().item() * scale}
+        _add(result, "log-likelihood", None, None, values, unit, kind, extra)
         bar.update()
     if quality is not None:
         _add_quality(

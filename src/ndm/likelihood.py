@@ -3,7 +3,13 @@ r"""The likelihood under the reverse ODE, a continuous normalising flow of its o
     log p(z_0) = log N(z_1; 0, I) + integral_0^1 div f(z_t, t) dt
 
 with f the ODE's drift (Chen et al., arXiv 1806.07366; Song et al., arXiv 2011.13456, appendix D.2). The divergence is
-exact, by d forward-mode derivatives, or by Hutchinson's probes without bias (Grathwohl et al., arXiv 1810.01367).
+exact, by d backward passes, or by Hutchinson's probes without bias (Grathwohl et al., arXiv 1810.01367).
+
+The path does not depend on the divergence, which costs most. So the path is solved by Runge and Kutta's method in N
+equal steps, the divergence is taken at its N + 1 points, and integrated by Gregory's formula. How far the same with
+N / 2 steps is away tells the error; N is doubled for the examples for which that is too far. What this saves is in
+benchmarks/likelihood.py.
+
 The bound of :mod:`ndm.bounds` is the SDE's, another model of the same data; neither has to lie below the other.
 """
 
@@ -12,17 +18,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.func import jvp, vmap
 
 from ndm.noise import normal_like
 from ndm.precision import residual_path
 from ndm.process import Process, at_rest
 from ndm.schedules import per_example
-from ndm.solvers import solve_adaptive
+from ndm.solvers import solve_fixed
 from ndm.transforms.curve import tile
 
 __all__ = ["LogLikelihood", "log_likelihood"]
@@ -33,8 +38,14 @@ EXACT_UP_TO = 16
 #: Samples of dequantisation noise are taken together up to this many numbers in a batch of z.
 NUMBERS_AT_ONCE = 65536
 
-#: How many directional derivatives, of all examples together, the exact divergence takes at a time.
-DIRECTIONS_AT_ONCE = 8192
+#: N, the number of steps, at first and at most.
+STEPS, MOST_STEPS = 24, 1536
+
+#: Nats per dimension that N / 2 steps may be away by default.
+TOLERANCE = 1e-2
+
+#: Gregory's coefficients: of the differences of order 0, 1, ... at both ends of an integral by the trapezoidal rule.
+_GREGORY = (1 / 2, 1 / 12, 1 / 24, 19 / 720, 3 / 160, 863 / 60480)
 
 _KINDS = {
     None: "density of the reverse ODE",
@@ -53,8 +64,9 @@ class LogLikelihood:
         log_prob: (B,), nats: a log-density in the data's own units, or for K-level data a lower bound on the
             log-probability.
         stderr: (B,), nats: the standard error of the Monte-Carlo parts (probes, dequantisation noise), estimated from
-            their spread; 0 where nothing is random, NaN where one sample leaves no spread. The solver's own error is
-            not in it: that is what the tolerances are for.
+            their spread; 0 where nothing is random, NaN where one sample leaves no spread.
+        solver_error: (B,), nats: how far the result of half as many steps is away, the mean over samples and probes.
+            The error of log_prob itself is a small part of that where the steps resolve the path.
         nfe: how often the drift was evaluated, over all solves.
         kind: what log_prob is, in words.
         dimensions: d.
@@ -62,6 +74,7 @@ class LogLikelihood:
 
     log_prob: Tensor
     stderr: Tensor
+    solver_error: Tensor
     nfe: int
     kind: str
     dimensions: int
@@ -81,11 +94,9 @@ def log_likelihood(
     probes: int = 4,
     dequantization: str | None = None,
     samples: int = 4,
-    rtol: float = 1e-5,
-    atol: float = 1e-5,
+    tolerance: float | None = None,
     labels: Tensor | None = None,
     generator: torch.Generator | None = None,
-    nodes: int | None = None,
 ) -> LogLikelihood:
     r"""The log-likelihood of each example under the reverse ODE.
 
@@ -94,7 +105,7 @@ def log_likelihood(
     Args:
         model: the model.
         x: data in their own units, (B, \\*shape), as for ``model.bound``.
-        divergence: ``exact`` (d directional derivatives), ``hutchinson``, or ``auto``: exact up to 16 dimensions.
+        divergence: ``exact`` (d backward passes), ``hutchinson``, or ``auto``: exact up to 16 dimensions.
         probes: Rademacher probes for ``hutchinson``, each fixed along the path.
         dequantization: for K-level data ``uniform``, ``variational`` (the default there; z_0 from q(z_0 | x), which is
             tighter) or ``importance`` (tighter still as ``samples`` grows). For continuous data None, the density of
@@ -103,41 +114,41 @@ def log_likelihood(
             weights are exponentials, which turn the zero-mean error of Hutchinson's probes into a bias upwards: the
             result is then an estimate and no longer a bound, as ``kind`` says.
         samples: how many z_0 (or dequantised x) are drawn for each example.
-        rtol: relative tolerance of the adaptive solver.
-        atol: absolute tolerance of the adaptive solver.
+        tolerance: nats: the number of steps of an example's path is doubled, from 24 and at most to 1536, until half as
+            many give a log_prob no farther away than that, or than rounding allows. By default 0.01 a dimension.
         labels: class labels, (B,), for a conditional denoiser.
         generator: for probes and dequantisation noise.
-        nodes: take the divergence at so many Gauss-Legendre nodes of the path only, and not at every stage of every
-            step, where it costs most of the time. The path does not depend on it; the tolerances are then the path's,
-            and the integral of the divergence has the error of the quadrature, which they do not see: compare two
-            numbers of nodes. 24 suit a trained model of a few dimensions.
 
     Raises:
         ValueError: an unknown divergence or dequantisation, one that does not fit the data, or data that do not pass
             the model's check.
-        RuntimeError: the solver gave up.
+        RuntimeError: the path of an example is not finite in however many steps.
     """
     dequantization = _dequantization(model, dequantization)
     data = model.to_model(x)
     exact = _is_exact(divergence, data[0].numel())
-    if nodes is not None and nodes < 1:
-        raise ValueError(f"nodes must be at least 1, or None, got {nodes}.")
+    if tolerance is None:
+        tolerance = TOLERANCE * data[0].numel()
+    if not tolerance > 0:
+        raise ValueError(f"tolerance must be positive, got {tolerance}.")
     if probes < 1 or samples < 1:
         raise ValueError(f"probes and samples must be at least 1, got probes={probes}, samples={samples}.")
-    flow = _Flow(model, labels, 0 if exact else probes, rtol, atol, generator, nodes)
+    flow = _Flow(model, labels, 0 if exact else probes, tolerance, generator)
     with at_rest(model), residual_path(data.device):
         if dequantization is None:
             level_0 = model.schedule(data.new_zeros(data.shape[0]))
             # z_0 = alpha_0 x is one to one, so its density is x's but for the Jacobian.
-            log_p = flow.log_prob(per_example(level_0.alpha, data) * data)
+            log_p, error = flow.log_prob(per_example(level_0.alpha, data) * data)
             log_p = log_p + data[0].numel() * level_0.alpha.log() + model.log_det(data)
             mean, stderr = log_p.mean(0), torch.zeros_like(log_p[0]) if exact else _spread(log_p)
         else:
             draw = _uniform if dequantization == "uniform" else _variational
-            weights = torch.cat([draw(flow, model, data, n, generator) for n in _portions(samples, data)])
+            portions = [draw(flow, model, data, n, generator) for n in _portions(samples, data)]
+            weights, error = (torch.cat(part) for part in zip(*portions, strict=True))
+            error = error.mean(0)
             mean, stderr = _combine(weights + model.log_det(data), importance=dequantization == "importance")
     kind = _PROBED_IMPORTANCE if dequantization == "importance" and not exact else _KINDS[dequantization]
-    return LogLikelihood(mean, stderr, flow.evaluations, kind, data[0].numel())
+    return LogLikelihood(mean, stderr, error, flow.evaluations, kind, data[0].numel())
 
 
 def _dequantization(model: Process, name: str | None) -> str | None:
@@ -177,19 +188,26 @@ def _portions(samples: int, x: Tensor) -> list[int]:
     return [min(most, samples - done) for done in range(0, samples, most)]
 
 
-def _uniform(flow: _Flow, model: Process, x: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
-    """log p(x + u) + d log(cell) for n draws of u, uniform over a level's cell, whose width is 2 / K: (n, B)."""
+def _uniform(
+    flow: _Flow, model: Process, x: Tensor, n: int, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """log p(x + u) + d log(cell) for n draws of u, uniform over a level's cell, whose width is 2 / K, and the solver's
+    error, both (n, B).
+    """
     assert model.decoder.levels is not None
     cell, rows = 2 / model.decoder.levels, tile(x, n)
     level = model.schedule(rows.new_zeros(rows.shape[0]))
     device = x.device if generator is None else generator.device
     u = torch.rand(rows.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)
-    log_p = flow.log_prob(per_example(level.alpha, rows) * (rows + cell * (u - 0.5))).mean(0)
-    return (log_p + x[0].numel() * (level.alpha.log() + math.log(cell))).reshape(n, -1)
+    log_p, error = flow.log_prob(per_example(level.alpha, rows) * (rows + cell * (u - 0.5)))
+    log_p = log_p.mean(0) + x[0].numel() * (level.alpha.log() + math.log(cell))
+    return log_p.reshape(n, -1), error.reshape(n, -1)
 
 
-def _variational(flow: _Flow, model: Process, x: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
-    """log p(z_0) + log p(x | z_0) - log q(z_0 | x) for n draws of z_0 from q, (n, B)."""
+def _variational(
+    flow: _Flow, model: Process, x: Tensor, n: int, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """log p(z_0) + log p(x | z_0) - log q(z_0 | x) for n draws of z_0 from q, and the solver's error, both (n, B)."""
     rows = tile(x, n)
     level = model.schedule(rows.new_zeros(rows.shape[0]))
     noise = normal_like(rows, generator)
@@ -197,8 +215,9 @@ def _variational(flow: _Flow, model: Process, x: Tensor, n: int, generator: torc
     gap = model.transform(rows).displacement(level.gamma) + per_example(level.sigma / level.alpha, rows) * noise
     log_q = -((noise**2 + math.log(2 * math.pi)).flatten(1).sum(1) / 2 + x[0].numel() * level.sigma.log())
     # The mean over the probes: the bounds are made of one unbiased estimate per sample.
-    log_p = flow.log_prob(per_example(level.alpha, rows) * (rows + gap)).mean(0)
-    return (log_p - model.decoder.nll(rows, gap, level.gamma) - log_q).reshape(n, -1)
+    log_p, error = flow.log_prob(per_example(level.alpha, rows) * (rows + gap))
+    log_p = log_p.mean(0) - model.decoder.nll(rows, gap, level.gamma) - log_q
+    return log_p.reshape(n, -1), error.reshape(n, -1)
 
 
 class _Flow:
@@ -209,97 +228,117 @@ class _Flow:
         model: Process,
         labels: Tensor | None,
         probes: int,
-        rtol: float,
-        atol: float,
+        tolerance: float,
         generator: torch.Generator | None,
-        nodes: int | None,
     ) -> None:
         self.model = model
         self.labels = labels
         self.probes = probes
-        self.rtol = rtol
-        self.atol = atol
+        self.tolerance = tolerance
         self.generator = generator
-        self.nodes = nodes
         self.evaluations = 0
 
-    def log_prob(self, z: Tensor) -> Tensor:
-        """log p(z_0), (probes or 1, B), one estimate per probe, for z_0 = ``z``, (B, \\*shape).
+    def log_prob(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """log p(z_0), (probes or 1, B), one estimate per probe, for z_0 = ``z``, (B, \\*shape); and its error, (B,).
 
         The batch may be the labels' several times over, one copy after another.
+
+        Raises:
+            RuntimeError: the path of an example is not finite.
         """
         labels = None if self.labels is None else tile(self.labels, z.shape[0] // self.labels.shape[0])
-        divergence = self._probed(z) if self.probes else _exact_divergence
-        columns = max(self.probes, 1)
-        d = z[0].numel()
-        if self.nodes is not None:
-            end, growth = self._at_nodes(z, labels, divergence, self.nodes)
-            return _log_normal(end) + growth.T
+        probes = self._draw_probes(z)
+        log_p = z.new_full((max(self.probes, 1), len(z)), math.nan)
+        error = z.new_full((len(z),), math.inf)
+        rows, steps = torch.arange(len(z), device=z.device), STEPS
+        while len(rows) and steps <= MOST_STEPS:
+            labels_now = None if labels is None else labels[rows]
+            found, apart = self._solve(z[rows], labels_now, None if probes is None else probes[:, rows], steps)
+            closer = apart < error[rows]
+            log_p[:, rows[closer]], error[rows[closer]] = found[:, closer], apart[closer]
+            rounding = 32 * torch.finfo(z.dtype).eps * (log_p[:, rows].abs().amax(0) + z[0].numel())
+            rows = rows[~(error[rows] <= rounding.clamp_min(self.tolerance))]  # nan is not
+            steps *= 2
+        if lost := int((~error.isfinite()).sum()):
+            raise RuntimeError(
+                f"The ODE solver gave up on {lost} of {len(z)} examples: in {MOST_STEPS} steps their paths are not "
+                "finite, so the model's vector field is too rough, or not finite itself. Use float64, or train longer."
+            )
+        return log_p, error
 
-        def drift(t: Tensor, state: Tensor) -> Tensor:
-            now = state[:, :d].reshape(z.shape)
-            f, div = divergence(lambda y: self.model.drift(y, t, labels, eta=0.0), now)
-            return torch.cat([f.flatten(1), div], dim=1)
+    def _solve(self, z: Tensor, labels: Tensor | None, probes: Tensor | None, steps: int) -> tuple[Tensor, Tensor]:
+        """log p(z_0) in so many steps, (columns, B), and how far half as many are away, (B,); nan where not finite."""
+        path, coarse = self._path(z, labels, steps), self._path(z, labels, steps // 2)
+        growth = []
+        for t, state in zip(self._times(z, steps), path, strict=True):
 
-        start = torch.cat([z.flatten(1), z.new_zeros(z.shape[0], columns)], dim=1)
-        solution = solve_adaptive(drift, start, 0.0, 1.0, self.rtol, self.atol)
-        self.evaluations += solution.evaluations
-        end = solution.states[-1]
-        return _log_normal(end[:, :d]) + end[:, d:].T
+            def drift(y: Tensor, t: Tensor = t) -> Tensor:
+                return self.model.drift(y, t.expand(len(y)), labels, eta=0.0)
 
-    def _at_nodes(self, z: Tensor, labels: Tensor | None, divergence: Callable, nodes: int) -> tuple[Tensor, Tensor]:
-        """z_1, (B, d), and the integral of the divergence along the path, (B, columns), by Gauss-Legendre."""
-        places, weights = np.polynomial.legendre.leggauss(nodes)
-        times = z.new_tensor((places + 1) / 2)
+            growth.append(_exact_divergence(drift, state) if probes is None else _quadratic_forms(drift, state, probes))
+            self.evaluations += 1
+        end, total = _log_normal(path[-1]), _integral(torch.stack(growth))
+        # That the two errors might cancel is no reason for trust.
+        apart = (end - _log_normal(coarse[-1])).abs() + (total - _integral(torch.stack(growth[::2]))).abs().mean(0)
+        return end + total, apart
 
-        def drift(t: Tensor, state: Tensor) -> Tensor:
-            return self.model.drift(state.reshape(z.shape), t, labels, eta=0.0).flatten(1)
+    def _path(self, z: Tensor, labels: Tensor | None, steps: int) -> list[Tensor]:
+        """z_t at 0, 1 / steps, ..., 1, each (B, \\*shape)."""
 
-        solution = solve_adaptive(drift, z.flatten(1), 0.0, 1.0, self.rtol, self.atol, at=times)
-        total = z.new_zeros(())
-        for time, weight, state in zip(times, weights / 2, solution.states, strict=False):  # the last one is z_1
-            t = time.expand(z.shape[0])
-            _, div = divergence(lambda y, t=t: self.model.drift(y, t, labels, eta=0.0), state.reshape(z.shape))
-            total = total + weight * div
-        self.evaluations += solution.evaluations + nodes
-        return solution.states[-1], total
+        def drift(t: Tensor, y: Tensor) -> Tensor:
+            self.evaluations += 1
+            return self.model.drift(y, t, labels, eta=0.0)
 
-    def _probed(self, z: Tensor) -> Callable:
-        """Hutchinson's estimate, e^T (df/dz) e for fixed e = +-1."""
+        times = self._times(z, steps)
+        return [z, *solve_fixed(drift, z, pairwise(times), "rk4")]
+
+    def _times(self, z: Tensor, steps: int) -> Tensor:
+        return torch.linspace(0, 1, steps + 1, dtype=z.dtype, device=z.device)
+
+    def _draw_probes(self, z: Tensor) -> Tensor | None:
+        """The vectors e = +-1 of Hutchinson's estimates e^T (df/dz) e, (probes, B, \\*shape)."""
+        if not self.probes:
+            return None
         device = z.device if self.generator is None else self.generator.device
         signs = torch.randint(2, (self.probes, *z.shape), generator=self.generator, device=device)
-        e = (2 * signs - 1).to(z)
+        return (2 * signs - 1).to(z)
 
-        def divergence(f: Callable[[Tensor], Tensor], y: Tensor) -> tuple[Tensor, Tensor]:
-            value, along = _directional(f, y, e)
-            return value, (e * along).flatten(2).sum(2).T
 
-        return divergence
+def _integral(values: Tensor) -> Tensor:
+    """The integral over [0, 1] of values at evenly spaced points, (N + 1, B, columns) -> (columns, B).
+
+    Gregory's formula: the trapezoidal rule with corrections at both ends that make it exact for polynomials of fifth
+    degree. In between all points count alike, which suits an integrand whose features may be anywhere.
+    """
+    n = len(values) - 1
+    weights = values.new_ones(n + 1)
+    for order, coefficient in enumerate(_GREGORY):
+        for j in range(order + 1):
+            change = coefficient * (-1) ** j * math.comb(order, j)
+            weights[j] -= change
+            weights[n - j] -= change
+    return torch.einsum("n,nbk->kb", weights / n, values)
 
 
 def _log_normal(z: Tensor) -> Tensor:
-    """log N(z; 0, I), (B, d) -> (B,)."""
-    return -((z**2 + math.log(2 * math.pi)).sum(1)) / 2
+    """log N(z; 0, I), (B, \\*shape) -> (B,)."""
+    return -((z**2 + math.log(2 * math.pi)).flatten(1).sum(1)) / 2
 
 
-def _exact_divergence(f: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Tensor]:
-    """f(z), (B, \\*shape), and its divergence, (B, 1)."""
-    d = z[0].numel()
-    at_once = max(1, DIRECTIONS_AT_ONCE // z.shape[0])
-    total = z.new_zeros(z.shape[0])
-    value = z
-    for directions in torch.eye(d, dtype=z.dtype, device=z.device).split(at_once):
-        tangents = directions.reshape(-1, 1, *z.shape[1:]).expand(-1, *z.shape)
-        value, along = _directional(f, z, tangents)
-        total = total + (tangents * along).flatten(2).sum((0, 2))
-    return value, total[:, None]
+def _exact_divergence(f: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
+    """The divergence of f, (B, 1)."""
+    basis = torch.eye(z[0].numel(), dtype=z.dtype, device=z.device)
+    return _quadratic_forms(f, z, basis.reshape(-1, 1, *z.shape[1:]).expand(-1, *z.shape)).sum(1, keepdim=True)
 
 
-def _directional(f: Callable[[Tensor], Tensor], z: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
-    """f(z), (B, \\*shape), and (df/dz) v for each of k tangents, (k, B, \\*shape)."""
-    # With gradients switched off, some of torch's forward-mode formulas (SiLU's) cannot be differentiated once more, as
-    # is needed where the drift itself contains dF/dgamma. Nothing is recorded: nothing here asks for a gradient.
-    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), torch.enable_grad():
-        # Of the k copies of the value that vmap returns all are the same; it computes it once.
-        values, along = vmap(lambda v: jvp(f, (z,), (v,))[:2])(tangents)
-    return values[0], along
+def _quadratic_forms(f: Callable[[Tensor], Tensor], z: Tensor, directions: Tensor) -> Tensor:
+    """v^T (df/dz) v for each of k directions v, (k, B, \\*shape) -> (B, k).
+
+    In reverse mode: one evaluation of f serves all directions. Forward mode takes longer with every network of ours,
+    and one batched backward pass is not faster than k of them (benchmarks/likelihood.py).
+    """
+    with torch.enable_grad():
+        z = z.detach().requires_grad_()
+        value = f(z)
+        forms = [(v * torch.autograd.grad(value, z, v, retain_graph=True)[0]).flatten(1).sum(1) for v in directions]
+    return torch.stack(forms, dim=1).detach()

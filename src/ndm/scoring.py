@@ -33,7 +33,7 @@ from tqdm import tqdm
 from ndm.data.base import Examples, from_levels
 from ndm.data.sources import find_source
 from ndm.data.table import TableFile
-from ndm.likelihood import log_likelihood
+from ndm.likelihood import TOLERANCE, log_likelihood
 from ndm.model import NDM
 from ndm.noise import normal_like, seed_of
 
@@ -58,9 +58,9 @@ WRITTEN = 65_536
 #: Draws from which the bound's control variates are fitted, at least.
 PREPARED = 64
 
-_MEASURED = ("nelbo", "nelbo_stderr", "log_prob", "log_prob_stderr")
+_MEASURED = ("nelbo", "nelbo_stderr", "log_prob", "log_prob_stderr", "solver_error")
 
-_LAYOUT = 1  # of the partial folder: to be counted up when what is in it changes its meaning
+_LAYOUT = 2  # of the partial folder: to be counted up when what is in it changes its meaning
 
 
 # ---- rows to be scored
@@ -211,9 +211,9 @@ class Scores:
         path: the file.
         about: ``rows``, and of ``nelbo`` and ``log_prob`` each the ``mean``, its ``stderr`` over the rows, and
             ``row_stderr``, the mean of the rows' own standard errors (nats); of ``log_prob`` also ``kind`` in words,
-            ``unsolved``, the number of rows whose equation the solver gave up, and ``solver_error``, the mean
-            difference that a hundredth of the tolerance, and four times the nodes, made to some rows, in float64; and
-            ``seconds``, of this session, for ``scored`` rows.
+            ``unsolved``, the number of rows whose equation the solver gave up, ``solver_error``, the mean of the rows'
+            own, and ``checked_error``, the mean difference that a hundredth of the tolerance and double precision made
+            to the first rows; and ``seconds``, of this session, for ``scored`` rows.
     """
 
     path: Path
@@ -231,8 +231,10 @@ class Scores:
         if "log_prob" in about:
             part = about["log_prob"]
             lines.append(f"{'':<16} {part['kind']}")
-            if part["solver_error"] is not None:
-                lines.append(f"{'':<16} the solver's tolerance changes a row by {part['solver_error']:.1g} on average")
+            lines.append(f"{'':<16} half the solver's steps change a row by {part['solver_error']:.1g} on average")
+            if part["checked_error"] is not None:
+                many = "many more steps in double precision change the first rows by"
+                lines.append(f"{'':<16} {many} {part['checked_error']:.1g}")
             if part["unsolved"]:
                 lines.append(f"{'':<16} {part['unsolved']} rows could not be solved, and are nan")
         if about["scored"]:
@@ -247,10 +249,9 @@ def score(
     *,
     likelihood: bool = True,
     times: int = 20,
-    tolerance: float = 1e-4,
+    tolerance: float | None = None,
     samples: int = 4,
     probes: int = 4,
-    nodes: int = 24,
     precision: str = "32",
     batch_size: int | None = None,
     max_rows: int | None = None,
@@ -261,8 +262,10 @@ def score(
 
     Its columns are ``row``, from 0; ``nelbo`` and ``nelbo_stderr``, the bound on -log p in continuous time, with the
     noise's square for a control variate; ``log_prob`` and ``log_prob_stderr``, the log-likelihood under the reverse
-    ODE, whose meaning is in ``kind``; all in nats, the standard errors being those of what is random in each row's own
-    figure. For K-level data also ``bits_per_dim``, of the log-likelihood, or of the bound where there is none.
+    ODE, whose meaning is in ``kind``; ``solver_error``, how far half as many of the solver's steps are away; all in
+    nats, the standard errors being those of what is random in each row's own figure. (The bound's comes of ``times`` /
+    2 differences and is itself uncertain: with 20 times the mean lies within two of it for nine rows of ten.) For
+    K-level data also ``bits_per_dim``, of the log-likelihood, or of the bound where there is none.
 
     If the process is killed, the same call goes on from OUT.partial, and the file will be the same.
 
@@ -272,10 +275,9 @@ def score(
         out: the file to write, .parquet or .csv.
         likelihood: compute the log-likelihood as well, which takes longest.
         times: noise levels per row for the bound, an even number: two in each of ``times`` / 2 strata.
-        tolerance: of the ODE solver, relative and absolute.
+        tolerance: nats, of the ODE solver: see :func:`ndm.log_likelihood`.
         samples: of z_0, for K-level data.
         probes: for the divergence, where it is not exact: in more than 16 dimensions.
-        nodes: of its quadrature: see :func:`ndm.log_likelihood`.
         precision: ``32``, ``bf16`` (of the networks alone) or ``64``.
         batch_size: rows in a block. Another number means other random numbers.
         max_rows: score the first so many rows only.
@@ -290,7 +292,7 @@ def score(
     """
     out = Path(out)
     _check_out(out)
-    _check_options(times, tolerance, samples, probes, nodes, precision, batch_size, max_rows, seed)
+    _check_options(times, tolerance, samples, probes, precision, batch_size, max_rows, seed)
     _check_model(model, likelihood)
     rows = data if isinstance(data, Rows) else ExampleRows(data)
     count = rows.count if max_rows is None else min(rows.count, max_rows)
@@ -298,12 +300,13 @@ def score(
     if first is None:
         raise ValueError("There are no rows to score.")
     size = batch_size or max(1, min(ROWS, NUMBERS // first.numel()))
-    options = {"rtol": tolerance, "atol": tolerance, "samples": samples, "probes": probes, "nodes": nodes}
+    if tolerance is None:
+        tolerance = TOLERANCE * first.numel()
+    options = {"tolerance": tolerance, "samples": samples, "probes": probes}
     scorer = _Scorer(model, likelihood, times, options, precision, seed)
     settings = {
         "layout": _LAYOUT, "model": _fingerprint(model), "data": rows.identity(), "rows": count, "batch_size": size,
         "likelihood": likelihood, "times": times, "tolerance": tolerance, "samples": samples, "probes": probes,
-        "nodes": nodes,
         "precision": precision, "seed": seed,
     }  # fmt: skip
     with scorer.at_work():
@@ -324,8 +327,8 @@ def score(
             raise ValueError(f"The data have {journal.rows} rows, and had {count} before: have they changed?")
         seconds = time.monotonic() - began
         some = min(count, max(1, CHECKED // first.numel()))
-        kind, solver_error = scorer.check(next(rows.blocks(some, 0))) if likelihood else (None, None)
-        about = _summary(journal, kind, solver_error)
+        kind, checked = scorer.check(next(rows.blocks(some, 0))) if likelihood else (None, None)
+        about = _summary(journal, kind, checked)
         about |= {"scored": count - done, "seconds": seconds}
         bits = None if model.decoder.levels is None else 1 / (first.numel() * math.log(2))
         _write(out, journal, about | {"settings": settings}, bits)
@@ -361,12 +364,12 @@ class _Scorer:
             self.model.train(was_training)
 
     def measure(self, x: Tensor, block: int) -> np.ndarray:
-        """The figures of a block's rows, (n, 4), in the order of :data:`_MEASURED`."""
+        """The figures of a block's rows, (n, 5), in the order of :data:`_MEASURED`."""
         x = x.to(self.device, self.dtype)
         found = torch.full((len(x), len(_MEASURED)), math.nan, dtype=torch.float64)
         found[:, 0], found[:, 1] = self._bound(x, self._generator(block, 0))
         if self.likelihood:
-            found[:, 2], found[:, 3] = self._log_prob(x, (block, 1))
+            found[:, 2:] = self._log_prob(x, (block, 1))
         return found.numpy()
 
     def _generator(self, *numbers: int) -> torch.Generator:
@@ -411,25 +414,23 @@ class _Scorer:
             y, control = y - other_y, control - other_control
             self.slopes.append(((y * control).sum() / control.square().sum()).nan_to_num().item())
 
-    def _log_prob(self, x: Tensor, place: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """The log-likelihood and its standard error, each (n,); nan for rows whose equation cannot be solved."""
+    def _log_prob(self, x: Tensor, place: tuple[int, ...]) -> Tensor:
+        """The log-likelihood, its standard error and the solver's, (n, 3); nan for rows that cannot be solved."""
         try:
             result = log_likelihood(self.model, x, generator=self._generator(*place), **self.options)
         except RuntimeError as error:
             if "solver gave up" not in str(error):  # out of memory, for one
                 raise
             if len(x) == 1:
-                return torch.full((1,), math.nan), torch.full((1,), math.nan)
-            halves = [self._log_prob(half, (*place, i)) for i, half in enumerate(x.tensor_split(2))]
-            return torch.cat([half[0] for half in halves]), torch.cat([half[1] for half in halves])
+                return torch.full((1, 3), math.nan, dtype=torch.float64)
+            return torch.cat([self._log_prob(half, (*place, i)) for i, half in enumerate(x.tensor_split(2))])
         self.kind = result.kind
-        return result.log_prob.double().cpu(), result.stderr.double().cpu()
+        return torch.stack([result.log_prob, result.stderr, result.solver_error], dim=1).double().cpu()
 
     def check(self, x: Tensor) -> tuple[str, float | None]:
-        """What the log-likelihood is in words, and how much finer settings change it on average."""
+        """What the log-likelihood is in words, and how much finer steps in float64 change it on average."""
         x, place = x.to(self.device, self.dtype), (0, 2)
-        finer = self.options | {"nodes": 4 * self.options["nodes"]}
-        finer |= {name: max(self.options[name] / 100, 1e-10) for name in ("rtol", "atol")}
+        finer = self.options | {"tolerance": self.options["tolerance"] / 100}
         try:
             rough = log_likelihood(self.model, x, generator=self._generator(*place), **self.options)
             self.kind = rough.kind
@@ -477,10 +478,9 @@ def _check_out(out: Path) -> None:
 
 def _check_options(
     times: int,
-    tolerance: float,
+    tolerance: float | None,
     samples: int,
     probes: int,
-    nodes: int,
     precision: str,
     size: int | None,
     rows: int | None,
@@ -488,12 +488,11 @@ def _check_options(
 ) -> None:
     if times < 2 or times % 2:
         raise ValueError(f"times must be an even number of at least 2, not {times}: noise levels are taken in pairs.")
-    if not 0 < tolerance < 1:
-        raise ValueError(f"tolerance must lie between 0 and 1, not be {tolerance}.")
+    if tolerance is not None and not 0 < tolerance < math.inf:
+        raise ValueError(f"tolerance must be a positive number, not {tolerance}.")
     for name, value in {
         "samples": samples,
         "probes": probes,
-        "nodes": nodes,
         "batch_size": size,
         "max_rows": rows,
     }.items():
@@ -557,7 +556,7 @@ class _Journal:
         self._file.close()
 
     def append(self, values: np.ndarray) -> None:
-        """Write a block, (n, 4), so that it is there whatever happens next."""
+        """Write a block, (n, 5), so that it is there whatever happens next."""
         data = np.ascontiguousarray(values, "<f8").tobytes()
         self._file.write(data + self._checksum(data, self.blocks))
         self._file.flush()
@@ -654,7 +653,7 @@ class _Mean:
         return math.sqrt(self.squares / (self.count - 1) / self.count) if self.count > 1 else math.nan
 
 
-def _summary(journal: _Journal, kind: str | None, solver_error: float | None) -> dict[str, Any]:
+def _summary(journal: _Journal, kind: str | None, checked: float | None) -> dict[str, Any]:
     means = {name: _Mean() for name in _MEASURED}
     for block in journal.read():
         for name, values in zip(_MEASURED, block.T, strict=True):
@@ -666,7 +665,9 @@ def _summary(journal: _Journal, kind: str | None, solver_error: float | None) ->
 
     about: dict[str, Any] = {"rows": journal.rows, "nelbo": part("nelbo")}
     if kind is not None:
-        more = {"kind": kind, "unsolved": means["log_prob"].missing, "solver_error": solver_error}
+        solver = means["solver_error"]
+        more = {"kind": kind, "unsolved": means["log_prob"].missing, "checked_error": checked}
+        more["solver_error"] = solver.mean if solver.count else math.nan
         about["log_prob"] = part("log_prob") | more
     return about
 

@@ -49,7 +49,6 @@ def solve_adaptive(
     atol: float,
     points: int = 1,
     max_steps: int = 10000,
-    at: Tensor | None = None,
 ) -> Solution:
     """Dormand and Prince's fifth-order method, with a step size for each example.
 
@@ -62,7 +61,6 @@ def solve_adaptive(
         atol: absolute tolerance of one step.
         points: at how many evenly spaced times, ``stop`` included and ``start`` not, to return the state.
         max_steps: give up after this many.
-        at: other times than these at which to return the state, in order, (P,); the state at ``stop`` comes after them.
 
     Raises:
         RuntimeError: the solver gave up; the sentence says why.
@@ -74,8 +72,6 @@ def solve_adaptive(
     controller = torchode.IntegralController(atol=atol, rtol=rtol, term=term)
     solver = torchode.AutoDiffAdjoint(torchode.Dopri5(term=term), controller, max_steps=max_steps)
     times = torch.linspace(start, stop, points + 1, dtype=z.dtype, device=z.device)[1:]
-    if at is not None:
-        times = torch.cat([at.to(times), times[-1:]])
     problem = torchode.InitialValueProblem(
         y0=z.flatten(1),
         t_start=torch.full((shape[0],), start, dtype=z.dtype, device=z.device),
