@@ -5,15 +5,18 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 import ndm
 from ndm import configs
 from ndm.cli import main
 from ndm.configs.configuration import Configuration, read_data
 from ndm.data import Digits, Pinwheel
+from ndm.networks import ConvNet, ImageTransformer, UNet
 from ndm.training import fit
 
 SHORT = ["--trainer.max_steps", "2", "--trainer.val_check_interval", "1", "--trainer.accelerator", "cpu"]
@@ -24,7 +27,7 @@ IMAGES = [f"{data}{kind}" for data in ("mnist", "cifar10", "imagenet32", "imagen
           for kind in ("", "-identity", "-neural")]  # fmt: skip
 
 #: Those that need data of the user's: they have a small version of themselves that does not.
-TINY = ["table", *IMAGES]
+TINY = ["table", "images", *IMAGES]
 
 
 def read(name: str, *overrides: str) -> Configuration:
@@ -132,6 +135,26 @@ def test_networks_get_the_number_of_features_of_the_data(tmp_path: Path) -> None
     assert read_data(tmp_path / "again.yaml").columns == ("e", "b", "c")
     given = Configuration.read("table", [*overrides, "--model.denoiser.net.features", "4"]).build()
     assert (given.model.transform.net.features, given.model.denoiser.net.features) == (3, 4)
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3)])
+def test_networks_get_the_number_of_channels_of_the_images(tmp_path: Path, mode: str, channels: int) -> None:
+    folder, random = tmp_path / "pictures", np.random.default_rng(0)
+    folder.mkdir()
+    for i in range(12):
+        pixels = random.integers(0, 256, (8, 12, channels), dtype=np.uint8)
+        Image.fromarray(pixels.squeeze(), mode).save(folder / f"{i}.png")
+    data = ["--data.path", str(folder), "--data.size", "8", "--data.cache", str(tmp_path / "cache")]
+    small = ["--model.denoiser.net.width", "8", "--model.denoiser.net.groups", "4"]
+    built = Configuration.read("images", [*data, *small]).build()
+    assert (built.model.transform.net.channels, built.model.denoiser.net.channels) == (channels, channels)
+    assert built.model.bound(built.data.test).total.isfinite().all()
+
+
+@pytest.mark.parametrize("net", [UNet, ConvNet, ImageTransformer])
+def test_a_network_that_is_not_told_its_channels_says_so(net: type) -> None:
+    with pytest.raises(ValueError, match=f"{net.__name__} has to know how many channels"):
+        net(None)
 
 
 def test_the_seed_gives_the_initial_weights() -> None:

@@ -171,7 +171,7 @@ class Configuration:
     def build(self) -> Built:
         """Make the objects. The seed is set first, so that the same configuration gives the same initial weights.
 
-        Where a network's ``features`` are null, the configuration gets those of the data.
+        Where a network's ``features`` or ``channels`` are null, the configuration gets those of the data.
 
         Raises:
             ValueError: a part refuses its arguments, or the parts do not fit each other.
@@ -184,6 +184,7 @@ class Configuration:
         torch.manual_seed(seed)
         data = _data(self.values.data)
         _fill(self.values.model, "features", lambda: math.prod(data.shape))
+        _fill(self.values.model, "channels", lambda: data.shape[0])
         try:
             built = self.parser.instantiate(self.values)
         except (ValueError, TypeError) as error:
@@ -369,7 +370,9 @@ def _explain(message: str, parser: ArgumentParser) -> NoReturn:
         raise ValueError(f"There is no option {'--' + option!r}{_nearest(option, _options(parser), '--')}")
     if missing := _first(r"the following arguments are required: (.+)", message):
         where = f" in {_path(inner)}" if inner else ""
-        raise ValueError(f"The configuration lacks {missing}{where}.")
+        name = f"{_path(inner)}.{missing}" if inner else missing
+        hint = "" if "," in name else f": give it there, or as --{name} VALUE"
+        raise ValueError(f"The configuration lacks {missing}{where}{hint}.")
     if wrong := re.search(r"Expected a (.+)\. Got value: (.*)", message):
         raise ValueError(f"{_path(inner)} should be {_type(wrong[1])}, not {wrong[2]!r}.")
     # A value that fits none of several types: jsonargparse lists why, and that it is not None either tells nothing.

@@ -18,7 +18,8 @@ class ConvNet(Backbone):
     cost is that of the convolutions. With ``kernel=1`` it is one perceptron applied to every pixel.
 
     Args:
-        channels: channels of an image.
+        channels: channels of an image. In a configuration null stands for those of the data, which `ndm train` fills
+            in.
         width: channels between the convolutions.
         depth: number of convolutions, 2 at least.
         kernel: side of the convolutions' windows, odd; the output sees ``depth * (kernel - 1) + 1`` pixels across.
@@ -30,7 +31,7 @@ class ConvNet(Backbone):
         dropout: share of hidden units dropped in training.
 
     Raises:
-        ValueError: ``depth`` is below 2, or ``kernel`` is not odd.
+        ValueError: ``channels`` is None, ``depth`` is below 2, or ``kernel`` is not odd.
 
     Example:
         >>> import torch
@@ -41,7 +42,7 @@ class ConvNet(Backbone):
 
     def __init__(
         self,
-        channels: int,
+        channels: int | None,
         width: int = 16,
         depth: int = 3,
         kernel: int = 3,
@@ -53,6 +54,8 @@ class ConvNet(Backbone):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        if channels is None:
+            raise ValueError("ConvNet has to know how many channels an image has, as in channels=3.")
         if depth < 2:
             raise ValueError(f"A ConvNet has an input and an output convolution: depth must be 2 or more, not {depth}.")
         if kernel < 1 or kernel % 2 == 0:

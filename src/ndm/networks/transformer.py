@@ -25,7 +25,8 @@ class ImageTransformer(Backbone):
     kernel that has such derivatives: ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``.
 
     Args:
-        channels: channels of an image.
+        channels: channels of an image. In a configuration null stands for those of the data, which `ndm train` fills
+            in.
         patch: side of a patch, in pixels; the cost grows with the fourth power of 1 / patch.
         width: features of a token; divisible by 4 and by ``attention_heads``.
         depth: number of blocks.
@@ -39,7 +40,7 @@ class ImageTransformer(Backbone):
         checkpointing: compute the insides of the blocks again in the backward pass rather than keep them.
 
     Raises:
-        ValueError: ``width`` is not divisible by 4 and by ``attention_heads``.
+        ValueError: ``channels`` is None, or ``width`` is not divisible by 4 and by ``attention_heads``.
 
     Example:
         >>> import torch
@@ -50,7 +51,7 @@ class ImageTransformer(Backbone):
 
     def __init__(
         self,
-        channels: int,
+        channels: int | None,
         patch: int = 2,
         width: int = 384,
         depth: int = 12,
@@ -64,6 +65,8 @@ class ImageTransformer(Backbone):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        if channels is None:
+            raise ValueError("ImageTransformer has to know how many channels an image has, as in channels=3.")
         if width % 4 or width % attention_heads:
             raise ValueError(
                 f"width must be divisible by 4 and by attention_heads={attention_heads}, which {width} is not."

@@ -28,7 +28,8 @@ class UNet(Backbone):
     needs a kernel which has such derivatives: ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``.
 
     Args:
-        channels: channels of an image.
+        channels: channels of an image. In a configuration null stands for those of the data, which `ndm train` fills
+            in.
         width: channels at full resolution.
         multipliers: channels at each resolution in units of ``width``; each resolution is half the one before.
         blocks: residual blocks per resolution on the way down; there is one more on the way up.
@@ -47,8 +48,8 @@ class UNet(Backbone):
         checkpointing: compute the insides of the residual blocks again in the backward pass rather than keep them.
 
     Raises:
-        ValueError: ``groups`` does not divide the channels at some resolution, ``attention_heads`` does not where there
-            is attention, or ``attention`` names a resolution that is not there.
+        ValueError: ``channels`` is None, ``groups`` does not divide the channels at some resolution, or
+            ``attention_heads`` where there is attention, or ``attention`` names a resolution that is not there.
 
     Example:
         >>> import torch
@@ -59,7 +60,7 @@ class UNet(Backbone):
 
     def __init__(
         self,
-        channels: int,
+        channels: int | None,
         width: int = 32,
         multipliers: Sequence[int] = (1, 2),
         blocks: int = 1,
@@ -75,6 +76,8 @@ class UNet(Backbone):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        if channels is None:
+            raise ValueError("UNet has to know how many channels an image has, as in channels=3.")
         widths = tuple(width * m for m in multipliers)
         if any(w % groups for w in widths):
             raise ValueError(f"groups={groups} must divide the channels at each resolution, which are {widths}.")
