@@ -417,6 +417,41 @@ def _rows(run: Run, path: str, split: str | None) -> Rows:
     return TableRows(path, shape, run.read_columns(), levels)
 
 
+# ---- ndm report
+
+
+def _report(arguments: list[str]) -> None:
+    parser = _Parser(
+        prog="ndm report",
+        description="Write a page about runs, side by side: one HTML file that needs nothing but itself.",
+    )
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="the folder of a run")
+    parser.add_argument("--out", required=True, metavar="FILE", help="what to write: a file ending in .html")
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+    parser.add_argument(
+        "--examples", type=_positive, metavar="N",
+        help="test examples to measure the bound by noise level on (default: 256, or fewer for a large model)",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=_natural, default=0, help="the same seed gives the same (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
+    options = parser.parse_args(arguments)
+
+    from ndm.configs.configuration import read_data
+    from ndm.report import report
+
+    out = report(
+        options.runs,
+        options.out,
+        examples=options.examples,
+        seed=options.seed,
+        device=options.device,
+        data=read_data,
+        overwrite=options.overwrite,
+        progress=sys.stderr.isatty(),
+    )
+    _say(f"the report is in {out}")
+
+
 # ---- ndm push
 
 
@@ -464,6 +499,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "evaluate": (_evaluate, "the bound and the likelihood of a run, with standard errors"),
     "sample": (_sample, "draw examples from a run's model, as a picture or a table"),
     "score": (_score, "the bound and the likelihood of every row of a table, with their errors"),
+    "report": (_report, "write a page about runs, side by side: curves, bounds, samples, parts"),
     "push": (_push, "put a run's model on the Hugging Face hub"),
     "demo": (_demo, "train a small model and show what it does"),
 }

@@ -1,0 +1,119 @@
+"""Everything that is measured of one run, and how much of it a page can afford."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ndm.report.measures import Profile, Walk, cost, noise_profile, steps_of_interest, variance_ratio, walk
+from ndm.report.subjects import Subject
+
+__all__ = ["PIECES", "POINTS_DRAWN", "TERMS", "Findings", "affordable_examples", "measure", "numbers_of_steps"]
+
+#: The bound and its terms, as attributes of a profile, and their names.
+TERMS = {
+    "total": "bound",
+    "diffusion": "of which diffusion",
+    "prior": "of which prior",
+    "reconstruction": "of which reconstruction",
+}
+
+#: Intervals of the noise level.
+POINTS = 32
+
+#: Test examples of the bound by noise level, where the model is not too large for it.
+EXAMPLES, FEWEST_EXAMPLES = 256, 8
+
+#: Steps of the sampler, likewise.
+STEPS, FEWEST_STEPS = 100, 10
+
+#: Samples of points and of rows of tables; as many test examples are drawn beside them.
+POINTS_DRAWN = 500
+
+#: Floating-point operations that each kind of measurement may take: a number, and not a time, so that the page is the
+#: same on a busy computer.
+BUDGET = {"cpu": 1e12, "cuda": 5e13}
+
+#: How often `tick` is called for one run.
+PIECES = POINTS + 3
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """What was measured of a run.
+
+    Attributes:
+        subject: the run.
+        profile: of its test examples; None if there are none.
+        samples: new examples, in the data's units.
+        steps: of the sampler that has drawn them.
+        walk: some samples on their way.
+        ratios: w / v by gamma, for several numbers of steps.
+    """
+
+    subject: Subject
+    profile: Profile | None
+    samples: Tensor
+    steps: int
+    walk: Walk
+    ratios: dict[int, tuple[list[float], list[float]]]
+
+
+def numbers_of_steps(findings: Sequence[Findings]) -> str:
+    """The steps of the samplers, in words."""
+    return " and ".join(f"T = {T}" for T in sorted({f.steps for f in findings})) + " steps"
+
+
+def affordable_examples(subjects: Sequence[Subject]) -> int:
+    """How many test examples all of these models can be measured on."""
+    return min(_within(EXAMPLES, FEWEST_EXAMPLES, _budget(s) / (_cost(s) * POINTS)) for s in subjects)
+
+
+def measure(subject: Subject, seed: int, tick: Callable[[], None] = lambda: None) -> Findings:
+    """Measure a run whose examples have been taken, as far as they could be."""
+    model, shape = subject.model, subject.shape
+    profile = None
+    if subject.examples is not None:
+        profile = noise_profile(model, subject.examples, subject.labels, points=POINTS, seed=seed, tick=tick)
+    affordable = _budget(subject) / _cost(subject)  # steps of one example
+    image = subject.kind == "image"
+    n = (36 if affordable > 36 * 20 else 16) if image else POINTS_DRAWN
+    steps = _within(STEPS, FEWEST_STEPS, affordable / n)
+    samples = walk(model, n, shape, _on(subject, n), steps=steps, seed=seed).data
+    tick()
+    few = {"image": 3, "plane": 10, "columns": 24}[subject.kind]
+    path = walk(model, few, shape, _on(subject, few), steps=steps, seed=seed + 1)
+    tick()
+    x, labels = subject.x, subject.labels
+    if x is None:  # what the model takes for data
+        x, labels = model.to_model(samples.to(subject.device), check=False), _on(subject, n)
+    some = slice(0, _within(64, 4, affordable / 200))
+    interest = steps_of_interest(model, subject.training_steps_of_bound())
+    chosen = {T: variance_ratio(model, x[some], T, _rows(labels, some), seed) for T in interest}
+    tick()
+    return Findings(subject, profile, samples, steps, path, {T: r for T, r in chosen.items() if r is not None})
+
+
+def _rows(labels: Tensor | None, rows: slice) -> Tensor | None:
+    return None if labels is None else labels[rows]
+
+
+def _on(subject: Subject, n: int) -> Tensor | None:
+    labels = subject.sample_labels(n)
+    return None if labels is None else labels.to(subject.device)
+
+
+def _budget(subject: Subject) -> float:
+    return BUDGET["cpu" if subject.device.type == "cpu" else "cuda"]
+
+
+def _cost(subject: Subject) -> float:
+    one = torch.zeros(1, dtype=torch.long, device=subject.device) if subject.classes else None
+    return max(cost(subject.model, subject.shape, one), 1.0)
+
+
+def _within(most: int, fewest: int, number: float) -> int:
+    return int(max(fewest, min(most, number)))

@@ -1,0 +1,248 @@
+r"""What is measured with a run's model when the page is made.
+
+The bound's diffusion term is an integral over noise levels (method, section 4):
+
+    L_diff = integral from gamma_0 to gamma_1 of l(gamma) d gamma,
+    l(gamma) = 1/2 e^{-gamma} ((1 + eta^2)^2 / 4 eta^2) E || y - y_hat ||^2,
+
+and :func:`noise_profile` estimates l. Every random number is drawn on the CPU from the seed and the place of what it is
+for, so that the same run gives the same page, and two runs see the same noise on the same examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from ndm.denoisers import Estimate
+from ndm.model import NDM
+from ndm.noise import below_one, normal_like, seed_of
+from ndm.precision import residual_path
+from ndm.process import Stride, at_rest
+from ndm.sampling import sample
+from ndm.schedules import Schedule, per_example
+from ndm.variances import (
+    CalibratedVariance,
+    Diagonal,
+    LearnedVariance,
+    LowRank,
+    PosteriorVariance,
+    PredictedVariance,
+    Step,
+)
+
+__all__ = ["Profile", "Walk", "cost", "noise_profile", "steps_of_interest", "time_of", "variance_ratio", "walk"]
+
+#: Examples that are measured at a time.
+BLOCK = 128
+
+#: Steps at which a reverse variance is looked at, at most.
+MOST_STEPS = 250
+
+#: What a random number is for, to keep the streams apart.
+PROFILE, RATIO, WALK = 1, 2, 3
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The bound of some examples, noise level by noise level, in nats.
+
+    Attributes:
+        edges: of the intervals of gamma, (P + 1,).
+        density: for each example and interval an unbiased estimate of the mean of l(gamma) there, (N, P).
+        prior: (N,).
+        reconstruction: (N,), averaged over P samples of z_0 where it is an estimate.
+    """
+
+    edges: Tensor
+    density: Tensor
+    prior: Tensor
+    reconstruction: Tensor
+
+    @property
+    def widths(self) -> Tensor:
+        return self.edges.diff()
+
+    @property
+    def centres(self) -> Tensor:
+        return (self.edges[1:] + self.edges[:-1]) / 2
+
+    @property
+    def diffusion(self) -> Tensor:
+        """L_diff of each example, (N,): the integral of its density."""
+        return self.density @ self.widths
+
+    @property
+    def total(self) -> Tensor:
+        """The bound on -log p of each example, (N,)."""
+        return self.diffusion + self.prior + self.reconstruction
+
+
+def time_of(schedule: Schedule, gamma: Tensor) -> Tensor:
+    """The times, float64 (M,), at which a schedule reaches the noise levels gamma, (M,), by bisection."""
+    gamma = gamma.double()
+    low, high = torch.zeros_like(gamma), torch.ones_like(gamma)
+    for _ in range(52):  # all that a float64 has
+        middle = (low + high) / 2
+        below = schedule.gamma(middle)[0] < gamma
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return (low + high) / 2
+
+
+@torch.no_grad()
+def noise_profile(
+    model: NDM,
+    data: Tensor,
+    labels: Tensor | None = None,
+    *,
+    points: int = 32,
+    seed: int = 0,
+    tick: Callable[[], None] = lambda: None,
+) -> Profile:
+    r"""The continuous-time bound of examples, by noise level.
+
+    [gamma_0, gamma_1] is cut into intervals of equal width. In each of them every example is looked at once, at a level
+    drawn uniformly.
+
+    Args:
+        model: the model.
+        data: examples in the data's units, (N, \*shape).
+        labels: class labels, (N,).
+        points: the number of intervals, P.
+        seed: of the levels and the noise.
+        tick: called after each interval.
+    """
+    edges = torch.linspace(*model.schedule.end_points(), points + 1, dtype=torch.float64)
+    density = torch.zeros(len(data), points, dtype=torch.float64)
+    ends = torch.zeros(2, len(data), dtype=torch.float64)
+    for p in range(points):
+        for block, rows in enumerate(_blocks(len(data))):
+            some, y = data[rows], None if labels is None else labels[rows]
+            generator = torch.Generator().manual_seed(seed_of(seed, PROFILE, block, p))
+            u = torch.rand(len(some), generator=generator, dtype=torch.float64)
+            t = time_of(model.schedule, (edges[p] + u * (edges[p + 1] - edges[p])).to(data.device))
+            t = below_one(t.to(some))
+            with at_rest(model):
+                terms = model.bound(some, None, labels=y, times=t, generator=generator, check=False)
+            slope = model.schedule(t).dgamma.double()
+            inside = slope > 0  # a rounded time may lie where the schedule is clipped
+            found = torch.where(inside, terms.diffusion.double() / torch.where(inside, slope, 1.0), 0.0)
+            density[rows, p] = found.cpu()
+            ends[:, rows] += torch.stack([terms.prior, terms.reconstruction]).double().cpu() / points
+        tick()
+    return Profile(edges, density, *ends)
+
+
+def _blocks(n: int) -> list[slice]:
+    return [slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK)]
+
+
+@torch.no_grad()
+def variance_ratio(
+    model: NDM, x: Tensor, steps: int, labels: Tensor | None = None, seed: int = 0
+) -> tuple[list[float], list[float]] | None:
+    r"""The reverse variance w over the posterior's v at each of T steps, averaged geometrically.
+
+    Args:
+        model: the model.
+        x: examples in the model's units, (N, \*shape), over which and over whose dimensions the average is.
+        steps: T.
+        labels: class labels, (N,).
+        seed: of the noise.
+
+    Returns:
+        gamma_t and w / v of the steps that are not empty, first the one next to the data; None if a variance of another
+        kind does not tell it.
+    """
+    levels, ratios = [], []
+    with at_rest(model), residual_path(x.device):
+        for i in range(1, steps + 1):
+            step = model.grid_step(torch.full((len(x),), i, device=x.device), steps, x)
+            if not (step.gain != 0).all():
+                continue
+            generator = torch.Generator().manual_seed(seed_of(seed, RATIO, steps, i))
+            covariance = model.covariance(step, _estimate(model, x, step, labels, generator))
+            if isinstance(covariance, Diagonal):
+                log_ratio = covariance.log_ratio.expand_as(x).mean()
+            elif isinstance(covariance, LowRank):
+                d, rank = x[0].numel(), covariance.basis.shape[1]
+                log_ratio = (covariance.log_ratio[i - 1].sum() + (d - rank) * covariance.rest[i - 1]) / d
+            else:
+                return None
+            levels.append(step.t.gamma[0].item())
+            ratios.append(log_ratio.exp().item())
+    return levels, ratios
+
+
+def _estimate(model: NDM, x: Tensor, step: Step, labels: Tensor | None, generator: torch.Generator) -> Estimate:
+    """The denoiser's, of x made noisy; of most variances only its shape matters, and no network is asked."""
+    if str(step.steps) in model.calibrations or isinstance(model.reverse_variance, _WITHOUT_NETWORK):
+        return Estimate(mean=x, residual=lambda target, displacement, noise: target - x)
+    z = per_example(step.t.alpha, x) * model.transform(x)(step.t.gamma)
+    z = z + per_example(step.t.sigma, x) * normal_like(x, generator)
+    return model.denoiser.estimate(z, step.t, labels)
+
+
+_WITHOUT_NETWORK = (PosteriorVariance, LearnedVariance, CalibratedVariance)
+
+
+def steps_of_interest(model: NDM, trained: int | None = None) -> list[int]:
+    """Numbers of steps at which the reverse variance is worth seeing: where it is calibrated, and 10 and 100; of one
+    that is predicted, those that it was trained for.
+    """
+    own = model.reverse_variance
+    calibrated = [int(key) for key in model.calibrations if int(key) <= MOST_STEPS]
+    if isinstance(own, CalibratedVariance):
+        return sorted({own.steps, *calibrated})
+    if isinstance(own, PredictedVariance) and trained is not None:
+        return sorted({min(trained, MOST_STEPS), *calibrated})
+    return sorted({10, 100, *calibrated})
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Some examples on their way from noise to data.
+
+    Attributes:
+        times: t, (S,), falling from 1 to 0.
+        z: the states, standard normal at first, (S, B, \\*shape), in the model's units.
+        states: z / alpha in the data's units, (S, B, \\*shape).
+        data: the decoded samples, (B, \\*shape), in the data's units.
+    """
+
+    times: Tensor
+    z: Tensor
+    states: Tensor
+    data: Tensor
+
+
+def walk(
+    model: NDM, n: int, shape: tuple[int, ...], labels: Tensor | None = None, *, steps: int = 100, seed: int = 0
+) -> Walk:
+    """Follow n samples by ancestral sampling."""
+    generator = torch.Generator().manual_seed(seed_of(seed, WALK))
+    states = sample(
+        model, n, shape, steps=steps, labels=labels, generator=generator, trajectory=True, progress=False
+    ).cpu()
+    model_states = torch.stack([model.to_model(s, check=False) for s in states[:-1]])
+    t = torch.linspace(1, 0, len(model_states))
+    device = next(iter(model.parameters()), torch.empty(0)).device
+    with torch.no_grad():
+        alpha = model.schedule(t.to(device)).alpha.cpu()
+    return Walk(t, alpha.reshape(-1, 1, *(1,) * len(shape)) * model_states, states[:-1], states[-1])
+
+
+@torch.no_grad()
+def cost(model: NDM, shape: tuple[int, ...], labels: Tensor | None = None) -> float:
+    """Floating-point operations of one reverse step of one example."""
+    like = next(iter(model.parameters()), torch.empty(0))
+    z = torch.zeros(1, *shape, device=like.device, dtype=like.dtype)
+    t = z.new_tensor([0.5])
+    with FlopCounterMode(display=False) as counter, at_rest(model):
+        stride = Stride(model.step(t * 0.8, t, t.long(), None))
+        model.y_hat(model.denoiser.estimate(z, stride.level, labels), stride)
+    return float(counter.get_total_flops())

@@ -1,0 +1,110 @@
+"""Images as PNG inside the page: one file for a whole grid of them, with clear gaps between."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+import torch
+from markupsafe import Markup
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["LARGEST", "diverging", "matrix", "nearly_square", "picture", "shades", "shown"]
+
+#: Pixels of the longer side of one image in a grid; larger ones are averaged down to it.
+LARGEST = 96
+
+
+def shades(x: Tensor, limit: float | Tensor = 1.0) -> Tensor:
+    """Images, (..., C, H, W), as they are shown: -limit is black, limit is white; uint8, (..., H, W, C)."""
+    return _bytes((x.detach().double().cpu() / limit + 1) / 2).movedim(-3, -1)
+
+
+def diverging(x: Tensor, limit: float) -> Tensor:
+    """Signed differences, (..., C, H, W), averaged over channels: blue below 0, red above, white at 0; uint8 (..., H,
+    W, 3).
+    """
+    share = (x.detach().double().cpu().mean(-3) / limit).clamp(-1, 1)
+    colours = np.asarray(matplotlib.colormaps["RdBu_r"](((share + 1) / 2).numpy()))
+    return _bytes(torch.from_numpy(colours[..., :3]))
+
+
+def _bytes(share: Tensor) -> Tensor:
+    return (share.nan_to_num().clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def nearly_square(images: Tensor) -> list[list[Tensor]]:
+    """Images, (N, H, W, C), in rows."""
+    columns = math.ceil(math.sqrt(len(images)))
+    return [list(images[i : i + columns]) for i in range(0, len(images), columns)]
+
+
+def matrix(rows: Sequence[Sequence[Tensor | None]], gap: int = 1) -> tuple[str, int, int]:
+    """Rows of images, each uint8 (H, W, C) with C 1 or 3 or None for an empty place, as one picture.
+
+    Returns:
+        The picture as a data address, its width and its height.
+    """
+    tiles = [[None if image is None else _small(image) for image in row] for row in rows]
+    drawn = [tile for row in tiles for tile in row if tile is not None]
+    height, width = drawn[0].shape[:2]
+    columns = max(len(row) for row in tiles)
+    grey = all(tile.shape[2] == 1 for tile in drawn)
+    depth = 2 if grey else 4
+    whole = np.zeros((len(tiles) * (height + gap) - gap, columns * (width + gap) - gap, depth), np.uint8)
+    for i, row in enumerate(tiles):
+        for j, tile in enumerate(row):
+            if tile is None:
+                continue
+            at = whole[i * (height + gap) :, j * (width + gap) :][:height, :width]
+            at[..., :-1] = tile
+            at[..., -1] = 255
+    file = io.BytesIO()
+    Image.fromarray(whole, "LA" if grey else "RGBA").save(file, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode(), whole.shape[1], whole.shape[0]
+
+
+def _small(image: Tensor) -> np.ndarray:
+    factor = math.ceil(max(image.shape[:2]) / LARGEST)
+    if factor == 1:
+        return image.numpy()
+    pooled = functional.avg_pool2d(image.movedim(-1, 0).double(), factor, ceil_mode=True)
+    return pooled.round().to(torch.uint8).movedim(0, -1).numpy()
+
+
+def picture(
+    rows: Sequence[Sequence[Tensor | None]], label: str, heads: Sequence[str] = (), sides: Sequence[str] = ()
+) -> Markup:
+    """Rows of images as one picture, pixel by pixel.
+
+    Args:
+        rows: uint8 (H, W, C) each, or None for an empty place.
+        label: what it shows, for those who cannot see it.
+        heads: what stands above the columns.
+        sides: what stands beside the rows.
+    """
+    address, width, height = matrix(rows)
+    columns = max(len(row) for row in rows)
+    image = Markup('<img class="pixels" src="{}" width="{}" height="{}" alt="{}">').format(
+        address, width, height, label
+    )
+    if not heads and not sides:
+        return image
+    above = Markup("").join(Markup("<span>{}</span>").format(h) for h in heads)
+    beside = Markup("").join(Markup("<span>{}</span>").format(s) for s in sides)
+    return Markup(
+        '<div class="scroll strip" role="region" tabindex="0" aria-label="{}">'
+        '<div class="film" style="--columns: {}; --rows: {}" ><div class="heads" aria-hidden="true">{}</div>'
+        '<div class="sides" aria-hidden="true">{}</div>{}</div></div>'
+    ).format(label, columns, len(rows), above, beside, image)
+
+
+def shown(x: Tensor, levels: int | None) -> Tensor:
+    """Images in the data's units as bytes: of K levels, the darkest black and the brightest white."""
+    return shades(x * levels / (levels - 1) if levels else x)

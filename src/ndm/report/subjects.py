@@ -1,0 +1,356 @@
+"""What is known of a run before anything is measured: its folder, its model, some examples of its data."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+import ndm.data
+from ndm.data import Data
+from ndm.model import NDM
+from ndm.report.blocks import Entry, with_error
+from ndm.training.run import Run
+
+__all__ = ["Curve", "DataReader", "Subject", "about", "groups", "legend", "named_data", "same_data", "subjects"]
+
+#: From a run's config.yaml to the data set that it names.
+DataReader = Callable[[Path], Data]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A quantity that was logged in training: values at steps, and at seconds of training."""
+
+    steps: list[float]
+    seconds: list[float]
+    values: list[float]
+
+
+@dataclass(eq=False)
+class Subject:
+    """A run that a report is about.
+
+    Attributes:
+        index: its place among the runs of the report, which gives it its colour.
+        name: a short name that no other run of the report has.
+        run: its folder.
+        model: on the device that is worked on, in evaluation mode.
+        shape: of one example.
+        levels: K of K-level data, else None.
+        columns: the names of a table's columns, if it is one.
+        config: the configuration; empty if the folder has none.
+        text: the same as it was written.
+        data: the data set; None if it cannot be had.
+        examples: some test examples in the data's units, (N, \\*shape); None if they cannot be had.
+        labels: their classes, (N,), if the model takes classes.
+        lacking: why there are no examples, a sentence.
+    """
+
+    index: int
+    name: str
+    run: Run
+    model: NDM
+    shape: tuple[int, ...]
+    levels: int | None
+    columns: tuple[str, ...] | None
+    config: dict[str, Any] = field(default_factory=dict)
+    text: str = ""
+    data: Data | None = None
+    examples: Tensor | None = None
+    labels: Tensor | None = None
+    lacking: str = ""
+
+    @property
+    def kind(self) -> str:
+        """How its examples are drawn: ``image``, ``plane`` (points of two numbers) or ``columns``."""
+        if len(self.shape) == 3 and self.shape[0] in (1, 3):
+            return "image"
+        return "plane" if math.prod(self.shape) == 2 else "columns"
+
+    @property
+    def dimensions(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def unit(self) -> str:
+        return "nats" if self.levels is None else "bits/dim"
+
+    @property
+    def nat(self) -> float:
+        """One nat in the run's unit."""
+        return 1.0 if self.levels is None else 1 / (self.dimensions * math.log(2))
+
+    @property
+    def classes(self) -> int:
+        """How many classes the denoiser's network knows; 0 if it takes none."""
+        return int(getattr(getattr(self.model.denoiser, "net", None), "classes", 0) or 0)
+
+    @property
+    def x(self) -> Tensor | None:
+        """The examples in the model's units."""
+        return None if self.examples is None else self.model.to_model(self.examples, check=False)
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.model.parameters()), torch.empty(0)).device
+
+    @property
+    def standardised(self) -> str:
+        """What to say after "the model's" units."""
+        return "" if self.model.standardize is None else ", standardised"
+
+    def column_names(self) -> list[str]:
+        return list(self.columns or [f"x{i + 1}" for i in range(self.dimensions)])
+
+    def levels_of_noise(self, points: int) -> Tensor:
+        """Evenly spaced noise levels from gamma_0 to gamma_1, float64 (points,)."""
+        return torch.linspace(*self.model.schedule.end_points(), points, dtype=torch.float64)
+
+    def sample_labels(self, n: int) -> Tensor | None:
+        """The classes of n samples, each class in turn."""
+        return torch.arange(n) % self.classes if self.classes else None
+
+    def parameters(self, part: str | None = None) -> int:
+        """How many parameters the model has, or one of its parts."""
+        module = self.model if part is None else getattr(self.model, part)
+        return sum(p.numel() for p in module.parameters())
+
+    def take_examples(self, n: int, read: DataReader) -> None:
+        """Set the data and n test examples, evenly spread over the split, or say why they cannot be had."""
+        try:
+            self.data = read(self.run.config)
+            split = self.data.examples("test")
+            if len(split) == 0:
+                raise ValueError("The test split has no examples.")
+            rows = torch.linspace(0, len(split) - 1, min(n, len(split)), dtype=torch.float64).round().long()
+            examples = split[rows].to(self.device)
+            if tuple(examples.shape[1:]) != self.shape:
+                raise ValueError(f"The examples have shape {tuple(examples.shape[1:])}, the model's {self.shape}.")
+            labels = self.data.labels("test")
+            if self.classes and labels is None:
+                raise ValueError("The model takes classes, and the data have none.")
+            self.model.to_model(examples)  # which checks them
+        except (ValueError, OSError, ImportError) as error:
+            self.lacking = " ".join(str(error).split())
+        else:
+            self.examples = examples
+            self.labels = labels[rows].to(self.device) if self.classes and labels is not None else None
+
+    # ---- what was written during and after the training
+
+    @cached_property
+    def logged(self) -> list[dict[str, float]]:
+        """The rows of metrics.csv, without what is empty.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        if not self.run.metrics.is_file():
+            return []
+        try:
+            with self.run.metrics.open(newline="", encoding="utf-8") as file:
+                rows = [{k: float(v) for k, v in row.items() if k and v} for row in csv.DictReader(file)]
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{self.run.metrics} is damaged ({error}); take it away to do without.") from None
+        return [row for row in rows if "step" in row]
+
+    @cached_property
+    def clock(self) -> list[tuple[float, float]]:
+        """Seconds that the training steps had taken, at the logged steps: validations are not in them."""
+        found, step, seconds = [(0.0, 0.0)], 0.0, 0.0
+        for row in self.logged:
+            if "train/ms_per_step" in row:
+                seconds += max(row["step"] - step, 0) * row["train/ms_per_step"] / 1000
+                step = row["step"]
+                found.append((step, seconds))
+        return found
+
+    def seconds_at(self, step: float) -> float:
+        """Seconds of training at a step, linear between those that are known."""
+        points = self.clock
+        for (a, before), (b, after) in pairwise(points):
+            if step <= b:
+                return before + (after - before) * (step - a) / max(b - a, 1)
+        return points[-1][1]
+
+    def curve(self, name: str) -> Curve | None:
+        """What was logged under a name; None if nothing was."""
+        rows = [row for row in self.logged if math.isfinite(row.get(name, math.nan))]
+        if not rows:
+            return None
+        steps = [row["step"] for row in rows]
+        return Curve(steps, [self.seconds_at(s) for s in steps], [row[name] for row in rows])
+
+    def errors(self, curve: Curve) -> list[float] | None:
+        """The standard errors of the validation bound along its curve, NaN where unknown; None if none was logged."""
+        known = {row["step"]: row["val/total_stderr"] for row in self.logged if "val/total_stderr" in row}
+        return [known.get(step, math.nan) for step in curve.steps] if known else None
+
+    @property
+    def last_validation(self) -> str:
+        """The last validation bound with its standard error; nothing if none was logged."""
+        curve = self.curve("val/total")
+        if curve is None:
+            return ""
+        errors = self.errors(curve)
+        return with_error(curve.values[-1], errors[-1] if errors else None)
+
+    @property
+    def steps(self) -> int:
+        """Training steps, as far as they were logged."""
+        return int(max((row["step"] for row in self.logged), default=0))
+
+    @cached_property
+    def evaluation(self) -> dict[str, Any] | None:
+        """What ``ndm evaluate`` has found; None if it has not been asked.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        if not self.run.evaluation.is_file():
+            return None
+        found = self.run.read_evaluation()
+        rows, about = found.get("rows"), found.get("about", {})
+        if not (isinstance(rows, list) and isinstance(about, dict) and all(map(_has_value, rows))):
+            raise ValueError(f"{self.run.evaluation} is damaged: it has no rows with values; evaluate the run again.")
+        return found
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """What the training has written down about where it ran; empty if it has not.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        path = self.run.path / "environment.json"
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is damaged ({error}); take it away to do without.") from None
+
+    def training_steps_of_bound(self) -> int | None:
+        """T of the bound that it was trained on; None for continuous time, or if that is not known."""
+        return (self.config.get("training") or {}).get("steps")
+
+
+def subjects(paths: Sequence[Path], device: torch.device) -> list[Subject]:
+    """Read the folders of runs, without their data.
+
+    Args:
+        paths: the folders.
+        device: where the models are put.
+
+    Raises:
+        ValueError: there is no run, one is given twice, or a file in one is damaged.
+        FileNotFoundError: a folder is not a run's, or has no trained model.
+    """
+    if not paths:
+        raise ValueError("A report needs at least one run.")
+    for path in paths:
+        Run(path).require_model()  # of all of them, before the first model is read
+    found = []
+    for index, (path, name) in enumerate(zip(paths, _names(paths), strict=True)):
+        run = Run(path)
+        shape, levels = run.read_data()
+        model = NDM.from_pretrained(run.model).to(device).eval()
+        subject = Subject(index, name, run, model, shape, levels, run.read_columns())
+        if run.config.is_file():
+            subject.text = run.config.read_text(encoding="utf-8")
+            subject.config = _parsed(run.config, subject.text)
+        subject.logged, subject.evaluation, subject.environment  # noqa: B018 - damaged files are found before work
+        found.append(subject)
+    return found
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """As many of the last parts of the paths as tell them apart."""
+    whole = [path.resolve().parts for path in paths]
+    if len(set(whole)) < len(whole):
+        raise ValueError("A run is given twice; give each run once.")
+    length = 1
+    while len({parts[-length:] for parts in whole}) < len(whole):
+        length += 1
+    return ["/".join(parts[-length:]) for parts in whole]
+
+
+def _has_value(row: Any) -> bool:
+    value = row.get("value") if isinstance(row, dict) else None
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _parsed(path: Path, text: str) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError:
+        tree = None
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path} is damaged: it is not a configuration in YAML; take it away to do without.")
+    return tree
+
+
+def named_data(config: Path) -> Data:
+    """The data set of :mod:`ndm.data` that a configuration names.
+
+    Raises:
+        FileNotFoundError: there is no configuration.
+        ValueError: it names no data set, or another one.
+    """
+    if not config.is_file():
+        raise FileNotFoundError(f"There is no {config.name} in the run's folder, which would say what the data are.")
+    section = _parsed(config, config.read_text(encoding="utf-8")).get("data")
+    description: Any = {"class_path": section} if isinstance(section, str) else section
+    if not isinstance(description, Mapping) or not isinstance(description.get("class_path"), str):
+        raise ValueError(f"The {config.name} does not say what data the run was trained on.")
+    module, _, name = description["class_path"].rpartition(".")
+    cls = getattr(ndm.data, name, None) if module in ("", "ndm") or module.startswith("ndm.data") else None
+    if not (isinstance(cls, type) and issubclass(cls, Data)):
+        raise ValueError(
+            f"The data set {description['class_path']} is not one of ndm.data: pass data=, which reads it."
+        )
+    try:
+        return cls(**dict(description.get("init_args") or {}))
+    except TypeError as error:
+        raise ValueError(f"The arguments in {config.name} do not fit the data set: {error}.") from None
+
+
+def same_data(a: Subject, b: Subject) -> bool:
+    """Whether the figures of two runs can stand side by side: they are of the same data."""
+    if (a.shape, a.levels) != (b.shape, b.levels):
+        return False
+    if a.examples is not None and b.examples is not None:
+        return torch.equal(a.examples, b.examples)
+    return "data" in a.config and a.config["data"] == b.config.get("data")
+
+
+def groups(subjects: Sequence[Subject]) -> list[list[Subject]]:
+    """The runs, those of the same data together."""
+    found: list[list[Subject]] = []
+    for subject in subjects:
+        for group in found:
+            if same_data(group[0], subject):
+                group.append(subject)
+                break
+        else:
+            found.append([subject])
+    return found
+
+
+def legend(subjects: Sequence[Subject]) -> list[Entry]:
+    """The legend of a figure that shows these runs."""
+    return [Entry(s.name, s.index) for s in subjects]
+
+
+def about(some: Sequence[Subject], every: Sequence[Subject]) -> str:
+    """Which runs a figure is about, for its title: " of A, B"; nothing where it is about all of them."""
+    return "" if len(some) == len(every) else " of " + ", ".join(s.name for s in some)

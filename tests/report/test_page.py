@@ -1,0 +1,342 @@
+"""The page as a whole: right HTML that loads nothing, says what was measured, and is written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from xml.etree.ElementTree import Element
+
+import html5lib
+import pytest
+import torch
+
+import ndm
+from ndm.data import Pinwheel
+from ndm.evaluation import mean_and_error
+from ndm.report import report
+from ndm.report.blocks import with_error
+from ndm.report.measures import noise_profile
+from ndm.report.sections import bound, configuration, noise, samples, training
+from ndm.report.subjects import subjects
+
+SVG = "{http://www.w3.org/2000/svg}"
+NAME = "<script>alert(1)<b>"
+SECTIONS = [
+    "summary", "training", "bound", "evaluation", "samples", "transformation", "trajectories", "noise", "configuration"
+]  # fmt: skip
+
+PAGES = ["pair", "images", "mixed"]
+
+
+def parse(path: Path) -> Element:
+    """The page's tree; strict: an error in the HTML is an exception."""
+    return html5lib.HTMLParser(strict=True, namespaceHTMLElements=False).parse(path.read_text(encoding="utf-8"))
+
+
+def words(element: Element) -> str:
+    return " ".join("".join(element.itertext()).split())
+
+
+def tables(root: Element) -> dict[str, list[list[str]]]:
+    """The page's tables by their titles, as rows of text, the head first."""
+    titles = {e.get("id"): words(e) for e in root.iter("h3") if e.get("id")}
+    return {
+        titles[t.get("aria-labelledby")]: [[words(c) for c in row if c.tag in ("th", "td")] for row in t.iter("tr")]
+        for t in root.iter("table")
+    }
+
+
+def section(root: Element, slug: str) -> Element:
+    return next(e for e in root.iter("section") if e.get("id") == slug)
+
+
+Only = Callable[..., None]
+
+
+@pytest.fixture
+def only(monkeypatch: pytest.MonkeyPatch) -> Only:
+    """only(...): pages have these sections alone, which takes less time."""
+    return lambda *rooms: monkeypatch.setattr("ndm.report.page._SECTIONS", rooms)
+
+
+# ---- HTML
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_right_html_and_complete(pages: dict[str, Path], name: str) -> None:
+    root = parse(pages[name])
+    assert [e.get("id") for e in root.iter("section")] == SECTIONS
+    ids = [e.get("id") for e in root.iter() if e.get("id")]
+    assert len(set(ids)) == len(ids)
+    targets = [e.get("href")[1:] for e in root.iter() if (e.get("href") or "").startswith("#")]
+    named = re.findall(r"url\(#([^)]*)\)", pages[name].read_text())
+    assert set(targets) | set(named) <= set(ids)
+    assert [e.get("href") for e in next(root.iter("nav")).iter("a")] == [f"#{slug}" for slug in SECTIONS]
+    assert pages[name].stat().st_size < 2_000_000
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_loads_nothing(pages: dict[str, Path], name: str) -> None:
+    text = pages[name].read_text(encoding="utf-8")
+    root = parse(pages[name])
+    for element in root.iter():
+        for key, value in element.attrib.items():
+            if key in ("src", "href", "srcset", "data", "poster") or "href" in str(key):
+                assert value.startswith(("#", "data:")), (element.tag, key, value[:80])
+    assert not re.search(r"url\((?!#)|@import|@font-face", text)
+    assert "http" not in re.sub(r"<meta http-equiv=[^>]*>", "", text)
+    assert not {"script", "iframe", "object", "embed", "video", "audio"} & {e.tag for e in root.iter()}
+    assert "default-src 'none'" in next(e.get("content") for e in root.iter("meta") if e.get("http-equiv"))
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_nothing_has_to_be_seen(pages: dict[str, Path], name: str) -> None:
+    root = parse(pages[name])
+    assert all(e.get("alt") for e in root.iter("img"))
+    for drawing in root.iter(SVG + "svg"):
+        assert drawing.get("aria-hidden") == "true" or (drawing.get("role") == "img" and drawing.get("aria-label"))
+    regions = [e for e in root.iter() if "scroll" in (e.get("class") or "").split()]
+    ids = {e.get("id") for e in root.iter()}
+    for region in regions:
+        assert region.get("tabindex") == "0"
+        assert region.get("role") == "region"
+        assert region.get("aria-label") or region.get("aria-labelledby") in ids
+    parents = {child: parent for parent in root.iter() for child in parent}
+    assert all("scroll" in parents[t].get("class") for t in root.iter("table"))
+    assert all(cell.get("scope") in ("row", "col") for cell in root.iter("th"))
+    levels = [int(e.tag[1]) for e in root.iter() if e.tag in ("h1", "h2", "h3", "h4")]
+    assert levels[0] == 1
+    assert all(b - a <= 1 for a, b in pairwise(levels))
+    assert next(root.iter("html")).get("lang") == "en"
+
+
+def test_names_come_out_as_text(pages: dict[str, Path]) -> None:
+    root = parse(pages["mixed"])
+    assert words(next(root.iter("h1"))) == f"table, {NAME} and images"
+    assert NAME in words(next(root.iter("title")))
+    assert any("<i>$b_{$, in m" in words(t) for t in root.iter(SVG + "text"))
+    assert not list(root.iter("script"))
+    assert not [e for e in root.iter() if e.tag in ("b", "i")]
+
+
+# ---- what it says
+
+
+def test_the_bound_is_that_of_the_examples(pages: dict[str, Path], points: Path, baseline: Path) -> None:
+    rows = torch.linspace(0, 39, 12).round().long()
+    data = Pinwheel(train=64, validation=32, test=40).test[rows]
+    models = [ndm.NDM.from_pretrained(run / "model").eval() for run in (points, baseline)]
+    first, second = (noise_profile(model, data, points=8) for model in models)
+    found = tables(parse(pages["pair"]))
+    terms = found["The bound in continuous time, nats"]
+    assert terms[0] == ["", NAME, "baseline"]
+    assert terms[1] == ["bound", *(with_error(*mean_and_error(p.total)) for p in (first, second))]
+    assert terms[2] == ["of which diffusion", *(with_error(*mean_and_error(p.diffusion)) for p in (first, second))]
+    paired = found[f"Difference from {NAME}, paired, nats"]
+    assert paired[0] == ["", "baseline"]
+    assert paired[1] == ["bound", with_error(*mean_and_error(second.total - first.total), signed=True)]
+    # It is not the error of two independent averages.
+    assert not paired[1][1].endswith(
+        with_error(0, (first.total.var() / 12 + second.total.var() / 12).sqrt().item())[4:]
+    )
+
+
+def test_bits_per_dimension_for_data_of_levels(pages: dict[str, Path]) -> None:
+    found = tables(parse(pages["images"]))
+    total, *terms = (float(row[1].split(" ")[0]) for row in found["The bound in continuous time, bits/dim"][1:5])
+    assert total == pytest.approx(sum(terms), abs=0.01)
+    assert "trained on the bound for T = 5 steps" in words(section(parse(pages["images"]), "bound"))
+
+
+def test_the_evaluation_is_that_of_the_folder(pages: dict[str, Path], points: Path, baseline: Path) -> None:
+    one, two = (json.loads((run / "evaluation.json").read_text())["rows"] for run in (points, baseline))
+    found = tables(parse(pages["pair"]))["What ndm evaluate has found on the test split"]
+    assert found[0] == ["", NAME, "baseline", "difference, unpaired", "unit", "examples", "kind"]
+    assert [row[0] for row in found[1:]] == [
+        "bound, T = 2, posterior", "bound, T = 2, isotropic", "bound, T = 4, posterior", "bound, T = 4, isotropic",
+        "bound, continuous time",
+    ]  # fmt: skip
+    assert found[1][1] == with_error(one[0]["value"], one[0]["stderr"])
+    assert found[1][2] == with_error(two[0]["value"], two[0]["stderr"])
+    error = (one[-1]["stderr"] ** 2 + two[-1]["stderr"] ** 2) ** 0.5
+    assert found[5][3] == with_error(two[-1]["value"] - one[-1]["value"], error, signed=True)
+    assert found[2][2:4] == ["–", "–"]  # the second has no such figure
+    assert found[1][4:6] == ["nats", "40"]
+
+
+def test_what_differs_is_shown_and_nothing_else(pages: dict[str, Path]) -> None:
+    found = tables(parse(pages["pair"]))["What differs in their configurations"]
+    assert [row[0] for row in found[1:]] == ["model.transform"]
+    assert found[1][1].startswith("ndm.Separable (net ndm.networks.ResidualMLP (features 2, hidden 8,")
+    assert found[1][2] == "ndm.Identity"
+
+
+def test_the_summary_names_the_parts(pages: dict[str, Path], points: Path) -> None:
+    found = {row[0]: row[1:] for row in tables(parse(pages["mixed"]))["What each run is, and its main figures"]}
+    assert found["transformation F"] == [
+        "Identity", "Separable (ResidualMLP, terms 2, gate sigma2)", "Neural (ConvNet, gate anchored)"
+    ]  # fmt: skip
+    assert found["reverse variance"] == ["learned", "posterior", "predicted"]
+    assert found["classes"] == ["–", "–", "3"]
+    assert found["volatility"] == ["η = 1", "η = 1", "LearnedVolatility"]
+    assert found["data"] == ["Table: 4, continuous", "Pinwheel: 2, continuous", "Patterns: 3 × 8 × 8, 256 levels"]
+    assert found["of which in F"][0] == "0"
+    model = ndm.NDM.from_pretrained(points / "model")
+    assert found["parameters"][1] == f"{sum(p.numel() for p in model.parameters()):,}"
+    assert found["last validation bound"][2].endswith("bits/dim, T = 5")
+
+
+def test_runs_of_other_data_are_not_compared(pages: dict[str, Path]) -> None:
+    root = parse(pages["mixed"])
+    found = tables(root)
+    assert not [title for title in found if "paired" in title]
+    summary = {row[0]: row[1:] for row in found["What each run is, and its main figures"]}
+    assert summary["bound in continuous time, evaluated"][0] == summary["bound in continuous time, evaluated"][2] == "–"
+    assert "not all of the same data" in words(section(root, "summary"))
+    assert {title for title in found if title.startswith("The bound in")} == {
+        "The bound in continuous time, nats", "The bound in continuous time, bits/dim"
+    }  # fmt: skip
+
+
+def test_the_identity_is_called_the_identity(pages: dict[str, Path]) -> None:
+    assert "baseline: F(x, γ) = x at every noise level" in words(section(parse(pages["pair"]), "transformation"))
+    assert "identity: a conventional" not in words(section(parse(pages["images"]), "transformation"))
+
+
+def test_a_run_that_was_not_evaluated_says_how(pages: dict[str, Path]) -> None:
+    assert "ndm evaluate images" in words(section(parse(pages["images"]), "evaluation"))
+
+
+def test_what_is_missing_is_said_and_the_rest_is_shown(points: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(points, tmp_path / "run"))
+    for name in ("config.yaml", "metrics.csv", "evaluation.json"):
+        (run / name).unlink()
+    root = parse(report([run], tmp_path / "r.html", device="cpu"))
+    assert "no metrics.csv" in words(section(root, "training"))
+    assert "no config.yaml" in words(section(root, "bound"))
+    assert "without test examples F cannot be shown" in words(section(root, "transformation"))
+    assert "ndm evaluate run" in words(section(root, "evaluation"))
+    assert list(section(root, "samples").iter(SVG + "svg"))
+    assert list(section(root, "trajectories").iter(SVG + "svg"))
+    assert list(section(root, "noise").iter(SVG + "svg"))
+
+
+def test_the_environment_and_learned_end_points_are_shown(points: Path, tmp_path: Path, only: Only) -> None:
+    run = Path(shutil.copytree(points, tmp_path / "run"))
+    (run / "environment.json").write_text(json.dumps({"torch": "9.9", "command": "ndm train <x>", "threads": 2}))
+    (run / "metrics.csv").write_text("step,train/gamma_0,val/total\n1,-6,3\n2,-5.5,2\n")
+    only(training, configuration)
+    root = parse(report([run], tmp_path / "r.html", examples=4, device="cpu"))
+    assert tables(root)["Where the runs were trained"][1:] == [
+        ["torch", "9.9"], ["command", "ndm train <x>"], ["threads", "2"]
+    ]  # fmt: skip
+    titles = [words(e) for e in section(root, "training").iter("h3")]
+    assert "γ₀ in training" in titles
+    assert "Bound by steps" in titles
+    assert "Bound by seconds" not in titles  # nobody knows them
+    assert "γ₁ in training" not in titles
+
+
+def test_points_of_levels_are_moved_less_than_half_a_level(points: Path) -> None:
+    subject = subjects([points], torch.device("cpu"))[0]
+    x = torch.tensor([[-0.75, 0.25]]).repeat(500, 1)
+    assert (samples._spread(x, subject) == x.numpy()).all()
+    subject.levels = 4  # a quarter of a unit is half the way to the next one
+    moved = samples._spread(x, subject) - x.numpy()
+    assert 0.15 < abs(moved).max() < 0.25
+    assert abs(moved.mean()) < 0.02
+
+
+def test_a_calibrated_and_a_learned_variance_are_drawn(points: Path, table: Path, tmp_path: Path, only: Only) -> None:
+    only(noise)
+    run = Path(shutil.copytree(points, tmp_path / "run"))
+    model = ndm.NDM.from_pretrained(run / "model").eval()
+    model.calibrate(torch.randn(30, 2), steps=3).save_pretrained(run / "model")
+    root = parse(report([run, table], tmp_path / "r.html", examples=4, device="cpu"))
+    titles = [words(e) for e in section(root, "noise").iter("h3")]
+    assert titles == ["Noise level over time", *(f"Reverse variance, T = {T}" for T in (3, 10, 100))]
+
+
+def test_a_model_that_has_gone_wrong_is_shown_all_the_same(points: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(points, tmp_path / "run"))
+    model = ndm.NDM.from_pretrained(run / "model")
+    with torch.no_grad():
+        for parameter in (*model.denoiser.parameters(), *model.transform.parameters()):
+            parameter.mul_(1e30)
+    model.save_pretrained(run / "model")
+    (run / "metrics.csv").write_text("step,train/total,val/total,val/total_stderr\n1,inf,nan,nan\n2,nan,3,nan\n")
+    root = parse(report([run], tmp_path / "r.html", examples=4, device="cpu"))
+    assert tables(root)["The bound in continuous time, nats"][1][1] == "nan"
+
+
+# ---- how it is written
+
+
+def test_the_same_runs_give_the_same_page(pages: dict[str, Path], images: Path, tmp_path: Path, only: Only) -> None:
+    again = report([images], tmp_path / "other-name.html", examples=12, device="cpu")
+    assert again.read_bytes() == pages["images"].read_bytes()
+    only(samples)
+    first = report([images], tmp_path / "first.html", examples=12, device="cpu")
+    other = report([images], tmp_path / "third.html", examples=12, device="cpu", seed=1)
+    assert first.read_text().replace("seed 0", "") != other.read_text().replace("seed 1", "")
+
+
+def test_the_callers_random_numbers_are_left_alone(baseline: Path, tmp_path: Path, only: Only) -> None:
+    only()
+    state = torch.random.get_rng_state()
+    report([baseline], tmp_path / "r.html", examples=4, device="cpu")
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_a_data_set_of_the_users_own_can_be_passed(points: Path, tmp_path: Path, only: Only) -> None:
+    only(bound)
+    run = Path(shutil.copytree(points, tmp_path / "run"))
+    (run / "config.yaml").unlink()
+    page = report([run], tmp_path / "r.html", device="cpu", data=lambda path: Pinwheel(train=4, validation=4, test=9))
+    assert "Measured on 9 test examples" in words(section(parse(page), "bound"))
+
+
+def test_a_page_is_written_whole_or_not_at_all(
+    baseline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, only: Only
+) -> None:
+    only()
+    out = tmp_path / "r.html"
+    out.write_text("old")
+
+    def broken(*paths: object) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(os, "replace", broken)
+    with pytest.raises(OSError, match="full"):
+        report([baseline], out, examples=4, device="cpu", overwrite=True)
+    assert out.read_text() == "old"
+    assert os.listdir(tmp_path) == ["r.html"]
+
+
+def test_what_cannot_be_done_is_refused_at_once(points: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ndm.report.page.measure", None)  # nothing is measured
+    out = tmp_path / "r.html"
+    with pytest.raises(ValueError, match=r"should end in \.html"):
+        report([points], tmp_path / "r.pdf")
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        report([points], tmp_path / "none" / "r.html")
+    with pytest.raises(FileNotFoundError, match="no run"):
+        report([points, tmp_path / "none"], out)
+    with pytest.raises(ValueError, match="at least 2"):
+        report([points], out, examples=1)
+    with pytest.raises(ValueError, match="seed"):
+        report([points], out, seed=-1)
+    with pytest.raises(ValueError, match="at least one run"):
+        report([], out)
+    with pytest.raises(ValueError, match="not there"):
+        report([points], out, device="nonsense")
+    out.write_text("old")
+    with pytest.raises(FileExistsError, match="nothing was written"):
+        report([points], out)
+    assert out.read_text() == "old"
+    assert os.listdir(tmp_path) == ["r.html"]
