@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test test-slow lint typecheck clean
+.PHONY: help install demo test test-slow lint typecheck docs clean
 
 help:  ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ lint: typecheck  ## check style, types and the order of imports
 typecheck: install  ## check types
 	$(BIN)/mypy src
 
+docs: install  ## build the documentation, in site/
+	$(BIN)/sphinx-build -q -W --keep-going -d build/doctrees docs site
+
 clean:  ## remove what was made, but for .venv and the runs
-	rm -rf build dist demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis src/*.egg-info
+	rm -rf build dist demo site docs/notebooks .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis src/*.egg-info
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,11 +1,13 @@
 r"""The variational bound of a process, in discrete and in continuous time, and the calibration of the reverse variance.
 
--log p(x) <= L_prior + L_rec + L_diff                                  (NDM, arXiv 2310.08337, section 3; method, 3, 4)
+The bound of NDM (arXiv 2310.08337, section 3; method, sections 3 and 4):
 
-L_prior = KL( q(z_1 | x) || N(0, I) )
-L_rec   = E[ -log p(x | z_0) ]
-L_diff  = T E_i[ KL_i ]                                                             i ~ U{1..T}
-        = 1/2 E_t[ gamma' e^{-gamma} ((1 + eta^2)^2 / 4 eta^2) || y - y_hat ||^2 ]  t ~ U[0, 1], for T to infinity
+    -log p(x) <= L_prior + L_rec + L_diff
+
+    L_prior = KL( q(z_1 | x) || N(0, I) )
+    L_rec   = E[ -log p(x | z_0) ]
+    L_diff  = T E_i[ KL_i ]                                                             i ~ U{1..T}
+            = 1/2 E_t[ gamma' e^{-gamma} ((1 + eta^2)^2 / 4 eta^2) || y - y_hat ||^2 ]  t ~ U[0, 1], for T to infinity
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The ``ndm`` command: train, evaluate, sample, score, push, demo.
+"""The ``ndm`` command: train, evaluate, sample, score, report, push, demo.
 
 Nothing heavy is imported before it is needed, so that ``ndm --help`` answers at once. Whatever the user got wrong is
 answered by one sentence on stderr and exit code 2; a training that failed has exit code 1, an interrupted one 130.

@@ -132,7 +132,7 @@ class Standardize(Part):
         return x * self._scale.to(x) + self._mean.to(x)
 
     def log_det(self, x: Tensor) -> Tensor:
-        """log |det dx/ddata| of one example of x, (B, \\*shape): a number, in nats."""
+        """``log |det dx/ddata|`` of one example of x, (B, \\*shape): a number, in nats."""
         return -self._scale.log().expand(x.shape[1:]).sum().to(x)
 
 
@@ -429,7 +429,7 @@ class Process(Part):
         return x if self.standardize is None else self.standardize.inverse(x)
 
     def log_det(self, x: Tensor) -> Tensor | float:
-        """log |det dx/ddata| of one example, nats: to be added to a log-density of x."""
+        """``log |det dx/ddata|`` of one example, nats: to be added to a log-density of x."""
         return 0.0 if self.standardize is None else self.standardize.log_det(x)
 
 

@@ -1,7 +1,9 @@
 r"""How good samples are: the Fréchet and the kernel distance between the features of real and of generated images.
 
-FID   |m_r - m_g|^2 + tr(S_r + S_g - 2 (S_r S_g)^{1/2})               (Heusel et al., arXiv 1706.08500, equation 6)
-KID   the squared maximum mean discrepancy with (f.f' / d + 1)^3       (Binkowski et al., arXiv 1801.01401, section 3)
+With m and S the features' mean and covariance, and f one example's d features:
+
+    FID   |m_r - m_g|^2 + tr(S_r + S_g - 2 (S_r S_g)^{1/2})           (Heusel et al., arXiv 1706.08500, equation 6)
+    KID   the squared maximum mean discrepancy with (f.f' / d + 1)^3   (Binkowski et al., arXiv 1801.01401, section 3)
 
 Both are torchmetrics'. The network that gives the features is Inception v3 with the weights of the original FID, which
 torch-fidelity publishes, or one of yours: figures of different networks cannot be compared. FID grows as there are

@@ -1,8 +1,10 @@
 r"""Samplers: ancestral and DDIM steps of the discrete process, and numerical solvers for the reverse SDE and ODE.
 
-ancestral   z_s ~ N(c z_t + alpha_s gain y_hat, W) from t = 1 to 0 in T steps    (NDM, arXiv 2310.08337, section 3)
-ddim        the same with v = 0, deterministic                                   (Song et al., arXiv 2010.02502)
-ode, sde    the continuous-time reverse process                                  (method, section 5)
+The methods:
+
+    ancestral   z_s ~ N(c z_t + alpha_s gain y_hat, W) from t = 1 to 0 in T steps    (NDM, arXiv 2310.08337, section 3)
+    ddim        the same with v = 0, deterministic                                   (Song et al., arXiv 2010.02502)
+    ode, sde    the continuous-time reverse process                                  (method, section 5)
 """
 
 from __future__ import annotations

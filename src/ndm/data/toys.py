@@ -220,7 +220,7 @@ class SwissRoll(_NoisyCurves):
 
 
 class Pinwheel(Toy):
-    """Blades around the origin, swirled: a ring of long Gaussians, each point g of which is turned by rate |g|.
+    """Blades around the origin, swirled: a ring of long Gaussians, each point g of which is turned by rate ``|g|``.
 
     Turning by an angle that depends on the radius alone preserves area, so that the density at x is the ring's at the
     point turned back. (Elsewhere the angle depends on a coordinate of the blade, which has no such density.)
