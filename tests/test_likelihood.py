@@ -170,7 +170,7 @@ def whole(model: ndm.NDM, x: Tensor) -> np.ndarray:
 
     alpha = model.schedule(torch.zeros(1, dtype=torch.float64)).alpha.item()
     start = np.concatenate([alpha * x.numpy(), np.zeros((len(x), 1))], axis=1).ravel()
-    end = solve_ivp(field, (0, 1), start, method="DOP853", rtol=1e-9, atol=1e-9).y[:, -1].reshape(len(x), -1)
+    end = solve_ivp(field, (0, 1), start, method="DOP853", rtol=1e-7, atol=1e-8).y[:, -1].reshape(len(x), -1)
     normal = -(end[:, :-1] ** 2 + math.log(2 * math.pi)).sum(1) / 2
     return normal + end[:, -1] + x.shape[1] * math.log(alpha)
 
@@ -181,7 +181,7 @@ def whole(model: ndm.NDM, x: Tensor) -> np.ndarray:
 )
 def test_the_density_is_what_another_solver_finds(transform, tolerance):
     """Within about what is said of the error, and that within what was asked for."""
-    model, x = small(transform=transform), 2 * torch.randn(6, 2, dtype=torch.float64, generator=seeded(2))
+    model, x = small(transform=transform), 2 * torch.randn(4, 2, dtype=torch.float64, generator=seeded(2))
     found = log_likelihood(model, x, tolerance=tolerance)
     error = (found.log_prob - torch.from_numpy(whole(model, x))).abs()
     assert (error < 2 * found.solver_error + 1e-6).all()
@@ -501,7 +501,7 @@ def test_the_generator_gives_every_random_number():
 
 
 def test_the_model_is_in_eval_mode_and_its_mode_is_restored(monkeypatch):
-    monkeypatch.setattr("ndm.likelihood.MOST_STEPS", 48)
+    monkeypatch.setattr("ndm.likelihood.MOST_STEPS", 24)
     model = small(2, denoiser=ndm.Denoiser(net(2, dropout=0.9))).train()
     x = torch.randn(2, 2, dtype=torch.float64)
     first = log_likelihood(model, x).log_prob
