@@ -205,15 +205,15 @@ def sets(run: Path) -> dict[str, tuple[ndm.NDM, Tensor, bool]]:
 
     digits = Digits()
     return {
-        "Pinwheel, d = 2": (train(plane, toy.train, steps=1500, bound_steps=None, seed=0), toy.test[:512], True),
+        "Pinwheel, d = 2": (train(plane, toy.train, steps=1500, bound_steps=None, seed=0), toy.test[:256], True),
         "table, d = 8": (
             ndm.NDM.from_pretrained(run / "model").eval(),
-            torch.from_numpy(Mixture().sample(512, 2)).float(),
+            torch.from_numpy(Mixture().sample(256, 2)).float(),
             True,
         ),
         "digits, d = 64, one probe": (
             train(picture, digits.train, steps=600, bound_steps=None, seed=0, batch_size=64),
-            digits.test[:32],
+            digits.test[:16],
             False,
         ),
     }
@@ -225,9 +225,9 @@ def references(model: ndm.NDM, x: Tensor, exact: bool) -> tuple[Tensor, float]:
     With a probe, the peer's random numbers cannot be given to ours, and what is compared is our exact density alone.
     """
     fine = copy.deepcopy(model).double()
-    ours_fine = ndm.log_likelihood(fine, x.double(), divergence="exact", tolerance=1e-6).log_prob
-    if not exact:
-        return ours_fine, math.nan
+    if not exact:  # nats beside a probe's error of some nats
+        return ndm.log_likelihood(fine, x.double(), divergence="exact", tolerance=0.1).log_prob, math.nan
+    ours_fine = ndm.log_likelihood(fine, x.double(), tolerance=1e-6).log_prob
     theirs_fine = theirs(fine, x.double(), True, "dopri5", rtol=1e-8, atol=1e-8)
     return ours_fine, (ours_fine - theirs_fine).abs().max().item()
 
