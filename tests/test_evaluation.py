@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +17,14 @@ from torch import Tensor, nn
 
 import ndm
 from ndm.data import Digits, Gaussian, Patterns
-from ndm.evaluation import bound_per_example, evaluate, mean_and_error, own_variance
+from ndm.evaluation import (
+    Evaluation,
+    bound_per_example,
+    evaluate,
+    mean_and_error,
+    own_variance,
+    read_per_example,
+)
 from ndm.networks import ConvNet, ResidualMLP
 
 R = 1.7
@@ -150,6 +160,82 @@ def test_the_table_and_the_file_hold_the_rows(exact: ndm.NDM, gaussian: Gaussian
     saved = json.loads(result.save(tmp_path / "evaluation.json").read_text())
     assert saved["rows"] == result.rows
     assert saved["about"]["split"] == "test"
+
+
+def some(value: float = 0.0) -> Evaluation:
+    """Two figures of three examples, and one that is no average over examples."""
+    rows = [
+        {"quantity": "bound", "steps": 10, "variance": "posterior"},
+        {"quantity": "log-likelihood", "steps": None, "variance": None},
+        {"quantity": "FID", "steps": 250, "variance": None},
+    ]
+    values = [torch.tensor([1.0, 2.0, value], dtype=torch.float64), torch.tensor([3.0, 4.0, 5.0]), torch.empty(0)]
+    return Evaluation(rows, {"split": "test"}, values)
+
+
+def test_the_values_of_examples_lie_beside_the_figures(exact: ndm.NDM, gaussian: Gaussian, tmp_path: Path) -> None:
+    result = evaluate(exact, gaussian, steps=(2, None), covariances=("posterior",), max_examples=20, tolerance=0.1)
+    result.save(tmp_path / "evaluation.json")
+    assert sorted(os.listdir(tmp_path)) == ["evaluation.json", "evaluation.npz"]
+    found = read_per_example(tmp_path / "evaluation.npz")
+    assert list(found) == ["bound, T = 2, posterior", "bound, continuous time", "log-likelihood"]
+    for row, values, kept in zip(result.rows, result.per_example, found.values(), strict=True):
+        assert torch.equal(values, kept)
+        assert kept.mean().item() == row["value"]
+        assert len(kept) == row["examples"] == 20
+
+
+def test_a_figure_without_examples_has_no_values(tmp_path: Path) -> None:
+    some().save(tmp_path / "e.json")
+    assert list(read_per_example(tmp_path / "e.npz")) == ["bound, T = 10, posterior", "log-likelihood"]
+    Evaluation().save(tmp_path / "e.json")  # nothing of another evaluation is left
+    assert read_per_example(tmp_path / "e.npz") == {}
+
+
+def test_both_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    some().save(tmp_path / "e.json")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(file, **values) -> None:
+        file.write(b"some of it")
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(np, "savez_compressed", full)
+    with pytest.raises(OSError, match="full"):
+        some(1.0).save(tmp_path / "e.json")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    with pytest.raises(ValueError, match="JSON"):
+        some().save(tmp_path / "e.npz")
+
+
+def test_a_damaged_file_of_values_is_said_to_be_one(tmp_path: Path) -> None:
+    path = some().save(tmp_path / "e.json").with_suffix(".npz")
+    whole = path.read_bytes()
+    for text in (b"", b"nonsense", whole[:-40], whole[:100]):
+        path.write_bytes(text)
+        with pytest.raises(ValueError, match=r"damaged .*; evaluate the run again"):
+            read_per_example(path)
+    for wrong in (np.array([None]), np.array(["a"]), np.ones((2, 2)), np.arange(3)):
+        np.savez_compressed(path, x=wrong)  # the first of these is a pickle
+        with pytest.raises(ValueError, match="damaged"):
+            read_per_example(path)
+    with pytest.raises(FileNotFoundError):
+        read_per_example(tmp_path / "none.npz")
+
+
+@pytest.mark.parametrize(
+    ("progress", "terminal", "shown"),
+    [(None, False, False), (None, True, True), (True, False, True), (False, True, False)],
+)
+def test_a_bar_is_shown_on_a_terminal_or_as_wanted(
+    exact: ndm.NDM, gaussian: Gaussian, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    progress: bool | None, terminal: bool, shown: bool,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    evaluate(
+        exact, gaussian, steps=(2,), covariances=("posterior",), likelihood=False, max_examples=2, progress=progress
+    )
+    assert ("evaluating" in capsys.readouterr().err) is shown
 
 
 def test_wrong_names_are_refused(exact: ndm.NDM, gaussian: Gaussian) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
-from matplotlib import pyplot
+from matplotlib.figure import Figure
+from matplotlib.image import imread
 
 import ndm
 from ndm import plotting
@@ -25,7 +30,7 @@ def test_a_grid_keeps_every_image_in_its_place() -> None:
 def test_samples_are_drawn(tmp_path, shape: tuple[int, ...]) -> None:
     path = tmp_path / "samples.png"
     plotting.save_grid(torch.rand(shape) * 2 - 1, path, levels=17 if len(shape) == 4 else None)
-    picture = pyplot.imread(path)
+    picture = imread(path)
     assert min(picture.shape[:2]) > 200
     assert picture[..., :3].std() > 0.05  # there is something to see
 
@@ -34,7 +39,7 @@ def test_lowest_and_highest_level_are_black_and_white(tmp_path) -> None:
     dark, bright = -16 / 17, 16 / 17  # the outer ones of 17 levels
     for value, shade in ((dark, 0.0), (bright, 1.0)):
         plotting.save_grid(torch.full((1, 1, 8, 8), value), tmp_path / "one.png", levels=17)
-        picture = pyplot.imread(tmp_path / "one.png")[..., :3]
+        picture = imread(tmp_path / "one.png")[..., :3]
         height, width = picture.shape[:2]
         assert picture[height // 2, width // 2].max() == pytest.approx(shade, abs=0.01)
 
@@ -51,7 +56,7 @@ def test_the_transformation_and_trajectories_are_drawn(model: ndm.NDM, tmp_path)
     plotting.transformation(model, torch.rand(2, 1, 4, 4), tmp_path / "f.png", points=5)
     plotting.trajectories({"one": model, "two": model}, (1, 4, 4), tmp_path / "t.png", steps=12)
     for name in ("f.png", "t.png"):
-        assert pyplot.imread(tmp_path / name)[..., :3].std() > 0.05
+        assert imread(tmp_path / name)[..., :3].std() > 0.05
 
 
 def test_the_bound_is_drawn_against_the_steps(tmp_path) -> None:
@@ -60,5 +65,45 @@ def test_the_bound_is_drawn_against_the_steps(tmp_path) -> None:
         for s, v in ((10, "posterior"), (50, "posterior"), (10, "isotropic"), (50, "isotropic"), (None, None))
     ]
     plotting.bound_by_steps({"a": Evaluation(rows), "b": Evaluation(rows)}, tmp_path / "b.png")
-    assert pyplot.imread(tmp_path / "b.png").size > 1e5
-    assert pyplot.get_fignums() == []  # nothing is left open
+    assert imread(tmp_path / "b.png").size > 1e5
+
+
+def test_no_title_lies_on_another(model: ndm.NDM, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for n in (1, 2, 4):
+        drawn: list[Figure] = []
+        monkeypatch.setattr(plotting, "_save", lambda figure, path, drawn=drawn: drawn.append(figure))
+        plotting.transformation(model, torch.rand(n, 1, 4, 4), tmp_path / "f.png", points=9)
+        (figure,) = drawn
+        figure.savefig(tmp_path / "f.png")  # which lays it out
+        above = figure.get_suptitle()
+        assert above.startswith("The transformation")
+        bottom = figure._suptitle.get_window_extent().y0
+        assert bottom > max(ax.title.get_window_extent().y1 for ax in figure.axes)
+
+
+PICTURE = """
+import sys
+import ndm.plotting, ndm.training
+import matplotlib, torch
+ndm.plotting.save_grid(torch.rand(4, 1, 8, 8), sys.argv[1])
+before = {key: value for key, value in matplotlib.rcParamsDefault.items() if key != "backend"}
+assert {key: value for key, value in matplotlib.rcParams.items() if key != "backend"} == before
+from matplotlib import pyplot
+assert pyplot.get_fignums() == []
+print(matplotlib.get_backend())
+"""
+
+
+@pytest.mark.parametrize("backend", ["svg", "module://matplotlib_inline.backend_inline"])
+def test_the_users_own_pictures_go_where_they_went_before(tmp_path, backend: str) -> None:
+    if backend.startswith("module"):
+        pytest.importorskip("matplotlib_inline")  # a notebook's
+    found = subprocess.run(
+        [sys.executable, "-c", PICTURE, tmp_path / "x.png"],
+        env={**os.environ, "MPLBACKEND": backend, "MATPLOTLIBRC": os.devnull},
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.strip() in (backend, "inline")
+    assert imread(tmp_path / "x.png").size > 1e5

@@ -12,6 +12,7 @@ import difflib
 import importlib
 import math
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -89,6 +90,7 @@ def _train(arguments: list[str]) -> None:
     from ndm import training
     from ndm.configs.configuration import Configuration
 
+    command = shlex.join(["ndm", "train", *arguments])
     name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
     own = _Parser(prog="ndm train", add_help=False)
     own.add_argument("--out")
@@ -121,6 +123,7 @@ def _train(arguments: list[str]) -> None:
         seed=built.seed,
         resume=options.resume,
         config=configuration.text,
+        command=command,
     )
     if sys.stderr.isatty():  # elsewhere the training has said so itself
         _say(f"the model is in {run.model}")

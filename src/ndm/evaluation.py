@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -29,7 +32,15 @@ from ndm.noise import seed_of
 from ndm.sampling import sample_batches
 from ndm.variances import CalibratedVariance, Moments, PosteriorVariance
 
-__all__ = ["Evaluation", "bound_per_example", "evaluate", "likelihood_per_example", "mean_and_error"]
+__all__ = [
+    "Evaluation",
+    "bound_per_example",
+    "evaluate",
+    "likelihood_per_example",
+    "mean_and_error",
+    "read_per_example",
+    "row_name",
+]
 
 #: Times per example where the number of steps is larger than this, or infinite; otherwise every step is evaluated.
 TIMES = 100
@@ -64,9 +75,26 @@ class Evaluation:
         return {"about": self.about, "rows": self.rows}
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write :meth:`to_dict` as JSON."""
+        """Write :meth:`to_dict` as JSON, and the values of single examples beside it.
+
+        These are in the file of the same name that ends in .npz: of each row that is an average over examples an array,
+        (N,), under its :func:`row_name`. With them the figures of two models can be compared on the same examples.
+        Each file is written whole or not at all.
+
+        Args:
+            path: of the JSON file.
+
+        Raises:
+            ValueError: the path ends in .npz.
+        """
         path = Path(path)
-        path.write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+        if path.suffix == ".npz":
+            raise ValueError(f"{path} is to be a JSON file; the values of single examples go to a .npz beside it.")
+        values = {row_name(r): v.numpy() for r, v in zip(self.rows, self.per_example, strict=False) if len(v)}
+        with written_whole(path.with_suffix(".npz")) as file:
+            np.savez_compressed(file, **values)  # type: ignore[arg-type]
+        with written_whole(path) as file:
+            file.write((json.dumps(self.to_dict(), indent=2) + "\n").encode())
         return path
 
     def find(self, quantity: str, steps: int | None = None, variance: str | None = None) -> int | None:
@@ -87,6 +115,54 @@ class Evaluation:
                 f"{row['unit']}"
             )
         return "\n".join(lines)
+
+
+def row_name(row: Mapping[str, Any]) -> str:
+    """What the values of a row's examples are called: its quantity, number of steps and reverse variance.
+
+    Example:
+        >>> row_name({"quantity": "bound", "steps": 10, "variance": "posterior"})
+        'bound, T = 10, posterior'
+        >>> row_name({"quantity": "bound", "steps": None, "variance": None})
+        'bound, continuous time'
+    """
+    if row["quantity"] != "bound":
+        return str(row["quantity"])
+    steps = f"T = {row['steps']}" if row.get("steps") else "continuous time"
+    return ", ".join(["bound", steps, *([str(row["variance"])] if row.get("variance") else [])])
+
+
+def read_per_example(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The values of single examples that :meth:`Evaluation.save` has written, by :func:`row_name`; each is (N,).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = {name: torch.from_numpy(file[name]) for name in file.files}
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is damaged ({error}); evaluate the run again.") from None
+    if not all(values.ndim == 1 and values.is_floating_point() for values in found.values()):
+        raise ValueError(f"{path} is damaged (a figure has no number for each example); evaluate the run again.")
+    return found
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[BinaryIO]:
+    """A file beside ``path`` that takes its place when all has been written to it; after an error it is removed."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with fresh.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def mean_and_error(values: Tensor) -> tuple[float, float]:
@@ -257,7 +333,7 @@ def evaluate(
     max_examples: int | None = None,
     likelihood_examples: int | None = None,
     seed: int = 0,
-    progress: bool = True,
+    progress: bool | None = None,
     batch_size: int = BLOCK,
     times: int = TIMES,
     calibration: int = CALIBRATION_BUDGET,
@@ -272,7 +348,7 @@ def evaluate(
 
     Args:
         model: the model; left as it was.
-        data: the data set; calibrations use its training split.
+        data: the data set; calibrations use its training split, without which it need not have one.
         split: ``train``, ``validation`` or ``test``.
         steps: the numbers of steps T; None for continuous time, in which the reverse variance plays no part.
         covariances: ``posterior``, ``own`` (what the model was trained with), ``isotropic``, ``diagonal``, ``full``.
@@ -280,7 +356,7 @@ def evaluate(
         max_examples: take the first so many of the split only.
         likelihood_examples: likewise, for the log-likelihood alone, which costs most.
         seed: of every random number.
-        progress: show a progress bar on a terminal.
+        progress: show a bar; by default on a terminal.
         batch_size: how many examples at a time.
         times: of an example, for a bound with more steps than that or in continuous time.
         calibration: network evaluations per example and step that a calibration may spend: with T steps it is made from
@@ -295,21 +371,22 @@ def evaluate(
     """
     x, conditional = _First(data.examples(split), max_examples), _conditional(model)
     labels = _labels(data, split, len(x)) if conditional else None
-    train_labels = _labels(data, "train", None) if conditional else None
     names = list(dict.fromkeys(own_variance(model) if c == "own" else c for c in covariances))
     fitted = [name for name in names if name not in ("posterior", own_variance(model))]
+    train = data.examples("train") if fitted and any(steps) else None
+    train_labels = _labels(data, "train", None) if conditional and train is not None else None
     scale, unit = (1 / (math.prod(data.shape) * math.log(2)), "bits/dim") if data.levels else (1.0, "nats")
     about = {"data": type(data).__name__, "split": split, "seed": seed}
     result = Evaluation(about=about | {"parameters": sum(p.numel() for p in model.parameters())})
     was_training = model.training
     model.eval()
-    show = progress and is_first()
+    show = is_first() and (sys.stderr.isatty() if progress is None else progress)
     count = sum(len(names) if t is not None else 1 for t in steps) + likelihood + (quality is not None)
-    bar = tqdm(total=count, desc="evaluating", disable=None if show else True, leave=False)
+    bar = tqdm(total=count, desc="evaluating", disable=not show, leave=False)
     for t in steps:
         calibrated = {}
-        if t is not None:
-            part = _First(data.examples("train"), max(1, calibration // t))
+        if t is not None and train is not None:
+            part = _First(train, max(1, calibration // t))
             calibrated = _calibrated(model, part, train_labels, t, fitted, seed)
         for name in names if t is not None else [None]:
             with _variance(model, name or own_variance(model), t, calibrated.get(name or "")):

@@ -1,6 +1,7 @@
 r"""Pictures: samples, the learned transformation over noise levels, reverse trajectories, the bound against the steps.
 
-Every function writes one PNG file. Images are (N, C, H, W) with C 1 or 3 and values about [-1, 1]; vectors, (N, d), are
+Every function writes one file and leaves matplotlib as it was: no screen is needed, and pictures of one's own, in a
+notebook say, go on as before. Images are (N, C, H, W) with C 1 or 3 and values about [-1, 1]; vectors, (N, d), are
 drawn as points of their first two dimensions, single numbers as a histogram.
 """
 
@@ -10,9 +11,8 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 
-import matplotlib
+import numpy as np
 import torch
-from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -24,14 +24,17 @@ from ndm.sampling import sample
 
 __all__ = ["bound_by_steps", "save_grid", "side_by_side", "trajectories", "transformation"]
 
-matplotlib.use("Agg")  # pictures go to files; no screen is needed
-
 Path = str | os.PathLike[str]
+
+
+def _panels(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, np.ndarray]:
+    """A figure of so many inches and its axes, (rows, columns), unknown to pyplot, whose figures are on a screen."""
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def _save(figure: Figure, path: Path) -> None:
     figure.savefig(path, dpi=150, bbox_inches="tight")
-    pyplot.close(figure)
 
 
 def _show(axes: Axes, image: Tensor, limit: float = 1.0, colours: str = "gray") -> None:
@@ -83,7 +86,7 @@ def save_grid(x: Tensor, path: Path, levels: int | None = None) -> None:
 
 def side_by_side(panels: Mapping[str, Tensor], path: Path) -> None:
     """Several sets of samples beside each other, each (N, C, H, W) or (N, d), under their names."""
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(4 * len(panels), 4), squeeze=False)
+    figure, axes = _panels(1, len(panels), (4 * len(panels), 4))
     for ax, (name, x) in zip(axes[0], panels.items(), strict=True):
         _draw(ax, x)
         ax.set_title(name)
@@ -105,7 +108,7 @@ def transformation(model: Process, x: Tensor, path: Path, points: int = 9) -> No
     curve = model.transform(x)
     moved = curve.displacement(gamma[:, None].expand(points, len(x)))  # (points, N, C, H, W)
     f, largest = x + moved, max(moved.abs().max().item(), 1e-6)
-    figure, axes = pyplot.subplots(2 * len(x), points, figsize=(1.1 * points, 2.3 * len(x)), squeeze=False)
+    figure, axes = _panels(2 * len(x), points, (1.1 * points, 2.3 * len(x) + 0.6))
     for i in range(len(x)):
         for p in range(points):
             _show(axes[2 * i, p], f[p, i], limit=f.abs().max().item())
@@ -114,9 +117,7 @@ def transformation(model: Process, x: Tensor, path: Path, points: int = 9) -> No
         axes[2 * i + 1, 0].set_ylabel("F - x")
     for p in range(points):
         axes[0, p].set_title(f"γ = {gamma[p]:.1f}", fontsize=9)
-    figure.suptitle(
-        f"The transformation over noise levels, data left, noise right; F - x is within ±{largest:.2g}", y=0.92
-    )
+    figure.suptitle(f"The transformation over noise levels, data left, noise right; F - x is within ±{largest:.2g}")
     _save(figure, path)
 
 
@@ -133,9 +134,8 @@ def trajectories(
         seed: of the noise.
     """
     examples, columns = 2, 10
-    figure, axes = pyplot.subplots(
-        examples * len(models), columns, figsize=(1.1 * columns, 1.2 * examples * len(models)), squeeze=False
-    )
+    rows = examples * len(models)
+    figure, axes = _panels(rows, columns, (1.1 * columns, 1.2 * rows))
     for m, (name, model) in enumerate(models.items()):
         generator = torch.Generator().manual_seed(seed)
         states = sample(model, examples, shape, steps=steps, generator=generator, trajectory=True)
@@ -152,7 +152,7 @@ def trajectories(
 
 def bound_by_steps(evaluations: Mapping[str, Evaluation], path: Path) -> None:
     """The bound against the number of steps, one line per model and reverse variance, with its standard errors."""
-    figure, ax = pyplot.subplots(figsize=(6, 4))
+    figure, ((ax,),) = _panels(1, 1, (6, 4))
     unit = ""
     for colour, (name, evaluation) in enumerate(evaluations.items()):
         bounds = [row for row in evaluation.rows if row["quantity"] == "bound"]

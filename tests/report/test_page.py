@@ -12,6 +12,7 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 import html5lib
+import numpy as np
 import pytest
 import torch
 
@@ -21,7 +22,7 @@ from ndm.evaluation import mean_and_error
 from ndm.report import report
 from ndm.report.blocks import with_error
 from ndm.report.measures import noise_profile
-from ndm.report.sections import bound, configuration, noise, samples, training
+from ndm.report.sections import bound, configuration, evaluation, noise, samples, training
 from ndm.report.subjects import subjects
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -156,17 +157,79 @@ def test_bits_per_dimension_for_data_of_levels(pages: dict[str, Path]) -> None:
 def test_the_evaluation_is_that_of_the_folder(pages: dict[str, Path], points: Path, baseline: Path) -> None:
     one, two = (json.loads((run / "evaluation.json").read_text())["rows"] for run in (points, baseline))
     found = tables(parse(pages["pair"]))["What ndm evaluate has found on the test split"]
-    assert found[0] == ["", NAME, "baseline", "difference, unpaired", "unit", "examples", "kind"]
+    assert found[0] == ["", NAME, "baseline", "unit", "examples", "kind"]
     assert [row[0] for row in found[1:]] == [
         "bound, T = 2, posterior", "bound, T = 2, isotropic", "bound, T = 4, posterior", "bound, T = 4, isotropic",
         "bound, continuous time",
     ]  # fmt: skip
     assert found[1][1] == with_error(one[0]["value"], one[0]["stderr"])
     assert found[1][2] == with_error(two[0]["value"], two[0]["stderr"])
-    error = (one[-1]["stderr"] ** 2 + two[-1]["stderr"] ** 2) ** 0.5
-    assert found[5][3] == with_error(two[-1]["value"] - one[-1]["value"], error, signed=True)
-    assert found[2][2:4] == ["–", "–"]  # the second has no such figure
-    assert found[1][4:6] == ["nats", "40"]
+    assert found[2][2] == "–"  # the second has no such figure
+    assert found[1][3:5] == ["nats", "40"]
+
+
+def test_differences_of_the_same_examples_are_paired(pages: dict[str, Path], points: Path, baseline: Path) -> None:
+    one, two = (np.load(run / "evaluation.npz") for run in (points, baseline))
+    found = tables(parse(pages["pair"]))[f"Difference from {NAME}, as evaluated, paired"]
+    assert found[0] == ["", "baseline", "unit"]
+    assert [row[0] for row in found[1:]] == ["bound, T = 2, posterior", "bound, continuous time"]
+    for name, difference, unit in found[1:]:
+        change = two[name] - one[name]
+        error = change.std(ddof=1) / len(change) ** 0.5
+        assert difference == with_error(change.mean(), error, signed=True)
+        assert unit == "nats"
+        assert error < 0.8 * (one[name].var() / 40 + two[name].var() / 40) ** 0.5  # not that of independent averages
+
+
+def test_differences_of_other_examples_are_not(points: Path, baseline: Path, tmp_path: Path, only: Only) -> None:
+    only(evaluation)
+    run = Path(shutil.copytree(baseline, tmp_path / "run"))
+    written = json.loads((run / "evaluation.json").read_text())
+    one, two = json.loads((points / "evaluation.json").read_text())["rows"][-1], written["rows"][-1]
+    error = (one["stderr"] ** 2 + two["stderr"] ** 2) ** 0.5
+    expected = with_error(two["value"] - one["value"], error, signed=True)
+
+    def shown(n: int) -> dict[str, list[list[str]]]:
+        found = tables(parse(report([points, run], tmp_path / f"{n}.html", examples=4, device="cpu")))
+        return {title: rows for title, rows in found.items() if title.startswith("Difference")}
+
+    title = f"Difference from {NAME}, as evaluated, "
+    for n, (key, value) in enumerate({"seed": 1, "split": "validation"}.items()):
+        changed = {**written, "about": {**written["about"], key: value}}
+        (run / "evaluation.json").write_text(json.dumps(changed))
+        assert shown(n)[title + "unpaired"][2][1] == expected
+    # The values of one figure are those of another evaluation: the others are paired all the same.
+    changed = [{**row, "value": row["value"] + 1} if row is two else row for row in written["rows"]]
+    (run / "evaluation.json").write_text(json.dumps({**written, "rows": changed}))
+    found = shown(2)[title.removesuffix(", ")]
+    assert "unpaired" not in found[1][1]
+    assert found[2][1] == with_error(two["value"] + 1 - one["value"], error, signed=True) + ", unpaired"
+    (run / "evaluation.json").write_text(json.dumps(written))
+    (run / "evaluation.npz").unlink()
+    assert shown(3)[title + "unpaired"][2][1] == expected
+
+
+def test_three_runs_are_compared_with_the_first(points: Path, baseline: Path, tmp_path: Path, only: Only) -> None:
+    only(evaluation)
+    third = Path(shutil.copytree(points, tmp_path / "third"))
+    out = report([baseline, points, third], tmp_path / "r.html", examples=4, device="cpu")
+    found = tables(parse(out))["Difference from baseline, as evaluated, paired"]
+    assert found[0] == ["", NAME, "third", "unit"]
+    assert [row[0] for row in found[1:]] == ["bound, T = 2, posterior", "bound, continuous time"]
+    assert all(row[1] == row[2] for row in found[1:])
+
+
+def test_a_figure_without_an_error_is_neither_paired_nor_unpaired(
+    points: Path, baseline: Path, tmp_path: Path, only: Only
+) -> None:
+    only(evaluation)
+    runs = [Path(shutil.copytree(run, tmp_path / name)) for run, name in ((points, "a"), (baseline, "b"))]
+    for value, run in zip((3.25, 1.25), runs, strict=True):
+        written = json.loads((run / "evaluation.json").read_text())
+        written["rows"].append({**written["rows"][0], "quantity": "FID", "value": value, "stderr": None, "unit": ""})
+        (run / "evaluation.json").write_text(json.dumps(written))
+    found = tables(parse(report(runs, tmp_path / "r.html", examples=4, device="cpu")))
+    assert found["Difference from a, as evaluated, paired"][-1] == ["FID", "−2", "–"]
 
 
 def test_what_differs_is_shown_and_nothing_else(pages: dict[str, Path]) -> None:

@@ -4,7 +4,10 @@ import csv
 import json
 import os
 import pickle
+import platform
 import signal
+import sys
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -64,7 +67,7 @@ def test_a_run_writes_its_folder(train: Any, data: Pinwheel, tmp_path: Path) -> 
     out = tmp_path / "deep" / "run"
     model = train(out)
     assert {p.name for p in out.iterdir()} >= {
-        "config.yaml", "data.json", "log.txt", "metrics.csv", "checkpoints", "model",
+        "config.yaml", "data.json", "environment.json", "log.txt", "metrics.csv", "checkpoints", "model",
     }  # fmt: skip
     assert {p.name for p in (out / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert json.loads((out / "data.json").read_text()) == {"shape": [2], "levels": None}
@@ -133,6 +136,71 @@ def test_a_conditional_model_is_trained_with_labels(tmp_path: Path) -> None:
     trainer = TrainerOptions(max_steps=2, accelerator="cpu")
     fit(model, Digits(), tmp_path / "run", TrainingOptions(labels=True), trainer, progress=False)
     assert (net.embed_class.weight != before)[:10].any(1).all()  # every class was seen
+
+
+def test_learned_end_points_are_in_the_curve(train: Any, tmp_path: Path) -> None:
+    train(tmp_path / "run", max_steps=10)
+    low, high = column(tmp_path / "run", "train/gamma_0"), column(tmp_path / "run", "train/gamma_1")
+    assert len(low) == len(high) == 5
+    shift = checkpoint(tmp_path / "run")["current_model_state"]["model.schedule.shift"]  # after step 10, not averaged
+    assert low[-1] == pytest.approx(-6 + 10 * shift[0].item(), abs=1e-5)
+    assert high[-1] - low[-1] == pytest.approx(10 * shift[1].exp().item(), abs=1e-5)
+    assert len(set(low)) == len(set(high)) == 5
+
+
+def test_fixed_end_points_are_not(tmp_path: Path) -> None:
+    trainer = TrainerOptions(max_steps=1, log_every_n_steps=1, accelerator="cpu")
+    fit(digits_model(), Digits(), tmp_path / "run", trainer=trainer, progress=False)
+    assert len(column(tmp_path / "run", "train/total")) == 1
+    assert column(tmp_path / "run", "train/gamma_0") == column(tmp_path / "run", "train/gamma_1") == []
+
+
+# ---- where it was trained
+
+
+def environment(out: Path) -> dict[str, Any]:
+    return json.loads((out / "environment.json").read_text())
+
+
+def test_a_run_says_where_it_was_trained(tmp_path: Path) -> None:
+    trainer = TrainerOptions(max_steps=1, accelerator="cpu")
+    before = datetime.now(timezone.utc)
+    fit(digits_model(), Digits(), tmp_path / "run", trainer=trainer, command="ndm train x.yaml", progress=False)
+    found = environment(tmp_path / "run")
+    started = datetime.fromisoformat(found.pop("started"))
+    assert started.utcoffset() == timedelta(0)
+    assert timedelta(seconds=-1) <= started - before <= timedelta(seconds=60)
+    assert found.pop("platform").startswith(platform.system())
+    assert found.pop("device")
+    assert found == {
+        "ndm": ndm.__version__, "python": ".".join(map(str, sys.version_info[:3])), "torch": torch.__version__,
+        "devices": 1, "threads": torch.get_num_threads(), "precision": "32-true", "command": "ndm train x.yaml",
+    }  # fmt: skip
+    text = (tmp_path / "run" / "environment.json").read_text()
+    assert str(tmp_path) not in text
+    assert len(platform.node()) < 5 or platform.node() not in text
+
+
+def test_a_resumed_run_says_when(train: Any, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(out, 5)
+    first = environment(out)
+    assert "command" not in first
+    assert "resumed" not in first
+    train(out, 10, resume=True)
+    train(out, 15, resume=True)
+    found = environment(out)
+    times = found.pop("resumed")
+    assert found == first
+    assert [first["started"], *times] == sorted([first["started"], *times])
+    assert len(times) == 2
+
+    (out / "environment.json").write_text("{")
+    train(out, 20, resume=True)
+    found = environment(out)
+    assert "started" not in found  # nobody knows it
+    assert len(found["resumed"]) == 1
+    assert found["torch"] == torch.__version__
 
 
 # ---- the average of the weights

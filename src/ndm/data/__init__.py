@@ -1,10 +1,11 @@
-"""Data sets, each with its training, validation and test split: points, digits, patterns, tables, and images."""
+"""Data sets, each with its training, validation and test split: points, digits, patterns, tables, images, tensors."""
 
 from ndm.data.base import SPLITS, Data, Examples, from_levels
 from ndm.data.digits import Digits
 from ndm.data.images import Images
 from ndm.data.patterns import Patterns
 from ndm.data.table import Table
+from ndm.data.tensors import Tensors
 from ndm.data.toys import Checkerboard, EightGaussians, Gaussian, Pinwheel, SwissRoll, Toy, TwoMoons
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Pinwheel",
     "SwissRoll",
     "Table",
+    "Tensors",
     "Toy",
     "TwoMoons",
     "from_levels",

@@ -18,6 +18,7 @@ from torch import Tensor
 
 import ndm.data
 from ndm.data import Data
+from ndm.evaluation import read_per_example, row_name
 from ndm.model import NDM
 from ndm.report.blocks import Entry, with_error
 from ndm.training.run import Run
@@ -227,13 +228,33 @@ class Subject:
         return found
 
     @cached_property
+    def per_example(self) -> dict[str, Tensor]:
+        """The values of single examples of what ``ndm evaluate`` has found, (N,), by :func:`ndm.evaluation.row_name`.
+
+        Empty if there are none. A figure whose mean is another belongs to another evaluation, and is left out.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        if self.evaluation is None or not self.run.per_example.is_file():
+            return {}
+        found, kept = read_per_example(self.run.per_example), {}
+        for row in self.evaluation["rows"]:
+            values = found.get(row_name(row))
+            if values is None or len(values) != row.get("examples"):
+                continue
+            if math.isclose(values.double().mean().item(), row["value"], rel_tol=1e-5, abs_tol=1e-6):
+                kept[row_name(row)] = values
+        return kept
+
+    @cached_property
     def environment(self) -> dict[str, Any]:
         """What the training has written down about where it ran; empty if it has not.
 
         Raises:
             ValueError: the file is damaged.
         """
-        path = self.run.path / "environment.json"
+        path = self.run.environment
         try:
             return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
         except (ValueError, TypeError) as error:
@@ -268,7 +289,7 @@ def subjects(paths: Sequence[Path], device: torch.device) -> list[Subject]:
         if run.config.is_file():
             subject.text = run.config.read_text(encoding="utf-8")
             subject.config = _parsed(run.config, subject.text)
-        subject.logged, subject.evaluation, subject.environment  # noqa: B018 - damaged files are found before work
+        subject.logged, subject.per_example, subject.environment  # noqa: B018 - damaged files are found before work
         found.append(subject)
     return found
 
@@ -285,7 +306,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 
 def _has_value(row: Any) -> bool:
-    value = row.get("value") if isinstance(row, dict) else None
+    value = row.get("value") if isinstance(row, dict) and "quantity" in row else None
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 

@@ -7,14 +7,17 @@ import importlib
 import importlib.util
 import logging
 import os
+import platform
 import signal
 import sys
 import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import datetime, timezone
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 import yaml
@@ -24,6 +27,7 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
+import ndm
 from ndm.data.base import Data
 from ndm.model import NDM
 from ndm.training.batches import InOrder, Stream
@@ -51,6 +55,7 @@ def fit(
     seed: int = 0,
     resume: bool = False,
     config: str | None = None,
+    command: str | None = None,
     progress: bool | None = None,
 ) -> NDM:
     """Train a model and write everything about it to a folder; see :mod:`ndm.training.run` for what is where.
@@ -65,6 +70,7 @@ def fit(
         seed: of the order of the data, times, noise and dropout.
         resume: go on from ``out``'s last checkpoint, as if the run had not been interrupted.
         config: the configuration, in YAML, to be kept in the folder; by default, what the arguments tell of it.
+        command: what was typed, if it was a command, to be kept in the folder.
         progress: show a bar; by default on a terminal.
 
     Returns:
@@ -96,15 +102,18 @@ def fit(
     stream = Stream(data, training.batch_size, seed, lightning, training.labels, trainer.accumulate)
     kind = sharding.ShardedModule if sharding else NDMModule
     module: NDMModule = kind(model, training, trainer, seed, timer)
+    goes_on = trainer.max_steps is None or first < trainer.max_steps
     first_process = lightning.is_global_zero  # with several devices, one process writes for all
     if first_process:
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         run.config.write_text(config)
         run.write_data(data.shape, data.levels, data.columns)
+        if goes_on:
+            run.write_environment(_environment(lightning, trainer, command), resumed=resume)
     with _quiet(), _journal(run.log, also_to_stderr=not progress) if first_process else contextlib.nullcontext():
         logger.info("%s at step %d in %s", "resumed" if resume else "started", first, run.path)
         logger.info("%s", _sizes(model))
-        if trainer.max_steps is None or first < trainer.max_steps:
+        if goes_on:
             _train(lightning, module, stream, run, resume)
         _take_weights(model, run.best if training.keep == "best" else run.last)
         if first_process:
@@ -282,6 +291,36 @@ def _configuration(model: NDM, training: TrainingOptions, trainer: TrainerOption
         "trainer": asdict(trainer),
     }
     return yaml.safe_dump(sections, sort_keys=False)
+
+
+def _environment(trainer: Trainer, options: TrainerOptions, command: str | None) -> dict[str, Any]:
+    """Where the training runs, without the computer's name: see :meth:`ndm.training.run.Run.write_environment`."""
+    facts = {
+        "ndm": ndm.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "device": _name(trainer.strategy.root_device),
+        "devices": trainer.world_size,
+        "threads": torch.get_num_threads(),
+        "precision": options.precision,
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    return facts if command is None else facts | {"command": command}
+
+
+def _name(device: torch.device) -> str:
+    """What a device is called by those who make it, as far as it can be found out."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return device.type
+    with contextlib.suppress(OSError):  # Linux has this file, on most kinds of processors with their names
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
 
 
 # ---- the end of a training

@@ -35,6 +35,8 @@ METRICS = (
     "train/auxiliary",
     "train/gradient_norm",
     "train/learning_rate",
+    "train/gamma_0",  # the schedule's end points after the step, where they are learned
+    "train/gamma_1",
     "train/ms_per_step",
     "train/examples_per_second",
     "train/memory_gib",
@@ -181,6 +183,9 @@ class NDMModule(LightningModule):
             self.log("train/ms_per_step", 1000 * seconds)
             self.log("train/examples_per_second", batch.total / seconds)
             self.log("train/memory_gib", _peak_memory(self.device) / 2**30)
+            if getattr(self.model.schedule, "learn_endpoints", False):
+                for name, gamma in zip(("gamma_0", "gamma_1"), self.model.schedule.end_points(), strict=True):
+                    self.log(f"train/{name}", gamma)
         if self.global_step == self.limits.max_steps:
             self.trainer.should_stop = True  # a stop is preceded by a validation, whatever the interval; an end is not
 

@@ -1,14 +1,18 @@
 """The folder that a training writes.
 
-RUN/config.yaml       the full configuration, with which `ndm train` does the same again
-RUN/data.json         the shape of an example, the number of levels, and the columns' names of a table
-RUN/log.txt           what was said
-RUN/metrics.csv       the curves
-RUN/pictures/         samples and the learned transformation as training went on, where they are asked for
-RUN/tensorboard/      the curves for TensorBoard, if it is installed
-RUN/checkpoints/      last.ckpt and best.ckpt, to go on from
-RUN/model/            the model, for NDM.from_pretrained
-RUN/evaluation.json   what `ndm evaluate` has found
+What is where:
+
+    RUN/config.yaml       the full configuration, with which `ndm train` does the same again
+    RUN/data.json         the shape of an example, the number of levels, and the columns' names of a table
+    RUN/log.txt           what was said
+    RUN/metrics.csv       the curves
+    RUN/pictures/         samples and the learned transformation as training went on, where they are asked for
+    RUN/tensorboard/      the curves for TensorBoard, if it is installed
+    RUN/checkpoints/      last.ckpt and best.ckpt, to go on from
+    RUN/model/            the model, for NDM.from_pretrained
+    RUN/environment.json  where it was trained, and by which command: see Run.write_environment
+    RUN/evaluation.json   what `ndm evaluate` has found
+    RUN/evaluation.npz    the same for every example: see ndm.evaluation.read_per_example
 """
 
 from __future__ import annotations
@@ -16,11 +20,14 @@ from __future__ import annotations
 import json
 import os
 import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from ndm.evaluation import written_whole
 
 __all__ = ["Run"]
 
@@ -80,8 +87,16 @@ class Run:
         return self.path / "model"
 
     @property
+    def environment(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
     def evaluation(self) -> Path:
         return self.path / "evaluation.json"
+
+    @property
+    def per_example(self) -> Path:
+        return self.evaluation.with_suffix(".npz")
 
     def require_new(self) -> None:
         """Raise FileExistsError if there is anything at the path."""
@@ -116,6 +131,32 @@ class Run:
         if columns is not None:
             facts["columns"] = list(columns)
         self.data.write_text(json.dumps(facts) + "\n")
+
+    def write_environment(self, facts: Mapping[str, Any], resumed: bool = False) -> None:
+        """Write down where the training runs, as one flat JSON object, whole or not at all.
+
+        :func:`ndm.training.fit` tells the versions of ``ndm``, ``python`` and ``torch``, the ``platform``, the
+        ``device`` by its name, the number of ``devices`` and of ``threads`` of a process, the ``precision``, when it
+        was ``started`` (UTC, ISO 8601), and the ``command``, if it was one. Of a run that went on later, ``resumed`` is
+        the list of the times, and everything else is of its beginning.
+
+        Args:
+            facts: what is to be told, ``started`` among it.
+            resumed: the run goes on, at the time ``started``.
+        """
+        if resumed:
+            before = self._environment_before()
+            times = [*before.get("resumed", []), facts["started"]]
+            facts = (before or {k: v for k, v in facts.items() if k != "started"}) | {"resumed": times}
+        with written_whole(self.environment) as file:
+            file.write((json.dumps(facts, indent=2) + "\n").encode())
+
+    def _environment_before(self) -> dict[str, Any]:
+        """What an earlier session has written down; empty if it has not, or if that cannot be read."""
+        try:
+            return dict(json.loads(self.environment.read_text()))
+        except (OSError, ValueError, TypeError):
+            return {}
 
     def read_evaluation(self) -> dict[str, Any]:
         """What the last evaluation has found.

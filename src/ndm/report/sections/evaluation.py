@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from ndm.evaluation import mean_and_error, row_name
 from ndm.report.blocks import Figure, Gallery, Section, Table, Text, with_error
 from ndm.report.drawing import axes, colour, dash, svg
 from ndm.report.findings import Findings
@@ -42,6 +43,7 @@ def section(findings: Sequence[Findings]) -> Section:
                 )
             )
         part.blocks.append(_evaluation_table(group))
+        part.blocks += _differences(group)
     return part
 
 
@@ -54,10 +56,14 @@ def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return row.get("quantity"), row.get("steps"), row.get("variance"), row.get("unit")
 
 
+def _tables(group: Sequence[Subject]) -> list[dict[tuple[Any, ...], dict[str, Any]]]:
+    """The rows of each run by what tells them from its others."""
+    return [{_key(row): row for row in _rows(s)} for s in group]
+
+
 def _evaluation_table(group: Sequence[Subject]) -> Table:
-    tables = [{_key(row): row for row in _rows(s)} for s in group]
+    tables = _tables(group)
     keys = list(dict.fromkeys(key for table in tables for key in table))
-    two = len(group) == 2
     lines = []
     for key in keys:
         rows = [table.get(key) for table in tables]
@@ -65,45 +71,77 @@ def _evaluation_table(group: Sequence[Subject]) -> Table:
         first = next(row for row in rows if row)
         kind = str(first.get("kind") or "–").replace(" -log", " −log")
         counts = " and ".join(dict.fromkeys(str(row.get("examples", "–")) for row in rows if row))
-        lines.append(
-            [_name(first), *cells, *([_unpaired(*rows)] if two else []), first.get("unit") or "–", counts, kind]
-        )
-    names = [s.name for s in group]
+        lines.append([row_name(first), *cells, first.get("unit") or "–", counts, kind])
     splits = {str((s.evaluation or {}).get("about", {}).get("split", "")) for s in group} - {""}
     where = f" on the {' and '.join(sorted(splits))} split" if splits else ""
-    columns = ["", *names, *(["difference, unpaired"] if two else []), "unit", "examples", "kind"]
-    said = "Bounds: lower is better. Log-likelihoods in bits/dim: lower is better; in nats: higher is better."
+    columns = ["", *(s.name for s in group), "unit", "examples", "kind"]
     return Table(
         f"What ndm evaluate has found{where}",
         columns,
         lines,
-        f"{said} {_UNPAIRED.format(second=names[1], first=names[0])}" if two else said,
+        "Bounds: lower is better. Log-likelihoods in bits/dim: lower is better; in nats: higher is better.",
         [None, *(s.index for s in group)],
         left=(columns.index("unit"), columns.index("kind")),
     )
 
 
-_UNPAIRED = (
-    "The difference is {second} minus {first}. evaluation.json keeps no values of single examples, so its standard "
-    "error is that of two independent averages; on the same examples the paired one, as in the summary, is usually "
-    "much smaller."
-)
+def _differences(group: Sequence[Subject]) -> list[Table]:
+    """The differences of the runs from the first of them, of each figure that both have."""
+    first, *others = group
+    of_first, *of_others = _tables(group)
+    keys = [key for key in of_first if any(key in table for table in of_others)]
+    if not keys:
+        return []
+    cells = [
+        [_difference(first, s, of_first[key], table.get(key)) for s, table in zip(others, of_others, strict=True)]
+        for key in keys
+    ]
+    kinds = {kind for line in cells for _, kind in line} - {""}
+    mixed = len(kinds) > 1
+    return [
+        Table(
+            ", ".join([f"Difference from {first.name}, as evaluated", *([] if mixed else kinds)]),
+            ["", *(s.name for s in others), "unit"],
+            [
+                [
+                    row_name(of_first[key]),
+                    *(f"{text}, unpaired" if mixed and kind == "unpaired" else text for text, kind in line),
+                    of_first[key].get("unit") or "–",
+                ]
+                for key, line in zip(keys, cells, strict=True)
+            ],
+            " ".join(sentence for kind, sentence in _HOW.items() if kind in kinds),
+            [None, *(s.index for s in others)],
+            left=(len(group),),
+        )
+    ]
 
 
-def _name(row: Mapping[str, Any]) -> str:
-    """What a row is about: quantity, number of steps, reverse variance."""
-    if row.get("quantity") != "bound":
-        return str(row.get("quantity"))
-    steps = f"T = {row['steps']}" if row.get("steps") else "continuous time"
-    return ", ".join(["bound", steps, *([str(row["variance"])] if row.get("variance") else [])])
+_HOW = {
+    "paired": "Paired: a mean over the same examples, evaluated with the same seed, so the standard error is that of "
+    "the differences themselves. A difference of less than two standard errors may be chance, and it says nothing "
+    "about another training seed.",
+    "unpaired": "Unpaired: the values of the same examples are not known of both runs (they are in evaluation.npz, if "
+    "split, seed and number of examples are the same), so the standard error is that of two independent averages; the "
+    "paired one is usually much smaller.",
+}
 
 
-def _unpaired(first: Mapping[str, Any] | None, second: Mapping[str, Any] | None) -> str:
-    if not first or not second:
-        return "–"
-    errors = [row.get("stderr") for row in (first, second)]
-    error = None if None in errors else math.hypot(*(e for e in errors if e is not None))
-    return with_error(second["value"] - first["value"], error, signed=True)
+def _difference(
+    first: Subject, second: Subject, row: Mapping[str, Any], other: Mapping[str, Any] | None
+) -> tuple[str, str]:
+    """Second minus first, and whether its standard error is paired or unpaired, or nothing where there is none."""
+    if other is None:
+        return "–", ""
+    change = other["value"] - row["value"]
+    if row.get("stderr") is None or other.get("stderr") is None:
+        return with_error(change, None, signed=True), ""
+    name, settings = row_name(row), [(s.evaluation or {}).get("about", {}) for s in (first, second)]
+    same = all(settings[0].get(key, 0) == settings[1].get(key, 1) for key in ("split", "seed"))
+    a, b = first.per_example.get(name), second.per_example.get(name)
+    if same and a is not None and b is not None and len(a) == len(b):
+        return with_error(*mean_and_error(b.double() - a.double()), signed=True), "paired"
+    return with_error(change, math.hypot(row["stderr"], other["stderr"]), signed=True), "unpaired"
 
 
 def _by_steps(group: Sequence[Subject]) -> Markup:
