@@ -12,7 +12,7 @@ from scipy.integrate import solve_ivp
 from torch import Tensor, nn
 
 import ndm
-from ndm.likelihood import LogLikelihood, _integral, log_likelihood
+from ndm.likelihood import LogLikelihood, _first_steps, _integral, log_likelihood
 from ndm.networks import ResidualMLP, UNet
 from ndm.schedules import NoiseLevel, per_example
 
@@ -188,8 +188,9 @@ def test_the_density_is_what_another_solver_finds(transform, tolerance):
     assert (found.solver_error <= tolerance).all()
 
 
-def test_steps_are_spent_on_the_examples_that_need_them():
+def test_steps_are_spent_on_the_examples_that_need_them(monkeypatch):
     """The others' answers are those of the first attempt."""
+    monkeypatch.setattr("ndm.likelihood._first_steps", lambda tolerance: 12)
     model, x = small(transform="separable"), 3 * torch.randn(8, 2, dtype=torch.float64, generator=seeded(0))
     first = log_likelihood(model, x, tolerance=10.0)
     errors = first.solver_error.sort().values
@@ -203,6 +204,15 @@ def test_steps_are_spent_on_the_examples_that_need_them():
     enough = first.solver_error <= tolerance
     assert torch.equal(found.log_prob[enough], first.log_prob[enough])
     assert (found.log_prob[~enough] != first.log_prob[~enough]).all()
+
+
+def test_the_first_attempt_suits_the_tolerance():
+    model, x = small(), torch.randn(4, 2, dtype=torch.float64, generator=seeded(0))
+    spent = [log_likelihood(model, x, tolerance=tolerance).nfe for tolerance in (10.0, 2e-2, 2e-5)]
+    assert spent[0] < spent[1] < spent[2]
+    assert _first_steps(1e-2) == 12
+    assert _first_steps(1e-2 / 2**6) == 24
+    assert (_first_steps(1e-300), _first_steps(1e9)) == (96, 6)
 
 
 def test_single_precision_is_asked_for_no_more_than_it_can_give():

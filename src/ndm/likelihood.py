@@ -38,11 +38,11 @@ EXACT_UP_TO = 16
 #: Samples of dequantisation noise are taken together up to this many numbers in a batch of z.
 NUMBERS_AT_ONCE = 65536
 
-#: N, the number of steps, at first and at most.
-STEPS, MOST_STEPS = 12, 768
-
 #: Nats per dimension that N / 2 steps may be away by default.
 TOLERANCE = 1e-2
+
+#: N, the number of steps, at first where that is the tolerance; and at most.
+STEPS, MOST_STEPS = 12, 768
 
 #: Gregory's coefficients: of the differences of order 0, 1, ... at both ends of an integral by the trapezoidal rule.
 _GREGORY = (1 / 2, 1 / 12, 1 / 24, 19 / 720, 3 / 160, 863 / 60480)
@@ -114,8 +114,8 @@ def log_likelihood(
             weights are exponentials, which turn the zero-mean error of Hutchinson's probes into a bias upwards: the
             result is then an estimate and no longer a bound, as ``kind`` says.
         samples: how many z_0 (or dequantised x) are drawn for each example.
-        tolerance: nats: the number of steps of an example's path is doubled, from 12 and at most to 768, until half as
-            many give a log_prob no farther away than that, or than rounding allows. By default 0.01 a dimension.
+        tolerance: nats: the number of steps of an example's path is doubled until half as many give a log_prob no
+            farther away than that, or than rounding allows; up to 768. By default 0.01 a dimension, from 12 steps on.
         labels: class labels, (B,), for a conditional denoiser.
         generator: for probes and dequantisation noise.
 
@@ -250,7 +250,7 @@ class _Flow:
         probes = self._draw_probes(z)
         log_p = z.new_full((max(self.probes, 1), len(z)), math.nan)
         error = z.new_full((len(z),), math.inf)
-        rows, steps = torch.arange(len(z), device=z.device), STEPS
+        rows, steps = torch.arange(len(z), device=z.device), _first_steps(self.tolerance / z[0].numel())
         while len(rows) and steps <= MOST_STEPS:
             labels_now = None if labels is None else labels[rows]
             found, apart = self._solve(z[rows], labels_now, None if probes is None else probes[:, rows], steps)
@@ -315,6 +315,11 @@ class _Flow:
         device = z.device if self.generator is None else self.generator.device
         signs = torch.randint(2, (self.probes, *z.shape), generator=self.generator, device=device)
         return (2 * signs - 1).to(z)
+
+
+def _first_steps(tolerance: float) -> int:
+    """N for a tolerance per dimension, even: the error falls with its sixth power, as that of the quadrature does."""
+    return min(max(6, 2 * round(STEPS / 2 * (TOLERANCE / tolerance) ** (1 / 6))), 96)
 
 
 def _integral(values: Tensor) -> Tensor:
