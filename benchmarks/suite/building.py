@@ -1,0 +1,228 @@
+"""The models of a row, and the widths that give them equal numbers of parameters."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from bench import parameters
+from torch import nn
+
+import ndm
+from ndm.data import Data
+from ndm.networks import ConvNet, ResidualMLP, UNet
+from suite.settings import Entry, Row
+
+#: How far a model's parameters may be from the reference's, as a part of them.
+TOLERANCE = 0.005
+
+#: Channels of a U-Net are multiples of this, the number of its groups.
+UNIT = 2
+
+#: Width of a perceptron's embedding of the noise level. Others near it are tried to meet the number of parameters.
+EMBEDDING = 64
+
+
+@dataclass(frozen=True)
+class Widths:
+    """What is searched for.
+
+    Attributes:
+        denoiser: width of a perceptron, or channels of a U-Net at each resolution.
+        embedding: of a perceptron's noise level.
+        transform: width of F's network; None if it has none.
+    """
+
+    denoiser: tuple[int, ...]
+    embedding: int = EMBEDDING
+    transform: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def build(entry: Entry, row: Row, data: Data, widths: Widths) -> ndm.NDM:
+    """The model of an entry, drawn from torch's generator."""
+    denoiser = ndm.DirectDenoiser if entry.direct else ndm.Denoiser
+    if data.levels is None:
+        rest: dict[str, Any] = {"decoder": ndm.GaussianDecoder(), "standardize": ndm.Standardize.fit(data.train)}
+    else:
+        rest = {"decoder": ndm.DiscretizedDecoder(data.levels)}
+    return ndm.NDM(
+        _schedule(entry),
+        _transform(entry, row, data.shape, widths.transform),
+        denoiser(_denoiser_net(entry, row, data.shape, widths.denoiser, widths.embedding)),
+        reverse_variance=entry.variance,
+        volatility=ndm.LearnedVolatility() if entry.volatility == "learned" else entry.volatility,
+        **rest,
+    )
+
+
+def _schedule(entry: Entry) -> ndm.Schedule:
+    low, high = entry.gamma_min, entry.gamma_max
+    return {
+        "learned": lambda: ndm.LearnedSchedule(low, high, learn_endpoints=entry.endpoints == "learned"),
+        "linear": lambda: ndm.LinearSchedule(low, high),
+        "cosine": lambda: ndm.CosineSchedule(gamma_min=low, gamma_max=high),
+        "ddpm": lambda: ndm.DDPMSchedule(gamma_min=low),
+        "ot": lambda: ndm.OTSchedule(low, high),
+    }[entry.schedule]()
+
+
+def _transform(entry: Entry, row: Row, shape: tuple[int, ...], width: int | None) -> ndm.Transform:
+    if entry.transform == "identity":
+        return ndm.Identity()
+    if entry.transform == "blur":
+        return ndm.Blur(entry.blur)
+    assert width is not None
+    net = _transform_net(entry, row, shape, width)
+    if entry.transform == "neural":
+        return ndm.Neural(net, gate=entry.gate)
+    return ndm.Separable(net, terms=entry.terms, basis=entry.basis, gate=entry.gate)
+
+
+def _denoiser_net(
+    entry: Entry, row: Row, shape: tuple[int, ...], width: tuple[int, ...], embedding: int
+) -> ResidualMLP | UNet:
+    heads = 2 if entry.variance == "predicted" else 1
+    if row.network == "mlp":
+        return ResidualMLP(math.prod(shape), width[0], row.depth, heads=heads, embedding=embedding)
+    return UNet(shape[0], width=1, multipliers=width, blocks=row.depth, heads=heads, groups=UNIT)
+
+
+def _transform_net(entry: Entry, row: Row, shape: tuple[int, ...], width: int) -> ResidualMLP | ConvNet:
+    heads, level = (entry.terms, False) if entry.transform == "separable" else (1, True)
+    options: dict[str, Any] = {"heads": heads, "level": level, "embedding": row.f_embedding, "depth": row.f_depth}
+    if row.f_network == "mlp":
+        return ResidualMLP(math.prod(shape), width, **options)
+    return ConvNet(shape[0], width, **options)
+
+
+# ---- equal parameters
+
+
+def matched(row: Row, data: Data) -> dict[str, Widths]:
+    """The widths of every model of the row, by name.
+
+    Raises:
+        ValueError: there are none with which a model is as large as it has to be.
+    """
+    base = Widths(row.width)
+    total = parameters(build(row.reference, row, data, base))
+    return {
+        entry.name: base if entry is row.reference else match(entry, row, data, round(entry.size * total))
+        for entry in row.models
+    }
+
+
+def match(entry: Entry, row: Row, data: Data, total: int) -> Widths:
+    """The widths with which a model has ``total`` parameters, to within :data:`TOLERANCE`, and F its share of them.
+
+    Among those the one is taken that comes nearest to the share, and to the reference in its denoiser's shape: one with
+    more channels at full resolution and fewer below would have as many parameters, but not cost the same.
+
+    Raises:
+        ValueError: there are none.
+    """
+    shape = data.shape
+    # Outside of the networks: the schedule, the volatility, the variance.
+    some = Widths(row.width, transform=8 if entry.learned else None)
+    probe = build(entry, row, data, some)
+    rest = parameters(probe) - _size(_denoiser_net, entry, row, shape, some.denoiser, some.embedding)
+    if entry.learned:
+        rest -= _size(_transform_net, entry, row, shape, some.transform)
+    wanted = entry.share if entry.learned else 0.0
+    found = []
+    for widths in _denoisers(row, math.sqrt(entry.size * (1 - wanted))):
+        denoiser = rest + _size(_denoiser_net, entry, row, shape, widths.denoiser, widths.embedding)
+        f_width = _nearest(entry, row, shape, total - denoiser) if entry.learned else None
+        in_f = _size(_transform_net, entry, row, shape, f_width) if f_width else 0
+        here = Widths(widths.denoiser, widths.embedding, f_width)
+        found.append((abs(denoiser + in_f - total) / total, abs(in_f / total - wanted), here, denoiser + in_f))
+    within = [f for f in found if f[0] <= TOLERANCE]
+    where = f"Row {row.name}, model {entry.name}"
+    if not within:
+        nearest = min(found, key=lambda f: f[0])
+        raise ValueError(
+            f"{where}: no widths give {total:,} parameters to within {TOLERANCE:.1%}; the nearest are {nearest[3]:,}. "
+            "Change the row's width or the share of F."
+        )
+    slack = 0.01 + wanted / 4
+    alike = [f for f in within if f[1] <= slack]
+    if not alike:
+        raise ValueError(
+            f"{where}: at equal parameters the nearest that F's share comes to {wanted:.1%} is off by "
+            f"{min(f[1] for f in within):.1%}. Change the row's width or the share of F."
+        )
+    return min(alike, key=lambda f: (round(f[1] / slack + _unlike(f[2], row), 6), f[0]))[2]
+
+
+def _denoisers(row: Row, scale: float) -> Iterator[Widths]:
+    """Widths to try: around the reference's times ``scale``."""
+    if row.network == "mlp":
+        middle = row.width[0] * scale
+        for width in range(max(2, 2 * int(0.35 * middle)), 2 * math.ceil(0.65 * middle) + 1, 2):
+            for embedding in range(EMBEDDING - 16, EMBEDDING + 17, 4):
+                yield Widths((width,), embedding)
+        return
+    each = []
+    for channels in row.width:
+        low, high = int(0.85 * channels * scale / UNIT), math.ceil(1.15 * channels * scale / UNIT)
+        each.append([UNIT * k for k in range(max(1, low), high + 1)])
+    for widths in itertools.product(*each):
+        yield Widths(widths)
+
+
+def _unlike(widths: Widths, row: Row) -> float:
+    """How far the denoiser's shape is from the reference's: 1 for resolutions that differ by a fifth."""
+    ratios = [math.log(w / base) for w, base in zip(widths.denoiser, row.width, strict=True)]
+    return 5 * (max(ratios) - min(ratios)) + abs(math.log(widths.embedding / EMBEDDING))
+
+
+def _nearest(entry: Entry, row: Row, shape: tuple[int, ...], wanted: int) -> int | None:
+    """The width whose network in F has a number of parameters nearest to the one wanted; None if that is too few."""
+
+    def size(width: int) -> int:
+        return _size(_transform_net, entry, row, shape, width)
+
+    if wanted < size(1):
+        return None
+    low, high = 1, 2
+    while size(high) < wanted:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if size(middle) <= wanted else (low, middle)
+    return min((low, high), key=lambda width: abs(size(width) - wanted))
+
+
+def _size(net: Callable[..., nn.Module], entry: Entry, row: Row, shape: tuple[int, ...], *width: Any) -> int:
+    return _counted(net, _Hashed(entry), _Hashed(row), shape, *width)
+
+
+class _Hashed:
+    """An entry or a row as a key, by what its networks depend on."""
+
+    def __init__(self, of: Entry | Row) -> None:
+        self.of = of
+        names: Sequence[str] = ("variance", "terms", "transform")
+        if isinstance(of, Row):
+            names = ("network", "depth", "f_network", "f_depth", "f_embedding")
+        self.key = tuple(getattr(of, name) for name in names)
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Hashed) and self.key == other.key
+
+
+@cache
+def _counted(net: Callable[..., nn.Module], entry: _Hashed, row: _Hashed, shape: tuple[int, ...], *width: Any) -> int:
+    with torch.device("meta"):  # no numbers, only their number
+        return parameters(net(entry.of, row.of, shape, *width))

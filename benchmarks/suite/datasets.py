@@ -1,0 +1,93 @@
+"""The data sets of the suite, by name. The images are read from a folder that the user gives."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from score import TRAINED, Mixture
+from torch import Tensor
+from torch.nn import functional
+
+from ndm.data import Checkerboard, Data, Digits, Examples, Images, Pinwheel
+from ndm.data.pixels import Pixels
+
+#: Validation examples that are taken out of MNIST's and CIFAR-10's training splits.
+TAKEN = 1000
+
+IMAGES = {"mnist": ("mnist", 1), "mnist14": ("mnist", 1), "cifar10": ("cifar10", 3)}
+
+
+class Mixtures(Data):
+    """The table of benchmarks/score.py: rows of eight columns from six Gaussians, whose density is known."""
+
+    shape = (8,)
+    levels = None
+    _seeds_and_sizes = {"train": (1, TRAINED), "test": (2, 2000), "validation": (4, 2000)}  # noqa: RUF012
+
+    def _split(self, name: str) -> tuple[Tensor, None]:
+        return self._splits[name], None
+
+    @cached_property
+    def _splits(self) -> dict[str, Tensor]:
+        sample = Mixture().sample
+        return {k: torch.from_numpy(sample(n, seed)).float() for k, (seed, n) in self._seeds_and_sizes.items()}
+
+
+class Pooled(Data):
+    """Images of half the side: means of 2x2 pixels, rounded to whole levels."""
+
+    levels = 256
+
+    def __init__(self, images: Data) -> None:
+        self.images = images
+        channels, height, width = images.shape
+        self.shape = (channels, height // 2, width // 2)
+        self._pooled: dict[str, Pixels] = {}
+
+    def _split(self, name: str) -> tuple[Examples, Tensor | None]:
+        if name not in self._pooled:
+            examples = self.images.examples(name)
+            blocks = [examples[i : i + 1000] for i in range(0, len(examples), 1000)]
+            self._pooled[name] = Pixels(np.concatenate([_pooled(block) for block in blocks]))
+        return self._pooled[name], self.images.labels(name)
+
+
+def _pooled(x: Tensor) -> np.ndarray:
+    levels = ((x + 1) * 256 - 1) / 2
+    return functional.avg_pool2d(levels, 2).round().to(torch.uint8).numpy()
+
+
+def dataset(name: str, folder: Path | None = None) -> Data:
+    """The data set called pinwheel, checkerboard, table, digits, mnist, mnist14 or cifar10.
+
+    Raises:
+        FileNotFoundError: it is one of images, and they are not there.
+    """
+    if name in IMAGES:
+        prefix, channels = IMAGES[name]
+        if (lacking := missing(name, folder)) is not None:
+            raise FileNotFoundError(lacking)
+        images = Images(f"{folder}/{prefix}-*.parquet", channels=channels, validation=TAKEN)
+        return Pooled(images) if name == "mnist14" else images
+    return {"pinwheel": Pinwheel, "checkerboard": Checkerboard, "table": Mixtures, "digits": Digits}[name]()
+
+
+def missing(name: str, folder: Path | None) -> str | None:
+    """What to say if the data are not there; None if they are."""
+    if name not in IMAGES:
+        return None
+    prefix = IMAGES[name][0]
+    if folder is None:
+        return f"{name} needs images: --data FOLDER, with {prefix}-train.parquet and {prefix}-test.parquet in it."
+    # A pattern names CIFAR-10 as JPEG has it, too: cifar10-jpeg-train.parquet.
+    return None if list(folder.glob(f"{prefix}-*.parquet")) else f"There is no {prefix}-*.parquet in {folder}."
+
+
+def entropy(data: Data) -> float | None:
+    """What no bound on the test split's mean can go far below, in nats; None where the density is not known."""
+    if isinstance(data, Mixtures):
+        return float(-Mixture().log_prob(data.test.double().numpy()).mean())
+    return getattr(data, "entropy", None)
