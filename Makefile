@@ -20,8 +20,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install  ## train a small model and show what it does, in demo/
 	$(BIN)/ndm demo
 
-test: lint  ## lint, then run every test that is not slow, and the examples in the texts
-	$(BIN)/python -m pytest -m "not slow"
+test: lint  ## lint, then run every test that is not slow, and the examples in the texts; WORKERS=N processes
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m "not slow" -n $${WORKERS:-2} --dist loadfile
 
 test-slow: install  ## run the slow tests
 	$(BIN)/python -m pytest -m slow
