@@ -96,7 +96,7 @@ def many(run: Path, here: Path, n: int) -> dict[str, Any]:
     first, first_megabytes = command(
         "score", run, all_rows, "--out", out, until=lambda: blocks.is_file() and blocks.stat().st_size > 16 * n
     )
-    done = blocks.stat().st_size // 40  # five numbers a row, and a checksum a block
+    done = blocks.stat().st_size // (40 * 1024 + 4) * 1024  # blocks of five numbers for each row, and a checksum
     second, second_megabytes = command("score", run, all_rows, "--out", out)
     found, of_few = pandas.read_parquet(out), pandas.read_parquet(here / "few.parquet")
     truth = Mixture().log_prob(x)
