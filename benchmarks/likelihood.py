@@ -9,7 +9,8 @@ is our drift with the time turned round. The density of some rows is computed by
 1e-6 and the peer's of 1e-8 (the largest difference is told), and then in float32 at several settings; the error is
 against that density. Three sets: a 2-D toy and the table of score.py, with the exact divergence, and handwritten
 digits, as continuous data, with a U-Net and one of Hutchinson's probes. Batches of the same rows, the methods take
-turns, medians of three rounds. ``ratio`` is the rows per second of ours over the peer's: of the fastest of our settings
+turns, medians of three rounds, in seconds of the processor, for other jobs may be on the machine. ``ratio`` is the rows
+per second of ours over the peer's: of the fastest of our settings
 whose mean error is not above the peer's; with a probe, not above it by more than a tenth, for that error is the probe's
 and not well known.
 
@@ -126,13 +127,13 @@ def modes() -> list[dict[str, Any]]:
 
             for turn in range(ROUNDS + 1):  # the first one warms up
                 for mode, vectors in MODES.items():
-                    began = time.perf_counter()
+                    began = time.process_time()
                     try:
                         vectors(drift, z, v)
                     except RuntimeError:  # PyTorch has no batching rule for something in the network
                         refused.add(mode)
                     if turn:
-                        taken[mode].append(time.perf_counter() - began)
+                        taken[mode].append(time.process_time() - began)
         middle = {mode: statistics.median(times) for mode, times in taken.items()}
         row: dict[str, Any] = {"part": "divergence", "case": name, "batch": shape[0], "directions": len(v)}
         row |= {f"{m} ratio": None if m in refused else middle[m] / middle["one by one"] for m in MODES}
@@ -248,9 +249,9 @@ def against(run: Path) -> list[dict[str, Any]]:
         errors: dict[tuple[str, str], list[Tensor]] = {job: [] for job in jobs}
         for _ in range(3):
             for job, work in jobs.items():
-                began = time.perf_counter()
+                began = time.process_time()
                 found = work()
-                taken[job].append(time.perf_counter() - began)
+                taken[job].append(time.process_time() - began)
                 errors[job].append((found.double() - reference).abs())
         mine = []
         for (who, label), times in taken.items():
