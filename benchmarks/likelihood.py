@@ -10,9 +10,8 @@ is our drift with the time turned round. The density of some rows is computed by
 against that density. Three sets: a 2-D toy and the table of score.py, with the exact divergence, and handwritten
 digits, as continuous data, with a U-Net and one of Hutchinson's probes. Batches of the same rows, the methods take
 turns, medians of three rounds, in seconds of the processor, for other jobs may be on the machine. ``ratio`` is the rows
-per second of ours over the peer's: of the fastest of our settings
-whose mean error is not above the peer's; with a probe, not above it by more than a tenth, for that error is the probe's
-and not well known.
+per second of ours over the peer's: of the fastest of our settings whose mean error is not above the peer's; with a
+probe, not above it by more than a tenth, for that error is the probe's and not well known.
 
     python benchmarks/likelihood.py --peer FOLDER [--run RUN]   # FOLDER holds flow_matching, here at 11568d3
 

@@ -292,7 +292,7 @@ def likelihood() -> str:
     return f"""## Likelihoods against another implementation's
 
 [flow_matching](https://github.com/facebookresearch/flow_matching)'s `ODESolver.compute_likelihood` on the same networks and rows, one thread,
-medians of three rounds; errors in nats, against float64 at a tight tolerance, where the two are apart by at most {apart}. The last column
+medians of three rounds, rows per second of the processor's time; errors in nats, against float64 at a tight tolerance, where the two are apart by at most {apart}. The last column
 is how many times as many rows a second ours does, at the fastest of its settings with an error that is not larger.
 
 {table(rows, ["set", "who", "settings", "rows/s", "mean error", "largest", "ours is faster by"])}
