@@ -8,7 +8,7 @@ exact, by d backward passes, or by Hutchinson's probes without bias (Grathwohl e
 The path does not depend on the divergence, which costs most. So the path is solved by Runge and Kutta's method in N
 equal steps, the divergence is taken at their ends and middles, and integrated by Gregory's formula. A path of N / 2
 steps, and the divergence at the ends alone, tell the error; N is doubled for the examples for which that is too large.
-What this saves is in benchmarks/likelihood.py.
+What that costs, and what another implementation does, is in benchmarks/likelihood.py.
 
 The bound of :mod:`ndm.bounds` is the SDE's, another model of the same data; neither has to lie below the other.
 """
