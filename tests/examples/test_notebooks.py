@@ -181,6 +181,7 @@ def test_draws_the_pictures_of_the_readme(tmp_path: Path) -> None:
     for name, folder in zip(MODELS, ("identity", "ndm"), strict=True):
         torch.manual_seed(0)
         MODELS[name]().save_pretrained(tmp_path / "demo" / folder / "model")
+        (tmp_path / "demo" / folder / "data.json").write_text('{"shape": [1, 8, 8], "levels": 17}')
     command = [
         sys.executable,
         EXAMPLES / "pictures.py",
