@@ -237,3 +237,55 @@ def test_gaussian_decodes_the_mean_and_refuses_integers() -> None:
     torch.testing.assert_close(ndm.GaussianDecoder().decode(z, level), z / level.alpha[:, None])
     with pytest.raises(ValueError, match="continuous data and got integers"):
         ndm.GaussianDecoder().encode(torch.ones(2, dtype=torch.long))
+
+
+# ---- levels with weights
+
+
+def weighted(k: int, seed: int = 0) -> tuple[ndm.WeightedDecoder, np.ndarray]:
+    decoder, weights = ndm.WeightedDecoder(k), 3 * np.random.default_rng(seed).standard_normal(k)
+    decoder.double().log_weights.data.copy_(torch.from_numpy(weights))
+    return decoder, weights
+
+
+@pytest.mark.parametrize("k", LEVELS)
+@pytest.mark.parametrize("gamma", [-13.3, -8.0, 1.0])
+def test_weights_are_added_to_the_logits(k: int, gamma: float) -> None:
+    (decoder, weights), z = weighted(k), np.linspace(-1.3, 1.3, 23)
+    expected = log_softmax(weights - ((z[:, None] - levels(k)) ** 2) / (2 * math.exp(gamma)), axis=1)
+    x = torch.from_numpy(levels(k)).expand(23, k).reshape(-1, 1)
+    gap = torch.from_numpy(z)[:, None].expand(23, k).reshape(-1, 1) - x
+    nll = decoder.nll(x, gap, torch.full((23 * k,), gamma, dtype=torch.float64)).reshape(23, k)
+    np.testing.assert_allclose(nll.detach(), -expected, rtol=1e-9, atol=1e-9)
+
+
+def test_decoding_takes_the_likeliest_level() -> None:
+    decoder, weights = weighted(256)
+    z, gamma = np.linspace(-1.1, 1.1, 500), -9.0
+    expected = np.argmax(weights - ((z[:, None] - levels(256)) ** 2) / (2 * math.exp(gamma)), axis=1)
+    level = level_at(torch.full((500,), gamma, dtype=torch.float64))
+    found = decoder.decode(torch.from_numpy(z)[:, None] * level.alpha[:, None], level)
+    np.testing.assert_allclose(found[:, 0], levels(256)[expected])
+    assert (expected != decoder.nearest(torch.from_numpy(z)).numpy()).any()
+
+
+def test_weights_are_learned_to_be_frequencies() -> None:
+    """The best weights of a pixel whose z_0 is its own level and noise are those of Bayes' rule: the frequencies."""
+    torch.manual_seed(0)
+    frequencies = torch.tensor([0.6, 0.1, 0.25, 0.05])
+    decoder, level = ndm.WeightedDecoder(4), level_at(torch.full((4000,), -0.5))
+    x = decoder.encode(torch.multinomial(frequencies, 4000, replacement=True)[:, None])
+    optimizer = torch.optim.Adam(decoder.parameters(), lr=0.05)
+    for _ in range(150):
+        optimizer.zero_grad()
+        decoder.expected_nll(x, torch.zeros_like(x), torch.randn_like(x), level).mean().backward()
+        optimizer.step()
+    torch.testing.assert_close(decoder.log_weights.detach().softmax(0), frequencies, rtol=0.1, atol=0.02)
+
+
+def test_equal_weights_are_no_weights() -> None:
+    x, gap = torch.from_numpy(levels(256))[torch.randint(256, (5, 30))], torch.randn(5, 30).double() * 0.1
+    gamma = torch.linspace(-12, -6, 5).double()
+    torch.testing.assert_close(
+        ndm.WeightedDecoder(256).nll(x, gap, gamma), ndm.DiscretizedDecoder(256).nll(x, gap, gamma)
+    )

@@ -52,10 +52,11 @@ def build(entry: Entry, row: Row, data: Data, widths: Widths) -> ndm.NDM:
     if data.levels is None:
         rest: dict[str, Any] = {"decoder": ndm.GaussianDecoder(), "standardize": ndm.Standardize.fit(data.train)}
     else:
-        rest = {"decoder": ndm.DiscretizedDecoder(data.levels)}
+        decoder = ndm.WeightedDecoder if entry.decoder == "weighted" else ndm.DiscretizedDecoder
+        rest = {"decoder": decoder(data.levels)}
     return ndm.NDM(
         _schedule(entry),
-        _transform(entry, row, data.shape, widths.transform),
+        _transform(entry, data.shape, widths.transform),
         denoiser(_denoiser_net(entry, row, data.shape, widths.denoiser, widths.embedding)),
         reverse_variance=entry.variance,
         volatility=ndm.LearnedVolatility() if entry.volatility == "learned" else entry.volatility,
@@ -74,13 +75,13 @@ def _schedule(entry: Entry) -> ndm.Schedule:
     }[entry.schedule]()
 
 
-def _transform(entry: Entry, row: Row, shape: tuple[int, ...], width: int | None) -> ndm.Transform:
+def _transform(entry: Entry, shape: tuple[int, ...], width: int | None) -> ndm.Transform:
     if entry.transform == "identity":
         return ndm.Identity()
     if entry.transform == "blur":
         return ndm.Blur(entry.blur)
     assert width is not None
-    net = _transform_net(entry, row, shape, width)
+    net = _transform_net(entry, shape, width)
     if entry.transform == "neural":
         return ndm.Neural(net, gate=entry.gate)
     return ndm.Separable(net, terms=entry.terms, basis=entry.basis, gate=entry.gate)
@@ -95,12 +96,12 @@ def _denoiser_net(
     return UNet(shape[0], width=1, multipliers=width, blocks=row.depth, heads=heads, groups=UNIT)
 
 
-def _transform_net(entry: Entry, row: Row, shape: tuple[int, ...], width: int) -> ResidualMLP | ConvNet:
+def _transform_net(entry: Entry, shape: tuple[int, ...], width: int) -> ResidualMLP | ConvNet:
     heads, level = (entry.terms, False) if entry.transform == "separable" else (1, True)
-    options: dict[str, Any] = {"heads": heads, "level": level, "embedding": row.f_embedding, "depth": row.f_depth}
-    if row.f_network == "mlp":
+    options: dict[str, Any] = {"heads": heads, "level": level, "embedding": entry.f_embedding, "depth": entry.f_depth}
+    if entry.f_network == "mlp":
         return ResidualMLP(math.prod(shape), width, **options)
-    return ConvNet(shape[0], width, **options)
+    return ConvNet(shape[0], width, kernel=1 if entry.f_network == "pointwise" else 3, **options)
 
 
 # ---- equal parameters
@@ -133,15 +134,15 @@ def match(entry: Entry, row: Row, data: Data, total: int) -> Widths:
     # Outside of the networks: the schedule, the volatility, the variance.
     some = Widths(row.width, transform=8 if entry.learned else None)
     probe = build(entry, row, data, some)
-    rest = parameters(probe) - _size(_denoiser_net, entry, row, shape, some.denoiser, some.embedding)
+    rest = parameters(probe) - _size(_denoiser_net, (entry, row), shape, some.denoiser, some.embedding)
     if entry.learned:
-        rest -= _size(_transform_net, entry, row, shape, some.transform)
+        rest -= _size(_transform_net, (entry,), shape, some.transform)
     wanted = entry.share if entry.learned else 0.0
     found = []
     for widths in _denoisers(row, math.sqrt(entry.size * (1 - wanted))):
-        denoiser = rest + _size(_denoiser_net, entry, row, shape, widths.denoiser, widths.embedding)
-        f_width = _nearest(entry, row, shape, total - denoiser) if entry.learned else None
-        in_f = _size(_transform_net, entry, row, shape, f_width) if f_width else 0
+        denoiser = rest + _size(_denoiser_net, (entry, row), shape, widths.denoiser, widths.embedding)
+        f_width = _nearest(entry, shape, total - denoiser) if entry.learned else None
+        in_f = _size(_transform_net, (entry,), shape, f_width) if f_width else 0
         here = Widths(widths.denoiser, widths.embedding, f_width)
         found.append((abs(denoiser + in_f - total) / total, abs(in_f / total - wanted), here, denoiser + in_f))
     within = [f for f in found if f[0] <= TOLERANCE]
@@ -184,11 +185,11 @@ def _unlike(widths: Widths, row: Row) -> float:
     return 5 * (max(ratios) - min(ratios)) + abs(math.log(widths.embedding / EMBEDDING))
 
 
-def _nearest(entry: Entry, row: Row, shape: tuple[int, ...], wanted: int) -> int | None:
+def _nearest(entry: Entry, shape: tuple[int, ...], wanted: int) -> int | None:
     """The width whose network in F has a number of parameters nearest to the one wanted; None if that is too few."""
 
     def size(width: int) -> int:
-        return _size(_transform_net, entry, row, shape, width)
+        return _size(_transform_net, (entry,), shape, width)
 
     if wanted < size(1):
         return None
@@ -201,8 +202,8 @@ def _nearest(entry: Entry, row: Row, shape: tuple[int, ...], wanted: int) -> int
     return min((low, high), key=lambda width: abs(size(width) - wanted))
 
 
-def _size(net: Callable[..., nn.Module], entry: Entry, row: Row, shape: tuple[int, ...], *width: Any) -> int:
-    return _counted(net, _Hashed(entry), _Hashed(row), shape, *width)
+def _size(net: Callable[..., nn.Module], of: Sequence[Entry | Row], shape: tuple[int, ...], *width: Any) -> int:
+    return _counted(net, tuple(_Hashed(one) for one in of), shape, *width)
 
 
 class _Hashed:
@@ -210,9 +211,9 @@ class _Hashed:
 
     def __init__(self, of: Entry | Row) -> None:
         self.of = of
-        names: Sequence[str] = ("variance", "terms", "transform")
+        names: Sequence[str] = ("variance", "terms", "transform", "f_network", "f_depth", "f_embedding")
         if isinstance(of, Row):
-            names = ("network", "depth", "f_network", "f_depth", "f_embedding")
+            names = ("network", "depth")
         self.key = tuple(getattr(of, name) for name in names)
 
     def __hash__(self) -> int:
@@ -223,6 +224,6 @@ class _Hashed:
 
 
 @cache
-def _counted(net: Callable[..., nn.Module], entry: _Hashed, row: _Hashed, shape: tuple[int, ...], *width: Any) -> int:
+def _counted(net: Callable[..., nn.Module], of: tuple[_Hashed, ...], shape: tuple[int, ...], *width: Any) -> int:
     with torch.device("meta"):  # no numbers, only their number
-        return parameters(net(entry.of, row.of, shape, *width))
+        return parameters(net(*(one.of for one in of), shape, *width))

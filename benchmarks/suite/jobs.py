@@ -1,8 +1,8 @@
 """What is run, what is done already, and the files of both.
 
 A job is a row, a model and a seed, and its result one file. The models of a row and seed are trained together; then
-their weights are kept in the work folder, and the models are measured one by one, the reference first. A kill loses the
-training at hand, or the measurement at hand. Files appear in one go, or not at all.
+their weights are put into the work folder, to stay there, and the models are measured one by one, the reference first.
+A kill loses the training at hand, or the measurement at hand. Files appear in one go, or not at all.
 """
 
 from __future__ import annotations
@@ -175,7 +175,8 @@ def run(row: Row, seed: int, data: Data, results: Path, work: Path, say: Callabl
         if job.state != "done" or not _values_file(folder, job).exists():
             _measure(job, data, trained, folder)
             say(f"{row.name}, seed {seed}, {job.entry.name}: {job.file.name}")
-    shutil.rmtree(folder)
+    for job in jobs:  # the weights stay: samples are drawn from them
+        _values_file(folder, job).unlink()
 
 
 def train(row: Row, seed: int, data: Data, say: Callable[[str], None] = print) -> Trained:

@@ -84,7 +84,8 @@ def bounds(
     try:
         model.reverse_variance = together
         for block, part in enumerate(x.split(BLOCK)):
-            generator = torch.Generator().manual_seed(seed_of(stream, steps or 0, block))
+            # Not of T, so that a bound of many steps and that in continuous time are of the same times and noise.
+            generator = torch.Generator().manual_seed(seed_of(stream, block))
             sums: dict[str, Tensor] = {}
             for r in range(repeats):
                 u = torch.rand(len(part), generator=generator, dtype=torch.float64)

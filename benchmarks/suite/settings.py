@@ -17,8 +17,9 @@ CHOICES = {
     "endpoints": ("fixed", "learned"),
     "variance": ("posterior", "learned", "predicted"),
     "updates": ("joint", "alternating"),
+    "decoder": ("plain", "weighted"),
     "network": ("mlp", "unet"),
-    "f_network": ("mlp", "conv"),
+    "f_network": ("mlp", "conv", "pointwise"),
 }
 
 
@@ -36,6 +37,8 @@ class Entry:
         size: the number of parameters over that of the row's reference; 1 but where a row asks what a larger model
             would do.
         gate, basis, terms: of ``separable`` and ``neural``, as their classes take them.
+        f_network, f_depth, f_embedding: the kind of F's network (``mlp``, ``conv``, or ``pointwise``: one perceptron
+            for every pixel), its depth, and the width in which it is told the noise level. Its width is found.
         schedule: ``learned``, ``linear``, ``cosine``, ``ddpm`` or ``ot``.
         endpoints: of ``learned``: whether gamma_0 and gamma_1 are trained.
         gamma_min, gamma_max: the schedule's end points, or where they start.
@@ -43,6 +46,7 @@ class Entry:
         variance: of the reverse process in training: ``posterior``, ``learned`` or ``predicted``.
         bound_steps: T of the bound that is trained on; None for continuous time.
         updates: ``joint``, or ``alternating``: F in every second step, all the rest in the others.
+        decoder: of K-level data: ``plain``, or ``weighted`` by a learned weight of every level.
         learning_rate: of AdamW.
         endpoint_rate: the learning rate of the schedule's end points over that of the networks.
         weight_decay: of AdamW, for matrices only.
@@ -57,6 +61,9 @@ class Entry:
     gate: str
     basis: str
     terms: int
+    f_network: str
+    f_depth: int
+    f_embedding: int
     schedule: str
     endpoints: str
     gamma_min: float
@@ -65,6 +72,7 @@ class Entry:
     variance: str
     bound_steps: int | None
     updates: str
+    decoder: str
     learning_rate: float
     endpoint_rate: float
     weight_decay: float
@@ -91,8 +99,6 @@ class Row:
         network: the denoiser's kind: ``mlp`` or ``unet``.
         width: the reference's, a number per resolution; the other models' are found from it.
         depth: of the denoiser's network: blocks of a perceptron, or per resolution of a U-Net.
-        f_network, f_depth, f_embedding: the kind of F's network, its depth, and the width in which it is told the noise
-            level. Its width is found.
         bounds: the numbers of steps T to measure at, None standing for continuous time.
         times: of an example, for a bound with more steps than that.
         examples: the first so many test examples are measured; None for all.
@@ -116,9 +122,6 @@ class Row:
     network: str
     width: tuple[int, ...]
     depth: int
-    f_network: str
-    f_depth: int
-    f_embedding: int
     bounds: tuple[int | None, ...]
     times: int
     examples: int | None

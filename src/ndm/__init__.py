@@ -5,7 +5,7 @@ samplers and the likelihood are written once against those four.
 """
 
 from ndm.bounds import BoundTerms
-from ndm.decoders import Decoder, DiscretizedDecoder, GaussianDecoder
+from ndm.decoders import Decoder, DiscretizedDecoder, GaussianDecoder, WeightedDecoder
 from ndm.denoisers import Denoiser, DirectDenoiser, Estimate, GuidedDenoiser
 from ndm.likelihood import LogLikelihood, log_likelihood
 from ndm.model import NDM
@@ -60,6 +60,7 @@ __all__ = [
     "Separable",
     "Standardize",
     "Transform",
+    "WeightedDecoder",
     "log_likelihood",
     "sample",
     "sample_batches",

@@ -232,7 +232,7 @@ def test_one_pass_measures_every_variance_as_passes_of_their_own_do(tmp_path: Pa
     found = bounds(model, x, 3, variances, times=20)
     for name, variance in variances.items():
         model.reverse_variance = variance
-        generator = torch.Generator().manual_seed(seed_of(0, 3, 0))
+        generator = torch.Generator().manual_seed(seed_of(0, 0))
         total = torch.zeros(30, dtype=torch.float64)
         for i in range(3):
             u = torch.rand(30, generator=generator, dtype=torch.float64)
@@ -293,7 +293,8 @@ def test_a_suite_that_was_killed_goes_on_and_has_the_figures_it_would_have_had(
     assert before == {file: file.stat().st_mtime_ns for file in before}, "what was done was done again"
     assert main(command(tmp_path, results="at-once")) == 0
     assert figures(results) == figures(tmp_path / "at-once")
-    assert not list((tmp_path / "work-results").iterdir())
+    kept = sorted(file.name for file in (tmp_path / "work-results").glob("*/*"))
+    assert set(kept) == {"trained.json", "weights.safetensors"}
     capsys.readouterr()
 
     assert main(command(tmp_path)) == 0
