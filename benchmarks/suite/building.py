@@ -101,7 +101,7 @@ def _transform_net(entry: Entry, shape: tuple[int, ...], width: int) -> Residual
     options: dict[str, Any] = {"heads": heads, "level": level, "embedding": entry.f_embedding, "depth": entry.f_depth}
     if entry.f_network == "mlp":
         return ResidualMLP(math.prod(shape), width, **options)
-    return ConvNet(shape[0], width, kernel=1 if entry.f_network == "pointwise" else 3, **options)
+    return ConvNet(shape[0], width, kernel=1 if entry.f_network == "pointwise" else 3, patch=entry.f_patch, **options)
 
 
 # ---- equal parameters
@@ -211,7 +211,7 @@ class _Hashed:
 
     def __init__(self, of: Entry | Row) -> None:
         self.of = of
-        names: Sequence[str] = ("variance", "terms", "transform", "f_network", "f_depth", "f_embedding")
+        names: Sequence[str] = ("variance", "terms", "transform", "f_network", "f_depth", "f_patch", "f_embedding")
         if isinstance(of, Row):
             names = ("network", "depth")
         self.key = tuple(getattr(of, name) for name in names)

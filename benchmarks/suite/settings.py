@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,9 @@ class Entry:
         size: the number of parameters over that of the row's reference; 1 but where a row asks what a larger model
             would do.
         gate, basis, terms: of ``separable`` and ``neural``, as their classes take them.
-        f_network, f_depth, f_embedding: the kind of F's network (``mlp``, ``conv``, or ``pointwise``: one perceptron
-            for every pixel), its depth, and the width in which it is told the noise level. Its width is found.
+        f_network, f_depth, f_patch, f_embedding: the kind of F's network (``mlp``, ``conv``, or ``pointwise``: one
+            perceptron for every pixel), its depth, the side of the blocks of pixels that convolutions work on, and the
+            width in which it is told the noise level. Its width is found.
         schedule: ``learned``, ``linear``, ``cosine``, ``ddpm`` or ``ot``.
         endpoints: of ``learned``: whether gamma_0 and gamma_1 are trained.
         gamma_min, gamma_max: the schedule's end points, or where they start.
@@ -63,6 +64,7 @@ class Entry:
     terms: int
     f_network: str
     f_depth: int
+    f_patch: int
     f_embedding: int
     schedule: str
     endpoints: str
@@ -148,6 +150,21 @@ ROW_FIELDS = tuple(f.name for f in fields(Row))
 
 
 @dataclass(frozen=True)
+class Samples:
+    """What samples are drawn of trained models; see :mod:`suite.sampling`.
+
+    Attributes:
+        rows: whose models they are drawn from, where none are named.
+        steps: the numbers of steps T, each at least 2.
+        examples: by data set: how many samples.
+    """
+
+    rows: Sequence[str] = ()
+    steps: Sequence[int] = ()
+    examples: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Suite:
     """All rows, and what goes with them.
 
@@ -155,11 +172,13 @@ class Suite:
         rows: by name.
         measuring: by data set: the seconds that measuring one model takes, about; for estimates only.
         plots: which rows each plot shows.
+        samples: what samples are drawn.
     """
 
     rows: Mapping[str, Row]
     measuring: Mapping[str, float]
     plots: Mapping[str, Sequence[str]]
+    samples: Samples = Samples()
 
 
 def read(path: Path = SUITE) -> Suite:
@@ -172,7 +191,7 @@ def read(path: Path = SUITE) -> Suite:
     if not path.is_file():
         raise FileNotFoundError(f"There is no suite {path}.")
     text = yaml.safe_load(path.read_text())
-    unknown = set(text) - {"defaults", "data", "rows", "measuring", "plots"}
+    unknown = set(text) - {"defaults", "data", "rows", "measuring", "plots", "samples"}
     if unknown:
         raise ValueError(f"{path.name} has sections that mean nothing: {', '.join(sorted(unknown))}.")
     rows = {}
@@ -184,7 +203,20 @@ def read(path: Path = SUITE) -> Suite:
     plots = text.get("plots", {})
     for missing in {row for shown in plots.values() for row in shown} - set(rows):
         raise ValueError(f"plots names the row {missing}, which is not there.")
-    return Suite(rows, text.get("measuring", {}), plots)
+    return Suite(rows, text.get("measuring", {}), plots, _samples(text.get("samples", {}), rows))
+
+
+def _samples(given: Mapping[str, Any], rows: Mapping[str, Row]) -> Samples:
+    if unknown := set(given) - {f.name for f in fields(Samples)}:
+        raise ValueError(f"samples has fields that are not known: {', '.join(sorted(unknown))}.")
+    samples = Samples(**given)
+    for missing in set(samples.rows) - set(rows):
+        raise ValueError(f"samples names the row {missing}, which is not there.")
+    for data in {rows[name].data for name in samples.rows} - set(samples.examples):
+        raise ValueError(f"samples does not say how many examples of {data} are to be drawn.")
+    if any(t < 2 for t in samples.steps) or any(n < 2 for n in samples.examples.values()):
+        raise ValueError("samples: steps and examples must be at least 2.")
+    return samples
 
 
 def row_from(name: str, given: Mapping[str, Any]) -> Row:

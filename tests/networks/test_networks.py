@@ -55,6 +55,10 @@ def conv_net(**options) -> ConvNet:
     return ConvNet(channels=2, width=8, embedding=8, **options)
 
 
+def patched_conv_net(**options) -> ConvNet:
+    return conv_net(patch=2, **options)
+
+
 SHAPES: dict[Callable[..., Backbone], tuple[int, ...]] = {
     vector_mlp: (3,),
     image_mlp: (2, 4, 4),
@@ -65,6 +69,7 @@ SHAPES: dict[Callable[..., Backbone], tuple[int, ...]] = {
     transformer: (2, 8, 4),
     checkpointed_transformer: (2, 8, 4),
     conv_net: (2, 6, 5),
+    patched_conv_net: (2, 6, 4),
 }
 every_network = pytest.mark.parametrize("make", SHAPES)
 

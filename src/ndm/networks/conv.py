@@ -15,7 +15,9 @@ class ConvNet(Backbone):
     """Convolutions at full resolution with smooth activations between them; the conditions scale and shift channels.
 
     There are no norms, no skips and no attention: every operation has forward-mode derivatives of any order, and the
-    cost is that of the convolutions. With ``kernel=1`` it is one perceptron applied to every pixel.
+    cost is that of the convolutions. With ``kernel=1`` it is one perceptron applied to every pixel. With ``patch=2`` it
+    works on blocks of 2x2 pixels at half the resolution, where a layer of four times as many parameters takes as many
+    operations: for the same number of parameters it is much the faster.
 
     Args:
         channels: channels of an image. In a configuration null stands for those of the data, which `ndm train` fills
@@ -29,9 +31,11 @@ class ConvNet(Backbone):
         embedding: width of the embedding of the noise level and of the class.
         zero_init: start from an output of zero.
         dropout: share of hidden units dropped in training.
+        patch: side of the blocks whose pixels become channels (``pixel_unshuffle``) before the first convolution, and
+            pixels again after the last.
 
     Raises:
-        ValueError: ``channels`` is None, ``depth`` is below 2, or ``kernel`` is not odd.
+        ValueError: ``channels`` is None, ``depth`` is below 2, ``kernel`` is not odd, or ``patch`` is not positive.
 
     Example:
         >>> import torch
@@ -52,6 +56,7 @@ class ConvNet(Backbone):
         embedding: int = 64,
         zero_init: bool = True,
         dropout: float = 0.0,
+        patch: int = 1,
     ) -> None:
         super().__init__()
         if channels is None:
@@ -60,13 +65,15 @@ class ConvNet(Backbone):
             raise ValueError(f"A ConvNet has an input and an output convolution: depth must be 2 or more, not {depth}.")
         if kernel < 1 or kernel % 2 == 0:
             raise ValueError(f"kernel must be odd, so that the output has the image's size, not {kernel}.")
-        self.channels, self.level, self.classes = channels, level, classes
+        if patch < 1:
+            raise ValueError(f"patch is the side of a block of pixels, at least 1, not {patch}.")
+        self.channels, self.level, self.classes, self.patch = channels, level, classes, patch
         conditions = self._build_embeddings(embedding)
         self.modulation = nn.Linear(conditions, 2 * width * (depth - 1)) if conditions else None
         padding = kernel // 2
-        self.input = nn.Conv2d(channels, width, kernel, padding=padding)
+        self.input = nn.Conv2d(channels * patch**2, width, kernel, padding=padding)
         self.hidden = nn.ModuleList(nn.Conv2d(width, width, kernel, padding=padding) for _ in range(depth - 2))
-        self.output = nn.Conv2d(width, heads * channels, kernel, padding=padding)
+        self.output = nn.Conv2d(width, heads * channels * patch**2, kernel, padding=padding)
         self.dropout = nn.Dropout(dropout)
         if zero_init:
             for parameter in self.output.parameters():
@@ -84,21 +91,26 @@ class ConvNet(Backbone):
             (B, heads * channels, H, W).
 
         Raises:
-            ValueError: z has another shape, or a condition is missing or not one the network knows.
+            ValueError: z has another shape, its sides are not divisible by ``patch``, or a condition is missing or not
+                one the network knows.
         """
         self._check_conditions(u, labels)
         if z.ndim != 4 or z.shape[1] != self.channels:
             raise ValueError(
                 f"This ConvNet takes images (B, {self.channels}, H, W), not a batch of shape {tuple(z.shape)}."
             )
-        h = in_full_precision(self.input, z)
+        if z.shape[2] % self.patch or z.shape[3] % self.patch:
+            raise ValueError(
+                f"The sides of the images, {z.shape[2]} x {z.shape[3]}, are not divisible by patch={self.patch}."
+            )
+        h = in_full_precision(self.input, nn.functional.pixel_unshuffle(z, self.patch))
         modulations = self._modulations(self._condition(u, labels))
         for convolution, modulation in zip([*self.hidden, self.output], modulations, strict=True):
             if modulation is not None:
                 scale, shift = modulation
                 h = scale * h + shift
             h = convolution(self.dropout(nn.functional.silu(h)))
-        return h
+        return nn.functional.pixel_shuffle(h, self.patch)
 
     def _modulations(self, condition: Tensor | None) -> Sequence[tuple[Tensor, Tensor] | None]:
         """A scale and a shift (B, width, 1, 1) for what enters each activation; None without conditions."""
