@@ -150,7 +150,7 @@ def _averaging(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]
 
 def _groups(model: ndm.NDM, entry: Entry) -> list[dict]:
     """Matrices with decay; the rest without; the schedule's end points with a rate of their own."""
-    ends = [p for name, p in model.schedule.named_parameters() if name == "shift"]
+    ends = [p for name, p in model.schedule.named_parameters() if name == "end_parameters"]
     others = [p for p in model.parameters() if all(p is not end for end in ends)]
     groups = [
         {"params": [p for p in others if p.ndim >= 2], "weight_decay": entry.weight_decay, "lr": entry.learning_rate},

@@ -248,7 +248,10 @@ class LearnedSchedule(Schedule):
     (VDM, arXiv 2107.00630, section 5 and appendix H, trains gamma by a monotone network).
 
     In continuous time the bound does not depend on m (VDM, section 5.1), only its variance does; in discrete time it
-    does. The bound always depends on the end points, and with ``learn_endpoints`` they are trained too.
+    does. The bound always depends on the end points, and with ``learn_endpoints`` they are trained too: gamma_0 as far
+    as it likes, gamma_1 up to :attr:`REACH` away from where it starts. In continuous time the bound falls with gamma_1
+    for ever, by less and less, and an optimiser that divides gradients by their size, such as Adam, would follow it far
+    beyond what it is worth, and spend ever more of the times t where there is nothing to learn.
 
     Args:
         gamma_min: gamma at t = 0, or where it starts when the end points are learned.
@@ -260,9 +263,9 @@ class LearnedSchedule(Schedule):
         ValueError: gamma_min is not below gamma_max, or ``knots`` is below 1.
     """
 
-    #: How far, in units of gamma, a learned gamma_0 moves for a unit change of its parameter: an optimiser such as Adam
-    #: moves every parameter by about the learning rate a step, which alone would be too slow for a number near -13.
-    END_POINT_UNIT = 10.0
+    #: How far a learned gamma_1 may come from ``gamma_max``; half of the range, if that is less. At gamma_max = 5 the
+    #: prior's part of the bound is up to 0.003 nats per dimension of unit variance, and 3 further up 0.0002.
+    REACH = 3.0
 
     centres: Tensor
 
@@ -281,8 +284,9 @@ class LearnedSchedule(Schedule):
         weights = torch.full((knots + 1,), 0.5 / knots)
         weights[0] = 0.5  # half of m is t itself to begin with, which keeps the start nearly linear
         self.logits = nn.Parameter(weights.log())
-        # The shift of gamma_0 in END_POINT_UNIT, and the logarithm of the range's growth.
-        self.shift = nn.Parameter(torch.zeros(2)) if learn_endpoints else None
+        # gamma_0's, then gamma_1's. Adam moves a parameter by about its learning rate a step, which would be too slow
+        # for a number near -13: a unit of the first is worth the whole range, and more as it widens.
+        self.end_parameters = nn.Parameter(torch.zeros(2)) if learn_endpoints else None
 
     def gamma(self, t: Tensor) -> tuple[Tensor, Tensor]:
         low, high = self._trained_end_points(t)
@@ -293,11 +297,12 @@ class LearnedSchedule(Schedule):
 
     def _trained_end_points(self, t: Tensor) -> tuple[Tensor, Tensor]:
         low, high = t.new_tensor(self.gamma_min), t.new_tensor(self.gamma_max)
-        if self.shift is None:
+        if self.end_parameters is None:
             return low, high
-        shift = self.shift.to(t.dtype)
-        moved = low + self.END_POINT_UNIT * shift[0]
-        return moved, moved + (high - low) * shift[1].exp()
+        first, last = self.end_parameters.to(t.dtype)
+        reach = min(self.REACH, (self.gamma_max - self.gamma_min) / 2)
+        # c - (c - gamma_min) e^first, which stays below c = gamma_max - reach and so below gamma_1.
+        return low - (high - reach - low) * torch.expm1(first), high + reach * torch.tanh(last)
 
     def _monotone(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """m(t) and dm/dt, both (B,)."""
