@@ -6,21 +6,24 @@
     python benchmarks/suite.py --list                 what there is, what is done, how long the rest takes
     python benchmarks/suite.py --tune digits          tune a row anew (done by itself when a row is first run)
     python benchmarks/suite.py --plots                draw the plots of what is done
+    python benchmarks/suite.py --samples digits       draw samples of a row's models, and tell how good they are
 
 Rows on MNIST and CIFAR-10 need --data FOLDER, which holds mnist-*.parquet and cifar10-*.parquet. Results are files in
 results/suite, one for each row, model and seed. The command may be killed at any time and given again: it loses the
 training, or the measurement, at hand. What is equal in a comparison, and how that is ensured, is in suite/__init__.py.
+Samples are drawn from the weights that the rows have left in --work, and their results are in results/suite/samples.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from bench import table
-from suite import figures, jobs
+from suite import figures, jobs, quality, sampling
 from suite.datasets import dataset, missing
 from suite.settings import SUITE, Row, Suite, chosen, read, with_budget
 
@@ -32,13 +35,15 @@ def main(arguments: list[str] | None = None) -> int:
         suite = read(options.suite)
         rows = [
             with_budget(row, options.seconds, options.steps, options.seeds)
-            for row in chosen(suite.rows.values(), options.rows, options.only)
+            for row in chosen(suite.rows.values(), _named(options, suite), options.only)
         ]
         if options.list:
             print(listed(suite, rows, options.results))
         elif options.plots:
-            made = figures.plots(suite, options.results)
+            made = figures.plots(suite, options.results) + quality.plots(options.results)
             print("\n".join(map(str, made)) or "There are no results to draw.")
+        elif options.samples:
+            draw_samples(suite, rows, options)
         else:
             run(rows, options)
     except (ValueError, OSError) as error:
@@ -63,8 +68,16 @@ def _parser() -> argparse.ArgumentParser:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--list", action="store_true", help="list the rows, and do nothing")
     what.add_argument("--tune", action="store_true", help="tune the rows anew, and do nothing else")
+    what.add_argument(
+        "--samples", action="store_true", help="judge samples (default: of the rows that suite.yaml says)"
+    )
     what.add_argument("--plots", action="store_true", help="draw the plots, and do nothing else")
     return parser
+
+
+def _named(options: argparse.Namespace, suite: Suite) -> Sequence[str]:
+    """The rows that are asked for; nothing stands for all of them."""
+    return suite.samples.rows if options.samples and not options.rows else options.rows
 
 
 def run(rows: list[Row], options: argparse.Namespace) -> None:
@@ -88,6 +101,20 @@ def run(rows: list[Row], options: argparse.Namespace) -> None:
         done = figures.results(options.results).get(row.name)
         if done:
             print("\n" + figures.markdown(row.name, done), flush=True)
+
+
+def draw_samples(suite: Suite, rows: list[Row], options: argparse.Namespace) -> None:
+    """Draw and judge the samples that are not done, of the rows that were run."""
+    for row in (row for row in rows if _has_data(row, options.data)):
+        settled = jobs.tuned(row, options.results)
+        if settled is None:
+            _say(f"{row.name}: left out. It is not tuned, and so was not run.")
+            continue
+        data = dataset(row.data, options.data)
+        for seed in settled.seeds:
+            sampling.run(settled, seed, data, suite.samples, options.results, options.work, options.redo, _say)
+        if done := quality.results(options.results).get(row.name):
+            print("\n" + quality.markdown(row.name, done), flush=True)
 
 
 def _has_data(row: Row, folder: Path | None) -> bool:

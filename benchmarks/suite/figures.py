@@ -15,10 +15,13 @@ from suite.settings import Suite
 FOLDER = RESULTS / "suite"
 
 #: Bounds that the tables show; None stands for continuous time.
-SHOWN = ((10, "posterior"), (10, "isotropic"), (1000, "isotropic"), (None, "-"))
+SHOWN = ((10, "posterior"), (10, "diagonal"), (1000, "diagonal"), (None, "-"))
 
 #: Those of them whose differences from the reference the tables show.
-COMPARED = ((10, "isotropic"), (None, "-"))
+COMPARED = ((10, "diagonal"), (None, "-"))
+
+#: The variance of the plot against T.
+PLOTTED = "diagonal"
 
 Result = dict[str, Any]
 
@@ -76,6 +79,33 @@ def markdown(row: str, models: dict[str, list[Result]]) -> str:
     )
 
 
+def headline(rows: Sequence[str], model: str, folder: Path = FOLDER) -> str:
+    """One line for each of these rows that has results of the model: its margin over the reference.
+
+    Differences are at equal time and at equal steps, in the row's unit; the last column says how many standard errors
+    the smaller of the two margins at equal time is.
+    """
+    found, lines = results(folder), []
+    for row in (row for row in rows if model in found.get(row, {})):
+        of = found[row][model]
+        reference = found[row][of[0]["settings"]["beside"][0]]
+        settings, seeds = of[0]["settings"]["row"], len(of)
+        budget = f"{settings['steps']:,} steps" if settings["steps"] is not None else f"{settings['seconds']:g} s"
+        line = [row, of[0]["facts"]["unit"], f"{of[0]['facts']['parameters']:,}", budget, seeds]
+        worst = []
+        for steps, variance in COMPARED:
+            line += [_told(figure(one, steps, variance)) for one in (reference, of)]
+            margin = figure(of, steps, variance, "difference")
+            assert margin is not None
+            worst.append(-margin[0] / margin[1])
+            line += [_told(margin, "+"), _told(figure(of, steps, variance, "difference", "at_equal_steps"), "+")]
+        lines.append([*line, f"{min(worst):+.1f}"])
+    header = ["row", "unit", "parameters", "each", "seeds"]
+    for which in COMPARED:
+        header += [f"{_label(*which)}: reference", model, "difference", "equal steps"]
+    return table(lines, [*header, "errors"])
+
+
 def _label(steps: int | None, variance: str) -> str:
     return "continuous" if steps is None else f"T = {steps}, {variance}"
 
@@ -113,10 +143,10 @@ def _panels(rows: dict[str, dict[str, list[Result]]], draw: Any, path: Path) -> 
 
 
 def _by_steps(axis: Any, models: dict[str, list[Result]]) -> None:
-    """The bound with the isotropic calibrated variance against T; the dotted line is continuous time."""
+    """The bound with the diagonal calibrated variance against T; the dotted line is continuous time."""
     for name, of in models.items():
-        steps = [r["steps"] for r in of[0]["at_equal_time"] if r["variance"] == "isotropic"]
-        points = [found for t in steps if (found := figure(of, t, "isotropic")) is not None]
+        steps = [r["steps"] for r in of[0]["at_equal_time"] if r["variance"] == PLOTTED]
+        points = [found for t in steps if (found := figure(of, t, PLOTTED)) is not None]
         values, errors = [p[0] for p in points], [p[1] for p in points]
         line = axis.errorbar(steps, values, errors, marker=".", label=name)
         if (limit := figure(of, None, "-")) is not None:

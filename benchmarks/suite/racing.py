@@ -149,15 +149,16 @@ def _averaging(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]
 
 
 def _groups(model: ndm.NDM, entry: Entry) -> list[dict]:
-    """Matrices with decay; the rest without; the schedule's end points with a rate of their own."""
-    ends = [p for name, p in model.schedule.named_parameters() if name == "end_parameters"]
-    others = [p for p in model.parameters() if all(p is not end for end in ends)]
-    groups = [
-        {"params": [p for p in others if p.ndim >= 2], "weight_decay": entry.weight_decay, "lr": entry.learning_rate},
-        {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0, "lr": entry.learning_rate},
-        {"params": ends, "weight_decay": 0.0, "lr": entry.learning_rate * entry.endpoint_rate},
+    """Matrices with decay, the rest without; F, and the schedule's end points, with rates of their own."""
+    rates = dict.fromkeys(model.transform.parameters(), entry.f_rate)
+    rates |= {p: entry.endpoint_rate for name, p in model.schedule.named_parameters() if name == "end_parameters"}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for p in model.parameters():
+        groups.setdefault((rates.get(p, 1.0), entry.weight_decay if p.ndim >= 2 else 0.0), []).append(p)
+    return [
+        {"params": params, "lr": entry.learning_rate * rate, "weight_decay": decay}
+        for (rate, decay), params in groups.items()
     ]
-    return [group for group in groups if group["params"]]
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:

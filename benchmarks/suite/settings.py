@@ -49,6 +49,7 @@ class Entry:
         updates: ``joint``, or ``alternating``: F in every second step, all the rest in the others.
         decoder: of K-level data: ``plain``, or ``weighted`` by a learned weight of every level.
         learning_rate: of AdamW.
+        f_rate: the learning rate of F's network over that of the others.
         endpoint_rate: the learning rate of the schedule's end points over that of the networks.
         weight_decay: of AdamW, for matrices only.
     """
@@ -76,6 +77,7 @@ class Entry:
     updates: str
     decoder: str
     learning_rate: float
+    f_rate: float
     endpoint_rate: float
     weight_decay: float
 

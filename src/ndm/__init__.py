@@ -7,6 +7,8 @@ samplers and the likelihood are written once against those four.
 from ndm.bounds import BoundTerms
 from ndm.decoders import Decoder, DiscretizedDecoder, GaussianDecoder, WeightedDecoder
 from ndm.denoisers import Denoiser, DirectDenoiser, Estimate, GuidedDenoiser
+from ndm.distances import SampleDistance, mmd, sliced_wasserstein
+from ndm.dynamics import PathCost, acceleration, curvature, ode_paths, path_cost
 from ndm.likelihood import LogLikelihood, log_likelihood
 from ndm.model import NDM
 from ndm.parts import Part
@@ -52,16 +54,24 @@ __all__ = [
     "NoiseLevel",
     "OTSchedule",
     "Part",
+    "PathCost",
     "PosteriorVariance",
     "PredictedVariance",
     "ReverseVariance",
+    "SampleDistance",
     "Scale",
     "Schedule",
     "Separable",
     "Standardize",
     "Transform",
     "WeightedDecoder",
+    "acceleration",
+    "curvature",
     "log_likelihood",
+    "mmd",
+    "ode_paths",
+    "path_cost",
     "sample",
     "sample_batches",
+    "sliced_wasserstein",
 ]

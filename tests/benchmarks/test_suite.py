@@ -142,7 +142,7 @@ def test_every_model_gets_its_seconds_in_turns(tmp_path: Path) -> None:
     from suite.racing import race
 
     models = {"Identity": {}, "Neural": {"transform": "neural"}}
-    runners = contestants(tiny(tmp_path, steps=None, seconds=0.8, turn=0.05, models=models))
+    runners = contestants(tiny(tmp_path, steps=None, seconds=1.5, turn=0.1, models=models))
     order, seconds = [], {c.name: 0.0 for c in runners}
     for c in runners:
 
@@ -155,8 +155,8 @@ def test_every_model_gets_its_seconds_in_turns(tmp_path: Path) -> None:
         c.step = timed
     race(runners, lambda model, entry: (0.0, 0.0))
     for c in runners:
-        assert seconds[c.name] == pytest.approx(0.8, rel=0.02)
-    # At most sixteen turns each, fewer where steps are long; and no model waits for the end of another.
+        assert seconds[c.name] == pytest.approx(1.5, rel=0.03)
+    # At most fifteen turns each, fewer where steps are long; and no model waits for the end of another.
     turns = [name for name, _ in itertools.groupby(order)]
     assert len(turns) >= 2 * 6
     assert turns[:6] == [c.name for c in runners] * 3
@@ -213,6 +213,19 @@ def test_the_end_points_have_a_learning_rate_of_their_own(tmp_path: Path) -> Non
         c.step()
         moved[rate] = c.model.schedule.end_parameters.detach().abs()
     assert moved[10.0] == pytest.approx(10 * moved[1.0], rel=1e-3)  # Adam's first step is the learning rate
+
+
+def test_f_has_a_learning_rate_of_its_own(tmp_path: Path) -> None:
+    moved = {}
+    for rate in (1.0, 0.1):
+        c = contestants(tiny(tmp_path, f_rate=rate))[1]
+        before = [p.detach().clone() for p in c.model.transform.parameters()]
+        c.step()
+        moved[rate] = [
+            (p.detach() - b).abs().max().item() for p, b in zip(c.model.transform.parameters(), before, strict=True)
+        ]
+    assert max(moved[1.0]) > 0
+    assert moved[0.1] == pytest.approx([m / 10 for m in moved[1.0]], rel=1e-3)
 
 
 # ---- figures

@@ -119,6 +119,43 @@ def test_the_auxiliary_loss_is_trained_and_not_reported(monkeypatch: pytest.Monk
     assert (last_head != 0).any()
 
 
+def test_the_curvature_is_weighed_and_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: dict[str, Any] = {}
+    monkeypatch.setattr(NDMModule, "trainer", SimpleNamespace(world_size=1))
+    monkeypatch.setattr(NDMModule, "log", lambda self, name, value, **options: logged.update({name: value}))
+    monkeypatch.setattr(NDMModule, "optimizers", lambda self: SimpleNamespace(param_groups=[{"lr": 0.0}]))
+    monkeypatch.setattr(NDMModule, "global_step", 0)
+    net = ResidualMLP(2, hidden=8, depth=1, zero_init=False)
+    model = ndm.NDM(ndm.LinearSchedule(-5.0, 5.0), ndm.Identity(), ndm.Denoiser(net))
+    batch, losses = whole_batch(torch.randn(16, 2)), {}
+    for weight in (0.0, 0.5):
+        logged.clear()
+        one = NDMModule(model, TrainingOptions(curvature=weight), TrainerOptions(log_every_n_steps=1))
+        losses[weight] = one.training_step(batch, 0)
+        assert ("train/curvature" in logged) is (weight > 0)
+    bend = logged["train/curvature"].item()
+    assert bend > 0
+    assert (losses[0.5] - losses[0.0]).item() == pytest.approx(0.5 * bend / (2 * 0.693147), rel=1e-4)
+    # What is reported as the bound is the bound.
+    assert logged["train/total"].item() == pytest.approx(losses[0.0].item() * 2 * 0.693147, rel=1e-5)
+    losses[0.5].backward()
+    assert all(p.grad is not None for p in net.parameters())
+
+
+def test_the_curvature_needs_an_ode_and_second_derivatives() -> None:
+    nets = [ResidualMLP(2, hidden=8, depth=1, heads=heads) for heads in (1, 2)]
+    direct, whole = (
+        ndm.NDM(ndm.LinearSchedule(), ndm.Identity(), ndm.DirectDenoiser(net, ode=ode))
+        for net, ode in zip(nets, (False, True), strict=True)
+    )
+    with pytest.raises(ValueError, match="ode=True"):
+        NDMModule(direct, TrainingOptions(curvature=0.1))
+    NDMModule(direct, TrainingOptions())
+    NDMModule(whole, TrainingOptions(curvature=0.1))
+    with pytest.raises(ValueError, match=r"trainer\.compile"):
+        NDMModule(whole, TrainingOptions(curvature=0.1), TrainerOptions(compile=True))
+
+
 @pytest.mark.parametrize(("steps", "expected"), [(None, {"denoiser"}), (10, {"denoiser", "transform"})])
 def test_networks_are_compiled_while_training_where_reverse_mode_is_enough(
     monkeypatch: pytest.MonkeyPatch, steps: int | None, expected: set[str]

@@ -15,6 +15,7 @@ from ndm.training import TrainerOptions, TrainingOptions
         ("rate", "linear"),
         ("ema", 1.0),
         ("batch_size", 0),
+        ("curvature", -0.1),
         ("keep", "first"),
     ],
 )

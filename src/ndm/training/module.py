@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ndm.distributed import everywhere
+from ndm.dynamics import curvature
 from ndm.model import NDM
 from ndm.noise import Share, seed_of
 from ndm.training.batches import DROPOUT, NOISE, VALIDATION, Batch
@@ -33,6 +34,7 @@ METRICS = (
     "train/total",
     *(f"train/{term}" for term in TERMS),
     "train/auxiliary",
+    "train/curvature",  # the penalty without its weight, where it is trained on
     "train/gradient_norm",
     "train/learning_rate",
     "train/gamma_0",  # the schedule's end points after the step, where they are learned
@@ -53,6 +55,8 @@ class NonFiniteLoss(RuntimeError):  # noqa: N818 - it reads as what happened
 class NDMModule(LightningModule):
     """A model in training. The loss is the whole bound, (total + auxiliary) / (d log 2), averaged over the batch.
 
+    With ``training.curvature`` it is (total + auxiliary + weight * curvature) / (d log 2); see :func:`ndm.curvature`.
+
     The times and the noise of a step are a function of the seed and the step, and those of a validation of the seed
     alone: a resumed run is the same run, one on other devices is the same but for rounding (and for dropout, whose
     numbers belong to the device), and the validation curve moves by what was learned only.
@@ -63,6 +67,10 @@ class NDMModule(LightningModule):
         trainer: for how long, which the learning rate depends on.
         seed: of times, noise and dropout.
         timer: tells the time that has passed, where there is a limit on it.
+
+    Raises:
+        ValueError: ``training.curvature`` is asked of a model without an ODE, or of networks that are compiled or
+            divided.
     """
 
     def __init__(
@@ -79,10 +87,26 @@ class NDMModule(LightningModule):
         self.limits = trainer or TrainerOptions()
         self.seed = seed
         self.timer = timer
+        self._check_curvature()
         self._validated: list[tuple[Tensor, Tensor]] = []  # values of the terms and the places of the examples
         self._pieces: list[dict[str, Tensor]] = []  # the terms of what has been seen of the batch of a step
         self._due = False  # whether this step is logged: Lightning would ask for the numbers of every step, at a cost
         self._durations: deque[float] = deque(maxlen=self.limits.log_every_n_steps * self.limits.accumulate)
+
+    def _check_curvature(self) -> None:
+        if not self.options.curvature:
+            return
+        denoiser = self.model.denoiser
+        if denoiser.direct and not getattr(denoiser, "ode", True):
+            raise ValueError(
+                "training.curvature is about the paths of the reverse ODE, and a DirectDenoiser has one only with "
+                "ode=True, whose network has one more head; set it, or use Denoiser."
+            )
+        if self.limits.compile or self.limits.strategy == "fsdp":
+            raise ValueError(
+                "training.curvature needs second derivatives of the networks, which compiled networks do not have and "
+                "divided ones were not tried with; leave out trainer.compile and trainer.strategy=fsdp."
+            )
 
     @property
     def unit(self) -> str:
@@ -123,8 +147,13 @@ class NDMModule(LightningModule):
         labels = self._some_forgotten(batch.labels, share)
         terms = self.model.bound(batch.x, self.options.steps, labels=labels, generator=share, check=False)
         loss = (terms.total + terms.auxiliary).mean() / (terms.dimensions * math.log(2))
+        values = {name: getattr(terms, name).detach() for name in (*TERMS, "auxiliary")}
+        if self.options.curvature:
+            bend = curvature(self.model, batch.x, labels=labels, generator=share, check=False)
+            loss = loss + self.options.curvature * bend.mean() / (terms.dimensions * math.log(2))
+            values["curvature"] = bend.detach()
         self._due = (self.global_step + 1) % self.limits.log_every_n_steps == 0
-        self._pieces.append({name: getattr(terms, name).detach() for name in (*TERMS, "auxiliary")})
+        self._pieces.append(values)
         if len(self._pieces) == self.limits.accumulate and self._due:
             self._log_step(terms.dimensions)
         return loss
@@ -141,10 +170,10 @@ class NDMModule(LightningModule):
         return torch.where(u.to(labels.device) < self.options.label_dropout, none, labels)
 
     def _log_step(self, dimensions: int) -> None:
-        parts = {name: torch.cat([piece[name] for piece in self._pieces]) for name in (*TERMS, "auxiliary")}
+        parts = {name: torch.cat([piece[name] for piece in self._pieces]) for name in self._pieces[0]}
         parts["total"] = sum((parts[name] for name in TERMS), torch.zeros(()).to(parts["auxiliary"]))
         for name, values in parts.items():
-            value = self._in_unit(values.mean(), dimensions)
+            value = values.mean() if name == "curvature" else self._in_unit(values.mean(), dimensions)
             self.log(f"train/{name}", value, prog_bar=name == "total", sync_dist=self.trainer.world_size > 1)
         self.log("train/learning_rate", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
         self.log("step", float(self.global_step + 1))  # Lightning's own count of a logged step starts at 0
@@ -170,7 +199,9 @@ class NDMModule(LightningModule):
         return nn.utils.clip_grad_norm_(parameters, largest)
 
     def _what_is_not_finite(self) -> str:
-        names = [n for n in (*TERMS, "auxiliary") if not all(torch.isfinite(p[n]).all() for p in self._pieces)]
+        names = [n for n in self._pieces[0] if not all(torch.isfinite(p[n]).all() for p in self._pieces)]
+        if names == ["curvature"]:
+            return "the curvature is not finite"
         return f"the bound is not finite ({', '.join(names)})" if names else "the gradient is not finite"
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:

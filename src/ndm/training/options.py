@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +24,8 @@ class TrainingOptions:
         batch_size: examples per step, on all devices together.
         labels: give the class labels to the denoiser, whose network must be built with ``classes``.
         label_dropout: the share of labels that are replaced by "no class", which classifier-free guidance needs.
+        curvature: the weight of a penalty on the acceleration of the reverse ODE's paths, see ndm.curvature,
+            beside the bound in nats; a step takes several times as long. 0 for none.
         standardize: bring continuous data to zero mean and unit variance; the model still speaks in the data's units.
         keep: which weights become RUN/model: the ``last`` ones, or the ``best`` by the validation bound.
 
@@ -40,6 +43,7 @@ class TrainingOptions:
     batch_size: int = 128
     labels: bool = False
     label_dropout: float = 0.0
+    curvature: float = 0.0
     standardize: bool = True
     keep: Literal["last", "best"] = "last"
 
@@ -53,6 +57,7 @@ class TrainingOptions:
         _require(0 <= self.ema < 1, "training.ema", self.ema, "at least 0 and below 1")
         _require(self.batch_size >= 1, "training.batch_size", self.batch_size, "at least 1")
         _require(0 <= self.label_dropout < 1, "training.label_dropout", self.label_dropout, "at least 0 and below 1")
+        _require(0 <= self.curvature < math.inf, "training.curvature", self.curvature, "0 or more")
         _require(self.keep in ("last", "best"), "training.keep", self.keep, "last or best")
 
 
