@@ -7,13 +7,19 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from bench import RESULTS, mean_and_error, table
-from suite import figures
+from peers import checkerboard, gaussians, samplers
+from peers.racing import over_seeds
+from suite import figures, quality
 
 README = Path(__file__).parent / "README.md"
+
+#: Solvers and steps whose samples are in the table of the curvature's penalty.
+SHOWN = ("euler 1", "euler 2", "euler 5", "euler 10", "euler 100", "midpoint 5")
 
 INTRO = """# Measured
 
@@ -94,6 +100,79 @@ density's error is at points up to three standard deviations, for gamma_1 = 12, 
 infinity: it falls as e^-gamma_1.
 
 {table(rows, ["case", "value", "standard error", "closed form"])}
+
+{source(result)}
+"""
+
+
+def dynamics() -> str:
+    result = read("dynamics")
+    settings, parts = result["settings"], []
+
+    def of(case: str, model: str, weight: float, what: Callable[[dict[str, Any]], float]) -> str:
+        wanted = (case, model, weight)
+        return f"{mean_and_error([what(r) for r in result['rows'] if (r['case'], r['model'], r['weight']) == wanted])[0]:.2f}"
+
+    def straightness(row: dict[str, Any]) -> float:
+        return row["straightness"] / row["transport"]
+
+    def euler(row: dict[str, Any]) -> float:
+        return row["distance"]["euler 1"]
+
+    def bound(row: dict[str, Any]) -> float:
+        return row["gap"]
+
+    for case in dict.fromkeys(r["case"] for r in result["rows"]):
+        of_case = [r for r in result["rows"] if r["case"] == case]
+        base = [r for r in of_case if (r["model"], r["weight"]) == ("Identity", 0.0)]
+        on_a_line = "map_error" in of_case[0]
+        lines = []
+        for model, weight in dict.fromkeys((r["model"], r["weight"]) for r in of_case):
+            rows = [r for r in of_case if (r["model"], r["weight"]) == (model, weight)]
+            columns = [[straightness(r) for r in rows]]
+            if on_a_line:
+                columns += [[r["transport"] / r["exact_w2"] for r in rows], [r["map_error"] for r in rows]]
+            columns += [[r["distance"][solver] for r in rows] for solver in SHOWN]
+            columns += [[r["gap"] for r in rows]]
+            if rows != base:
+                columns += [[r["nelbo"] - b["nelbo"] for r, b in zip(rows, base, strict=True)]]
+            figures = ("{:.3f} ± {:.3f}".format(*mean_and_error(v)) for v in columns)
+            lines.append([model, f"{weight:g}", f"{rows[0]['steps']:,}", *figures, *(["-"] if rows == base else [])])
+        header = ["model", "weight", "steps", "straightness", *(["cost / exact", "map's error"] if on_a_line else [])]
+        header += [solver.capitalize() for solver in SHOWN] + ["bound - entropy", "bound - Identity's"]
+        parts.append(f"### {case[0].upper() + case[1:]}\n\n{table(lines, header)}\n")
+    plane = [r for r in result["rows"] if "mmd" in r]
+    excess = max(abs(r[key]) for r in plane for key in ("excess", "excess_half"))
+    (floor,) = settings["floor"].values()
+    return f"""## A penalty on the curvature of the paths
+
+Bound + weight x `ndm.curvature`, the squared acceleration of the reverse ODE, on mixtures of two Gaussians on a line and on eight Gaussians
+in the plane. Identity and NDM (`Separable`, {settings["terms"]} Legendre polynomials, gate `free`) have gamma linear in t from {settings["gamma"][0]:g} to {settings["gamma"][1]:g}; the path
+of flow matching is Identity with `OTSchedule`. Small residual perceptrons; each row had {settings["seconds"]:g} processor seconds for all its models in one
+batch (three mixtures on the line; {settings["seeds"]} seeds), in which the penalty, that differentiates the networks twice, leaves fewer steps. Means over seeds ±
+standard errors.
+
+With D = z_1 - z_0 and f the ODE's velocity, "straightness" is the integral of E |f - D|^2 over E |D|^2: 0 for straight paths at one speed in t,
+and what lies between the paths' kinetic energy and that of optimal transport, wherever pairs (z_0, z_1) are optimal. That they are: on a
+line by necessity, since paths do not cross; in the plane no other pairing of {settings["points"]} ends is better by more than {excess:.1g} of the cost, nor of half
+of them, for any of these models. So here transport between the ends is optimal without any penalty, and dynamics are what there is to be learned.
+"cost / exact" is E |D|^2 over that of the exact map from N(0, 1) to the data, "map's error" the root of the mean square distance from it; "Euler n" is the distance
+of samples of n steps from the data, W_1 against the exact quantiles on the line, sliced W_2 in the plane ({floor:.3f} for {settings["points"]} points of the data itself).
+
+The penalty does make paths straight: on "apart" the straightness falls from {of("apart", "Identity", 0.0, straightness)} to {of("apart", "NDM", 0.1, straightness)}, and one step of Euler's method gives samples at {of("apart", "NDM", 0.1, euler)} in
+place of {of("apart", "Identity", 0.0, euler)}. A learned F without it straightens nothing (NDM with weight 0). **But it is not optimal transport that is learned**: the
+penalised paths are too short and their ends are not the data, so that from ten steps on the samples are worse than without, and the bound loses
+what its column says. In the plane the eight components run into one ring, as the picture shows; the sliced distance at one step, {of("eight Gaussians", "NDM", 0.1, euler)}
+in place of {of("eight Gaussians", "Identity", 0.0, euler)}, hardly sees that (fresh data: {floor:.2f}), while the bound does ({of("eight Gaussians", "NDM", 0.1, bound)} nats). **And most of it is not F's doing**: the same penalty on Identity, which
+can only give up accuracy of the denoiser, brings the straightness of "apart" to {of("apart", "Identity", 0.1, straightness)}, at {of("apart", "Identity", 0.1, bound)} nats from the entropy. With F it is straighter
+and {of("apart", "NDM", 0.1, bound)} nats from it; the single step is no better, and on "touching", where the components overlap, F adds nothing to the bound. The weight 0.01 is between
+the two: straightness {of("apart", "NDM", 0.01, straightness)}, {of("apart", "NDM", 0.01, bound)} nats.
+
+The penalised models took far fewer steps, so some of their loss may be training that they lack. In theory paths are straight for deterministic
+pairs only (arXiv 2510.11657), which the noise at gamma_1 = {settings["gamma"][1]:g} excludes for any F; a range that ends at less noise was not measured.
+
+{chr(10).join(parts)}
+![paths with and without the penalty](results/dynamics.png)
 
 {source(result)}
 """
@@ -413,9 +492,91 @@ def _mean_area(rows: list[dict[str, Any]]) -> str:
     return f"{sum(r['auc'] for r in rows) / len(rows):.3f} ± {error:.3f}"
 
 
+def peers() -> str:
+    result = read("peers")
+    method, successor, steps = result["ndm"], result["nfdm"], result["samplers"]
+
+    def seeds(part: dict[str, Any], size: str | None = None) -> str:
+        n = len({row["seed"] for row in part["rows"] if row.get("size") == size})
+        return f"{n} seeds" if n > 1 else "one seed"
+
+    def of_method(model: str, key: str, size: str = "default") -> str:
+        return over_seeds(method["rows"], {"size": size, "model": model}, key)
+
+    def of_successor(model: str, key: str) -> str:
+        return over_seeds(successor["rows"], {"model": model}, key)
+
+    entropy = mean_and_error([row["entropy"] for row in method["rows"] if "entropy" in row])[0]
+    apart = max(row["likelihood_apart"] for row in successor["rows"] if "likelihood_apart" in row)
+    same = max(row["apart"] for row in steps["rows"] if row.get("apart") is not None)
+    budgets = {part["settings"]["seconds"] for part in (method, successor)} - {None}
+    assert not budgets, "the published figures are those of each part's own seconds"
+    return f"""## Against other implementations
+
+Peers and ours in one process, in turns: the same batches, as many parameters, equal seconds of the processor. The seconds are few
+(the peers' own numbers of steps would take from forty minutes to many hours), so nothing here has converged, and a step's price counts as much as what it teaches.
+Nothing was tuned. Means over seeds ± standard errors; times are of a busy machine.
+
+### The method: AlexanderNekrasov/NDM
+
+[The peer](https://github.com/{checkerboard.URL})'s checkerboard, T = {checkerboard.T}, in its units, in which the entropy is {entropy:.3f} nats. "configured" are the networks, the
+optimiser and the rate of its script, {checkerboard.SECONDS["configured"]:g} seconds in place of its {checkerboard.ALL_STEPS:,} steps, {seeds(method, "configured")}; "default" its networks at the width of their class's
+defaults, {checkerboard.SECONDS["default"]:g} seconds, AdamW at our rate, {seeds(method, "default")}. Ours learn the end points of their schedule, but for "its schedule", which has the
+peer's fixed one. Its loss is the diffusion term alone, which is not a bound on -log p: "bound" is the sum of all
+three terms, of its model evaluated by our code. Its own loss, from its own training
+step, and the diffusion term of its model by our code are one number by two codes, on other examples with other noise. Samples by each one's own ancestral sampler in {checkerboard.T} steps;
+"data" are fresh examples, as many.
+
+{table(*checkerboard.shown(method["rows"]))}
+
+What separates the bounds is the schedule, not the transformation. The peer's ends at gamma_0 = -9.2, and {checkerboard.T} steps with the
+posterior's variance are too few for that: {of_method("peer, AdamW", "posterior total")} nats for the peer, {of_method("Neural, its schedule", "posterior total")} for ours with the same schedule, {of_method("Neural", "posterior total")} with learned end
+points. Calibrating the variance, which is not in the peer and takes one pass of our code over {checkerboard.CALIBRATED["default"]} examples, brings the peer's trained model from {of_method("peer, AdamW", "posterior total")} to
+{of_method("peer, AdamW", "calibrated total")}. With the same schedule the peer's network, which sees sines of the coordinates, puts fewer samples off the board ({of_method("peer, AdamW", "off_board")})
+than our perceptron, which sees the coordinates ({of_method("Neural, its schedule", "off_board")}). And Identity, whose steps are cheaper, ends with {of_method("Identity", "calibrated total")}, Neural with {of_method("Neural", "calibrated total")}: on this board and
+in these seconds F gains nothing.
+
+{source(method)}
+
+### Its successor: the notebook of NFDM
+
+[The authors' notebook](https://github.com/{gaussians.URL}) on eight Gaussians; {gaussians.SECONDS:g} seconds in place of its 10^5 steps, {seeds(successor)}. NFDM also learns the noise's
+standard deviation, per example and dimension, and its volatility; ours learns the mean alone. "bound" and "ODE likelihood" are nats above
+the entropy, which is known: divergences from the data, the bound's with its slack. The peer's bound is its loss and the constant that it
+leaves out. "our recipe" is a warm-up, a cosine, clipping and averaged weights, which ours have. Samples in {gaussians.STEPS} steps of Euler's method;
+the peer's likelihood in {gaussians.GRIDS[1]} steps of Runge and Kutta's, {apart:.2g} nats at most from that in {gaussians.GRIDS[0]}.
+
+{table(*gaussians.shown(successor["rows"]))}
+
+In these seconds a learned path does not pay, neither the notebook's nor ours: Identity is at {of_successor("Identity", "bound_gap")} nats by its bound and Separable at
+{of_successor("Separable", "bound_gap")}, Neural at {of_successor("Neural", "bound_gap")}, NFDM at {of_successor("peer", "bound_gap")}, and with our recipe at {of_successor("peer, our recipe", "bound_gap")}. Neural's steps in continuous time are the dearest.
+
+{source(successor)}
+
+### Samplers: azula and diffusers
+
+The same steps, DDIM and ancestral, by [azula](https://github.com/{samplers.URL})'s samplers, by diffusers' schedulers and by `ndm.sample`, on the same networks
+(random weights), {steps["settings"]["rounds"]} interleaved rounds, medians and quartiles; below 1 ours is faster. In float64 the three give the same samples from the same
+random numbers: the largest difference is {same:.0e} of the largest number (diffusers' ancestral sampler adds no noise at the last step
+and is left out).
+
+{table(*samplers.shown(steps["rows"]))}
+
+Where the network is small, `ndm.sample` is slower than both: its step costs more beyond the network. With a network for images the
+difference is a few percent.
+
+{source(steps)}
+"""
+
+
+#: The model that is recommended, and the rows that say what it is worth.
+RECOMMENDED = "Separable, free"
+MAIN = ("pinwheel", "checkerboard", "table", "digits", "mnist14", "mnist", "cifar10")
+
+
 def comparisons() -> list[str]:
     """The rows of suite.py that have results, if there are any."""
-    found = figures.results()
+    found, samples = figures.results(), quality.results()
     if not found:
         return []
     environments = [one["environment"] for models in found.values() for of in models.values() for one in of]
@@ -427,8 +588,7 @@ def comparisons() -> list[str]:
         for name, what in (("steps", "T"), ("seconds", "seconds of training"), ("share", "the size of F"))
         if (figures.FOLDER / f"bound-by-{name}.png").exists()
     )
-    return [
-        f"""## Controlled comparisons
+    text = f"""## Controlled comparisons
 
 In a row all models have as many parameters as its first one, the reference, to within half a percent (F's included), but for those
 that are said to be larger, and every one was trained for the same seconds of one core, in one process, in turns. The bound is that of
@@ -436,13 +596,37 @@ the test split, lower is better. The last columns are differences from the refer
 times, and with the averaged weights at the last step that all models of the row have reached, where the faster ones are not at the end
 of their learning rates' schedule. Errors over S seeds: the root of s²/S + the mean of e², with s the spread between seeds and e the
 error over test examples in one. Rows called after a data set were tuned: each model on the same grid, by validation data; the trials
-are in `results/suite/tuning--*.json`. All bounds are in `results/suite/`.
+are in `results/suite/tuning--*.json`. All bounds are in `results/suite/`. "diagonal" is a variance per dimension, calibrated after the
+training by one pass over training examples.
 
-{parts}
+### {RECOMMENDED}, against Identity
+
+{figures.headline(MAIN, RECOMMENDED)}
+
+"errors" is the smaller of the two margins at equal time in its standard errors: above 2 it is hardly chance, below 0 the reference is better.
+
 {plots}
 
+{parts}
 `python benchmarks/suite.py`, {" to ".join(dict.fromkeys((dates[0], dates[-1])))}, Python {e["python"]}, PyTorch {e["torch"]}, {e["machine"]} with {e["cores"]} cores, {e["threads"]} thread.
 """
+    if not samples:
+        return [text]
+    tables = "\n".join(quality.markdown(row, models) for row, models in samples.items())
+    drawn = (figures.FOLDER / "quality-by-steps.png").exists()
+    plot = "![the quality of samples against the number of steps](results/suite/quality-by-steps.png)" if drawn else ""
+    return [
+        text,
+        f"""## The quality of samples
+
+Of the models of the controlled comparisons, with the weights at equal time. Errors over seeds are as for the bounds; differences from the
+reference are paired by seed.
+
+{plot}
+
+{tables}
+`python benchmarks/suite.py --samples`.
+""",
     ]
 
 
@@ -457,12 +641,14 @@ if __name__ == "__main__":
                 images("mnist", "MNIST at 28x28"),
                 images("cifar10", "CIFAR-10 (JPEG) at 32x32"),
                 vdm(),
+                peers(),
                 loop(),
                 precision(),
                 newcomer(),
                 score(),
                 likelihood(),
                 anomalies(),
+                dynamics(),
                 bound_on_toys(),
                 import_time(),
                 *comparisons(),

@@ -55,7 +55,7 @@ def _model(transform: ndm.Transform, net: UNet) -> ndm.NDM:
         schedule=ndm.LearnedSchedule(gamma_min=-6.0, gamma_max=5.0, learn_endpoints=True),
         transform=transform,
         denoiser=ndm.Denoiser(net),
-        decoder=ndm.DiscretizedDecoder(levels=17),
+        decoder=ndm.WeightedDecoder(levels=17),
     )
 
 

@@ -5,8 +5,8 @@ Along a path of the ODE that generates data, dz/dt = f(z, t) (method, section 5)
     d/dt f(z_t, t) = df/dt + (df/dz) f.
 
 It is zero where paths are straight and run at one speed, and then one step of Euler's method is exact. Training on
-bound + weight E \|d/dt f\|^2, with z_t ~ q(z_t | x) and so without simulating a path, looks for an F and a denoiser with
-such paths (NFDM, arXiv 2404.12940, has this penalty).
+bound + weight E \|d/dt f\|^2, with z_t ~ q(z_t | x) and so without simulating a path, looks for an F and a denoiser
+with such paths (NFDM, arXiv 2404.12940, has this penalty).
 
 Straight means straight *in the model's own time t*: the same states run through on another schedule are at another
 speed, and the penalty is another one.

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import pickle
 import platform
@@ -142,9 +143,10 @@ def test_learned_end_points_are_in_the_curve(train: Any, tmp_path: Path) -> None
     train(tmp_path / "run", max_steps=10)
     low, high = column(tmp_path / "run", "train/gamma_0"), column(tmp_path / "run", "train/gamma_1")
     assert len(low) == len(high) == 5
-    shift = checkpoint(tmp_path / "run")["current_model_state"]["model.schedule.shift"]  # after step 10, not averaged
-    assert low[-1] == pytest.approx(-6 + 10 * shift[0].item(), abs=1e-5)
-    assert high[-1] - low[-1] == pytest.approx(10 * shift[1].exp().item(), abs=1e-5)
+    state = checkpoint(tmp_path / "run")["current_model_state"]  # after step 10, not averaged
+    first, last = state["model.schedule.end_parameters"].tolist()
+    assert low[-1] == pytest.approx(1 - 7 * math.exp(first), abs=1e-5)
+    assert high[-1] == pytest.approx(4 + 3 * math.tanh(last), abs=1e-5)
     assert len(set(low)) == len(set(high)) == 5
 
 
@@ -221,7 +223,7 @@ def test_the_average_is_what_is_validated_and_saved(
 
     monkeypatch.setattr(NDMModule, "on_train_batch_end", recording)
     out = tmp_path / "run"
-    model = train(out, ema=0.9)
+    model = train(out, ema=0.9, max_steps=15)
 
     average = trajectory[0]
     for n, weights in enumerate(trajectory[1:], start=1):
