@@ -408,8 +408,11 @@ def _class_names(base: type) -> list[str]:
 
 
 def _is_base(cls: type) -> bool:
-    subclasses: list[type] = cls.__subclasses__()
-    return inspect.isabstract(cls) or any(subclass.__module__.startswith("ndm.") for subclass in subclasses)
+    """Whether a class is there to be derived from: it has abstract methods, or no constructor and classes of ours."""
+    if any(getattr(getattr(cls, name, None), "__isabstractmethod__", False) for name in dir(cls)):
+        return True
+    derived: list[type] = cls.__subclasses__()
+    return "__init__" not in cls.__dict__ and any(c.__module__.startswith("ndm.") for c in derived)
 
 
 def _arguments(class_path: str) -> list[str]:

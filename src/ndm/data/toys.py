@@ -13,6 +13,7 @@ of the step for densities as smooth as these.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable
 from functools import cached_property
 
@@ -52,10 +53,12 @@ class Toy(Data):
         if seed < 0:
             raise ValueError(f"The seed must not be negative, as {seed} is.")
 
+    @abstractmethod
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw n examples, float32 (n, \\*shape)."""
         raise NotImplementedError
 
+    @abstractmethod
     def log_prob(self, x: Tensor) -> Tensor:
         """The exact log-density in nats. x: (B, \\*shape) -> (B,)."""
         raise NotImplementedError
