@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -18,17 +16,11 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture(scope="module")
-def dynamics() -> Iterator[ModuleType]:
-    """The script as a module; it imports ``bench`` by its name."""
-    before = set(sys.modules)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(BENCHMARKS))
-        import dynamics as module
+def dynamics(_path: None) -> ModuleType:
+    """The script as a module."""
+    import dynamics as module
 
-        yield module
-    for name in set(sys.modules) - before:
-        if name in ("bench", "dynamics"):
-            del sys.modules[name]
+    return module
 
 
 def test_a_mixture_against_scipy(dynamics: ModuleType) -> None:

@@ -7,8 +7,6 @@ import importlib.util
 import itertools
 import json
 import math
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -20,18 +18,6 @@ from torch import Tensor, nn
 from ndm.data import Checkerboard
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _path() -> Iterator[None]:
-    """The benchmarks are scripts that import each other by their names."""
-    before = set(sys.modules)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(BENCHMARKS))
-        yield
-    for name in set(sys.modules) - before:
-        if name.split(".")[0] in ("bench", "peers"):
-            del sys.modules[name]
 
 
 def command() -> ModuleType:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,18 +25,6 @@ TINY = {
     "curve_points": 3, "curve_examples": 20, "curve_times": 1,
     "models": {"Identity": {}, "Separable": {"transform": "separable"}, "Neural": {"transform": "neural"}},
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _path() -> Iterator[None]:
-    """The benchmarks are scripts that import each other by their names."""
-    before = set(sys.modules)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(BENCHMARKS))
-        yield
-    for name in set(sys.modules) - before:
-        if name.split(".")[0] in ("bench", "score", "suite"):
-            del sys.modules[name]
 
 
 def suite_file(folder: Path, **changes: Any) -> Path:

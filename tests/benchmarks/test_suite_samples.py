@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +31,6 @@ TINY = {
 }  # fmt: skip
 
 WAYS = ["posterior", "isotropic", "diagonal", "ddim", "ode"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _path() -> Iterator[None]:
-    """The benchmarks are scripts that import each other by their names."""
-    before = set(sys.modules)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(BENCHMARKS))
-        yield
-    for name in set(sys.modules) - before:
-        if name.split(".")[0] in ("bench", "score", "suite"):
-            del sys.modules[name]
 
 
 def suite_file(folder: Path, samples: dict[str, Any] | None = None, **changes: Any) -> Path:
