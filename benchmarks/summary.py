@@ -569,8 +569,8 @@ difference is a few percent.
 """
 
 
-#: The model that is recommended, and the rows that say what it is worth.
-RECOMMENDED = "Separable, free"
+#: The model whose margins come first, and the rows that say what it is worth.
+RECOMMENDED = "Separable, free, direct"
 MAIN = ("pinwheel", "checkerboard", "table", "digits", "mnist14", "mnist", "cifar10")
 
 
