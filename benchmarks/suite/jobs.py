@@ -165,7 +165,7 @@ def run(row: Row, seed: int, data: Data, results: Path, work: Path, say: Callabl
         say(f"{row.name}, seed {seed}: done before")
         return
     folder, together = work / f"{row.name}--{seed}", [job.settings for job in jobs]
-    trained = _kept(folder, together)
+    trained = kept(folder, together)
     if trained is None:
         shutil.rmtree(folder, ignore_errors=True)
         trained = train(row, seed, data, say)
@@ -201,10 +201,10 @@ def train(row: Row, seed: int, data: Data, say: Callable[[str], None] = print) -
                 "endpoint_rate."
             )
     common = common_step(contestants)
-    kept, facts = {}, {}
+    tensors, facts = {}, {}
     for c in contestants:
         for when, step in (("time", c.steps), ("steps", common)):
-            kept |= {f"{slug(c.name)}/{when}/{k}": v for k, v in weights_at(c, step).items()}
+            tensors |= {f"{slug(c.name)}/{when}/{k}": v for k, v in weights_at(c, step).items()}
         facts[c.name] = {
             "parameters": parameters(c.model),
             "parameters_in_f": parameters(c.model.transform),
@@ -215,7 +215,7 @@ def train(row: Row, seed: int, data: Data, say: Callable[[str], None] = print) -
             "end_points": list(c.average.module.schedule.end_points()),
             "curve": [[round(v, 5) for v in point] for point in c.curve],
         }
-    return Trained(kept, facts)
+    return Trained(tensors, facts)
 
 
 def _keep(folder: Path, trained: Trained, together: list[dict[str, Any]]) -> None:
@@ -223,7 +223,8 @@ def _keep(folder: Path, trained: Trained, together: list[dict[str, Any]]) -> Non
     write_json(folder / "trained.json", {"settings": together, "facts": trained.facts})  # last: it says all is there
 
 
-def _kept(folder: Path, together: list[dict[str, Any]]) -> Trained | None:
+def kept(folder: Path, together: list[dict[str, Any]]) -> Trained | None:
+    """The weights and facts of these settings that a folder holds; None if it has none, or of others."""
     file = folder / "trained.json"
     if not file.exists():
         return None
@@ -241,14 +242,13 @@ def _measure(job: Job, data: Data, trained: Trained, folder: Path) -> None:
     """Measure a job's model at both times, compare it with the reference's values, and write the result."""
     began, facts = time.process_time(), dict(trained.facts[job.entry.name])
     curve, widths = facts.pop("curve"), facts["widths"]
-    shape = Widths(**{k: tuple(v) if isinstance(v, list) else v for k, v in widths.items()})
-    model = build(job.entry, job.row, data, shape)
+    model = rebuilt(job, data, widths)
     values, found = {}, {}
     for when, at in (("time", facts["steps"]), ("steps", facts["common_step"])):
         if when == "steps" and at == facts["steps"]:
             found[when] = found["time"]
         else:
-            _load(model, trained.of(job.entry, when))
+            load(model, trained.of(job.entry, when))
             found[when] = measure(model, job.row, data)
         values |= {f"{when}/{k}": v.numpy() for k, v in found[when].items()}
     reference = found
@@ -276,7 +276,14 @@ def _save_values(path: Path, values: Mapping[str, np.ndarray]) -> None:
         np.savez_compressed(file, **values)
 
 
-def _load(model: ndm.NDM, weights: Mapping[str, Tensor]) -> None:
+def rebuilt(job: Job, data: Data, widths: Mapping[str, Any]) -> ndm.NDM:
+    """A job's model with the widths that its training recorded, and weights that are to be loaded."""
+    found = Widths(**{k: tuple(v) if isinstance(v, list) else v for k, v in widths.items()})
+    return build(job.entry, job.row, data, found)
+
+
+def load(model: ndm.NDM, weights: Mapping[str, Tensor]) -> None:
+    """Put these weights into a model."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(weights[name])

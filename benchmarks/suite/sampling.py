@@ -35,7 +35,6 @@ from ndm.distances import jackknife, mmd, sliced_wasserstein
 from ndm.evaluation import own_variance
 from ndm.variances import PosteriorVariance, ReverseVariance
 from suite import jobs
-from suite.building import Widths, build
 from suite.classifier import Classifier, classifier, digest
 from suite.jobs import Job, Trained
 from suite.measuring import calibrated
@@ -100,7 +99,7 @@ def run(
     """
     where, together = f"{row.name}, seed {seed}", jobs.jobs_of(row, seed, results)
     folder = work / f"{row.name}--{seed}"
-    trained = jobs._kept(folder, [job.settings for job in together])
+    trained = jobs.kept(folder, [job.settings for job in together])
     if trained is None:
         say(f"{where}: left out. No weights of these settings are in {folder.name} of the work folder: run the row.")
         return
@@ -131,9 +130,8 @@ def run(
 def sampled(job: Sampling, data: Data, trained: Trained, judge: Judge) -> dict[str, Any]:
     """What a sampling job finds."""
     began, facts = time.process_time(), trained.facts[job.entry.name]
-    widths = Widths(**{k: tuple(v) if isinstance(v, list) else v for k, v in facts["widths"].items()})
-    model = build(job.entry, job.row, data, widths)
-    jobs._load(model, trained.of(job.entry, "time"))
+    model = jobs.rebuilt(job, data, facts["widths"])
+    jobs.load(model, trained.of(job.entry, "time"))
     figures = []
     for about, x in drawn(model.eval(), job.row, data, job.how["steps"], job.how["examples"], job.seed):
         figures.append(about | {"distances": _rounded(judge(x)) if torch.isfinite(x).all() else None})

@@ -190,9 +190,9 @@ class WeightedDecoder(DiscretizedDecoder):
     e^{gamma_0}).
 
     With F = x and w_k the frequency of level k this is the posterior of a pixel given its own z_0 (Bayes' rule), the
-    best that a decoder can do that looks at one dimension at a time; equal weights take all levels for equally
-    frequent. It makes a higher gamma_0 cheap for data that use few of their levels. The weights begin equal and are
-    trained on the bound.
+    best that a decoder can do that looks at one dimension at a time and does not ask which; equal weights take all
+    levels for equally frequent. It makes a higher gamma_0 cheap for data that use few of their levels. The weights
+    begin equal and are trained on the bound.
 
     Args:
         levels: K: 256 for 8-bit pixels.

@@ -237,7 +237,7 @@ def test_samples_that_are_not_finite_are_no_figure_and_no_end(done: Path) -> Non
     from suite.settings import read
 
     row, data = read(done / "suite.yaml").rows["tiny"], dataset("pinwheel")
-    trained = jobs._kept(done / "work" / "tiny--0", [job.settings for job in jobs.jobs_of(row, 0, done)])
+    trained = jobs.kept(done / "work" / "tiny--0", [job.settings for job in jobs.jobs_of(row, 0, done)])
     broken = jobs.Trained({k: v * math.nan for k, v in trained.weights.items()}, trained.facts)
     how = {"steps": [2], "examples": 20, "features": {}, "weights": ""}
     found = sampled(Sampling(row, row.models[0], 0, done, how), data, broken, Vectors(data, 20))

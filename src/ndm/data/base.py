@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -123,6 +124,7 @@ class Data:
             raise ValueError(f"There is no split {name!r}: the splits are {', '.join(SPLITS)}.")
         return self._split(name)
 
+    @abstractmethod
     def _split(self, name: str) -> tuple[Examples, Tensor | None]:
         raise NotImplementedError
 

@@ -181,6 +181,7 @@ class _NoisyCurves(Toy):
         log_weights = torch.from_numpy(np.log(weights / 2)) - math.log(len(curves))
         return curves.flatten(0, 1), log_weights.repeat(len(curves))
 
+    @abstractmethod
     def _curves(self, s: Tensor) -> Tensor:
         raise NotImplementedError
 
