@@ -15,7 +15,7 @@ from torch import nn
 
 import ndm
 from ndm.data import Data
-from ndm.networks import ConvNet, ResidualMLP, UNet
+from ndm.networks import Backbone, ConvNet, LevelTable, ResidualMLP, UNet
 from suite.settings import Entry, Row
 
 #: How far a model's parameters may be from the reference's, as a part of them.
@@ -56,7 +56,7 @@ def build(entry: Entry, row: Row, data: Data, widths: Widths) -> ndm.NDM:
         rest = {"decoder": decoder(data.levels)}
     return ndm.NDM(
         _schedule(entry),
-        _transform(entry, data.shape, widths.transform),
+        _transform(entry, data, widths.transform),
         denoiser(_denoiser_net(entry, row, data.shape, widths.denoiser, widths.embedding)),
         reverse_variance=entry.variance,
         volatility=ndm.LearnedVolatility() if entry.volatility == "learned" else entry.volatility,
@@ -75,13 +75,13 @@ def _schedule(entry: Entry) -> ndm.Schedule:
     }[entry.schedule]()
 
 
-def _transform(entry: Entry, shape: tuple[int, ...], width: int | None) -> ndm.Transform:
+def _transform(entry: Entry, data: Data, width: int | None) -> ndm.Transform:
     if entry.transform == "identity":
         return ndm.Identity()
     if entry.transform == "blur":
         return ndm.Blur(entry.blur)
     assert width is not None
-    net = _transform_net(entry, shape, width)
+    net = _transform_net(entry, data.shape, data.levels, width)
     if entry.transform == "neural":
         return ndm.Neural(net, gate=entry.gate)
     return ndm.Separable(net, terms=entry.terms, basis=entry.basis, gate=entry.gate)
@@ -96,12 +96,20 @@ def _denoiser_net(
     return UNet(shape[0], width=1, multipliers=width, blocks=row.depth, heads=heads, groups=UNIT)
 
 
-def _transform_net(entry: Entry, shape: tuple[int, ...], width: int) -> ResidualMLP | ConvNet:
+def _transform_net(entry: Entry, shape: tuple[int, ...], levels: int | None, width: int) -> Backbone:
+    heads = entry.terms if entry.transform == "separable" else 1
+    if entry.f_network.startswith("table"):
+        other = entry.f_network.removeprefix("table").removeprefix("+")
+        return LevelTable(levels or 0, heads=heads, beside=_network(other, entry, shape, width) if other else None)
+    return _network(entry.f_network, entry, shape, width)
+
+
+def _network(kind: str, entry: Entry, shape: tuple[int, ...], width: int) -> Backbone:
     heads, level = (entry.terms, False) if entry.transform == "separable" else (1, True)
     options: dict[str, Any] = {"heads": heads, "level": level, "embedding": entry.f_embedding, "depth": entry.f_depth}
-    if entry.f_network == "mlp":
+    if kind == "mlp":
         return ResidualMLP(math.prod(shape), width, **options)
-    return ConvNet(shape[0], width, kernel=1 if entry.f_network == "pointwise" else 3, patch=entry.f_patch, **options)
+    return ConvNet(shape[0], width, kernel=1 if kind == "pointwise" else 3, patch=entry.f_patch, **options)
 
 
 # ---- equal parameters
@@ -136,13 +144,13 @@ def match(entry: Entry, row: Row, data: Data, total: int) -> Widths:
     probe = build(entry, row, data, some)
     rest = parameters(probe) - _size(_denoiser_net, (entry, row), shape, some.denoiser, some.embedding)
     if entry.learned:
-        rest -= _size(_transform_net, (entry,), shape, some.transform)
+        rest -= _size(_transform_net, (entry,), shape, data.levels, some.transform)
     wanted = entry.share if entry.learned else 0.0
     found = []
     for widths in _denoisers(row, math.sqrt(entry.size * (1 - wanted))):
         denoiser = rest + _size(_denoiser_net, (entry, row), shape, widths.denoiser, widths.embedding)
-        f_width = _nearest(entry, shape, total - denoiser) if entry.learned else None
-        in_f = _size(_transform_net, (entry,), shape, f_width) if f_width else 0
+        f_width = _nearest(entry, data, total - denoiser) if entry.learned else None
+        in_f = _size(_transform_net, (entry,), shape, data.levels, f_width) if f_width else 0
         here = Widths(widths.denoiser, widths.embedding, f_width)
         found.append((abs(denoiser + in_f - total) / total, abs(in_f / total - wanted), here, denoiser + in_f))
     within = [f for f in found if f[0] <= TOLERANCE]
@@ -185,14 +193,14 @@ def _unlike(widths: Widths, row: Row) -> float:
     return 5 * (max(ratios) - min(ratios)) + abs(math.log(widths.embedding / EMBEDDING))
 
 
-def _nearest(entry: Entry, shape: tuple[int, ...], wanted: int) -> int | None:
-    """The width whose network in F has a number of parameters nearest to the one wanted; None if that is too few."""
+def _nearest(entry: Entry, data: Data, wanted: int) -> int:
+    """The width whose network in F has a number of parameters nearest to the one wanted."""
 
     def size(width: int) -> int:
-        return _size(_transform_net, (entry,), shape, width)
+        return _size(_transform_net, (entry,), data.shape, data.levels, width)
 
-    if wanted < size(1):
-        return None
+    if wanted < size(1) or size(1) == size(2):  # a table is as large as the data's levels ask for
+        return 1
     low, high = 1, 2
     while size(high) < wanted:
         low, high = high, 2 * high

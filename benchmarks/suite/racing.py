@@ -64,8 +64,8 @@ class Contestant:
 
     def __init__(self, name: str, model: ndm.NDM, entry: Entry, row: Row, examples: Examples, seed: int) -> None:
         self.name, self.model, self.entry, self.row, self.examples = name, model, entry, row, examples
-        self.average = AveragedModel(model, avg_fn=_averaging(row.ema), use_buffers=False)
-        self.optimizer = torch.optim.AdamW(_groups(model, entry))
+        self.average = AveragedModel(model, multi_avg_fn=_averaging(row.ema), use_buffers=False)
+        self.optimizer = torch.optim.AdamW(_groups(model, entry), fused=True)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.generator = torch.Generator().manual_seed(seed_of(seed))
         self.seconds, self.steps = 0.0, 0
@@ -139,11 +139,11 @@ class Contestant:
         return self.examples[torch.randint(len(self.examples), (self.row.batch_size,), generator=generator)]
 
 
-def _averaging(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+def _averaging(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:
     """A running average that at first is over fewer steps, lest the start weigh on a short training."""
 
-    def average(so_far: Tensor, now: Tensor, n: Tensor | int) -> Tensor:
-        return torch.lerp(now, so_far, min(decay, (1 + int(n)) / (10 + int(n))))
+    def average(so_far: list[Tensor], now: list[Tensor], n: Tensor | int) -> None:
+        torch._foreach_lerp_(so_far, now, 1 - min(decay, (1 + int(n)) / (10 + int(n))))
 
     return average
 

@@ -19,7 +19,7 @@ CHOICES = {
     "updates": ("joint", "alternating"),
     "decoder": ("plain", "weighted"),
     "network": ("mlp", "unet"),
-    "f_network": ("mlp", "conv", "pointwise"),
+    "f_network": ("mlp", "conv", "pointwise", "table", "table+mlp", "table+conv"),
 }
 
 
@@ -37,9 +37,10 @@ class Entry:
         size: the number of parameters over that of the row's reference; 1 but where a row asks what a larger model
             would do.
         gate, basis, terms: of ``separable`` and ``neural``, as their classes take them.
-        f_network, f_depth, f_patch, f_embedding: the kind of F's network (``mlp``, ``conv``, or ``pointwise``: one
-            perceptron for every pixel), its depth, the side of the blocks of pixels that convolutions work on, and the
-            width in which it is told the noise level. Its width is found.
+        f_network, f_depth, f_patch, f_embedding: the kind of F's network (``mlp``, ``conv``, ``pointwise``: one
+            perceptron for every pixel; ``table``: a number for every level, or that and another network, as in
+            ``table+conv``), its depth, the side of the blocks of pixels that convolutions work on, and the width in
+            which it is told the noise level. Its width is found; a table has none, and then nothing is.
         schedule: ``learned``, ``linear``, ``cosine``, ``ddpm`` or ``ot``.
         endpoints: of ``learned``: whether gamma_0 and gamma_1 are trained.
         gamma_min, gamma_max: the schedule's end points, or where they start.

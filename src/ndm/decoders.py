@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 from ndm.parts import Part
 from ndm.schedules import NoiseLevel, per_example
@@ -95,12 +97,14 @@ class DiscretizedDecoder(Decoder):
     The levels are 2 (k + 1/2) / K - 1 for k = 0..K-1: VDM, arXiv 2107.00630, equation 8 and appendix A. Of the K logits
     those are left out that would change nothing: with Delta = 2 / K, a level m + 1 or more places from the nearest one
     has e^{-m (m + 1) Delta^2 / (2 e^{gamma_0})} of its probability at most, which is made less than the arithmetic can
-    see. With K = 256 and float32 this leaves 3 levels at gamma_0 = -13.3, 15 at -10, 103 at -6.
+    see. With K = 256 and float32 this leaves 3 levels at gamma_0 = -13.3, 13 at -10, 85 at -6.
+
+    The first derivatives by z_0 and gamma_0 are taken along with the value, so that nothing of the size of the logits
+    is kept for them; there are no second ones.
 
     Args:
         levels: K: 256 for 8-bit pixels.
-        chunk: how many times K logits are held at a time. The logits are made again in the backward pass, so memory is
-            ``chunk`` times K whatever the size of the batch.
+        chunk: how many times K logits are held at a time, whatever the size of the batch.
 
     Raises:
         ValueError: there are fewer than two levels.
@@ -119,19 +123,17 @@ class DiscretizedDecoder(Decoder):
         return (2 * k + 1) / self.levels - 1
 
     def nll(self, x: Tensor, gap: Tensor, gamma_0: Tensor) -> Tensor:
-        window = self._window(gamma_0)
-        at_once = max(1, self.chunk * self.levels // window)
         gamma_0 = per_example(gamma_0, gap).expand_as(gap)
-        flat = x.flatten(), gap.flatten(), gamma_0.flatten()
-        if gap.numel() <= at_once:
-            return self._nll(*flat, window).reshape(gap.shape).flatten(1).sum(1)
-        pieces = zip(*(a.split(at_once) for a in flat), strict=True)
-        nll = torch.cat([checkpoint(self._nll, *piece, window, use_reentrant=False) for piece in pieces])
+        nll = _Categorical.apply(self, x.flatten(), gap.flatten(), gamma_0.flatten(), self._log_weights(gap))
         return nll.reshape(gap.shape).flatten(1).sum(1)
+
+    def _log_weights(self, like: Tensor) -> Tensor | None:
+        """Of the levels, but for a constant, (K,); None if they are equal."""
+        return None
 
     def _window(self, gamma_0: Tensor) -> int:
         """How many levels, around the one nearest to z_0 / alpha_0, have a probability that can be seen."""
-        unseen = self._spread() - 2 * math.log(torch.finfo(gamma_0.dtype).eps)  # K of them: eps^2 K is far below eps
+        unseen = self._spread() + math.log(self.levels / torch.finfo(gamma_0.dtype).eps)  # K of them together: eps
         squares = 2 * math.exp(gamma_0.detach().max().item()) * unseen / (2 / self.levels) ** 2
         m = math.ceil((math.sqrt(1 + 4 * squares) - 1) / 2) if math.isfinite(squares) else self.levels
         return min(2 * m + 1, self.levels)
@@ -140,22 +142,30 @@ class DiscretizedDecoder(Decoder):
         """By how much the logits of two levels may differ but for their distances from z_0."""
         return 0.0
 
-    def _places(self, near: Tensor, window: int) -> Tensor:
-        """The indices of the levels around these values, (N,): (N, window)."""
-        first = (self.nearest(near) - window // 2).clamp(0, self.levels - window)
-        return first[:, None] + torch.arange(window, device=near.device)
+    def _pieces(self, window: int, *of: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """Pieces of these, (N,) each, of which a window of logits may be held at a time."""
+        return zip(*(a.split(max(1, self.chunk * self.levels // window)) for a in of), strict=True)
 
-    def _nll(self, x: Tensor, gap: Tensor, gamma_0: Tensor, window: int) -> Tensor:
-        """-log p(x | z_0) per dimension, (N,)."""
-        return torch.logsumexp(self._logits(x, gap, gamma_0, self._places(x + gap.detach(), window)), dim=1)
+    def _logits(self, own: Tensor, gap: Tensor, gamma_0: Tensor, window: int) -> _Logits:
+        """log p(level | z_0) - log p(x | z_0) of the levels near z_0 / alpha_0, but for their weights.
 
-    def _logits(self, x: Tensor, gap: Tensor, gamma_0: Tensor, places: Tensor) -> Tensor:
-        """log p(level | z_0) - log p(x | z_0) of the levels at these places, (N, window)."""
+        Args:
+            own: x's own level, (N,), and z_0 / alpha_0 is ``gap``, (N,), beside it.
+            gap: as :meth:`nll` has it.
+            gamma_0: (N,).
+            window: how many levels.
+        """
+        # Where z_0 / alpha_0 lies, in levels; the nearest level is this rounded.
+        near = torch.round(own + gap * (self.levels / 2)).clamp(0, self.levels - 1).long()
+        first = (near - window // 2).clamp(0, self.levels - window)
+        places = (first - own)[:, None].to(gap.dtype) + torch.arange(window, device=gap.device, dtype=gap.dtype)
         # z_0/alpha_0 - level = gap + (x - level), and x - level is a whole number of levels; relative to x's own level
         # the square of gap drops out: the difference of logits is -(step^2 + 2 step gap) / (2 e^{gamma_0}), with
-        # step = x - level.
-        step = (places - self.nearest(x)[:, None]).to(x.dtype) * (-2 / self.levels)
-        return -step * (step + 2 * gap[:, None]) / (2 * gamma_0.exp()[:, None])
+        # step = x - level = -2 places / K.
+        square = (2 / self.levels**2) * torch.exp(-gamma_0)
+        line = (2 / self.levels) * torch.exp(-gamma_0) * gap
+        values = torch.addcmul(line[:, None], places, square[:, None], value=-1).mul_(places)
+        return _Logits(first, places, values)
 
     def decode(self, z: Tensor, level: NoiseLevel) -> Tensor:
         return self.level_values(z)[self.nearest(z / per_example(level.alpha, z))]
@@ -213,23 +223,104 @@ class WeightedDecoder(DiscretizedDecoder):
         low, high = self.log_weights.detach().aminmax()
         return (high - low).item()
 
-    def _logits(self, x: Tensor, gap: Tensor, gamma_0: Tensor, places: Tensor) -> Tensor:
-        weights = self.log_weights.to(x.dtype)
-        here = weights[self.nearest(x)][:, None]
-        return super()._logits(x, gap, gamma_0, places) + weights[places] - here
+    def _log_weights(self, like: Tensor) -> Tensor:
+        return self.log_weights.to(like.dtype)
 
     def decode(self, z: Tensor, level: NoiseLevel) -> Tensor:
         """The most likely x given z_0, (B, \\*shape): not always the level nearest to z_0 / alpha_0."""
         window = self._window(level.gamma)
-        at_once = max(1, self.chunk * self.levels // window)
         gamma_0 = per_example(level.gamma, z).expand_as(z).flatten()
         near = (z / per_example(level.alpha, z)).flatten()
-        found = [
-            self._likeliest(*piece, window) for piece in zip(near.split(at_once), gamma_0.split(at_once), strict=True)
-        ]
+        found = [self._likeliest(a, gamma, window) for a, gamma in self._pieces(window, near, gamma_0)]
         return self.level_values(z)[torch.cat(found)].reshape(z.shape)
 
     def _likeliest(self, near: Tensor, gamma_0: Tensor, window: int) -> Tensor:
-        places, x = self._places(near, window), self.level_values(near)[self.nearest(near)]
-        best = self._logits(x, near - x, gamma_0, places).argmax(dim=1, keepdim=True)
-        return places.gather(1, best)[:, 0]
+        own = self.nearest(near)
+        logits = self._logits(own, near - self.level_values(near)[own], gamma_0, window)
+        weighted = logits.values + _windows(self._log_weights(near), window)[logits.first]
+        return logits.first + weighted.argmax(dim=1)
+
+
+class _Logits(NamedTuple):
+    """Of N numbers, each with a window of levels.
+
+    Attributes:
+        first: the first level of the window, (N,).
+        places: the levels, counted from the number's own one, (N, window).
+        values: the logits, (N, window).
+    """
+
+    first: Tensor
+    places: Tensor
+    values: Tensor
+
+
+def _windows(a: Tensor, window: int) -> Tensor:
+    """All windows of a, (K,): (K - window + 1, window)."""
+    return a.unfold(0, window, 1)
+
+
+class _Categorical(torch.autograd.Function):
+    """-log p(x | z_0) of each number, (N,), with the derivatives by gap, gamma_0 and the levels' weights.
+
+    With probabilities p of the levels, and their logits l relative to x's own level's, nll = log sum e^l and
+    d nll / d theta = sum p dl / d theta: by gap 2 / (K e^gamma_0) sum p k, k being the levels' places; by gamma_0
+    -sum p l, the weights left out of l; by a level's log-weight its p, less 1 for x's own level.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, decoder: DiscretizedDecoder, x: Tensor, gap: Tensor, gamma_0: Tensor, weights: Tensor | None
+    ) -> Tensor:
+        window = decoder._window(gamma_0)
+        nll, by_gap, by_gamma_0 = (torch.empty_like(gap) for _ in range(3))
+        kept: tuple[Tensor, ...] = ()
+        for xs, gaps, gammas, nlls, *by in decoder._pieces(window, x, gap, gamma_0, nll, by_gap, by_gamma_0):
+            own = decoder.nearest(xs)
+            logits = decoder._logits(own, gaps, gammas, window)
+            p = _probabilities(logits, own, weights, nlls)
+            by[0].copy_((p * logits.places).sum(1) * torch.exp(-gammas) * (2 / decoder.levels))
+            by[1].copy_(-(p * logits.values).sum(1))
+            if len(xs) == len(x) and ctx.needs_input_grad[4]:  # it fits in one piece: lest it be made again
+                kept = own, logits.first, p
+            del logits, p  # before the next piece's are made
+        inputs = (x, gap, gamma_0, weights) if ctx.needs_input_grad[4] else ()
+        ctx.save_for_backward(by_gap, by_gamma_0, *inputs, *kept)
+        ctx.decoder, ctx.window = decoder, window
+        return nll
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        by_gap, by_gamma_0, *inputs = ctx.saved_tensors
+        by_weights = None
+        if ctx.needs_input_grad[4]:
+            x, gap, gamma_0, weights, *kept = inputs
+            by_weights = torch.zeros_like(weights)
+            by_window = torch.zeros_like(_windows(weights, ctx.window))
+            for xs, gaps, gammas, gs in ctx.decoder._pieces(ctx.window, x, gap, gamma_0, g):
+                if kept:
+                    own, first, p = kept
+                else:
+                    own = ctx.decoder.nearest(xs)
+                    logits = ctx.decoder._logits(own, gaps, gammas, ctx.window)
+                    first, p = logits.first, _probabilities(logits, own, weights)
+                by_weights.index_add_(0, own, -gs)
+                by_window.index_add_(0, first, p * gs[:, None])
+                del p
+            levels = _windows(torch.arange(len(weights), device=g.device), ctx.window)
+            by_weights.index_add_(0, levels.flatten(), by_window.flatten())
+        return None, None, g * by_gap, g * by_gamma_0, by_weights
+
+
+def _probabilities(logits: _Logits, own: Tensor, weights: Tensor | None, nll: Tensor | None = None) -> Tensor:
+    """p(level | z_0) of each number's window, (N, window); puts -log p(x | z_0) into ``nll``, (N,), if it is given."""
+    values = logits.values
+    if weights is not None:
+        values = values + (_windows(weights, values.shape[1])[logits.first] - weights[own][:, None])
+    p, most = torch.empty_like(values), values.amax(1, keepdim=True)
+    torch.sub(values, most, out=p)
+    total = p.exp_().sum(1, keepdim=True)
+    if nll is not None:
+        nll.copy_((most + total.log())[:, 0])
+    return p.div_(total)

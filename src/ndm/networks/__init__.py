@@ -12,16 +12,18 @@ if TYPE_CHECKING:
     from ndm.networks.base import Backbone, LevelFeatures
     from ndm.networks.conv import ConvNet
     from ndm.networks.mlp import ResidualMLP
+    from ndm.networks.table import LevelTable
     from ndm.networks.transformer import ImageTransformer
     from ndm.networks.unet import UNet
 
-__all__ = ["Backbone", "ConvNet", "ImageTransformer", "LevelFeatures", "ResidualMLP", "UNet"]
+__all__ = ["Backbone", "ConvNet", "ImageTransformer", "LevelFeatures", "LevelTable", "ResidualMLP", "UNet"]
 
 _HOMES = {
     "Backbone": "ndm.networks.base",
     "ConvNet": "ndm.networks.conv",
     "ImageTransformer": "ndm.networks.transformer",
     "LevelFeatures": "ndm.networks.base",
+    "LevelTable": "ndm.networks.table",
     "ResidualMLP": "ndm.networks.mlp",
     "UNet": "ndm.networks.unet",
 }

@@ -1,0 +1,71 @@
+"""A learned number for every level, for a learned transformation of K-level data that costs next to nothing."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ndm.networks.base import Backbone, at_least_float32
+
+__all__ = ["LevelTable"]
+
+
+class LevelTable(Backbone):
+    """h(x) looked up by the level of each dimension on its own: K learned numbers a head, with straight lines between.
+
+    In ``Separable`` it makes F an embedding of the levels: element by element, whatever the level's neighbours are, and
+    as a function of the noise level. A pass costs one look-up for each dimension, where any network costs hundreds of
+    multiplications. Beyond the first and the last level it is constant.
+
+    Args:
+        levels: K, the data's levels: 2 (k + 1/2) / K - 1 for k = 0..K-1, as decoders have them.
+        channels: channels of an image, each with a table of its own; 1 for one table that all share.
+        heads: how many outputs of the data's shape; they are stacked along the channels.
+        beside: a network whose output, of the same shape, is added: called as beside(x), it sees what the levels of the
+            other dimensions tell.
+
+    Raises:
+        ValueError: there are fewer than two levels.
+
+    Example:
+        >>> import torch
+        >>> net = LevelTable(levels=256, heads=4)
+        >>> net(torch.zeros(5, 1, 8, 8)).shape
+        torch.Size([5, 4, 8, 8])
+    """
+
+    def __init__(self, levels: int = 256, channels: int = 1, heads: int = 1, beside: nn.Module | None = None) -> None:
+        super().__init__()
+        if levels < 2:
+            raise ValueError(f"A table has at least 2 levels, got levels={levels}.")
+        self.level, self.classes = False, 0
+        self.levels, self.channels, self.heads = levels, channels, heads
+        self.beside = beside
+        self.values = nn.Parameter(torch.zeros(channels * levels, heads))
+
+    def forward(self, x: Tensor, u: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
+        """The numbers of these values' levels.
+
+        Args:
+            x: (B, C, \\*rest), in [-1, 1]; C is ``channels``, or anything if that is 1.
+
+        Returns:
+            (B, heads * C, \\*rest).
+
+        Raises:
+            ValueError: a noise level or labels are given, or the channels are not those of the table.
+        """
+        self._check_conditions(u, labels)
+        if self.channels not in (1, x.shape[1]):
+            raise ValueError(f"This LevelTable has tables for {self.channels} channels, not for {x.shape[1]}.")
+        place = ((at_least_float32(x) + 1) * self.levels - 1) / 2
+        place = place.clamp(0, self.levels - 1)
+        below = place.detach().floor().clamp(max=self.levels - 2)
+        part = (place - below).unsqueeze(-1)
+        first = below.long()
+        if self.channels > 1:
+            offset = self.levels * torch.arange(self.channels, device=x.device)
+            first = first + offset.reshape(-1, *[1] * (x.ndim - 2))
+        low, high = (nn.functional.embedding(first + i, self.values) for i in (0, 1))
+        found = torch.lerp(low, high, part.to(low)).movedim(-1, 1)  # (B, heads, C, *rest)
+        return found.flatten(1, 2) if self.beside is None else found.flatten(1, 2) + self.beside(x)
