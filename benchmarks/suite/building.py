@@ -15,6 +15,7 @@ from torch import nn
 
 import ndm
 from ndm.data import Data
+from ndm.denoisers import BaseDenoiser
 from ndm.networks import Backbone, ConvNet, LevelTable, ResidualMLP, UNet
 from suite.settings import Entry, Row
 
@@ -48,7 +49,6 @@ class Widths:
 
 def build(entry: Entry, row: Row, data: Data, widths: Widths) -> ndm.NDM:
     """The model of an entry, drawn from torch's generator."""
-    denoiser = ndm.DirectDenoiser if entry.direct else ndm.Denoiser
     if data.levels is None:
         rest: dict[str, Any] = {"decoder": ndm.GaussianDecoder(), "standardize": ndm.Standardize.fit(data.train)}
     else:
@@ -57,7 +57,7 @@ def build(entry: Entry, row: Row, data: Data, widths: Widths) -> ndm.NDM:
     return ndm.NDM(
         _schedule(entry),
         _transform(entry, data, widths.transform),
-        denoiser(_denoiser_net(entry, row, data.shape, widths.denoiser, widths.embedding)),
+        _denoiser(entry, _denoiser_net(entry, row, data.shape, widths.denoiser, widths.embedding)),
         reverse_variance=entry.variance,
         volatility=ndm.LearnedVolatility() if entry.volatility == "learned" else entry.volatility,
         **rest,
@@ -75,6 +75,10 @@ def _schedule(entry: Entry) -> ndm.Schedule:
     }[entry.schedule]()
 
 
+def _denoiser(entry: Entry, net: nn.Module) -> BaseDenoiser:
+    return ndm.DirectDenoiser(net, ode=entry.direct == "ode") if entry.direct else ndm.Denoiser(net)
+
+
 def _transform(entry: Entry, data: Data, width: int | None) -> ndm.Transform:
     if entry.transform == "identity":
         return ndm.Identity()
@@ -90,7 +94,7 @@ def _transform(entry: Entry, data: Data, width: int | None) -> ndm.Transform:
 def _denoiser_net(
     entry: Entry, row: Row, shape: tuple[int, ...], width: tuple[int, ...], embedding: int
 ) -> ResidualMLP | UNet:
-    heads = 2 if entry.variance == "predicted" else 1
+    heads = 1 + (entry.variance == "predicted") + (entry.direct == "ode")
     if row.network == "mlp":
         return ResidualMLP(math.prod(shape), width[0], row.depth, heads=heads, embedding=embedding)
     return UNet(shape[0], width=1, multipliers=width, blocks=row.depth, heads=heads, groups=UNIT)
@@ -219,7 +223,16 @@ class _Hashed:
 
     def __init__(self, of: Entry | Row) -> None:
         self.of = of
-        names: Sequence[str] = ("variance", "terms", "transform", "f_network", "f_depth", "f_patch", "f_embedding")
+        names: Sequence[str] = (
+            "variance",
+            "direct",
+            "terms",
+            "transform",
+            "f_network",
+            "f_depth",
+            "f_patch",
+            "f_embedding",
+        )
         if isinstance(of, Row):
             names = ("network", "depth")
         self.key = tuple(getattr(of, name) for name in names)

@@ -117,7 +117,7 @@ class Contestant:
         self._choose()
         batch = self._batch(self.generator)
         terms = self.model.bound(batch, self.entry.bound_steps, generator=self.generator, check=False)
-        loss = terms.bits_per_dim.mean()
+        loss = (terms.total + terms.auxiliary).mean() / (terms.dimensions * math.log(2))
         if not math.isfinite(loss.item()):
             self.diverged = self.steps
             return

@@ -12,6 +12,7 @@ import yaml
 SUITE = Path(__file__).parents[1] / "suite.yaml"
 
 CHOICES = {
+    "direct": (False, True, "ode"),
     "transform": ("identity", "blur", "separable", "neural"),
     "schedule": ("learned", "linear", "cosine", "ddpm", "ot"),
     "endpoints": ("fixed", "learned"),
@@ -31,7 +32,8 @@ class Entry:
         name: in tables.
         transform: ``identity``, ``blur``, ``separable`` or ``neural``.
         blur: of ``blur``: the largest blur's standard deviation, in pixels.
-        direct: whether the denoiser estimates what the reverse process needs, and not x.
+        direct: whether the denoiser estimates what the reverse process needs, and not x; ``ode`` if so, and F as well,
+            as the ODE needs it.
         share: the part of all parameters that F is to have; for a transformation without parameters it counts for
             nothing.
         size: the number of parameters over that of the row's reference; 1 but where a row asks what a larger model
@@ -58,7 +60,7 @@ class Entry:
     name: str
     transform: str
     blur: float
-    direct: bool
+    direct: bool | str
     share: float
     size: float
     gate: str
@@ -258,7 +260,7 @@ def _choose(where: str, of: Entry | Row) -> None:
     for name, allowed in CHOICES.items():
         value = getattr(of, name, allowed[0])
         if value not in allowed:
-            raise ValueError(f"{where}: {name} must be one of {', '.join(allowed)}, not {value}.")
+            raise ValueError(f"{where}: {name} must be one of {', '.join(map(str, allowed))}, not {value}.")
 
 
 def _check(row: Row) -> None:
