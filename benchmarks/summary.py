@@ -635,6 +635,7 @@ if __name__ == "__main__":
         "\n".join(
             [
                 INTRO,
+                *comparisons(),
                 oracles(),
                 reverse_variance(),
                 cost(),
@@ -651,7 +652,6 @@ if __name__ == "__main__":
                 dynamics(),
                 bound_on_toys(),
                 import_time(),
-                *comparisons(),
             ]
         )
     )

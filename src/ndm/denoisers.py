@@ -195,6 +195,11 @@ class Denoiser(_NetworkDenoiser):
         return Estimate(mean=reading.mean(), residual=reading.residual, log_ratio=heads[1] if len(heads) == 2 else None)
 
 
+#: Of the regression that trains the head for E[F | z]. That head's own weights have no other gradient, and Adam divides
+#: it by its size, so that they learn as fast at any weight; what they share with the bound is left to it.
+AUXILIARY_WEIGHT = 1e-3
+
+
 class DirectDenoiser(_NetworkDenoiser):
     """A direct reverse process (DiffEnc, arXiv 2310.19789, section 4): the network predicts y, and F(x_hat) is not
     needed.
@@ -204,7 +209,9 @@ class DirectDenoiser(_NetworkDenoiser):
 
     Such a model has an SDE but, of itself, no ODE: that needs F as well. With ``ode=True`` the network has one more
     head, after the others, for E[F | z]. It is trained by a regression of its own (``BoundTerms.auxiliary``), whose
-    value is no part of the bound; but its gradient reaches what the heads share, and F through z.
+    value is no part of the bound. Its gradient reaches what the heads share, and F through z; so it is weighed by
+    :data:`AUXILIARY_WEIGHT`, with which an optimiser that divides gradients by their size, such as Adam, trains the
+    head all the same and hardly sees it elsewhere.
 
     Args:
         net: as for :class:`Denoiser`; one more head with ``ode``.
@@ -237,7 +244,7 @@ class DirectDenoiser(_NetworkDenoiser):
             assert last is not None
             gap = last.residual(transformed.detach(), torch.zeros_like(noise), noise)
             # In units of sigma / alpha the regression weighs all noise levels alike, as DDPM's simple loss does.
-            return ((gap * last.alpha / last.sigma) ** 2).flatten(1).sum(1) / 2
+            return AUXILIARY_WEIGHT * ((gap * last.alpha / last.sigma) ** 2).flatten(1).sum(1) / 2
 
         return Estimate(
             mean=reading.mean(),
