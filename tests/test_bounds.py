@@ -501,6 +501,24 @@ def test_the_learned_variance_is_trained_in_discrete_time(steps: int | None) -> 
         assert gradient.abs().max() > 0
 
 
+def test_the_head_for_f_learns_its_closed_form_however_small_the_weight_of_its_loss() -> None:
+    model = ndm.NDM(
+        ndm.LinearSchedule(-4, 4), ndm.Identity(), ndm.DirectDenoiser(ResidualMLP(1, 32, 1, heads=2), ode=True)
+    )
+    optimizer, generator = torch.optim.Adam(model.parameters(), lr=1e-2), torch.Generator().manual_seed(0)
+    for _ in range(300):
+        terms = model.bound(torch.randn(256, 1, generator=generator), generator=generator)
+        optimizer.zero_grad()
+        (terms.total + terms.auxiliary).mean().backward()
+        optimizer.step()
+    level = model.schedule(torch.linspace(0.1, 0.9, 200))
+    z = torch.randn(200, 1, generator=generator)  # x ~ N(0, 1) and a variance-preserving schedule: so is z
+    with torch.no_grad():
+        f_hat = model.denoiser.estimate(z, level).transformed
+    exact = level.alpha[:, None] * z  # E[x | z]
+    assert (f_hat - exact).square().mean() < 0.01
+
+
 def test_the_auxiliary_loss_trains_the_head_for_f() -> None:
     model = ndm.NDM(ndm.LinearSchedule(), ndm.Neural(network()), ndm.DirectDenoiser(network(heads=2), ode=True))
     terms = model.bound(torch.randn(16, 2))

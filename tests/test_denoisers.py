@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import ndm
 import ndm.networks
-from ndm.denoisers import BareDenoiser, GuidedDenoiser, as_denoiser
+from ndm.denoisers import AUXILIARY_WEIGHT, BareDenoiser, GuidedDenoiser, as_denoiser
 from ndm.schedules import NoiseLevel, per_example
 
 PARAMETERIZATIONS = ("v", "eps", "x")
@@ -158,7 +158,7 @@ def test_the_regression_of_the_extra_head(schedule, parameterization: str) -> No
     estimate = ndm.DirectDenoiser(Says(output), parameterization, ode=True).estimate(z, level)
     loss = estimate.transformed_loss(f, noise)
     error = ((f - estimate.transformed) ** 2).sum((1, 2)) / (2 * level.gamma.exp())
-    torch.testing.assert_close(loss, error, rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(loss, AUXILIARY_WEIGHT * error, rtol=1e-8, atol=1e-10)
     loss.sum().backward()
     assert f.grad is None  # the truth is not moved towards the estimate
     assert output.grad[:, :2].abs().max() == 0
