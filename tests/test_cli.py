@@ -253,7 +253,7 @@ WRONG = [
         "train digits --model.schedule.gama_min -3",
         "LearnedSchedule has no argument 'gama_min'; did you mean 'gamma_min'",
     ),
-    ("train digits --model.transform.net.hiden 3", "ResidualMLP has no argument 'hiden'; did you mean 'hidden'"),
+    ("train digits --model.transform.net.beside.hiden 3", "ResidualMLP has no argument 'hiden'; did you mean 'hidden'"),
     ("train toy --data.blads 3", "Pinwheel has no argument 'blads'; did you mean 'blades'"),
     ("train digits --trainer.max_step 3", "no option '--trainer.max_step'; did you mean '--trainer.max_steps'"),
     ("train digits --trianing.warmup=3", "did you mean '--training.warmup'"),
@@ -272,7 +272,8 @@ WRONG = [
     ("train digits --model.decoder.levels 5", "In the train split: The data do not lie on the decoder's K = 5 levels"),
     ("train digits --data Pinwheel", "In the train split: The data do not lie on the decoder's K = 17 levels"),
     ("train digits --model.denoiser.net.channels 3", "takes images"),
-    ("train digits --model.transform.net.heads 3", r"Separable\(terms=4\) must return"),
+    ("train digits --model.transform.terms 3", r"Separable\(terms=3\) must return"),
+    ("train digits --model.transform.net.heads 3", r"beside a LevelTable must return 3 times the channels"),
     # runs
     ("train digits --out {tmp}/mine", "mine exists; nothing was written: choose another --out, or --resume it"),
     ("train --resume --out {tmp}/none", "no run at .*none to resume"),

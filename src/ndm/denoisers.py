@@ -210,7 +210,7 @@ class DirectDenoiser(_NetworkDenoiser):
     Such a model has an SDE but, of itself, no ODE: that needs F as well. With ``ode=True`` the network has one more
     head, after the others, for E[F | z]. It is trained by a regression of its own (``BoundTerms.auxiliary``), whose
     value is no part of the bound. Its gradient reaches what the heads share, and F through z; so it is weighed by
-    :data:`AUXILIARY_WEIGHT`, with which an optimiser that divides gradients by their size, such as Adam, trains the
+    a thousandth, with which an optimiser that divides gradients by their size, such as Adam, trains the
     head all the same and hardly sees it elsewhere.
 
     Args:

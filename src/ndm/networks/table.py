@@ -53,7 +53,8 @@ class LevelTable(Backbone):
             (B, heads * C, \\*rest).
 
         Raises:
-            ValueError: a noise level or labels are given, or the channels are not those of the table.
+            ValueError: a noise level or labels are given, the channels are not those of the table, or the network
+                beside it returns another shape.
         """
         self._check_conditions(u, labels)
         if self.channels not in (1, x.shape[1]):
@@ -68,4 +69,15 @@ class LevelTable(Backbone):
             first = first + offset.reshape(-1, *[1] * (x.ndim - 2))
         low, high = (nn.functional.embedding(first + i, self.values) for i in (0, 1))
         found = torch.lerp(low, high, part.to(low)).movedim(-1, 1)  # (B, heads, C, *rest)
-        return found.flatten(1, 2) if self.beside is None else found.flatten(1, 2) + self.beside(x)
+        found = found.flatten(1, 2)
+        return found if self.beside is None else found + self._beside(x, found.shape)
+
+    def _beside(self, x: Tensor, shape: torch.Size) -> Tensor:
+        assert self.beside is not None
+        output = self.beside(x)
+        if output.shape != shape:
+            raise ValueError(
+                f"The network beside a LevelTable must return {self.heads} times the channels, shape {tuple(shape)}; "
+                f"it returned shape {tuple(output.shape)}. Give both as many heads as Separable has terms."
+            )
+        return output
