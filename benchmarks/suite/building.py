@@ -103,8 +103,12 @@ def _denoiser_net(
 def _transform_net(entry: Entry, shape: tuple[int, ...], levels: int | None, width: int) -> Backbone:
     heads = entry.terms if entry.transform == "separable" else 1
     if entry.f_network.startswith("table"):
+        if levels is None:
+            raise ValueError(
+                f"Model {entry.name}: a table needs data with levels, these are continuous: choose another f_network."
+            )
         other = entry.f_network.removeprefix("table").removeprefix("+")
-        return LevelTable(levels or 0, heads=heads, beside=_network(other, entry, shape, width) if other else None)
+        return LevelTable(levels, heads=heads, beside=_network(other, entry, shape, width) if other else None)
     return _network(entry.f_network, entry, shape, width)
 
 

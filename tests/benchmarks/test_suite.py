@@ -98,6 +98,15 @@ def test_all_models_of_a_row_have_as_many_parameters_as_their_size_says(name: st
         assert in_f / sum(count[entry.name]) == pytest.approx(share, abs=0.0101 + share / 4)
 
 
+def test_a_table_of_levels_is_for_data_with_levels(tmp_path: Path) -> None:
+    from suite.building import matched
+    from suite.datasets import dataset
+
+    row = tiny(tmp_path, models={"Identity": {}, "Levels": {"transform": "separable", "f_network": "table"}})
+    with pytest.raises(ValueError, match="Model Levels: a table needs data with levels"):
+        matched(row, dataset("pinwheel"))
+
+
 def test_a_model_that_cannot_be_as_large_is_refused(tmp_path: Path) -> None:
     from suite.building import matched
     from suite.datasets import dataset
