@@ -20,10 +20,10 @@ def test_both_models_have_as_many_parameters() -> None:
 def test_both_learn_their_end_points() -> None:
     for build in demo.MODELS.values():
         model = build()
-        assert model.schedule.end_parameters is not None
+        assert model.schedule.end_shifts is not None
         terms = model.bound(torch.randint(17, (8, 1, 8, 8)))
         terms.total.mean().backward()
-        assert (model.schedule.end_parameters.grad != 0).all()
+        assert (model.schedule.end_shifts.grad != 0).all()
 
 
 def evaluation(values: torch.Tensor) -> Evaluation:

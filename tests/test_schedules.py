@@ -186,21 +186,22 @@ def test_learned_end_points_move_as_documented() -> None:
     schedule = ndm.LearnedSchedule(-12.0, 4.0, learn_endpoints=True).double()
     assert schedule.end_points() == (-12.0, 4.0)
     with torch.no_grad():
-        schedule.end_parameters.copy_(torch.tensor([0.25, -0.5]))
-    assert schedule.end_points() == pytest.approx((1 - 13 * math.exp(0.25), 4 + 3 * math.tanh(-0.5)), rel=1e-12)
+        schedule.end_shifts.copy_(torch.tensor([0.25, -0.5]))
+    assert schedule.end_points() == pytest.approx((-12 + 8 * math.tanh(0.25), 4 + 3 * math.tanh(-0.5)), rel=1e-12)
 
 
-@pytest.mark.parametrize("first", [-60.0, 2.0])
+@pytest.mark.parametrize("first", [-50.0, 50.0])
 @pytest.mark.parametrize("last", [-50.0, 50.0])
 @pytest.mark.parametrize(("low", "high", "reach"), [(-12.0, 4.0, 3.0), (-1.0, 2.0, 1.5)])
-def test_wherever_the_end_points_go_they_stay_in_order_and_gamma_1_near_its_start(
+def test_wherever_the_end_points_go_they_stay_in_order_and_near_their_starts(
     first: float, last: float, low: float, high: float, reach: float
 ) -> None:
     schedule = ndm.LearnedSchedule(low, high, learn_endpoints=True)
     with torch.no_grad():
-        schedule.end_parameters.copy_(torch.tensor([first, last]))
+        schedule.end_shifts.copy_(torch.tensor([first, last]))
     gamma_0, gamma_1 = schedule.end_points()
     assert gamma_0 <= gamma_1
+    assert abs(gamma_0 - low) <= (high - low) / 2
     assert abs(gamma_1 - high) <= reach
 
 

@@ -248,10 +248,13 @@ class LearnedSchedule(Schedule):
     (VDM, arXiv 2107.00630, section 5 and appendix H, trains gamma by a monotone network).
 
     In continuous time the bound does not depend on m (VDM, section 5.1), only its variance does; in discrete time it
-    does. The bound always depends on the end points, and with ``learn_endpoints`` they are trained too: gamma_0 as far
-    as it likes, gamma_1 up to :attr:`REACH` away from where it starts. In continuous time the bound falls with gamma_1
-    for ever, by less and less, and an optimiser that divides gradients by their size, such as Adam, would follow it far
-    beyond what it is worth, and spend ever more of the times t where there is nothing to learn.
+    does. The bound always depends on the end points, and with ``learn_endpoints`` they are trained too, each within a
+    reach of where it starts: gamma_0 up to half the range either way, gamma_1 up to :attr:`REACH`. In continuous time
+    the bound falls with gamma_1 for ever, by less and less, and an optimiser that divides gradients by their size, such
+    as Adam, would follow it far beyond what it is worth, and spend ever more of the times t where there is nothing to
+    learn.
+    gamma_0 has an optimum, but its gradient is noisy: at a high learning rate it walked from -10 to 0 and beyond, where
+    the levels of the data can no longer be told apart and the denoiser sees nothing of the lower noise any more.
 
     Args:
         gamma_min: gamma at t = 0, or where it starts when the end points are learned.
@@ -284,9 +287,9 @@ class LearnedSchedule(Schedule):
         weights = torch.full((knots + 1,), 0.5 / knots)
         weights[0] = 0.5  # half of m is t itself to begin with, which keeps the start nearly linear
         self.logits = nn.Parameter(weights.log())
-        # gamma_0's, then gamma_1's. Adam moves a parameter by about its learning rate a step, which would be too slow
-        # for a number near -13: a unit of the first is worth the whole range, and more as it widens.
-        self.end_parameters = nn.Parameter(torch.zeros(2)) if learn_endpoints else None
+        # gamma_0's, then gamma_1's, in units of their reach. Adam moves a parameter by about its learning rate a step,
+        # which would be too slow for a number near -13.
+        self.end_shifts = nn.Parameter(torch.zeros(2)) if learn_endpoints else None
 
     def gamma(self, t: Tensor) -> tuple[Tensor, Tensor]:
         low, high = self._trained_end_points(t)
@@ -297,12 +300,11 @@ class LearnedSchedule(Schedule):
 
     def _trained_end_points(self, t: Tensor) -> tuple[Tensor, Tensor]:
         low, high = t.new_tensor(self.gamma_min), t.new_tensor(self.gamma_max)
-        if self.end_parameters is None:
+        if self.end_shifts is None:
             return low, high
-        first, last = self.end_parameters.to(t.dtype)
-        reach = min(self.REACH, (self.gamma_max - self.gamma_min) / 2)
-        # c - (c - gamma_min) e^first, which stays below c = gamma_max - reach and so below gamma_1.
-        return low - (high - reach - low) * torch.expm1(first), high + reach * torch.tanh(last)
+        half = (self.gamma_max - self.gamma_min) / 2
+        first, last = torch.tanh(self.end_shifts.to(t.dtype))
+        return low + half * first, high + min(self.REACH, half) * last
 
     def _monotone(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """m(t) and dm/dt, both (B,)."""

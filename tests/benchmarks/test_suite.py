@@ -207,7 +207,7 @@ def test_the_end_points_have_a_learning_rate_of_their_own(tmp_path: Path) -> Non
     for rate in (1.0, 10.0):
         c = contestants(tiny(tmp_path, endpoint_rate=rate))[0]
         c.step()
-        moved[rate] = c.model.schedule.end_parameters.detach().abs()
+        moved[rate] = c.model.schedule.end_shifts.detach().abs()
     assert moved[10.0] == pytest.approx(10 * moved[1.0], rel=1e-3)  # Adam's first step is the learning rate
 
 

@@ -144,8 +144,8 @@ def test_learned_end_points_are_in_the_curve(train: Any, tmp_path: Path) -> None
     low, high = column(tmp_path / "run", "train/gamma_0"), column(tmp_path / "run", "train/gamma_1")
     assert len(low) == len(high) == 5
     state = checkpoint(tmp_path / "run")["current_model_state"]  # after step 10, not averaged
-    first, last = state["model.schedule.end_parameters"].tolist()
-    assert low[-1] == pytest.approx(1 - 7 * math.exp(first), abs=1e-5)
+    first, last = state["model.schedule.end_shifts"].tolist()
+    assert low[-1] == pytest.approx(-6 + 5 * math.tanh(first), abs=1e-5)
     assert high[-1] == pytest.approx(4 + 3 * math.tanh(last), abs=1e-5)
     assert len(set(low)) == len(set(high)) == 5
 
