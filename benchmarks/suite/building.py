@@ -169,7 +169,7 @@ def match(entry: Entry, row: Row, data: Data, total: int) -> Widths:
             f"{where}: no widths give {total:,} parameters to within {TOLERANCE:.1%}; the nearest are {nearest[3]:,}. "
             "Change the row's width or the share of F."
         )
-    slack = 0.01 + wanted / 4
+    slack = min(0.01 + wanted / 4, 0.002 + wanted / 2)  # a share of 1% may not become one of nothing
     alike = [f for f in within if f[1] <= slack]
     if not alike:
         raise ValueError(
