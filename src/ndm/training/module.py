@@ -268,7 +268,7 @@ class NDMModule(LightningModule):
             [g for g in groups if g["params"]],
             lr=self.options.learning_rate,
             betas=(0.9, self.options.beta2),
-            fused=True if self.device.type == "cuda" else None,
+            fused=True if self.device.type in ("cpu", "cuda") else None,
         )
         # A function, not a bound method: a scheduler saves the attributes of any other callable.
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate(step))
