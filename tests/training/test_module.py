@@ -54,6 +54,24 @@ def test_only_matrices_decay() -> None:
         assert all((p.ndim >= 2) == (group["weight_decay"] == 0.3) for p in group["params"])
 
 
+def test_f_and_the_end_points_have_learning_rates_of_their_own() -> None:
+    schedule = ndm.LearnedSchedule(learn_endpoints=True)
+    transform = ndm.Separable(ResidualMLP(2, hidden=8, depth=1, heads=4, level=False))
+    model = ndm.NDM(schedule, transform, ndm.Denoiser(ResidualMLP(2, hidden=8, depth=1)))
+    options = TrainingOptions(learning_rate=0.02, transform_rate=0.5, endpoint_rate=0.1, warmup=0, rate="constant")
+    one = NDMModule(model, options, TrainerOptions(max_steps=10))
+    optimizer = one.configure_optimizers()["optimizer"]
+    assert optimizer.param_groups[0]["lr"] == 0.02
+    before = [p.detach().clone() for p in one.parameters()]
+    for p in one.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()  # Adam's first step is the learning rate
+    in_f = {id(p) for p in transform.parameters()}
+    for p, old in zip(one.parameters(), before, strict=True):
+        rate = 0.01 if id(p) in in_f else 0.002 if p is schedule.end_shifts else 0.02
+        torch.testing.assert_close(old - p, torch.full_like(p, rate), rtol=1e-3, atol=1e-6)
+
+
 def test_the_random_numbers_belong_to_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
     one = module()
     monkeypatch.setattr(NDMModule, "trainer", SimpleNamespace(world_size=1))

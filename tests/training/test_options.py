@@ -10,6 +10,8 @@ from ndm.training import TrainerOptions, TrainingOptions
     [
         ("steps", 0),
         ("learning_rate", 0.0),
+        ("transform_rate", 0.0),
+        ("endpoint_rate", 0.0),
         ("weight_decay", -1.0),
         ("warmup", -1),
         ("rate", "linear"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import math
 import sys
 import time
@@ -256,14 +257,25 @@ class NDMModule(LightningModule):
         # Where the denoiser's network is divided among devices, its parameters cannot be updated in one call with those
         # that are not. The groups are the same where it is whole, so that a run can go on either way.
         network = {id(p) for p in getattr(self.model.denoiser, "net", nn.Identity()).parameters()}
+        rates = {id(p): self.options.transform_rate for p in self.model.transform.parameters()}
+        rates |= {
+            id(p): self.options.endpoint_rate
+            for name, p in self.model.schedule.named_parameters()
+            if name == "end_shifts"
+        }
         groups: list[dict[str, Any]] = []
-        for divided in (True, False):
-            parameters = [p for p in self.parameters() if p.requires_grad and (id(p) in network) is divided]
+        for divided, rate in itertools.product((True, False), dict.fromkeys((1.0, *rates.values()))):
+            parameters = [
+                p
+                for p in self.parameters()
+                if p.requires_grad and (id(p) in network) is divided and rates.get(id(p), 1.0) == rate
+            ]
             matrices = [p for p in parameters if p.ndim >= 2]
             # Biases, gains and the schedule's few numbers have a scale that means something: no decay.
             others = [p for p in parameters if p.ndim < 2]
-            groups.append({"params": matrices, "weight_decay": self.options.weight_decay})
-            groups.append({"params": others, "weight_decay": 0.0})
+            here = {"lr": self.options.learning_rate * rate}
+            groups.append({"params": matrices, "weight_decay": self.options.weight_decay, **here})
+            groups.append({"params": others, "weight_decay": 0.0, **here})
         optimizer = torch.optim.AdamW(
             [g for g in groups if g["params"]],
             lr=self.options.learning_rate,

@@ -16,6 +16,9 @@ class TrainingOptions:
     Args:
         steps: T of the bound that is trained on; null for continuous time.
         learning_rate: of AdamW, after the warm-up.
+        transform_rate: of the transformation F, in multiples of ``learning_rate``.
+        endpoint_rate: of the learned end points of the schedule, likewise. They do not need the rate of a network, and
+            at a high one gamma_0 wanders.
         weight_decay: of AdamW, for matrices only.
         warmup: steps over which the learning rate rises to its value.
         rate: what becomes of the learning rate then: ``cosine`` falls to zero at the end, ``constant`` stays.
@@ -35,6 +38,8 @@ class TrainingOptions:
 
     steps: int | None = None
     learning_rate: float = 1e-3
+    transform_rate: float = 1.0
+    endpoint_rate: float = 1.0
     weight_decay: float = 0.0
     warmup: int = 100
     rate: Literal["cosine", "constant"] = "cosine"
@@ -50,6 +55,8 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         _require(self.steps is None or self.steps >= 1, "training.steps", self.steps, "at least 1, or null")
         _require(self.learning_rate > 0, "training.learning_rate", self.learning_rate, "positive")
+        _require(self.transform_rate > 0, "training.transform_rate", self.transform_rate, "positive")
+        _require(self.endpoint_rate > 0, "training.endpoint_rate", self.endpoint_rate, "positive")
         _require(self.weight_decay >= 0, "training.weight_decay", self.weight_decay, "0 or more")
         _require(self.warmup >= 0, "training.warmup", self.warmup, "0 or more")
         _require(self.rate in ("cosine", "constant"), "training.rate", self.rate, "cosine or constant")
