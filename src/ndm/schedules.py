@@ -253,8 +253,8 @@ class LearnedSchedule(Schedule):
     the bound falls with gamma_1 for ever, by less and less, and an optimiser that divides gradients by their size, such
     as Adam, would follow it far beyond what it is worth, and spend ever more of the times t where there is nothing to
     learn.
-    gamma_0 has an optimum, but its gradient is noisy: at a high learning rate it walked from -10 to 0 and beyond, where
-    the levels of the data can no longer be told apart and the denoiser sees nothing of the lower noise any more.
+    gamma_0 has an optimum, but its gradient is noisy: at a high learning rate it can walk off to where the levels of
+    the data are no longer told apart and the denoiser sees nothing of the lower noise any more.
 
     Args:
         gamma_min: gamma at t = 0, or where it starts when the end points are learned.
