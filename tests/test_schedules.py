@@ -205,6 +205,17 @@ def test_wherever_the_end_points_go_they_stay_in_order_and_near_their_starts(
     assert abs(gamma_1 - high) <= reach
 
 
+def test_the_end_points_depend_on_their_parameters_and_on_no_others() -> None:
+    assert ndm.LinearSchedule().endpoint_parameters() == ndm.LearnedSchedule().endpoint_parameters() == []
+    schedule = ndm.LearnedSchedule(-6.0, 5.0, learn_endpoints=True)
+    own = schedule.endpoint_parameters()
+    for p in schedule.parameters():
+        before = schedule.end_points()
+        with torch.no_grad():
+            p.add_(torch.linspace(0.1, 0.3, p.numel()).view_as(p))
+        assert (schedule.end_points() != before) is any(p is one for one in own)
+
+
 def test_end_points_can_be_trained() -> None:
     schedule = ndm.LearnedSchedule(-13.3, 5.0, learn_endpoints=True)
     optimiser, t = torch.optim.Adam(schedule.parameters(), 0.02), torch.tensor([0.0, 1.0])

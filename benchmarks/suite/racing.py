@@ -151,7 +151,7 @@ def _averaging(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor | i
 def _groups(model: ndm.NDM, entry: Entry) -> list[dict]:
     """Matrices with decay, the rest without; F, and the schedule's end points, with rates of their own."""
     rates = dict.fromkeys(model.transform.parameters(), entry.f_rate)
-    rates |= {p: entry.endpoint_rate for name, p in model.schedule.named_parameters() if name == "end_shifts"}
+    rates |= dict.fromkeys(model.schedule.endpoint_parameters(), entry.endpoint_rate)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for p in model.parameters():
         groups.setdefault((rates.get(p, 1.0), entry.weight_decay if p.ndim >= 2 else 0.0), []).append(p)

@@ -103,10 +103,9 @@ def run(
     if trained is None:
         say(f"{where}: left out. No weights of these settings are in {folder.name} of the work folder: run the row.")
         return
-    if row.data not in samples.examples:
-        raise ValueError(f"samples: examples does not say how many examples of {row.data} are to be drawn.")
-    n, features = samples.examples[row.data], {}
-    how: dict[str, Any] = {"steps": list(samples.steps), "examples": n}
+    steps, n = samples.of(row.data)
+    features: dict[str, Any] = {}
+    how: dict[str, Any] = {"steps": list(steps), "examples": n}
     if data.levels is None:
         judge: Judge = Vectors(data, n)
     else:

@@ -160,13 +160,23 @@ class Samples:
 
     Attributes:
         rows: whose models they are drawn from, where none are named.
-        steps: the numbers of steps T, each at least 2.
+        steps: by data set: the numbers of steps T, each at least 2.
         examples: by data set: how many samples.
     """
 
     rows: Sequence[str] = ()
-    steps: Sequence[int] = ()
+    steps: Mapping[str, Sequence[int]] = field(default_factory=dict)
     examples: Mapping[str, int] = field(default_factory=dict)
+
+    def of(self, data: str) -> tuple[Sequence[int], int]:
+        """The numbers of steps, and how many samples, of a data set.
+
+        Raises:
+            ValueError: they are not said.
+        """
+        if data not in self.steps or data not in self.examples:
+            raise ValueError(f"samples does not say with what steps, and how many examples, {data} is to be drawn.")
+        return self.steps[data], self.examples[data]
 
 
 @dataclass(frozen=True)
@@ -217,9 +227,10 @@ def _samples(given: Mapping[str, Any], rows: Mapping[str, Row]) -> Samples:
     samples = Samples(**given)
     for missing in set(samples.rows) - set(rows):
         raise ValueError(f"samples names the row {missing}, which is not there.")
-    for data in {rows[name].data for name in samples.rows} - set(samples.examples):
-        raise ValueError(f"samples does not say how many examples of {data} are to be drawn.")
-    if any(t < 2 for t in samples.steps) or any(n < 2 for n in samples.examples.values()):
+    for data in {rows[name].data for name in samples.rows}:
+        samples.of(data)
+    numbers = [n for of in (*samples.steps.values(), samples.examples.values()) for n in of]
+    if any(n < 2 for n in numbers):
         raise ValueError("samples: steps and examples must be at least 2.")
     return samples
 

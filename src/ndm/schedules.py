@@ -87,6 +87,10 @@ class Schedule(Part):
             gamma, _ = self.gamma(torch.tensor([0.0, 1.0], dtype=torch.float64, device=self._device()))
         return gamma[0].item(), gamma[1].item()
 
+    def endpoint_parameters(self) -> list[nn.Parameter]:
+        """What the end points are trained by, which may have a learning rate of its own; empty if they are fixed."""
+        return []
+
     def _device(self) -> torch.device:
         return next((p.device for p in self.parameters()), torch.device("cpu"))
 
@@ -290,6 +294,9 @@ class LearnedSchedule(Schedule):
         # gamma_0's, then gamma_1's, in units of their reach. Adam moves a parameter by about its learning rate a step,
         # which would be too slow for a number near -13.
         self.end_shifts = nn.Parameter(torch.zeros(2)) if learn_endpoints else None
+
+    def endpoint_parameters(self) -> list[nn.Parameter]:
+        return [] if self.end_shifts is None else [self.end_shifts]
 
     def gamma(self, t: Tensor) -> tuple[Tensor, Tensor]:
         low, high = self._trained_end_points(t)

@@ -40,7 +40,7 @@ def suite_file(folder: Path, samples: dict[str, Any] | None = None, **changes: A
         "defaults": real["defaults"],
         "data": real["data"],
         "rows": {"tiny": {**TINY, **changes}},
-        "samples": {"rows": ["tiny"], "steps": [2, 5], "examples": {"pinwheel": 60}, **(samples or {})},
+        "samples": {"rows": ["tiny"], "steps": {"pinwheel": [2, 5]}, "examples": {"pinwheel": 60}, **(samples or {})},
     }
     path = folder / "suite.yaml"
     path.write_text(yaml.safe_dump(found, sort_keys=False))
@@ -184,7 +184,7 @@ def test_samples_of_other_settings_are_refused_until_they_are_to_be_made_again(
     done: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = result(done, "identity")
-    suite_file(done, samples={"steps": [3]})
+    suite_file(done, samples={"steps": {"pinwheel": [3]}})
     try:
         assert main(done, "--samples", "--seeds", "0") == 2
         assert "samples.steps [2, 5], now [3]. --redo makes it again" in capsys.readouterr().err
@@ -215,8 +215,9 @@ def test_a_row_that_was_not_run_is_left_out_with_a_sentence(tmp_path: Path, caps
     ("samples", "message"),
     [
         ({"rows": ["tony"]}, "samples names the row tony, which is not there"),
-        ({"examples": {"table": 10}}, "how many examples of pinwheel"),
-        ({"steps": [1]}, "steps and examples must be at least 2"),
+        ({"examples": {"table": 10}}, "how many examples, pinwheel"),
+        ({"steps": {"table": [5]}}, "with what steps, and how many examples, pinwheel"),
+        ({"steps": {"pinwheel": [1]}}, "steps and examples must be at least 2"),
         ({"example": 3}, "fields that are not known: example"),
     ],
 )

@@ -258,11 +258,7 @@ class NDMModule(LightningModule):
         # that are not. The groups are the same where it is whole, so that a run can go on either way.
         network = {id(p) for p in getattr(self.model.denoiser, "net", nn.Identity()).parameters()}
         rates = {id(p): self.options.transform_rate for p in self.model.transform.parameters()}
-        rates |= {
-            id(p): self.options.endpoint_rate
-            for name, p in self.model.schedule.named_parameters()
-            if name == "end_shifts"
-        }
+        rates |= {id(p): self.options.endpoint_rate for p in self.model.schedule.endpoint_parameters()}
         groups: list[dict[str, Any]] = []
         for divided, rate in itertools.product((True, False), dict.fromkeys((1.0, *rates.values()))):
             parameters = [
