@@ -7,6 +7,7 @@
     python benchmarks/suite.py --tune digits          tune a row anew (done by itself when a row is first run)
     python benchmarks/suite.py --plots                draw the plots of what is done
     python benchmarks/suite.py --samples digits       draw samples of a row's models, and tell how good they are
+    python benchmarks/suite.py --again NEW table      run a row again, as it was tuned, and tell what has come out again
 
 Rows on MNIST and CIFAR-10 need --data FOLDER, which holds mnist-*.parquet and cifar10-*.parquet. Results are files in
 results/suite, one for each row, model and seed. The command may be killed at any time and given again: it loses the
@@ -23,7 +24,7 @@ from pathlib import Path
 
 import torch
 from bench import table
-from suite import figures, jobs, quality, sampling
+from suite import figures, jobs, quality, repeating, sampling
 from suite.datasets import dataset, missing
 from suite.settings import SUITE, Row, Suite, chosen, read, with_budget
 
@@ -42,6 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
         elif options.plots:
             made = figures.plots(suite, options.results) + quality.plots(options.results)
             print("\n".join(map(str, made)) or "There are no results to draw.")
+        elif options.again:
+            run_again(rows, options)
         elif options.samples:
             draw_samples(suite, rows, options)
         else:
@@ -72,6 +75,9 @@ def _parser() -> argparse.ArgumentParser:
         "--samples", action="store_true", help="judge samples (default: of the rows that suite.yaml says)"
     )
     what.add_argument("--plots", action="store_true", help="draw the plots, and do nothing else")
+    what.add_argument(
+        "--again", type=Path, metavar="FOLDER", help="run rows again, with results and work there, and compare them"
+    )
     return parser
 
 
@@ -101,6 +107,21 @@ def run(rows: list[Row], options: argparse.Namespace) -> None:
         done = figures.results(options.results).get(row.name)
         if done:
             print("\n" + figures.markdown(row.name, done), flush=True)
+
+
+def run_again(rows: list[Row], options: argparse.Namespace) -> None:
+    """Run rows with another folder for the results and the work, and hold them against the results of before."""
+    before, now = options.results, options.again
+    if before.resolve() == now.resolve():
+        raise ValueError("--again needs a folder of its own: the one that was given holds the results of before.")
+    rows = [row for row in rows if _has_data(row, options.data)]
+    for row in rows:
+        repeating.refuse_new(row, before)
+    for row in rows:
+        jobs.adopt_tuning(row, before, now)
+    # Weights that the first run has left must not be taken for those of the second.
+    run(rows, argparse.Namespace(**{**vars(options), "results": now, "work": now / "work"}))
+    print(repeating.told(before, now, rows))
 
 
 def draw_samples(suite: Suite, rows: list[Row], options: argparse.Namespace) -> None:

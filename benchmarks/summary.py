@@ -14,7 +14,7 @@ from typing import Any
 from bench import RESULTS, mean_and_error, table
 from peers import checkerboard, gaussians, samplers
 from peers.racing import over_seeds
-from suite import figures, quality
+from suite import figures, quality, repeating
 
 README = Path(__file__).parent / "README.md"
 
@@ -624,13 +624,16 @@ changed, and all differences are from Identity.
 {parts}
 `python benchmarks/suite.py`, {" to ".join(dict.fromkeys((dates[0], dates[-1])))}, Python {e["python"]}, PyTorch {e["torch"]}, {e["machine"]} with {e["cores"]} cores, {e["threads"]} thread.
 """
+    parts_of_readme = [text]
+    if found_again := figures.results(RESULTS / "again"):
+        parts_of_readme.append(again(found, found_again))
     if not samples:
-        return [text]
+        return parts_of_readme
     tables = "\n".join(quality.markdown(row, models) for row, models in samples.items())
     drawn = (figures.FOLDER / "quality-by-steps.png").exists()
     plot = "![the quality of samples against the number of steps](results/suite/quality-by-steps.png)" if drawn else ""
     return [
-        text,
+        *parts_of_readme,
         f"""## The quality of samples
 
 Of the models of the controlled comparisons, with the weights at equal time. Errors over seeds are as for the bounds; differences from the
@@ -642,6 +645,24 @@ reference are paired by seed.
 `python benchmarks/suite.py --samples`.
 """,
     ]
+
+
+def again(before: figures.Rows, now: figures.Rows) -> str:
+    """The rows that were run again, as `suite.py --again results/again ROW` tells them."""
+    parts = []
+    for row, models in now.items():
+        seeds = [one["settings"]["seed"] for one in next(iter(models.values()))]
+        parts.append(repeating.markdown(row, repeating.repeated(before[row], models, seeds)))
+    tables = "\n".join(parts)
+    return f"""## Do the figures come out again?
+
+A budget in seconds has room for another number of steps on another machine, or on this one at another load, and a training differs
+with its rounding. So rows were run again, in a fresh clone, from the training on, with the same seeds and the learning rates that the
+tuning had chosen. The reference's bounds, and the others' differences from it at equal time, before and again:
+
+{tables}
+`python benchmarks/suite.py --again FOLDER {" ".join(now)}`
+"""
 
 
 if __name__ == "__main__":

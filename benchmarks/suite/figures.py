@@ -25,10 +25,13 @@ PLOTTED = "diagonal"
 
 Result = dict[str, Any]
 
+#: Results by row and model, of all seeds.
+Rows = dict[str, dict[str, list[Result]]]
 
-def results(folder: Path = FOLDER) -> dict[str, dict[str, list[Result]]]:
+
+def results(folder: Path = FOLDER) -> Rows:
     """Results by row and model, in the order of the row, of all seeds."""
-    found: dict[str, dict[str, list[Result]]] = {}
+    found: Rows = {}
     for file in sorted(folder.glob("*--*--*.json")):
         result = json.loads(file.read_text())
         settings = result["settings"]
@@ -60,15 +63,15 @@ def markdown(row: str, models: dict[str, list[Result]]) -> str:
         facts = of[0]["facts"]
         share = facts["parameters_in_f"] / facts["parameters"]
         steps = "/".join(f"{one['facts']['steps']:,}" for one in of)
-        line = [name, f"{facts['parameters']:,}", f"{share:.1%}", steps, *(_told(figure(of, *s)) for s in shown)]
+        line = [name, f"{facts['parameters']:,}", f"{share:.1%}", steps, *(told(figure(of, *s)) for s in shown)]
         if trained:
-            line.append(_told(figure(of, 10, of[0]["settings"]["model"]["variance"])))
+            line.append(told(figure(of, 10, of[0]["settings"]["model"]["variance"])))
         reference = name == first["settings"]["beside"][0]
-        line += ["" if reference else _told(figure(of, *s, "difference", when), "+") for when, s in columns]
+        line += ["" if reference else told(figure(of, *s, "difference", when), "+") for when, s in columns]
         lines.append(line)
-    header = ["model", "parameters", "in F", "steps", *(_label(*s) for s in shown)]
+    header = ["model", "parameters", "in F", "steps", *(label(*s) for s in shown)]
     header += ["T = 10, its own"] if trained else []
-    header += [f"{_label(*s)}: difference" + ", equal steps" * (when == "at_equal_steps") for when, s in columns]
+    header += [f"{label(*s)}: difference" + ", equal steps" * (when == "at_equal_steps") for when, s in columns]
     seeds = len(next(iter(models.values())))
     budget = f"{settings['steps']:,} steps" if settings["steps"] is not None else f"{settings['seconds']:g} seconds"
     known = first["facts"]["entropy"]
@@ -94,23 +97,25 @@ def headline(rows: Sequence[str], model: str, folder: Path = FOLDER) -> str:
         line = [row, of[0]["facts"]["unit"], f"{of[0]['facts']['parameters']:,}", budget, seeds]
         worst = []
         for steps, variance in COMPARED:
-            line += [_told(figure(one, steps, variance)) for one in (reference, of)]
+            line += [told(figure(one, steps, variance)) for one in (reference, of)]
             margin = figure(of, steps, variance, "difference")
             assert margin is not None
             worst.append(-margin[0] / margin[1])
-            line += [_told(margin, "+"), _told(figure(of, steps, variance, "difference", "at_equal_steps"), "+")]
+            line += [told(margin, "+"), told(figure(of, steps, variance, "difference", "at_equal_steps"), "+")]
         lines.append([*line, f"{min(worst):+.1f}"])
     header = ["row", "unit", "parameters", "each", "seeds"]
     for which in COMPARED:
-        header += [f"{_label(*which)}: reference", model, "difference", "equal steps"]
+        header += [f"{label(*which)}: reference", model, "difference", "equal steps"]
     return table(lines, [*header, "errors"])
 
 
-def _label(steps: int | None, variance: str) -> str:
+def label(steps: int | None, variance: str) -> str:
+    """What a bound is called in a table."""
     return "continuous" if steps is None else f"T = {steps}, {variance}"
 
 
-def _told(figure: tuple[float, float] | None, sign: str = "") -> str:
+def told(figure: tuple[float, float] | None, sign: str = "") -> str:
+    """A figure and its error, as tables have them."""
     return "" if figure is None else f"{figure[0]:{sign}.3f} ± {figure[1]:.3f}"
 
 
@@ -186,8 +191,8 @@ def _by_share(axis: Any, models: dict[str, list[Result]]) -> None:
             each = [(shares[n], figure(models[n], steps, variance, "difference", when)) for n in order]
             points = [(share, *found) for share, found in each if found is not None]
             if points:
-                label = _label(steps, variance) + (", equal steps" if line == ":" else "")
-                drawn = axis.errorbar(*zip(*points, strict=True), marker=".", label=label, linestyle=line, color=colour)
+                name = label(steps, variance) + (", equal steps" if line == ":" else "")
+                drawn = axis.errorbar(*zip(*points, strict=True), marker=".", label=name, linestyle=line, color=colour)
                 colour = drawn.lines[0].get_color()
     axis.axhline(0, color="grey", linewidth=0.5)
     axis.set_xlabel("F's share of the parameters")

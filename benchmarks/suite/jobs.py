@@ -312,6 +312,13 @@ def tuned(row: Row, results: Path) -> Row | None:
     return replace(row, models=tuple(replace(e, **found["chosen"][e.name]) for e in row.models))
 
 
+def adopt_tuning(row: Row, before: Path, now: Path) -> None:
+    """Have a row's tuning in one folder of results hold in another one too."""
+    if row.tune:
+        text = _tuning_file(row, before).read_text()
+        write(_tuning_file(row, now), lambda beside: beside.write_text(text) and None)
+
+
 def tune(row: Row, data: Data, results: Path, say: Callable[[str], None] = print) -> Path:
     """Train every model of the row with every value of the grid, all side by side, and choose by validation data.
 

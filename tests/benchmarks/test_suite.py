@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> int:
 def figures(folder: Path) -> dict[str, Any]:
     """Every result, without when it was made and how long it took."""
     found = {}
-    for file in sorted(folder.glob("*.json")):
+    for file in sorted(folder.glob("tiny--*.json")):
         result = json.loads(file.read_text())
         del result["environment"], result["facts"]["seconds"], result["facts"]["measuring_seconds"]
         result["curve"] = [point[1:] for point in result["curve"]]
@@ -340,6 +340,42 @@ def test_results_of_other_settings_are_refused_until_they_are_to_be_made_again(
     assert main(command(tmp_path, "--steps", "9", "--redo")) == 0
     (again,) = figures(tmp_path / "results").values()
     assert again["facts"]["steps"] == 9
+
+
+def test_a_row_that_is_run_again_is_held_against_its_results(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite_file(tmp_path, tune={"learning_rate": [1e-3]}, tune_steps=2, bounds=[10, None], seeds=[0, 1])
+    again = tmp_path / "again"
+    assert main(command(tmp_path, "--again", str(again))) == 2
+    assert "Row tiny has no results in results to run again: it was not run." in capsys.readouterr().err
+    assert not again.exists()
+    assert main(command(tmp_path)) == 0
+    capsys.readouterr()
+    assert main(command(tmp_path, "--steps", "9", "--again", str(again))) == 2
+    assert "to run again: row.steps 12, now 9." in capsys.readouterr().err
+    assert main(command(tmp_path, "--again", str(tmp_path / "results"))) == 2
+    assert "--again needs a folder of its own" in capsys.readouterr().err
+    assert not again.exists()
+
+    assert main(command(tmp_path, "--again", str(again))) == 0
+    said = capsys.readouterr().out
+    assert "tiny, seed 1: training 3 models side by side" in said
+    assert (
+        "2 seeds. 6 of 6 figures have come out again within 2 combined standard errors; the largest change is 0.0."
+        in said
+    )
+    assert figures(again) == figures(tmp_path / "results")
+
+    file = again / "tiny--neural--1.json"
+    changed = json.loads(file.read_text())
+    (bound,) = [r for r in changed["at_equal_time"] if r["steps"] is None]
+    bound["difference"] += 100 * bound["difference_stderr"]
+    file.write_text(json.dumps(changed))
+    assert main(command(tmp_path, "--again", str(again), "--seeds", "1")) == 0
+    said = capsys.readouterr().out
+    assert "1 seed. 5 of 6 figures" in said
+    assert "the largest change is 70.7." in said  # 100 errors of one run are 100 / sqrt 2 of the difference of two
 
 
 def test_tuning_tries_the_same_grid_for_every_model_and_keeps_the_best(
