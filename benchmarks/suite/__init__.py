@@ -10,6 +10,7 @@ What is equal in a row of the suite, and how that is ensured:
   one that every model has reached.
 * chance: the batches, times and noise of a step are the same for all models of a seed; so are those of a measurement,
   for all models and seeds, and differences are paired by example (:mod:`suite.measuring`).
-* again: a row that is run again is held against its results (:mod:`suite.repeating`).
 * tuning: one grid for every model, judged on validation data with one budget (:mod:`suite.jobs`).
+
+A row that is run again is held against its results by :mod:`suite.repeating`.
 """
