@@ -7,12 +7,14 @@
     python benchmarks/suite.py --tune digits          tune a row anew (done by itself when a row is first run)
     python benchmarks/suite.py --plots                draw the plots of what is done
     python benchmarks/suite.py --samples digits       draw samples of a row's models, and tell how good they are
+    python benchmarks/suite.py --grids digits         bounds of a row's models at few steps, even ones and the best ones
     python benchmarks/suite.py --again NEW table      run a row again, as it was tuned, and tell what has come out again
 
 Rows on MNIST and CIFAR-10 need --data FOLDER, which holds mnist-*.parquet and cifar10-*.parquet. Results are files in
 results/suite, one for each row, model and seed. The command may be killed at any time and given again: it loses the
 training, or the measurement, at hand. What is equal in a comparison, and how that is ensured, is in suite/__init__.py.
-Samples are drawn from the weights that the rows have left in --work, and their results are in results/suite/samples.
+Samples and grids are of the weights that the rows have left in --work, and their results are in results/suite/samples
+and results/suite/grids.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from pathlib import Path
 
 import torch
 from bench import table
-from suite import figures, jobs, quality, repeating, sampling
+from suite import figures, gridding, jobs, quality, repeating, sampling
 from suite.datasets import dataset, missing
 from suite.settings import SUITE, Row, Suite, chosen, read, with_budget
 
@@ -47,6 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
             run_again(rows, options)
         elif options.samples:
             draw_samples(suite, rows, options)
+        elif options.grids:
+            measure_grids(rows, options)
         else:
             run(rows, options)
     except (ValueError, OSError) as error:
@@ -75,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         "--samples", action="store_true", help="judge samples (default: of the rows that suite.yaml says)"
     )
     what.add_argument("--plots", action="store_true", help="draw the plots, and do nothing else")
+    what.add_argument("--grids", action="store_true", help="measure few steps, even ones and the best ones")
     what.add_argument(
         "--again", type=Path, metavar="FOLDER", help="run rows again, with results and work there, and compare them"
     )
@@ -136,6 +141,20 @@ def draw_samples(suite: Suite, rows: list[Row], options: argparse.Namespace) -> 
             sampling.run(settled, seed, data, suite.samples, options.results, options.work, options.redo, _say)
         if done := quality.results(options.results).get(row.name):
             print("\n" + quality.markdown(row.name, done), flush=True)
+
+
+def measure_grids(rows: list[Row], options: argparse.Namespace) -> None:
+    """Measure the bounds at few steps that are not done, of the rows that were run."""
+    for row in (row for row in rows if _has_data(row, options.data)):
+        settled = jobs.tuned(row, options.results)
+        if settled is None:
+            _say(f"{row.name}: left out. It is not tuned, and so was not run.")
+            continue
+        data = dataset(row.data, options.data)
+        for seed in settled.seeds:
+            gridding.run(settled, seed, data, options.results, options.work, options.redo, _say)
+        if done := gridding.results(options.results).get(row.name):
+            print("\n" + gridding.markdown(row.name, done), flush=True)
 
 
 def _has_data(row: Row, folder: Path | None) -> bool:

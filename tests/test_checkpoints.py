@@ -70,6 +70,7 @@ def calibrated() -> tuple[ndm.NDM, Tensor]:
     model.calibrate(x, 3, "isotropic").calibrate(x, 5, "diagonal").calibrate(x, 7, "full").calibrate(
         x, 8, "full", rank=1
     )
+    model.calibrate(x, 4, "diagonal", grid="optimal")
     return model, x
 
 
@@ -120,14 +121,15 @@ def test_a_model_comes_back_bit_for_bit(make, dtype, tmp_path: Path) -> None:
     assert {k: p.requires_grad for k, p in loaded.named_parameters()} == {
         k: p.requires_grad for k, p in model.named_parameters()
     }
-    for steps in (None, 3, 5, 7, 8, 10):
+    for steps in (None, 3, 4, 5, 7, 8, 10):
         assert torch.equal(total(model, x, steps), total(loaded, x, steps)), steps
 
 
 def test_calibrations_matter_and_come_along(tmp_path: Path) -> None:
     model, x = calibrated()
     loaded = ndm.NDM.from_pretrained(model.save_pretrained(tmp_path / "model"))
-    assert list(loaded.calibrations) == ["3", "5", "7", "8"]
+    assert list(loaded.calibrations) == ["3", "5", "7", "8", "4"]
+    assert torch.equal(loaded.grid(4), model.grid(4))
     assert loaded.calibrations["8"].basis.shape == (8, 1, 2)
     with_them = [total(loaded, x, steps) for steps in (3, 5, 7)]
     for steps, value in zip((3, 5, 7), with_them, strict=True):

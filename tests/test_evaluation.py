@@ -87,6 +87,24 @@ def test_the_figures_are_the_closed_forms(exact: ndm.NDM, gaussian: Gaussian) ->
     )
 
 
+def test_the_best_grid_lowers_the_bound_of_calibrated_variances_alone() -> None:
+    torch.manual_seed(0)
+    model = ndm.NDM(ndm.LinearSchedule(LOW, HIGH), ndm.Identity(), ndm.Denoiser(ResidualMLP(2, 32, 1)))
+    data, options = Gaussian(features=2, variance=R, train=800, validation=10, test=500), {"likelihood": False}
+    even, best = (
+        evaluate(model, data, steps=(5, 200), covariances=("posterior", "isotropic"), times=5, grid=grid, **options)
+        for grid in ("even", "optimal")
+    )
+    for steps, variance in ((5, "posterior"), (200, "posterior"), (200, "isotropic")):  # 200 steps are too many
+        i = even.find("bound", steps, variance)
+        assert even.rows[i] == best.rows[i]
+    i = even.find("bound", 5, "isotropic")
+    assert best.rows[i]["value"] < even.rows[i]["value"] - 0.05
+    assert best.rows[i]["kind"] == "upper bound on -log p(x), 5 steps, optimal grid"
+    with pytest.raises(ValueError, match="no grid 'best'; choose even or optimal"):
+        evaluate(model, data, steps=(5,), grid="best")
+
+
 def test_every_step_of_a_short_grid_is_evaluated(exact: ndm.NDM) -> None:
     seen: list[Tensor] = []
     estimate = exact.denoiser.estimate

@@ -9,6 +9,7 @@ from ndm.decoders import Decoder, DiscretizedDecoder, GaussianDecoder, WeightedD
 from ndm.denoisers import Denoiser, DirectDenoiser, Estimate, GuidedDenoiser
 from ndm.distances import SampleDistance, mmd, sliced_wasserstein
 from ndm.dynamics import PathCost, acceleration, curvature, ode_paths, path_cost
+from ndm.grids import optimal_grid
 from ndm.likelihood import LogLikelihood, log_likelihood
 from ndm.model import NDM
 from ndm.parts import Part
@@ -70,6 +71,7 @@ __all__ = [
     "log_likelihood",
     "mmd",
     "ode_paths",
+    "optimal_grid",
     "path_cost",
     "sample",
     "sample_batches",

@@ -13,12 +13,13 @@ The bound of NDM (arXiv 2310.08337, section 3; method, sections 3 and 4):
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ndm.grids import even_grid, optimal_grid
 from ndm.noise import Randomness, below_one, low_discrepancy, normal_like
 from ndm.precision import residual_path
 from ndm.process import Instant, Process, Stride, at_rest
@@ -168,11 +169,14 @@ def calibrate(
     covariance: str = "isotropic",
     *,
     rank: int | None = None,
+    grid: str | Tensor = "even",
     generator: Randomness = None,
 ) -> CalibratedVariance:
     r"""The best reverse variance for T steps, from one pass over data with a trained model (method, section 3).
 
-    Every example of every batch is seen once at every step. For T in the hundreds, a part of the data will do.
+    Every example of every batch is seen once at every step. For T in the hundreds, a part of the data will do. Which T
+    steps is a choice too: with ``grid="optimal"`` the data are first passed over to find the best ones
+    (:func:`ndm.grids.optimal_grid`), which at ten steps is worth as much as many a better model.
 
     Args:
         process: the model; it is not changed.
@@ -180,18 +184,31 @@ def calibrate(
         steps: T.
         covariance: ``isotropic``, ``diagonal`` or ``full``.
         rank: of a full covariance; see :class:`~ndm.variances.CalibratedVariance`.
+        grid: the steps: ``even``, ``optimal``, or their times, (T + 1,), rising from 0 to 1.
         generator: for the noise.
 
     Raises:
-        ValueError: there are no data, or a batch does not pass the check of :func:`bound`.
+        ValueError: there are no data, a batch does not pass the check of :func:`bound`, the grid is not one, or an
+            optimal one is asked for and the data can be passed over only once.
     """
+    if isinstance(grid, str):
+        if grid not in ("even", "optimal"):
+            raise ValueError(f"There is no grid {grid!r}; choose even or optimal, or give the times of the steps.")
+        if grid == "optimal" and isinstance(batches, Iterator):
+            raise ValueError('grid="optimal" looks at the data twice: give a tensor, a list or a DataLoader.')
+        optimal = grid == "optimal"
+        times = optimal_grid(process, batches, steps, covariance, generator=generator) if optimal else None
+    else:
+        times = grid
     variance: CalibratedVariance | None = None
     total: Moments | None = None
     for batch in [batches] if isinstance(batches, Tensor) else batches:
         data, labels = batch if isinstance(batch, (tuple, list)) and len(batch) == 2 else (_only(batch), None)
         if variance is None:
-            variance = calibrated_variance(process, data, steps, covariance, rank)
-        found = error_moments(process, data, steps, covariance == "full", labels=labels, generator=generator)
+            variance = calibrated_variance(process, data, steps, covariance, rank, times)
+        found = error_moments(
+            process, data, steps, covariance == "full", labels=labels, generator=generator, grid=times
+        )
         total = found if total is None else total + found
     if total is None or variance is None:
         raise ValueError("Calibration needs at least one batch of data, and got none.")
@@ -200,11 +217,12 @@ def calibrate(
 
 
 def calibrated_variance(
-    process: Process, data: Tensor, steps: int, covariance: str, rank: int | None = None
+    process: Process, data: Tensor, steps: int, covariance: str, rank: int | None = None, grid: Tensor | None = None
 ) -> CalibratedVariance:
     """What :func:`calibrate` fits, for data like these, (B, \\*shape), not fitted yet."""
     like = process.to_model(data[:1], check=False)
-    return CalibratedVariance(steps, covariance, like.shape[1:], rank).to(like)
+    times = None if grid is None else grid.double().tolist()
+    return CalibratedVariance(steps, covariance, like.shape[1:], rank, times).to(like)
 
 
 @torch.no_grad()
@@ -216,6 +234,7 @@ def error_moments(
     *,
     labels: Tensor | None = None,
     generator: Randomness = None,
+    grid: Tensor | None = None,
 ) -> Moments:
     r"""The second moments, at every step, of what a batch tells about the errors of the reverse process.
 
@@ -228,16 +247,18 @@ def error_moments(
         full: whether the whole matrices are wanted.
         labels: class labels, (B,).
         generator: for the noise.
+        grid: the times of the steps, (T + 1,); None for even ones, whatever the model's own are.
 
     Raises:
         ValueError: the batch does not pass the check of :func:`bound`.
     """
     with at_rest(process), residual_path(data.device):
         x = process.to_model(data)
+        times = even_grid(steps, x) if grid is None else grid
         moments = Moments(steps, x[0].numel(), full)
         curve = process.transform(x)
         for i in range(1, steps + 1):
-            step = process.grid_step(torch.full((x.shape[0],), i, device=x.device), steps, x)
+            step = process.grid_step(torch.full((x.shape[0],), i, device=x.device), steps, x, grid=times)
             moments.add(i - 1, _error(process, step, x, curve, labels, generator).flatten(1))
     return moments
 

@@ -151,6 +151,11 @@ def _evaluate(arguments: list[str]) -> None:
         "training data; default: posterior own isotropic)",
     )  # fmt: skip
     parser.add_argument(
+        "--grid", choices=("even", "optimal"), default="even",
+        help="the steps of bounds with calibrated variances: even, or the best ones, by training data, for up to 100 "
+        "steps (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
         "--times", type=_positive, default=100, metavar="N",
         help="noise levels per example where not every step is looked at; fewer are faster and give larger standard "
         "errors (default: %(default)s)",
@@ -206,6 +211,7 @@ def _evaluate(arguments: list[str]) -> None:
             progress=sys.stderr.isatty(),
             batch_size=options.batch_size,
             times=options.times,
+            grid=options.grid,
             quality=options.fid,
             features=features,
             sampling=_sampling(options) | {"steps": options.sampling_steps},

@@ -26,6 +26,7 @@ from ndm.bounds import calibrated_variance, error_moments
 from ndm.data import Data
 from ndm.data.base import Examples
 from ndm.distributed import everywhere, is_first, mine, rank, summed, world_size
+from ndm.grids import candidates_for, grid_from, pair_moments
 from ndm.likelihood import log_likelihood
 from ndm.model import NDM
 from ndm.noise import seed_of
@@ -50,6 +51,13 @@ BLOCK = 250
 
 #: Network evaluations that a calibration may spend.
 CALIBRATION_BUDGET = 50_000
+
+#: The largest number of steps that an optimal grid is looked for: there is little left to win beyond, and the pairs of
+#: times that have to be looked at are four times as many for twice the steps.
+LARGEST_GRID = 100
+
+#: Examples that an optimal grid is chosen by.
+GRID_EXAMPLES = 500
 
 
 @dataclass
@@ -294,27 +302,62 @@ def _variance(model: NDM, name: str, steps: int | None, calibrated: CalibratedVa
 
 
 def _calibrated(
-    model: NDM, part: _First, labels: Tensor | None, steps: int, names: Sequence[str], seed: int
+    model: NDM, part: _First, labels: Tensor | None, steps: int, names: Sequence[str], seed: int, grid: Tensor | None
 ) -> dict[str, CalibratedVariance]:
-    """The best reverse variances of these kinds for T steps, from one pass over some examples, shared among the
-    processes.
+    """The best reverse variances of these kinds for T steps, even ones or those of a grid, from one pass over some
+    examples, shared among the processes.
     """
-    device = device_of(model)
-    variances = {name: calibrated_variance(model, part[:1].to(device), steps, name) for name in names}
+    variances = {
+        name: calibrated_variance(model, part[:1].to(device_of(model)), steps, name, grid=grid) for name in names
+    }
     if not variances:
         return variances
-    moments = Moments(steps, part[:1].numel(), full="full" in names)
-    with _variance(model, "posterior", steps, None):  # which has no part in the errors
-        for block in mine(-(-len(part) // BLOCK)):
-            rows = slice(block * BLOCK, (block + 1) * BLOCK)
-            y = None if labels is None else labels[: len(part)][rows].to(device)
-            generator = torch.Generator(device).manual_seed(seed_of(seed, block))
-            x = part[rows].to(device)
-            moments = moments + error_moments(model, x, steps, moments.full, labels=y, generator=generator)
-    moments.count, moments.sums = summed(moments.count), summed(moments.sums)
+
+    def found(x: Tensor, y: Tensor | None, generator: torch.Generator) -> Moments:
+        return error_moments(model, x, steps, "full" in names, labels=y, generator=generator, grid=grid)
+
+    moments = _moments(model, part, labels, seed, found)
     for variance in variances.values():
         variance.fit(moments)
     return variances
+
+
+def _best_grid(
+    model: NDM, part: _First, labels: Tensor | None, steps: int, names: Sequence[str], seed: int
+) -> Tensor | None:
+    """The best grid of T steps for reverse variances of these kinds; None, for even steps, where there are too many."""
+    if not names or steps > LARGEST_GRID:
+        return None
+    covariance = "isotropic" if set(names) <= {"isotropic"} else "diagonal"
+    candidates = candidates_for(steps)
+
+    def found(x: Tensor, y: Tensor | None, generator: torch.Generator) -> Moments:
+        return pair_moments(model, x, candidates, covariance, labels=y, generator=generator)
+
+    moments = _moments(model, _First(part, GRID_EXAMPLES), labels, seed, found)
+    return grid_from(moments, part[:1].numel(), candidates, steps, covariance)
+
+
+def _moments(
+    model: NDM,
+    part: _First,
+    labels: Tensor | None,
+    seed: int,
+    found: Callable[[Tensor, Tensor | None, torch.Generator], Moments],
+) -> Moments:
+    """The moments that are found in each block of some examples, added up, the blocks shared among the processes."""
+    device, moments = device_of(model), None
+    with _variance(model, "posterior", None, None):  # which has no part in the errors
+        for block in mine(-(-len(part) // BLOCK)):
+            rows = slice(block * BLOCK, (block + 1) * BLOCK)
+            y = None if labels is None else labels[: len(part)][rows].to(device)
+            here = found(part[rows].to(device), y, torch.Generator(device).manual_seed(seed_of(seed, block)))
+            moments = here if moments is None else moments + here
+    if moments is None:  # there are more processes than blocks: take part in the sum, with nothing
+        moments = found(part[:1].to(device), None if labels is None else labels[:1].to(device), torch.Generator(device))
+        moments.count, moments.sums = torch.zeros_like(moments.count), torch.zeros_like(moments.sums)
+    moments.count, moments.sums = summed(moments.count), summed(moments.sums)
+    return moments
 
 
 def own_variance(model: NDM) -> str:
@@ -337,6 +380,7 @@ def evaluate(
     batch_size: int = BLOCK,
     times: int = TIMES,
     calibration: int = CALIBRATION_BUDGET,
+    grid: str = "even",
     quality: int | None = None,
     features: str | nn.Module = "inception",
     sampling: Mapping[str, Any] | None = None,
@@ -361,14 +405,18 @@ def evaluate(
         times: of an example, for a bound with more steps than that or in continuous time.
         calibration: network evaluations per example and step that a calibration may spend: with T steps it is made from
             the first ``calibration`` / T training examples.
+        grid: the steps of bounds with calibrated variances: ``even``, or ``optimal``, which finds the best ones by the
+            first 500 of those examples (:mod:`ndm.grids`), up to T = 100.
         quality: how many samples to compare with the split's first examples by FID and KID; None for no comparison.
         features: for :func:`ndm.quality.fid_kid`: ``inception``, a folder, or a network.
         sampling: options for :func:`ndm.sample`, by default ancestral sampling in 250 steps.
         likelihood_options: for :func:`ndm.log_likelihood`.
 
     Raises:
-        ValueError: the data do not fit the model.
+        ValueError: the data do not fit the model, or there is no such grid.
     """
+    if grid not in ("even", "optimal"):
+        raise ValueError(f"There is no grid {grid!r}; choose even or optimal.")
     x, conditional = _First(data.examples(split), max_examples), _conditional(model)
     labels = _labels(data, split, len(x)) if conditional else None
     names = list(dict.fromkeys(own_variance(model) if c == "own" else c for c in covariances))
@@ -387,11 +435,14 @@ def evaluate(
         calibrated = {}
         if t is not None and train is not None:
             part = _First(train, max(1, calibration // t))
-            calibrated = _calibrated(model, part, train_labels, t, fitted, seed)
+            times_of_steps = _best_grid(model, part, train_labels, t, fitted, seed) if grid == "optimal" else None
+            calibrated = _calibrated(model, part, train_labels, t, fitted, seed, times_of_steps)
         for name in names if t is not None else [None]:
             with _variance(model, name or own_variance(model), t, calibrated.get(name or "")):
                 terms = bound_per_example(model, x, t, labels=labels, seed=seed, batch_size=batch_size, times=times)
             kind = f"upper bound on -log p(x), {'continuous time' if t is None else f'{t} steps'}"
+            chosen = calibrated.get(name or "")
+            kind += ", optimal grid" if chosen is not None and chosen.grid is not None else ""
             extra = {n: terms[n].mean().item() * scale for n in ("reconstruction", "prior")}
             _add(result, "bound", t, name, terms["total"] * scale, unit, kind, extra)
             bar.update()

@@ -84,14 +84,18 @@ class NDM(Process):
         covariance: str = "isotropic",
         *,
         rank: int | None = None,
+        grid: str | Tensor = "even",
         generator: Randomness = None,
     ) -> NDM:
-        """Set the best reverse variance for T = ``steps`` from data; see :func:`ndm.bounds.calibrate`.
+        """Set the best reverse variance for T = ``steps``, and the best steps, from data.
 
-        From then on the bound and the samplers use it whenever they run with this number of steps. It replaces an
-        earlier one for the same T and is saved with the model; :meth:`uncalibrate` takes it away.
+        From then on the bound and ancestral sampling use both whenever they run with this number of steps. They replace
+        earlier ones for the same T and are saved with the model; :meth:`uncalibrate` takes them away. For the
+        arguments see :func:`ndm.bounds.calibrate`.
         """
-        self.calibrations[str(steps)] = calibrate(self, batches, steps, covariance, rank=rank, generator=generator)
+        self.calibrations[str(steps)] = calibrate(
+            self, batches, steps, covariance, rank=rank, grid=grid, generator=generator
+        )
         return self
 
     def uncalibrate(self, steps: int | None = None) -> NDM:
@@ -99,6 +103,13 @@ class NDM(Process):
         for key in [str(steps)] if steps is not None else list(self.calibrations):
             self.calibrations.pop(key)
         return self
+
+    def grid(self, steps: int) -> Tensor | None:
+        if str(steps) not in self.calibrations:
+            return None
+        calibration = self.calibrations[str(steps)]
+        assert isinstance(calibration, CalibratedVariance)
+        return calibration.grid
 
     def covariance(self, step: Step, estimate: Estimate) -> Covariance:
         key = str(step.steps)

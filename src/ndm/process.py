@@ -293,10 +293,31 @@ class Process(Part):
         eta = self.volatility(level_t.gamma) if eta is None else torch.as_tensor(eta).to(t).expand_as(t)
         return Step.between(level_s, level_t, eta, index, steps)
 
-    def grid_step(self, index: Tensor, steps: int, like: Tensor, eta: Tensor | float | None = None) -> Step:
-        """Step number ``index`` (B,), 1..T, of a uniform grid of T steps, in the precision of ``like``."""
+    def grid(self, steps: int) -> Tensor | None:
+        """The times of the model's own T steps, (T + 1,), rising from 0 to 1; None for even ones."""
+        return None
+
+    def grid_step(
+        self,
+        index: Tensor,
+        steps: int,
+        like: Tensor,
+        eta: Tensor | float | None = None,
+        grid: Tensor | None = None,
+    ) -> Step:
+        """Step number ``index`` (B,), 1..T, of T steps, in the precision of ``like``.
+
+        The steps are those of ``grid``, (T + 1,), if it is given. Otherwise they are the model's own, which belong to
+        its own volatility: with another eta the steps are even.
+        """
         index = index.to(like.device)
-        t, s = index.to(like.dtype) / steps, (index - 1).to(like.dtype) / steps
+        if grid is None and eta is None:
+            grid = self.grid(steps)
+        if grid is None:
+            t, s = index.to(like.dtype) / steps, (index - 1).to(like.dtype) / steps
+        else:
+            grid = grid.to(like)
+            t, s = grid[index], grid[index - 1]
         return self.step(s, t, index, steps, eta)
 
     def marginal(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -103,7 +103,8 @@ def sample(
         kept = [z] if trajectory else []
         for state in states:
             kept = [*kept, state] if trajectory else [state]
-        return _finish(model, kept, trajectory)
+        grid = model.grid(steps) if method == "ancestral" and eta is None and steps is not None else None
+        return _finish(model, kept, trajectory, grid)
 
 
 def sample_batches(
@@ -206,12 +207,12 @@ def _check(n: int, method: str, steps: int | None) -> None:
         raise ValueError(f"The number of steps must be at least 1, got {steps}.")
 
 
-def _finish(model: Process, kept: list[Tensor], trajectory: bool) -> Tensor:
+def _finish(model: Process, kept: list[Tensor], trajectory: bool, grid: Tensor | None) -> Tensor:
     n = kept[-1].shape[0]
     data = model.from_model(model.decoder.decode(kept[-1], model.schedule(kept[-1].new_zeros(n))))
     if not trajectory:
         return data
-    t = torch.linspace(1, 0, len(kept), dtype=data.dtype, device=data.device)
+    t = torch.linspace(1, 0, len(kept), dtype=data.dtype, device=data.device) if grid is None else grid.flip(0).to(data)
     alpha = model.schedule(t).alpha
     states = [model.from_model(z / a) for z, a in zip(kept, alpha, strict=True)]
     return torch.stack([*states, data])

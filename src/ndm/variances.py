@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -242,9 +243,11 @@ class CalibratedVariance(ReverseVariance):
         shape: the shape of one example.
         rank: how many directions a full covariance keeps apart, the strongest ones; the rest share one variance. None
             keeps all of them up to 1024 dimensions and 256 beyond.
+        grid: the times of the T steps it was measured at, T + 1 of them, rising from 0 to 1; None for even ones. A
+            model that has the variance runs in these steps.
 
     Raises:
-        ValueError: there is no such covariance, fewer than one step, or a rank below one.
+        ValueError: there is no such covariance, fewer than one step, a rank below one, or the grid is not one.
     """
 
     log_ratio: Tensor
@@ -252,7 +255,12 @@ class CalibratedVariance(ReverseVariance):
     rest: Tensor
 
     def __init__(
-        self, steps: int, covariance: str = "isotropic", shape: Iterable[int] = (1,), rank: int | None = None
+        self,
+        steps: int,
+        covariance: str = "isotropic",
+        shape: Iterable[int] = (1,),
+        rank: int | None = None,
+        grid: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         if covariance not in ("isotropic", "diagonal", "full"):
@@ -261,9 +269,12 @@ class CalibratedVariance(ReverseVariance):
             raise ValueError(f"The number of steps must be at least 1, got {steps}.")
         if rank is not None and rank < 1:
             raise ValueError(f'A covariance of rank {rank} keeps no direction apart: use covariance="isotropic".')
+        if grid is not None:
+            _check_grid(grid, steps)
         self.steps = steps
         self.covariance = covariance
         self.shape = tuple(shape)
+        self.grid = None if grid is None else torch.tensor(list(grid), dtype=torch.float64)
         d = torch.Size(self.shape).numel()
         self.rank = min(rank or (d if d <= 1024 else 256), d)
         size = {"isotropic": (steps, 1), "diagonal": (steps, d), "full": (steps, self.rank)}[covariance]
@@ -296,6 +307,15 @@ class CalibratedVariance(ReverseVariance):
                 self.log_ratio[i] = torch.log1p(values[-self.rank :].clamp(min=0))
                 if self.rank < len(values):
                     self.rest[i] = torch.log1p(values[: -self.rank].clamp(min=0).mean())
+
+
+def _check_grid(grid: Sequence[float], steps: int) -> None:
+    rising = all(a < b for a, b in pairwise(grid))
+    if len(grid) != steps + 1 or not rising or (grid[0], grid[-1]) != (0, 1):
+        raise ValueError(
+            f"A grid of {steps} steps has {steps + 1} times, rising from 0 to 1; got "
+            + (f"{len(grid)} numbers from {grid[0]:g} to {grid[-1]:g}." if len(grid) else "none.")
+        )
 
 
 class Moments:

@@ -1,0 +1,188 @@
+"""Bounds of a row's models at few steps: even ones, and the best ones for each model (:mod:`ndm.grids`).
+
+The weights are those that a row's run has left in the work folder, at the end of the equal times. Steps and variances
+are chosen by training examples, for every model alike: the grid by the first ones, then a variance per dimension at its
+steps. Differences from the reference are paired by example, each at its own best steps.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from bench import environment, mean_and_error, table
+from torch import Tensor
+
+import ndm
+from ndm.data import Data
+from ndm.evaluation import bound_per_example
+from ndm.grids import even_grid
+from ndm.noise import seed_of
+from suite import figures, jobs
+from suite.classifier import digest
+from suite.figures import Result, told
+from suite.jobs import Job, Trained
+from suite.measuring import BLOCK, CALIBRATION, TEST, over_seeds, scale
+from suite.settings import Row
+
+#: The numbers of steps, and how many training examples a grid is chosen by.
+STEPS, EXAMPLES = (5, 10, 20), 500
+
+GRIDS = ("even", "best")
+
+
+@dataclass(frozen=True)
+class Gridding(Job):
+    """The bounds at few steps of one model of a row, with one seed.
+
+    Attributes:
+        how: the settings of the measurement.
+    """
+
+    how: Mapping[str, Any]
+
+    @property
+    def file(self) -> Path:
+        return super().file.parent / "grids" / super().file.name
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return super().settings | {"grids": dict(self.how)}
+
+
+def run(
+    row: Row,
+    seed: int,
+    data: Data,
+    results: Path,
+    work: Path,
+    redo: bool = False,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Measure the models of a row and seed, all of them unless all are done.
+
+    Args:
+        row: the row, tuned.
+        seed: of the training.
+        data: the row's data.
+        results: where the results go, in a folder of their own.
+        work: where the weights are.
+        redo: make results of other settings again.
+        say: what is told of the progress.
+
+    Raises:
+        ValueError: there are results of other settings, and they are not to be made again.
+    """
+    where, together = f"{row.name}, seed {seed}", jobs.jobs_of(row, seed, results)
+    folder = work / f"{row.name}--{seed}"
+    trained = jobs.kept(folder, [job.settings for job in together])
+    if trained is None:
+        say(f"{where}: left out. No weights of these settings are in {folder.name} of the work folder: run the row.")
+        return
+    each = []
+    for job in together:
+        how = {"steps": list(STEPS), "examples": EXAMPLES, "weights": digest(trained.of(job.entry, "time"))}
+        each.append(Gridding(row, job.entry, seed, results, how))
+    if other := [one for one in each if one.state == "other settings"]:
+        if not redo:
+            raise ValueError(
+                f"{other[0].file.name} was made with other settings: {'; '.join(other[0].differences())}. --redo makes "
+                "it again."
+            )
+    if all(one.state == "done" for one in each):
+        say(f"{where}: grids done before")
+        return
+    reference: dict[tuple[int, str], Tensor] = {}
+    for one in each:
+        began = time.process_time()
+        model = _model(one, data, trained)
+        values, gammas = measured(model, row, data)
+        reference = reference or values
+        found = [_figure(steps, grid, values, gammas, reference) for steps, grid in values]
+        facts = trained.facts[one.entry.name]
+        facts = {k: facts[k] for k in ("parameters", "steps")} | {"seconds": round(time.process_time() - began, 1)}
+        jobs.write_json(
+            one.file, {"environment": environment(), "settings": one.settings, "facts": facts, "figures": found}
+        )
+        say(f"{where}, {one.entry.name}: grids/{one.file.name}")
+
+
+def _model(job: Job, data: Data, trained: Trained) -> ndm.NDM:
+    model = jobs.rebuilt(job, data, trained.facts[job.entry.name]["widths"])
+    jobs.load(model, trained.of(job.entry, "time"))
+    return model.eval()
+
+
+def measured(
+    model: ndm.NDM, row: Row, data: Data
+) -> tuple[dict[tuple[int, str], Tensor], dict[tuple[int, str], list[float]]]:
+    """The bound of each test example in the data's unit, (N,), and the noise levels of the steps, by T and grid."""
+    x, train = data.examples("test")[: row.examples], data.examples("train")
+    values, gammas = {}, {}
+    for steps in STEPS:
+        generator = torch.Generator().manual_seed(seed_of(CALIBRATION, steps))
+        some = list(train[:EXAMPLES].split(BLOCK))
+        best = ndm.optimal_grid(model, some, steps, "diagonal", generator=generator)
+        some = list(train[: max(1, row.calibration // steps)].split(BLOCK))
+        for grid, times in zip(GRIDS, (even_grid(steps, best), best), strict=True):
+            generator = torch.Generator().manual_seed(seed_of(CALIBRATION, steps, 1))
+            model.calibrate(some, steps, "diagonal", grid=times, generator=generator)
+            terms = bound_per_example(model, x, steps, seed=seed_of(TEST), batch_size=BLOCK, times=row.times)
+            values[steps, grid] = terms["total"] * scale(data)
+            gammas[steps, grid] = [round(gamma, 2) for gamma in model.schedule(times.float()).gamma.tolist()]
+            model.uncalibrate(steps)
+    return values, gammas
+
+
+def _figure(
+    steps: int,
+    grid: str,
+    values: Mapping[tuple[int, str], Tensor],
+    gammas: Mapping[tuple[int, str], list[float]],
+    reference: Mapping[tuple[int, str], Tensor],
+) -> dict[str, Any]:
+    value, error = mean_and_error(values[steps, grid])
+    difference, difference_error = mean_and_error(values[steps, grid] - reference[steps, grid])
+    found = {"value": value, "stderr": error, "difference": difference, "difference_stderr": difference_error}
+    return {
+        "steps": steps,
+        "grid": grid,
+        **{k: round(v, 6) for k, v in found.items()},
+        "gammas": gammas[steps, grid],
+    }
+
+
+# ---- tables
+
+
+def results(folder: Path = figures.FOLDER) -> figures.Rows:
+    """Results by row and model, in the order of the row, of all seeds."""
+    return figures.results(folder / "grids")
+
+
+def figure(of: Sequence[Result], steps: int, grid: str, key: str = "value") -> tuple[float, float] | None:
+    """A bound, or its difference from the reference's, averaged over seeds, with its error; None if not measured."""
+    error = {"value": "stderr", "difference": "difference_stderr"}[key]
+    found = [f for one in of for f in one["figures"] if (f["steps"], f["grid"]) == (steps, grid)]
+    return over_seeds([(f[key], f[error]) for f in found]) if found else None
+
+
+def markdown(row: str, models: Mapping[str, list[Result]]) -> str:
+    """The table of a row: bounds with even and with the best steps, and differences from the reference."""
+    first = next(iter(models.values()))
+    steps, reference = first[0]["settings"]["grids"]["steps"], first[0]["settings"]["beside"][0]
+    lines = []
+    for name, of in models.items():
+        line = [name]
+        for t in steps:
+            line += [told(figure(of, t, grid)) for grid in GRIDS]
+            line += ["" if name == reference else told(figure(of, t, grid, "difference"), "+") for grid in GRIDS]
+        lines.append(line)
+    header = ["model"]
+    for t in steps:
+        header += [f"T = {t}, even", "best", "difference, even", "best"]
+    return f"### {row}: even and best steps\n\n{len(first)} seed{'s' if len(first) > 1 else ''}.\n\n{table(lines, header)}\n"
