@@ -7,9 +7,11 @@ steps. Differences from the reference are paired by example, each at its own bes
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from torch import Tensor
 import ndm
 from ndm.data import Data
 from ndm.evaluation import bound_per_example
-from ndm.grids import even_grid
+from ndm.grids import even_grid, grid_from, pair_moments
 from ndm.noise import seed_of
 from suite import figures, jobs
 from suite.classifier import digest
@@ -29,8 +31,8 @@ from suite.jobs import Job, Trained
 from suite.measuring import BLOCK, CALIBRATION, TEST, over_seeds, scale
 from suite.settings import Row
 
-#: The numbers of steps, and how many training examples a grid is chosen by.
-STEPS, EXAMPLES = (5, 10, 20), 500
+#: The numbers of steps, among how many times they are chosen, and by how many training examples.
+STEPS, CANDIDATES, EXAMPLES = (5, 10, 20), 40, 500
 
 GRIDS = ("even", "best")
 
@@ -85,14 +87,14 @@ def run(
         return
     each = []
     for job in together:
-        how = {"steps": list(STEPS), "examples": EXAMPLES, "weights": digest(trained.of(job.entry, "time"))}
+        how = {"steps": list(STEPS), "candidates": CANDIDATES, "examples": EXAMPLES}
+        how |= {"weights": digest(trained.of(job.entry, "time"))}
         each.append(Gridding(row, job.entry, seed, results, how))
-    if other := [one for one in each if one.state == "other settings"]:
-        if not redo:
-            raise ValueError(
-                f"{other[0].file.name} was made with other settings: {'; '.join(other[0].differences())}. --redo makes "
-                "it again."
-            )
+    if (other := [one for one in each if one.state == "other settings"]) and not redo:
+        raise ValueError(
+            f"{other[0].file.name} was made with other settings: {'; '.join(other[0].differences())}. --redo makes it "
+            "again."
+        )
     if all(one.state == "done" for one in each):
         say(f"{where}: grids done before")
         return
@@ -123,10 +125,13 @@ def measured(
     """The bound of each test example in the data's unit, (N,), and the noise levels of the steps, by T and grid."""
     x, train = data.examples("test")[: row.examples], data.examples("train")
     values, gammas = {}, {}
+    # One pass is enough for all numbers of steps.
+    generator, moments = torch.Generator().manual_seed(seed_of(CALIBRATION)), []
+    for some in train[:EXAMPLES].split(BLOCK):
+        moments.append(pair_moments(model, some, CANDIDATES, "diagonal", generator=generator))
+    total = reduce(operator.add, moments)
     for steps in STEPS:
-        generator = torch.Generator().manual_seed(seed_of(CALIBRATION, steps))
-        some = list(train[:EXAMPLES].split(BLOCK))
-        best = ndm.optimal_grid(model, some, steps, "diagonal", generator=generator)
+        best = grid_from(total, x[0].numel(), CANDIDATES, steps, "diagonal")
         some = list(train[: max(1, row.calibration // steps)].split(BLOCK))
         for grid, times in zip(GRIDS, (even_grid(steps, best), best), strict=True):
             generator = torch.Generator().manual_seed(seed_of(CALIBRATION, steps, 1))
@@ -185,4 +190,5 @@ def markdown(row: str, models: Mapping[str, list[Result]]) -> str:
     header = ["model"]
     for t in steps:
         header += [f"T = {t}, even", "best", "difference, even", "best"]
-    return f"### {row}: even and best steps\n\n{len(first)} seed{'s' if len(first) > 1 else ''}.\n\n{table(lines, header)}\n"
+    seeds = f"{len(first)} seed{'s' if len(first) > 1 else ''}"
+    return f"### {row}: even and best steps\n\n{seeds}.\n\n{table(lines, header)}\n"
