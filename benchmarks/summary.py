@@ -14,7 +14,7 @@ from typing import Any
 from bench import RESULTS, mean_and_error, table
 from peers import checkerboard, gaussians, samplers
 from peers.racing import over_seeds
-from suite import figures, quality, repeating
+from suite import figures, gridding, quality, repeating
 
 README = Path(__file__).parent / "README.md"
 
@@ -627,6 +627,8 @@ changed, and all differences are from Identity.
     parts_of_readme = [text]
     if found_again := figures.results(RESULTS / "again"):
         parts_of_readme.append(again(found, found_again))
+    if grids := gridding.results():
+        parts_of_readme.append(best_steps(grids))
     if not samples:
         return parts_of_readme
     tables = "\n".join(quality.markdown(row, models) for row, models in samples.items())
@@ -645,6 +647,22 @@ reference are paired by seed.
 `python benchmarks/suite.py --samples`.
 """,
     ]
+
+
+def best_steps(found: figures.Rows) -> str:
+    """The bounds of the rows' models at few steps, as `suite.py --grids` measured them."""
+    tables = "\n".join(gridding.markdown(row, models) for row, models in found.items())
+    how = next(iter(next(iter(found.values())).values()))[0]["settings"]["grids"]
+    return f"""## Even steps, or the best ones?
+
+The same trained models at few steps, with the variance per dimension that is calibrated for these steps: even steps in the schedule's time, and
+the ones whose bound on the first {how["examples"]:,} training examples is lowest, among {how["candidates"]} even times (`ndm.grids`). How the noise levels are spread over
+time does not matter to a bound in continuous time, and so is not learned by training in it: even steps are as good as that happens to be. Differences are
+from the reference with the same kind of steps.
+
+{tables}
+`python benchmarks/suite.py --grids ROW`
+"""
 
 
 def again(before: figures.Rows, now: figures.Rows) -> str:
