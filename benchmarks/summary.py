@@ -577,7 +577,10 @@ HEADLINED = (
     "Separable, free, direct",
     "Separable",
 )
-MAIN = ("pinwheel", "checkerboard", "table", "digits", "mnist14", "mnist", "cifar10")
+MAIN = (
+    "pinwheel", "checkerboard", "table", "digits", "mnist14", "mnist", "mnist-long", "mnist-slow-ends", "cifar10",
+    "cifar10-slow",
+)  # fmt: skip
 
 
 def comparisons() -> list[str]:
