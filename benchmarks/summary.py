@@ -578,8 +578,8 @@ HEADLINED = (
     "Separable",
 )
 MAIN = (
-    "pinwheel", "checkerboard", "table", "digits", "mnist14", "mnist", "mnist-long", "mnist-slow-ends", "cifar10",
-    "cifar10-slow",
+    "pinwheel", "checkerboard", "table", "digits", "mnist14", "mnist", "mnist-long", "mnist-slow-ends",
+    "mnist-half-rate", "cifar10", "cifar10-slow",
 )  # fmt: skip
 
 
