@@ -609,7 +609,7 @@ that are said to be larger, and every one was trained for the same seconds of on
 the test split, lower is better. The last columns are differences from the reference, paired by example: at the end of the equal
 times, and with the averaged weights at the last step that all models of the row have reached, where the faster ones are not at the end
 of their learning rates' schedule. Errors over S seeds: the root of s²/S + the mean of e², with s the spread between seeds and e the
-error over test examples in one. Rows called after a data set were tuned: each model on the same grid, by validation data; the trials
+error over test examples in one. Rows with the name of a data set and nothing more were tuned: each model on the same grid, by validation data; the trials
 are in `results/suite/tuning--*.json`. All bounds are in `results/suite/`. "diagonal" is a variance per dimension, calibrated after the
 training by one pass over training examples.
 
