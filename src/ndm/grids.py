@@ -103,7 +103,7 @@ def pair_moments(
         generator: for the noise.
 
     Returns:
-        Moments of M (M + 1) / 2 steps, in the order of :func:`_pairs`, and d dimensions, or one.
+        Moments of M (M + 1) / 2 steps, all s of one t together, and d dimensions, or one.
 
     Raises:
         ValueError: the batch does not pass the check of :func:`ndm.bounds.bound`.
