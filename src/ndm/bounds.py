@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ndm.grids import even_grid, optimal_grid
+from ndm.grids import even_grid, labelled, optimal_grid
 from ndm.noise import Randomness, below_one, low_discrepancy, normal_like
 from ndm.precision import residual_path
 from ndm.process import Instant, Process, Stride, at_rest
@@ -176,7 +176,7 @@ def calibrate(
 
     Every example of every batch is seen once at every step. For T in the hundreds, a part of the data will do. Which T
     steps is a choice too: with ``grid="optimal"`` the data are first passed over to find the best ones
-    (:func:`ndm.grids.optimal_grid`), which at ten steps is worth as much as many a better model.
+    (:func:`ndm.grids.optimal_grid`).
 
     Args:
         process: the model; it is not changed.
@@ -202,8 +202,7 @@ def calibrate(
         times = grid
     variance: CalibratedVariance | None = None
     total: Moments | None = None
-    for batch in [batches] if isinstance(batches, Tensor) else batches:
-        data, labels = batch if isinstance(batch, (tuple, list)) and len(batch) == 2 else (_only(batch), None)
+    for data, labels in labelled(batches):
         if variance is None:
             variance = calibrated_variance(process, data, steps, covariance, rank, times)
         found = error_moments(
@@ -261,10 +260,6 @@ def error_moments(
             step = process.grid_step(torch.full((x.shape[0],), i, device=x.device), steps, x, grid=times)
             moments.add(i - 1, _error(process, step, x, curve, labels, generator).flatten(1))
     return moments
-
-
-def _only(batch: Tensor | tuple | list) -> Tensor:
-    return batch[0] if isinstance(batch, (tuple, list)) else batch
 
 
 def _error(

@@ -9,7 +9,8 @@ sum of one cost for each step, from t down to s. With the best reverse variance 
 among M + 1 candidates is a shortest path, found exactly by dynamic programming: Watson, Ho, Norouzi and Chan, *Learning
 to Efficiently Sample from Diffusion Probabilistic Models*, arXiv 2106.03802, who use the posterior's variance.
 
-The network is asked once for each candidate; what is left for each pair of them is to look at the curve of x twice.
+The denoiser's network is asked once for each candidate. For each pair of them the curve of x is looked at, and where
+the reverse process needs F(x_hat) a curve of x_hat is made, so that an F with a large network makes the search dear.
 Whatever grid is taken, the bound is one: only how tight it is depends on the choice, and the data it was made from.
 """
 
@@ -25,7 +26,7 @@ from ndm.noise import Randomness, normal_like
 from ndm.precision import residual_path
 from ndm.process import Process, Stride, at_rest
 from ndm.schedules import per_example
-from ndm.variances import Moments
+from ndm.variances import Moments, check_calibration
 
 __all__ = ["cheapest_path", "even_grid", "grid_from", "optimal_grid", "pair_moments"]
 
@@ -38,6 +39,15 @@ def even_grid(steps: int, like: Tensor) -> Tensor:
 def candidates_for(steps: int) -> int:
     """How many steps of an even grid the points of a grid of T steps are chosen from, where it is not said."""
     return max(40, 2 * steps)
+
+
+def labelled(batches: Iterable) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Data (B, \\*shape) and labels (B,) or None, of tensors, of pairs as a DataLoader gives them, or of one tensor."""
+    for batch in [batches] if isinstance(batches, Tensor) else batches:
+        if isinstance(batch, (tuple, list)):
+            yield (batch[0], batch[1]) if len(batch) == 2 else (batch[0], None)
+        else:
+            yield batch, None
 
 
 def optimal_grid(
@@ -68,11 +78,11 @@ def optimal_grid(
         ValueError: there are no data, there is no such covariance, fewer than one step, or fewer candidates than steps.
     """
     number = candidates_for(steps) if candidates is None else candidates
-    _check(steps, covariance, number)
+    check_calibration(steps, covariance)
+    if number < steps:
+        raise ValueError(f"A grid of {steps} steps needs at least as many candidates, got {number}.")
     total: Moments | None = None
-    for batch in [batches] if isinstance(batches, Tensor) else batches:
-        data, labels = batch if isinstance(batch, (tuple, list)) and len(batch) == 2 else (batch, None)
-        data = data[0] if isinstance(data, (tuple, list)) else data
+    for data, labels in labelled(batches):
         found = pair_moments(process, data, number, covariance, labels=labels, generator=generator)
         total = found if total is None else total + found
     if total is None:
@@ -173,12 +183,3 @@ def cheapest_path(costs: Tensor, steps: int) -> list[int]:
 def _pairs(candidates: int) -> Iterator[tuple[int, int]]:
     """The numbers (i, j) of s and t, i < j, all s of one t together."""
     return ((i, j) for j in range(1, candidates + 1) for i in range(j))
-
-
-def _check(steps: int, covariance: str, candidates: int) -> None:
-    if covariance not in ("isotropic", "diagonal", "full"):
-        raise ValueError(f"There is no covariance {covariance!r}; choose one of isotropic, diagonal, full.")
-    if steps < 1:
-        raise ValueError(f"The number of steps must be at least 1, got {steps}.")
-    if candidates < steps:
-        raise ValueError(f"A grid of {steps} steps needs at least as many candidates, got {candidates}.")

@@ -263,10 +263,7 @@ class CalibratedVariance(ReverseVariance):
         grid: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        if covariance not in ("isotropic", "diagonal", "full"):
-            raise ValueError(f"There is no covariance {covariance!r}; choose one of isotropic, diagonal, full.")
-        if steps < 1:
-            raise ValueError(f"The number of steps must be at least 1, got {steps}.")
+        check_calibration(steps, covariance)
         if rank is not None and rank < 1:
             raise ValueError(f'A covariance of rank {rank} keeps no direction apart: use covariance="isotropic".')
         if grid is not None:
@@ -307,6 +304,14 @@ class CalibratedVariance(ReverseVariance):
                 self.log_ratio[i] = torch.log1p(values[-self.rank :].clamp(min=0))
                 if self.rank < len(values):
                     self.rest[i] = torch.log1p(values[: -self.rank].clamp(min=0).mean())
+
+
+def check_calibration(steps: int, covariance: str) -> None:
+    """Raise a ValueError unless a covariance of this name can be calibrated for T steps."""
+    if covariance not in ("isotropic", "diagonal", "full"):
+        raise ValueError(f"There is no covariance {covariance!r}; choose one of isotropic, diagonal, full.")
+    if steps < 1:
+        raise ValueError(f"The number of steps must be at least 1, got {steps}.")
 
 
 def _check_grid(grid: Sequence[float], steps: int) -> None:
