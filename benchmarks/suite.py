@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -29,6 +29,8 @@ from bench import table
 from suite import figures, gridding, jobs, quality, repeating, sampling
 from suite.datasets import dataset, missing
 from suite.settings import SUITE, Row, Suite, chosen, read, with_budget
+
+from ndm.data import Data
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -131,30 +133,30 @@ def run_again(rows: list[Row], options: argparse.Namespace) -> None:
 
 def draw_samples(suite: Suite, rows: list[Row], options: argparse.Namespace) -> None:
     """Draw and judge the samples that are not done, of the rows that were run."""
-    for row in (row for row in rows if _has_data(row, options.data)):
-        settled = jobs.tuned(row, options.results)
-        if settled is None:
-            _say(f"{row.name}: left out. It is not tuned, and so was not run.")
-            continue
-        data = dataset(row.data, options.data)
-        for seed in settled.seeds:
-            sampling.run(settled, seed, data, suite.samples, options.results, options.work, options.redo, _say)
+    for row, data in _tuned(rows, options):
+        for seed in row.seeds:
+            sampling.run(row, seed, data, suite.samples, options.results, options.work, options.redo, _say)
         if done := quality.results(options.results).get(row.name):
             print("\n" + quality.markdown(row.name, done), flush=True)
 
 
 def measure_grids(rows: list[Row], options: argparse.Namespace) -> None:
     """Measure the bounds at few steps that are not done, of the rows that were run."""
+    for row, data in _tuned(rows, options):
+        for seed in row.seeds:
+            gridding.run(row, seed, data, options.results, options.work, options.redo, _say)
+        if done := gridding.results(options.results).get(row.name):
+            print("\n" + gridding.markdown(row.name, done), flush=True)
+
+
+def _tuned(rows: list[Row], options: argparse.Namespace) -> Iterator[tuple[Row, Data]]:
+    """Rows that may have been run, as they were tuned, and their data."""
     for row in (row for row in rows if _has_data(row, options.data)):
         settled = jobs.tuned(row, options.results)
         if settled is None:
             _say(f"{row.name}: left out. It is not tuned, and so was not run.")
-            continue
-        data = dataset(row.data, options.data)
-        for seed in settled.seeds:
-            gridding.run(settled, seed, data, options.results, options.work, options.redo, _say)
-        if done := gridding.results(options.results).get(row.name):
-            print("\n" + gridding.markdown(row.name, done), flush=True)
+        else:
+            yield settled, dataset(row.data, options.data)
 
 
 def _has_data(row: Row, folder: Path | None) -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import operator
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,8 @@ from ndm.evaluation import bound_per_example
 from ndm.grids import even_grid, grid_from, pair_moments
 from ndm.noise import seed_of
 from suite import figures, jobs
-from suite.classifier import digest
+from suite.afterwards import Afterwards, each, weights_of
 from suite.figures import Result, told
-from suite.jobs import Job, Trained
 from suite.measuring import BLOCK, CALIBRATION, TEST, over_seeds, scale
 from suite.settings import Row
 
@@ -37,23 +35,10 @@ STEPS, CANDIDATES, EXAMPLES = (5, 10, 20), 40, 500
 GRIDS = ("even", "best")
 
 
-@dataclass(frozen=True)
-class Gridding(Job):
-    """The bounds at few steps of one model of a row, with one seed.
+class Gridding(Afterwards):
+    """The bounds at few steps of one model of a row, with one seed."""
 
-    Attributes:
-        how: the settings of the measurement.
-    """
-
-    how: Mapping[str, Any]
-
-    @property
-    def file(self) -> Path:
-        return super().file.parent / "grids" / super().file.name
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return super().settings | {"grids": dict(self.how)}
+    kind = "grids"
 
 
 def run(
@@ -79,44 +64,29 @@ def run(
     Raises:
         ValueError: there are results of other settings, and they are not to be made again.
     """
-    where, together = f"{row.name}, seed {seed}", jobs.jobs_of(row, seed, results)
-    folder = work / f"{row.name}--{seed}"
-    trained = jobs.kept(folder, [job.settings for job in together])
+    trained, where = weights_of(row, seed, results, work, say), f"{row.name}, seed {seed}"
     if trained is None:
-        say(f"{where}: left out. No weights of these settings are in {folder.name} of the work folder: run the row.")
         return
-    each = []
-    for job in together:
-        how = {"steps": list(STEPS), "candidates": CANDIDATES, "examples": EXAMPLES}
-        how |= {"weights": digest(trained.of(job.entry, "time"))}
-        each.append(Gridding(row, job.entry, seed, results, how))
-    if (other := [one for one in each if one.state == "other settings"]) and not redo:
-        raise ValueError(
-            f"{other[0].file.name} was made with other settings: {'; '.join(other[0].differences())}. --redo makes it "
-            "again."
-        )
-    if all(one.state == "done" for one in each):
+    how = {"steps": list(STEPS), "candidates": CANDIDATES, "examples": EXAMPLES}
+    together = list(each(Gridding, row, seed, results, trained, how))
+    if not redo:
+        for job in together:
+            job.refuse_other_settings()
+    if all(job.state == "done" for job in together):
         say(f"{where}: grids done before")
         return
     reference: dict[tuple[int, str], Tensor] = {}
-    for one in each:
+    for job in together:
         began = time.process_time()
-        model = _model(one, data, trained)
-        values, gammas = measured(model, row, data)
+        values, gammas = measured(job.model(data, trained), row, data)
         reference = reference or values
         found = [_figure(steps, grid, values, gammas, reference) for steps, grid in values]
-        facts = trained.facts[one.entry.name]
+        facts = trained.facts[job.entry.name]
         facts = {k: facts[k] for k in ("parameters", "steps")} | {"seconds": round(time.process_time() - began, 1)}
         jobs.write_json(
-            one.file, {"environment": environment(), "settings": one.settings, "facts": facts, "figures": found}
+            job.file, {"environment": environment(), "settings": job.settings, "facts": facts, "figures": found}
         )
-        say(f"{where}, {one.entry.name}: grids/{one.file.name}")
-
-
-def _model(job: Job, data: Data, trained: Trained) -> ndm.NDM:
-    model = jobs.rebuilt(job, data, trained.facts[job.entry.name]["widths"])
-    jobs.load(model, trained.of(job.entry, "time"))
-    return model.eval()
+        say(f"{where}, {job.entry.name}: grids/{job.file.name}")
 
 
 def measured(

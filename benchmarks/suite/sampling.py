@@ -21,7 +21,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +34,9 @@ from ndm.distances import jackknife, mmd, sliced_wasserstein
 from ndm.evaluation import own_variance
 from ndm.variances import PosteriorVariance, ReverseVariance
 from suite import jobs
-from suite.classifier import Classifier, classifier, digest
-from suite.jobs import Job, Trained
+from suite.afterwards import Afterwards, each, weights_of
+from suite.classifier import Classifier, classifier
+from suite.jobs import Trained
 from suite.measuring import calibrated
 from suite.settings import Row, Samples
 
@@ -53,23 +53,10 @@ DIRECTIONS = 0
 Figure = tuple[float, float]
 
 
-@dataclass(frozen=True)
-class Sampling(Job):
-    """The samples of one model of a row, with one seed.
+class Sampling(Afterwards):
+    """The samples of one model of a row, with one seed."""
 
-    Attributes:
-        how: the settings of the drawing and judging.
-    """
-
-    how: Mapping[str, Any]
-
-    @property
-    def file(self) -> Path:
-        return super().file.parent / "samples" / super().file.name
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return super().settings | {"samples": dict(self.how)}
+    kind = "samples"
 
 
 def run(
@@ -97,42 +84,34 @@ def run(
     Raises:
         ValueError: there are results of other settings, and they are not to be made again.
     """
-    where, together = f"{row.name}, seed {seed}", jobs.jobs_of(row, seed, results)
-    folder = work / f"{row.name}--{seed}"
-    trained = jobs.kept(folder, [job.settings for job in together])
+    trained = weights_of(row, seed, results, work, say)
     if trained is None:
-        say(f"{where}: left out. No weights of these settings are in {folder.name} of the work folder: run the row.")
         return
     steps, n = samples.of(row.data)
     features: dict[str, Any] = {}
-    how: dict[str, Any] = {"steps": list(steps), "examples": n}
     if data.levels is None:
         judge: Judge = Vectors(data, n)
     else:
         net, features = classifier(row.data, data, work, say)
         judge = Images(data, n, net)
-    for job in together:
-        weights = digest(trained.of(job.entry, "time"))
-        one = Sampling(row, job.entry, seed, results, how | {"weights": weights, "features": features})
-        if one.state == "other settings" and not redo:
-            raise ValueError(
-                f"{one.file.name} was made with other settings: {'; '.join(one.differences())}. --redo makes it again."
-            )
-        if one.state == "done":
-            say(f"{where}, {job.entry.name}: samples done before")
+    how = {"steps": list(steps), "examples": n, "features": features}
+    for job in each(Sampling, row, seed, results, trained, how):
+        where = f"{row.name}, seed {seed}, {job.entry.name}"
+        if not redo:
+            job.refuse_other_settings()
+        if job.state == "done":
+            say(f"{where}: samples done before")
             continue
-        result = sampled(one, data, trained, judge)
-        jobs.write_json(one.file, result)
-        say(f"{where}, {job.entry.name}: samples/{one.file.name}, {result['facts']['seconds']:.0f} seconds")
+        result = sampled(job, data, trained, judge)
+        jobs.write_json(job.file, result)
+        say(f"{where}: samples/{job.file.name}, {result['facts']['seconds']:.0f} seconds")
 
 
-def sampled(job: Sampling, data: Data, trained: Trained, judge: Judge) -> dict[str, Any]:
+def sampled(job: Afterwards, data: Data, trained: Trained, judge: Judge) -> dict[str, Any]:
     """What a sampling job finds."""
-    began, facts = time.process_time(), trained.facts[job.entry.name]
-    model = jobs.rebuilt(job, data, facts["widths"])
-    jobs.load(model, trained.of(job.entry, "time"))
+    began, facts, model = time.process_time(), trained.facts[job.entry.name], job.model(data, trained)
     figures = []
-    for about, x in drawn(model.eval(), job.row, data, job.how["steps"], job.how["examples"], job.seed):
+    for about, x in drawn(model, job.row, data, job.how["steps"], job.how["examples"], job.seed):
         figures.append(about | {"distances": _rounded(judge(x)) if torch.isfinite(x).all() else None})
     rest = {
         "parameters": facts["parameters"],
