@@ -579,7 +579,7 @@ HEADLINED = (
 )
 MAIN = (
     "pinwheel", "checkerboard", "table", "digits", "mnist14", "mnist", "mnist-long", "mnist-slow-ends",
-    "mnist-half-rate", "cifar10", "cifar10-slow",
+    "mnist-half-rate", "mnist-unclipped", "cifar10", "cifar10-slow",
 )  # fmt: skip
 
 

@@ -85,7 +85,9 @@ class TrainerOptions:
         compile: compile the networks by torch.compile.
         channels_last: lay the images out with the channels innermost, which convolutions on GPUs prefer.
         accumulate: pieces that a batch is cut into, to need less memory; the step is the same but for rounding.
-        gradient_clip_val: largest norm of the gradient; null for no clipping.
+        gradient_clip_val: largest norm of the gradient, of the bound in bits per dimension; null for no clipping. It is
+            for outliers: where ``train/gradient_norm`` in metrics.csv lies above it in most steps, the gradient's fall
+            as the model learns never reaches Adam, and at a high learning rate the training may break. Raise it then.
         log_every_n_steps: steps between two lines of the training curve.
         val_check_interval: steps between two validations, at each of which a checkpoint is written.
         pictures_every: validations between two sets of pictures, of samples and of the learned transformation; 0 for
