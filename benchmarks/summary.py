@@ -578,7 +578,7 @@ HEADLINED = (
     "Separable",
 )
 MAIN = (
-    "pinwheel", "checkerboard", "table", "digits", "mnist14", "mnist", "mnist-long", "mnist-slow-ends",
+    "pinwheel", "checkerboard", "table", "digits", "digits-unclipped", "mnist14", "mnist", "mnist-long", "mnist-slow-ends",
     "mnist-half-rate", "mnist-unclipped", "cifar10", "cifar10-slow",
 )  # fmt: skip
 
