@@ -200,11 +200,14 @@ class Instant(Window):
         return self.at
 
     def look(self, curve: Curve) -> Sighting:
-        displacement, derivative = curve.displacement_with_derivative(self.at.gamma)
-        return Sighting(displacement, derivative * per_example(-2 / (1 + self.eta**2), derivative))
+        return self._sighting(*curve.displacement_with_derivative(self.at.gamma))
 
     def look_with(self, curve: Curve, others: Tensor) -> tuple[Sighting, Tensor]:
-        return self.look(curve), curve.displacement(others)
+        displacement, derivative, elsewhere = curve.look(self.at.gamma, others)
+        return self._sighting(displacement, derivative), elsewhere
+
+    def _sighting(self, displacement: Tensor, derivative: Tensor) -> Sighting:
+        return Sighting(displacement, derivative * per_example(-2 / (1 + self.eta**2), derivative))
 
 
 @runtime_checkable

@@ -43,7 +43,15 @@ def test_gates_equal_their_formulas() -> None:
     }
     assert expected.keys() == GATES.keys()
     for name, values in expected.items():
-        torch.testing.assert_close(gate_named(name)(gamma, -13.3), values, rtol=1e-12, atol=1e-18)
+        torch.testing.assert_close(gate_named(name)(gamma, -13.3)[0], values, rtol=1e-12, atol=1e-18)
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_the_derivative_of_a_gate_is_that_of_its_values(gate: str) -> None:
+    gamma = torch.linspace(-13.3, 5, 50, dtype=torch.float64, requires_grad=True)
+    values, slopes = gate_named(gate)(gamma, -13.3)
+    expected = torch.zeros(50).double() if gate == "free" else torch.autograd.grad(values.sum(), gamma)[0]
+    torch.testing.assert_close(slopes, expected, rtol=1e-12, atol=1e-18)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -92,6 +92,16 @@ def test_points_asked_together_equal_points_asked_apart(make, shape) -> None:
 
 
 @every_transform
+def test_a_look_equals_what_is_asked_one_by_one(make, shape) -> None:
+    transform, (x, gamma) = make(shape).double(), examples(shape)
+    curve = transform(x)
+    displacement, derivative, elsewhere = curve.look(gamma[0], gamma[1:])
+    expected = curve.displacement_with_derivative(gamma[0])
+    torch.testing.assert_close((displacement, derivative), expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(elsewhere, curve.displacement(gamma[1:]), rtol=1e-10, atol=1e-12)
+
+
+@every_transform
 def test_derivative_equals_finite_differences(make, shape) -> None:
     transform, (x, gamma) = make(shape).double(), examples(shape)
     curve, h = transform(x), 1e-5

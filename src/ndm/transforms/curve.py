@@ -40,6 +40,13 @@ class Curve:
     def displacement_with_derivative(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
         """F(x, gamma) - x and dF/dgamma at fixed x."""
 
+    def look(self, gamma: Tensor, others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The displacement and the derivative at gamma, (B,), and the displacement at other noise levels, (P, B).
+
+        A curve that has something in common to all of them may do it once.
+        """
+        return (*self.displacement_with_derivative(gamma), self.displacement(others))
+
     def __call__(self, gamma: Tensor) -> Tensor:
         """F(x, gamma)."""
         return self.x + self.displacement(gamma)

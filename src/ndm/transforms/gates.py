@@ -1,6 +1,7 @@
 r"""Gates: the factor b(gamma) in F(x, gamma) = x + b(gamma) h(x, gamma).
 
-The bound weighs errors of F by e^{-gamma}, up to 6e5 near the data, so the gate has to close there (method, section 6).
+A gate returns its values and their derivatives d/dgamma. The bound weighs errors of F by e^{-gamma}, up to 6e5 near the
+data, so the gate has to close there (method, section 6).
 """
 
 from __future__ import annotations
@@ -12,27 +13,30 @@ from torch import Tensor
 
 __all__ = ["GATES", "Gate", "gate_named"]
 
-#: (gamma, gamma_0) -> b(gamma), of gamma's shape. gamma_0 is the schedule's gamma(0).
-Gate = Callable[[Tensor, float], Tensor]
+#: (gamma, gamma_0) -> b(gamma) and db/dgamma, both of gamma's shape. gamma_0 is the schedule's gamma(0).
+Gate = Callable[[Tensor, float], tuple[Tensor, Tensor]]
 
 
-def _variance(gamma: Tensor, gamma_0: float) -> Tensor:
-    return torch.sigmoid(gamma)
+def _variance(gamma: Tensor, gamma_0: float) -> tuple[Tensor, Tensor]:
+    b = torch.sigmoid(gamma)
+    return b, b * torch.sigmoid(-gamma)
 
 
-def _deviation(gamma: Tensor, gamma_0: float) -> Tensor:
-    return torch.sigmoid(gamma).sqrt()
+def _deviation(gamma: Tensor, gamma_0: float) -> tuple[Tensor, Tensor]:
+    b = torch.sigmoid(gamma).sqrt()
+    return b, b * torch.sigmoid(-gamma) / 2
 
 
-def _anchored(gamma: Tensor, gamma_0: float) -> Tensor:
+def _anchored(gamma: Tensor, gamma_0: float) -> tuple[Tensor, Tensor]:
     # sigmoid(gamma) - sigmoid(gamma_0), written so as to be exactly zero at gamma_0: the difference would not be, since
     # PyTorch's sigmoid may differ in the last place between elements of one tensor.
     start = gamma.new_tensor(gamma_0)
-    return torch.sigmoid(gamma) * torch.sigmoid(-start) * -torch.expm1(start - gamma)
+    variance, slope = _variance(gamma, gamma_0)
+    return variance * torch.sigmoid(-start) * -torch.expm1(start - gamma), slope
 
 
-def _free(gamma: Tensor, gamma_0: float) -> Tensor:
-    return torch.ones_like(gamma)
+def _free(gamma: Tensor, gamma_0: float) -> tuple[Tensor, Tensor]:
+    return torch.ones_like(gamma), torch.zeros_like(gamma)
 
 
 #: The gates by name.

@@ -48,8 +48,8 @@ class LearnedTransform(Transform):
     @abstractmethod
     def forward(self, x: Tensor) -> Curve: ...
 
-    def b(self, gamma: Tensor) -> Tensor:
-        """The gate at gamma, of the same shape."""
+    def b(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
+        """The gate at gamma and its derivative d/dgamma, both of the same shape."""
         return self._gate(gamma, self.gamma_range[0])
 
 
@@ -88,7 +88,7 @@ class _NeuralCurve(Curve):
         flat = gamma.reshape(-1)
         u = unit_interval(flat, self.transform.gamma_range)
         h = run_network(self.transform.net, tile(self.x, flat.shape[0] // self.x.shape[0]), u)
-        return (per_example(self.transform.b(flat), h) * h).reshape(gamma.shape + self.x.shape[1:])
+        return (per_example(self.transform.b(flat)[0], h) * h).reshape(gamma.shape + self.x.shape[1:])
 
     def displacement_with_derivative(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
         with sdpa_kernel(SDPBackend.MATH):
@@ -139,17 +139,12 @@ class Separable(LearnedTransform):
             )
         return _SeparableCurve(x, h.reshape(x.shape[0], self.terms, *x.shape[1:]), self)
 
-    def factors(self, gamma: Tensor) -> Tensor:
-        """b(gamma) phi_k(u), (\\*gamma.shape, K)."""
-        phi, _ = self._basis(unit_interval(gamma, self.gamma_range), self.terms)
-        return self.b(gamma)[..., None] * phi
-
-    def factors_with_derivative(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
+    def factors(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
         """b(gamma) phi_k(u) and its derivative d/dgamma, both (\\*gamma.shape, K)."""
         low, high = self.gamma_range
-        b, db = value_and_slope(self.b, gamma)
+        b, db = self.b(gamma)
         phi, dphi = self._basis(unit_interval(gamma, self.gamma_range), self.terms)
-        return b[..., None] * phi, db[..., None] * phi + b[..., None] * dphi / (high - low)
+        return b[..., None] * phi, db[..., None] * phi + b[..., None] * (dphi / (high - low))
 
 
 class _SeparableCurve(Curve):
@@ -160,15 +155,23 @@ class _SeparableCurve(Curve):
 
     def displacement(self, gamma: Tensor) -> Tensor:
         check_batch(gamma, self.x)
-        return self._combine(self.transform.factors(gamma))
+        return self._combine(self.transform.factors(gamma)[0])
 
     def displacement_with_derivative(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
         check_batch(gamma, self.x)
-        # One product for both: for a batch of small matrices two would take twice the time.
-        value, derivative = self._combine(torch.stack(self.transform.factors_with_derivative(gamma)))
+        value, derivative = self._combine(torch.stack(self.transform.factors(gamma)))
         return value, derivative
 
+    def look(self, gamma: Tensor, others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        # One product for everything: its cost is in the calls, where examples are small, and in reading h, where not.
+        points = torch.cat([gamma[None], others])
+        check_batch(points, self.x)
+        values, slopes = self.transform.factors(points)
+        found = self._combine(torch.cat([values, slopes[:1]]))
+        return found[0], found[-1], found[1:-1]
+
     def _combine(self, factors: Tensor) -> Tensor:
-        return torch.einsum("...bk,bks->...bs", factors, self.h.flatten(2)).reshape(
-            factors.shape[:-1] + self.x.shape[1:]
-        )
+        """sum_k factors_k h_k, (..., B, \\*shape), for factors (..., B, K)."""
+        each = factors.reshape(-1, *factors.shape[-2:]).transpose(0, 1)  # (B, points, K)
+        combined = torch.bmm(each, self.h.flatten(2)).transpose(0, 1)
+        return combined.reshape(factors.shape[:-1] + self.x.shape[1:])
