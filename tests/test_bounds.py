@@ -433,14 +433,14 @@ def elbo_on_grid(model: ndm.NDM, k: int, grid: Tensor, steps: int) -> float:
 # ---- gradients
 
 
-def everything_learned(transform: str, direct: bool, decoder: ndm.Decoder) -> ndm.NDM:
+def everything_learned(transform: str, direct: bool, decoder: ndm.Decoder, minimize_variance: bool = True) -> ndm.NDM:
     make = {
         "neural": lambda: ndm.Neural(network()),
         "separable": lambda: ndm.Separable(network(heads=4, level=False), terms=4),
     }[transform]
     denoiser = ndm.DirectDenoiser(network(heads=3), ode=True) if direct else ndm.Denoiser(network(heads=2))
     return ndm.NDM(
-        ndm.LearnedSchedule(-6.0, 4.0, learn_endpoints=True),
+        ndm.LearnedSchedule(-6.0, 4.0, learn_endpoints=True, minimize_variance=minimize_variance),
         make(),
         denoiser,
         decoder,
@@ -454,7 +454,7 @@ def everything_learned(transform: str, direct: bool, decoder: ndm.Decoder) -> nd
 @pytest.mark.parametrize("direct", [False, True])
 @pytest.mark.parametrize("transform", ["neural", "separable"])
 def test_gradients_reach_every_parameter_and_are_right(transform, direct, decoder, steps: int | None) -> None:
-    model = everything_learned(transform, direct, decoder)
+    model = everything_learned(transform, direct, decoder, minimize_variance=False)
     x = ndm.DiscretizedDecoder(16).encode(torch.randint(16, (8, 2)), torch.float64)
 
     def loss() -> Tensor:
@@ -486,6 +486,64 @@ def test_gradients_reach_every_parameter_and_are_right(transform, direct, decode
                 p += move * v
             values.append(loss().item())
     assert slope == pytest.approx((values[0] - values[1]) / (2 * h), rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("steps", [None, 5])
+@pytest.mark.parametrize("transform", ["neural", "separable"])
+def test_in_continuous_time_the_schedule_between_its_ends_is_trained_for_variance(transform, steps: int | None) -> None:
+    torch.manual_seed(3)
+    model = everything_learned(transform, True, ndm.DiscretizedDecoder(16))
+    x = ndm.DiscretizedDecoder(16).encode(torch.randint(16, (8, 2)), torch.float64)
+
+    def gradients(of) -> dict[str, Tensor]:
+        model.zero_grad()
+        terms = model.bound(x, steps, generator=torch.Generator().manual_seed(5))
+        of(terms).backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    found = gradients(lambda terms: terms.total.mean())
+    model.schedule.minimize_variance = False
+    expected = gradients(lambda terms: terms.total.mean())
+    if steps is None:
+        half_the_square = gradients(lambda terms: (terms.diffusion**2 / (2 * terms.dimensions)).mean())
+        assert (half_the_square["schedule.logits"] - expected["schedule.logits"]).abs().max() > 1e-3
+        expected["schedule.logits"] = half_the_square["schedule.logits"]
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-9, atol=1e-12, msg=name)
+
+
+class Blind(nn.Module):
+    """Estimates x as zero, so that the integrand of the bound is gamma' e^{-gamma} |x|^2 / 2."""
+
+    def forward(self, z: Tensor, level: ndm.NoiseLevel) -> Tensor:
+        return torch.zeros_like(z)
+
+
+def test_a_schedule_trained_for_variance_comes_near_the_best_there_is() -> None:
+    # E_t[(gamma' l(gamma))^2] is smallest where gamma' l is constant: it is then the square of the integral of l.
+    low, high = -2.0, 2.0
+    best = (math.exp(-low) - math.exp(-high)) ** 2 / 4
+    schedule = ndm.LearnedSchedule(low, high)
+    model = ndm.NDM(schedule, ndm.Identity(), ndm.Denoiser(Blind(), parameterization="x"))
+    x, times = torch.ones(512, 1), torch.arange(512) / 512
+
+    def second_moment() -> float:
+        with torch.no_grad():
+            return model.bound(x, times=times).diffusion.square().mean().item()
+
+    linear = (high - low) * (math.exp(-2 * low) - math.exp(-2 * high)) / 8
+    with torch.no_grad():
+        schedule.logits[0] += 30
+    assert second_moment() == pytest.approx(linear, rel=0.02)
+    with torch.no_grad():
+        schedule.logits[0] -= 30
+    optimizer = torch.optim.Adam(schedule.parameters(), lr=0.05)
+    for _ in range(400):
+        optimizer.zero_grad()
+        model.bound(x, times=times).total.mean().backward()
+        optimizer.step()
+    assert best <= second_moment() < 1.1 * best < linear / 1.8
 
 
 @pytest.mark.parametrize("steps", [1, 5, None])

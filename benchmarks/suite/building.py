@@ -67,7 +67,9 @@ def build(entry: Entry, row: Row, data: Data, widths: Widths) -> ndm.NDM:
 def _schedule(entry: Entry) -> ndm.Schedule:
     low, high = entry.gamma_min, entry.gamma_max
     return {
-        "learned": lambda: ndm.LearnedSchedule(low, high, learn_endpoints=entry.endpoints == "learned"),
+        "learned": lambda: ndm.LearnedSchedule(
+            low, high, learn_endpoints=entry.endpoints == "learned", minimize_variance=entry.m == "variance"
+        ),
         "linear": lambda: ndm.LinearSchedule(low, high),
         "cosine": lambda: ndm.CosineSchedule(gamma_min=low, gamma_max=high),
         "ddpm": lambda: ndm.DDPMSchedule(gamma_min=low),

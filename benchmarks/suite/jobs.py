@@ -82,6 +82,14 @@ def _differences(then: Any, now: Any, path: str = "") -> list[str]:
             for key in dict.fromkeys([*then, *now])
             for line in _differences(then.get(key), now.get(key), f"{path}.{key}" if path else key)
         ]
+    if (
+        isinstance(then, list)
+        and isinstance(now, list)
+        and len(then) == len(now)
+        and any(isinstance(x, dict) for x in now)
+    ):
+        pairs = zip(then, now, strict=True)
+        return [line for i, (a, b) in enumerate(pairs) for line in _differences(a, b, f"{path}[{i}]")]
     return [] if then == now else [f"{path} {then}, now {now}"]
 
 

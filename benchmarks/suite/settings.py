@@ -16,6 +16,7 @@ CHOICES = {
     "transform": ("identity", "blur", "separable", "neural"),
     "schedule": ("learned", "linear", "cosine", "ddpm", "ot"),
     "endpoints": ("fixed", "learned"),
+    "m": (None, "variance"),
     "variance": ("posterior", "learned", "predicted"),
     "updates": ("joint", "alternating"),
     "decoder": ("plain", "weighted"),
@@ -45,6 +46,8 @@ class Entry:
             which it is told the noise level. Its width is found; a table has none, and then nothing is.
         schedule: ``learned``, ``linear``, ``cosine``, ``ddpm`` or ``ot``.
         endpoints: of ``learned``: whether gamma_0 and gamma_1 are trained.
+        m: of ``learned``: what trains it between its end points in continuous time: ``variance``, or None for the bound
+            itself, which does not depend on it.
         gamma_min, gamma_max: the schedule's end points, or where they start.
         volatility: eta, or ``learned``.
         variance: of the reverse process in training: ``posterior``, ``learned`` or ``predicted``.
@@ -72,6 +75,7 @@ class Entry:
     f_embedding: int
     schedule: str
     endpoints: str
+    m: str | None
     gamma_min: float
     gamma_max: float
     volatility: float | str

@@ -73,6 +73,9 @@ def bound(
 ) -> BoundTerms:
     r"""The terms of the bound for each example, by one pass over the networks.
 
+    In continuous time a :class:`~ndm.LearnedSchedule` gets the gradient not of these terms, which do not depend on it in
+    expectation, but one that lowers their variance; see there.
+
     Under ``torch.autocast`` the networks run in its precision and everything else in that of the data.
 
     Args:
@@ -109,8 +112,9 @@ def _bound(
 
     ends = process.schedule(u.new_tensor([0.0, 1.0]))
     level_0, level_1 = _end(ends, 0, x), _end(ends, 1, x)
+    integrand: list[Tensor] = []
     if steps is None:
-        level = process.schedule(u)
+        level = process.schedule.at_random(u, lambda: integrand[0])
         window: Stride | Instant = Instant(level, process.volatility(level.gamma))
     else:
         window = Stride(process.grid_step((u * steps).long() + 1, steps, x))
@@ -127,6 +131,7 @@ def _bound(
         diffusion = steps * process.covariance(window.step, estimate).kl(e)
     else:
         diffusion = _continuous(window, gap)
+        integrand.append(diffusion.detach() / x[0].numel())
     if estimate.transformed_loss is None:
         auxiliary = torch.zeros_like(diffusion)
     else:

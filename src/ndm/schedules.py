@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -70,16 +71,19 @@ class Schedule(Part):
 
     def forward(self, t: Tensor) -> NoiseLevel:
         """The noise level at the times ``t``, shape (B,), in [0, 1]; computed in the precision of ``t``."""
-        gamma, dgamma = self.gamma(t)
-        # VDM, section 3.2; d log sigma / d gamma = alpha^2 / 2.
-        alpha_squared = torch.sigmoid(-gamma)
-        return NoiseLevel(
-            alpha=alpha_squared.sqrt(),
-            sigma=torch.sigmoid(gamma).sqrt(),
-            gamma=gamma,
-            dgamma=dgamma,
-            dlog_sigma=alpha_squared * dgamma / 2,
-        )
+        return _preserving(*self.gamma(t))
+
+    def at_random(self, t: Tensor, integrand: Callable[[], Tensor]) -> NoiseLevel:
+        """As the call, at random times over which the bound's integrand is averaged: continuous time.
+
+        The average does not depend on how a schedule runs between its end points, its variance does. A schedule that is
+        trained may be trained for that.
+
+        Args:
+            t: (B,).
+            integrand: gives the integrand at t, (B,), any unit; to be called in the backward pass, when it is known.
+        """
+        return self(t)
 
     def end_points(self) -> tuple[float, float]:
         """gamma(0) and gamma(1) as they stand now."""
@@ -93,6 +97,18 @@ class Schedule(Part):
 
     def _device(self) -> torch.device:
         return next((p.device for p in self.parameters()), torch.device("cpu"))
+
+
+def _preserving(gamma: Tensor, dgamma: Tensor) -> NoiseLevel:
+    """The noise level of a variance-preserving schedule: VDM, section 3.2; d log sigma / d gamma = alpha^2 / 2."""
+    alpha_squared = torch.sigmoid(-gamma)
+    return NoiseLevel(
+        alpha=alpha_squared.sqrt(),
+        sigma=torch.sigmoid(gamma).sqrt(),
+        gamma=gamma,
+        dgamma=dgamma,
+        dlog_sigma=alpha_squared * dgamma / 2,
+    )
 
 
 def _check_range(gamma_min: float, gamma_max: float) -> None:
@@ -251,8 +267,11 @@ class LearnedSchedule(Schedule):
     rescaled to run from 0 to 1. So m increases whatever the weights are, and the end points are kept to the last digit
     (VDM, arXiv 2107.00630, section 5 and appendix H, trains gamma by a monotone network).
 
-    In continuous time the bound does not depend on m (VDM, section 5.1), only its variance does; in discrete time it
-    does. The bound always depends on the end points, and with ``learn_endpoints`` they are trained too, each within a
+    In continuous time the bound does not depend on m (VDM, section 5.1), only the variance of its estimate does: there m
+    is trained to lower that variance. The gradient that an example sends to m is multiplied by its term of the
+    diffusion loss, in nats per dimension, which makes it that of half the square (VDM, appendix I); the bound's own
+    would be noise around zero, and m would wander. In discrete time the bound depends on m, and trains it. The bound
+    always depends on the end points, and with ``learn_endpoints`` they are trained too, each within a
     reach of where it starts: gamma_0 up to half the range either way, gamma_1 up to :attr:`REACH`. In continuous time
     the bound falls with gamma_1 for ever, by less and less, and an optimiser that divides gradients by their size, such
     as Adam, would follow it far beyond what it is worth, and spend ever more of the times t where there is nothing to
@@ -265,6 +284,7 @@ class LearnedSchedule(Schedule):
         gamma_max: gamma at t = 1, likewise.
         learn_endpoints: train the end points as well.
         knots: the number of sigmoids.
+        minimize_variance: train m for the variance in continuous time; without, its gradient is the bound's.
 
     Raises:
         ValueError: gamma_min is not below gamma_max, or ``knots`` is below 1.
@@ -277,7 +297,12 @@ class LearnedSchedule(Schedule):
     centres: Tensor
 
     def __init__(
-        self, gamma_min: float = -13.3, gamma_max: float = 5.0, learn_endpoints: bool = False, knots: int = 16
+        self,
+        gamma_min: float = -13.3,
+        gamma_max: float = 5.0,
+        learn_endpoints: bool = False,
+        knots: int = 16,
+        minimize_variance: bool = True,
     ) -> None:
         super().__init__()
         _check_range(gamma_min, gamma_max)
@@ -287,6 +312,7 @@ class LearnedSchedule(Schedule):
         self.gamma_max = gamma_max
         self.learn_endpoints = learn_endpoints
         self.knots = knots
+        self.minimize_variance = minimize_variance
         self.register_buffer("centres", (torch.arange(knots) + 0.5) / knots, persistent=False)
         weights = torch.full((knots + 1,), 0.5 / knots)
         weights[0] = 0.5  # half of m is t itself to begin with, which keeps the start nearly linear
@@ -299,8 +325,19 @@ class LearnedSchedule(Schedule):
         return [] if self.end_shifts is None else [self.end_shifts]
 
     def gamma(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        low, high = self._trained_end_points(t)
+        return self._between_ends(t, *self._monotone(t))
+
+    def at_random(self, t: Tensor, integrand: Callable[[], Tensor]) -> NoiseLevel:
         m, slope = self._monotone(t)
+        if self.minimize_variance:
+            for part in (m, slope):
+                if part.requires_grad:
+                    part.register_hook(lambda gradient: gradient * integrand())
+        return _preserving(*self._between_ends(t, m, slope))
+
+    def _between_ends(self, t: Tensor, m: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+        """gamma and d gamma / dt, of m(t) and dm/dt."""
+        low, high = self._trained_end_points(t)
         # lerp and where keep the end points exact, which a division of equal sums would do only up to rounding.
         m = torch.where(t >= 1, torch.ones_like(m), torch.where(t <= 0, torch.zeros_like(m), m))
         return torch.lerp(low.expand_as(m), high.expand_as(m), m), (high - low) * slope
