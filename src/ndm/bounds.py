@@ -73,8 +73,8 @@ def bound(
 ) -> BoundTerms:
     r"""The terms of the bound for each example, by one pass over the networks.
 
-    In continuous time a :class:`~ndm.LearnedSchedule` gets the gradient not of these terms, which do not depend on it in
-    expectation, but one that lowers their variance; see there.
+    In continuous time these terms do not depend, in expectation, on how the schedule runs between its end points: the
+    gradient that a :class:`~ndm.LearnedSchedule` gets for that lowers their variance instead.
 
     Under ``torch.autocast`` the networks run in its precision and everything else in that of the data.
 

@@ -267,14 +267,15 @@ class LearnedSchedule(Schedule):
     rescaled to run from 0 to 1. So m increases whatever the weights are, and the end points are kept to the last digit
     (VDM, arXiv 2107.00630, section 5 and appendix H, trains gamma by a monotone network).
 
-    In continuous time the bound does not depend on m (VDM, section 5.1), only the variance of its estimate does: there m
-    is trained to lower that variance. The gradient that an example sends to m is multiplied by its term of the
-    diffusion loss, in nats per dimension, which makes it that of half the square (VDM, appendix I); the bound's own
-    would be noise around zero, and m would wander. In discrete time the bound depends on m, and trains it. The bound
-    always depends on the end points, and with ``learn_endpoints`` they are trained too, each within a
-    reach of where it starts: gamma_0 up to half the range either way, gamma_1 up to :attr:`REACH`. In continuous time
-    the bound falls with gamma_1 for ever, by less and less, and an optimiser that divides gradients by their size, such
-    as Adam, would follow it far beyond what it is worth, and spend ever more of the times t where there is nothing to
+    In continuous time the bound does not depend on m (VDM, section 5.1), only the variance of its estimate does, and m
+    is trained to lower that: the gradient that an example sends to m is multiplied by its term of the diffusion loss,
+    in nats per dimension, which makes it that of half the square (VDM, appendix I). The bound's own gradient would be
+    noise around zero, and m would wander. In discrete time the bound depends on m, and trains it.
+
+    The bound always depends on the end points, and with ``learn_endpoints`` they are trained too, each within a reach
+    of where it starts: gamma_0 up to half the range either way, gamma_1 up to :attr:`REACH`. In continuous time the
+    bound falls with gamma_1 for ever, by less and less, and an optimiser that divides gradients by their size, such as
+    Adam, would follow it far beyond what it is worth, and spend ever more of the times t where there is nothing to
     learn.
     gamma_0 has an optimum, but its gradient is noisy: at a high learning rate it can walk off to where the levels of
     the data are no longer told apart and the denoiser sees nothing of the lower noise any more.

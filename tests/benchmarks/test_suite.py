@@ -224,6 +224,11 @@ def test_f_has_a_learning_rate_of_its_own(tmp_path: Path) -> None:
     assert moved[0.1] == pytest.approx([m / 10 for m in moved[1.0]], rel=1e-3)
 
 
+def test_m_is_trained_for_variance_unless_it_is_left_to_the_bound(tmp_path: Path) -> None:
+    assert contestants(tiny(tmp_path))[0].model.schedule.minimize_variance
+    assert not contestants(tiny(tmp_path, m=None))[0].model.schedule.minimize_variance
+
+
 # ---- figures
 
 
@@ -340,6 +345,24 @@ def test_results_of_other_settings_are_refused_until_they_are_to_be_made_again(
     assert main(command(tmp_path, "--steps", "9", "--redo")) == 0
     (again,) = figures(tmp_path / "results").values()
     assert again["facts"]["steps"] == 9
+
+
+def test_a_tuning_of_other_settings_is_refused_with_the_field_that_differs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes: dict[str, Any] = {"tune": {"learning_rate": [1e-3]}, "tune_steps": 2, "models": {"Identity": {}}}
+    suite_file(tmp_path, m=None, **changes)
+    assert main(command(tmp_path)) == 0
+    # What was made before a field was there is as what has none in it.
+    for file in (tmp_path / "results").glob("*.json"):
+        assert '"m": null, ' in file.read_text()
+        file.write_text(file.read_text().replace('"m": null, ', ""))
+    capsys.readouterr()
+    assert main(command(tmp_path)) == 0
+    assert "training" not in capsys.readouterr().out
+    suite_file(tmp_path, m="variance", **changes)
+    assert main(command(tmp_path)) == 2
+    assert "with other settings: models[0].m None, now variance. --tune tiny" in capsys.readouterr().err
 
 
 def test_a_row_that_is_run_again_is_held_against_its_results(
