@@ -578,6 +578,7 @@ HEADLINED = (
     "Separable",
 )
 MAIN = (
+    "digits-recommended", "mnist-recommended", "table-recommended", "pinwheel-recommended", "checkerboard-recommended",
     "pinwheel", "checkerboard", "table", "digits", "digits-unclipped", "mnist14", "mnist", "mnist-long", "mnist-slow-ends",
     "mnist-half-rate", "mnist-unclipped", "cifar10", "cifar10-slow",
 )  # fmt: skip
@@ -609,7 +610,12 @@ that are said to be larger, and every one was trained for the same seconds of on
 the test split, lower is better. The last columns are differences from the reference, paired by example: at the end of the equal
 times, and with the averaged weights at the last step that all models of the row have reached, where the faster ones are not at the end
 of their learning rates' schedule. Errors over S seeds: the root of s²/S + the mean of e², with s the spread between seeds and e the
-error over test examples in one. Rows with the name of a data set and nothing more were tuned: each model on the same grid, by validation data; the trials
+error over test examples in one.
+
+**The rows that end in "recommended" have what is recommended for all models now**: gradients clipped at 20, and a learned schedule
+whose form m between the end points is trained to lower the variance of the bound's estimate (`ndm.LearnedSchedule`). The other
+rows are older: there m got the gradient of the bound, which in continuous time does not depend on it, and wandered. "m by the
+bound" is that beside the new. Rows with the name of a data set and nothing more, and all of the recommended but MNIST's, were tuned: each model on the same grid, by validation data; the trials
 are in `results/suite/tuning--*.json`. All bounds are in `results/suite/`. "diagonal" is a variance per dimension, calibrated after the
 training by one pass over training examples.
 
@@ -660,7 +666,7 @@ def best_steps(found: figures.Rows) -> str:
 
 The same trained models at few steps, with the variance per dimension that is calibrated for these steps: even steps in the schedule's time, and
 the ones whose bound on the first {how["examples"]:,} training examples is lowest, among {how["candidates"]} even times (`ndm.grids`). How the noise levels are spread over
-time does not matter to a bound in continuous time, and so is not learned by training in it: even steps are as good as that happens to be. Differences are
+time does not matter to a bound in continuous time, and is not trained to make few even steps good: they are as good as that happens to be. Differences are
 from the reference with the same kind of steps.
 
 {tables}
