@@ -574,11 +574,12 @@ HEADLINED = (
     "Levels and network, free, direct",
     "Levels, free, direct",
     "Small, free, direct",
+    "Small, sigma, direct",
     "Separable, free, direct",
     "Separable",
 )
 MAIN = (
-    "digits-recommended", "mnist-recommended", "table-recommended", "pinwheel-recommended", "checkerboard-recommended",
+    "digits-recommended", "digits-ends", "mnist-recommended", "table-recommended", "pinwheel-recommended", "checkerboard-recommended", "checkerboard-sigma",
     "pinwheel", "checkerboard", "table", "digits", "digits-unclipped", "mnist14", "mnist", "mnist-long", "mnist-slow-ends",
     "mnist-half-rate", "mnist-unclipped", "cifar10", "cifar10-slow",
 )  # fmt: skip
@@ -612,7 +613,7 @@ times, and with the averaged weights at the last step that all models of the row
 of their learning rates' schedule. Errors over S seeds: the root of s²/S + the mean of e², with s the spread between seeds and e the
 error over test examples in one.
 
-**The rows that end in "recommended" have what is recommended for all models now**: gradients clipped at 20, and a learned schedule
+**The rows that end in "recommended", `digits-ends` and `checkerboard-sigma` have what is recommended for all models now**: gradients clipped at 20, and a learned schedule
 whose form m between the end points is trained to lower the variance of the bound's estimate (`ndm.LearnedSchedule`). The other
 rows are older: there m got the gradient of the bound, which in continuous time does not depend on it, and wandered. "m by the
 bound" is that beside the new. Rows with the name of a data set and nothing more, and all of the recommended but MNIST's, were tuned: each model on the same grid, by validation data; the trials

@@ -447,6 +447,6 @@ def test_rows_are_chosen_by_their_names_and_fields() -> None:
     rows = list(read().rows.values())
     assert {row.data for row in chosen(rows, only=["data=digits"])} == {"digits"}
     assert [row.name for row in chosen(rows, ["table", "digits"], ["data=table"])] == ["table"]
-    with pytest.raises(ValueError, match="There is no row digit: the rows are pinwheel"):
+    with pytest.raises(ValueError, match=f"There is no row digit: the rows are {rows[0].name}, "):
         chosen(rows, ["digit"])
     assert replace(rows[0], seconds=1.0).seconds == 1.0

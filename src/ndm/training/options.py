@@ -86,9 +86,8 @@ class TrainerOptions:
         channels_last: lay the images out with the channels innermost, which convolutions on GPUs prefer.
         accumulate: pieces that a batch is cut into, to need less memory; the step is the same but for rounding.
         gradient_clip_val: largest norm of the gradient, of the bound in bits per dimension; null for no clipping. It is
-            for outliers, and so far above the usual norm, ``train/gradient_norm`` in metrics.csv. Where a norm of 1,
-            the custom, is below that in most steps, the gradient's fall as the model learns never reaches Adam, and at
-            a high learning rate the training may break.
+            for outliers: below the usual norm (``train/gradient_norm`` in metrics.csv), as 1 often is, the gradient's
+            fall never reaches Adam, and at a high learning rate the training may break.
         log_every_n_steps: steps between two lines of the training curve.
         val_check_interval: steps between two validations, at each of which a checkpoint is written.
         pictures_every: validations between two sets of pictures, of samples and of the learned transformation; 0 for
