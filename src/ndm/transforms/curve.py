@@ -44,6 +44,9 @@ class Curve:
         """The displacement and the derivative at gamma, (B,), and the displacement at other noise levels, (P, B).
 
         A curve that has something in common to all of them may do it once.
+
+        Returns:
+            F(x, gamma) - x and dF/dgamma, both (B, \\*shape), and F(x, others) - x, (P, B, \\*shape).
         """
         return (*self.displacement_with_derivative(gamma), self.displacement(others))
 
