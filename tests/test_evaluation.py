@@ -91,9 +91,9 @@ def test_the_best_grid_lowers_the_bound_of_calibrated_variances_alone() -> None:
     torch.manual_seed(0)
     model = ndm.NDM(ndm.LinearSchedule(LOW, HIGH), ndm.Identity(), ndm.Denoiser(ResidualMLP(2, 32, 1)))
     data, options = Gaussian(features=2, variance=R, train=800, validation=10, test=500), {"likelihood": False}
-    even, best = (
+    even, best, in_gamma = (
         evaluate(model, data, steps=(5, 200), covariances=("posterior", "isotropic"), times=5, grid=grid, **options)
-        for grid in ("even", "optimal")
+        for grid in ("even", "optimal", "gamma")
     )
     for steps, variance in ((5, "posterior"), (200, "posterior"), (200, "isotropic")):  # 200 steps are too many
         i = even.find("bound", steps, variance)
@@ -101,7 +101,10 @@ def test_the_best_grid_lowers_the_bound_of_calibrated_variances_alone() -> None:
     i = even.find("bound", 5, "isotropic")
     assert best.rows[i]["value"] < even.rows[i]["value"] - 0.05
     assert best.rows[i]["kind"] == "upper bound on -log p(x), 5 steps, optimal grid"
-    with pytest.raises(ValueError, match="no grid 'best'; choose even or optimal"):
+    # In a linear schedule steps that are even in time are even in gamma.
+    assert in_gamma.rows[i]["kind"] == "upper bound on -log p(x), 5 steps, gamma grid"
+    assert in_gamma.rows[i]["value"] == pytest.approx(even.rows[i]["value"], rel=1e-5)
+    with pytest.raises(ValueError, match="no grid 'best'; choose even or gamma or optimal"):
         evaluate(model, data, steps=(5,), grid="best")
 
 

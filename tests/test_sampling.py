@@ -267,6 +267,73 @@ def test_another_volatility_than_the_models_does_not_use_its_reverse_variance():
     assert torch.equal(other, plain[1])
 
 
+# ---- steps that are even in gamma
+
+
+def curved(**parts) -> ndm.NDM:
+    """The same network as small() has, with a schedule that is not linear between the same end points."""
+    torch.manual_seed(1)
+    model = small(**parts)
+    model.schedule = ndm.CosineSchedule(gamma_min=-6, gamma_max=4)
+    return model
+
+
+def straight(**parts) -> ndm.NDM:
+    torch.manual_seed(1)
+    return small(**parts)
+
+
+@pytest.mark.parametrize(("method", "eta"), [("ancestral", None), ("ancestral", 0.5), ("ddim", None)])
+def test_even_in_gamma_the_schedule_does_not_matter(method, eta):
+    """The discrete process knows noise levels alone, so its steps are those of a schedule that is linear in gamma."""
+    options = {"n": 4, "shape": (2,), "method": method, "steps": 5, "eta": eta, "trajectory": True}
+    found, in_time = (
+        sample(curved(), **options, spacing=spacing, generator=seeded(0)) for spacing in ("gamma", "time")
+    )
+    expected = sample(straight(), **options, generator=seeded(0))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(in_time, expected, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize(("method", "solver"), [("ode", "euler"), ("ode", "heun"), ("sde", None)])
+def test_the_solvers_steps_are_even_in_gamma(method, solver):
+    """The times that the solver visits, and in the limit the solution of a linear schedule's ODE."""
+    model, seen = curved(), []
+    drift = model.drift
+    model.drift = lambda z, t, *rest, **options: (seen.append(t[0].item()), drift(z, t, *rest, **options))[1]
+    sample(model, 4, (2,), method, 6, solver=solver, spacing="gamma", generator=seeded(0))
+    gamma = model.schedule(torch.tensor(seen, dtype=torch.float64)).gamma
+    expected = torch.linspace(4, -6, 7, dtype=torch.float64)
+    gaps = (gamma[:, None] - expected[None]).abs().min(dim=1)
+    assert (gaps.values < 1e-4).all()  # times are float32
+    assert set(gaps.indices.tolist()) >= set(range(6))
+    if method == "ode":
+        many = [
+            sample(m, 4, (2,), "ode", 1000, solver=solver, spacing=s, generator=seeded(0))
+            for m, s in ((curved(), "gamma"), (straight(), "time"))
+        ]
+        torch.testing.assert_close(*many, rtol=0.01, atol=0.01)
+
+
+def test_a_calibration_for_other_steps_is_left_alone():
+    model, options = curved(), {"steps": 4, "spacing": "gamma"}
+    plain = sample(model, 4, (2,), **options, generator=seeded(0))
+    model.calibrate(torch.randn(64, 2), steps=4)
+    assert torch.equal(sample(model, 4, (2,), **options, generator=seeded(0)), plain)
+
+
+def test_a_calibration_for_steps_that_are_even_in_gamma():
+    x = torch.randn(64, 2, generator=seeded(2))
+    found, expected = curved(), straight()
+    found.calibrate(x, steps=4, grid="gamma", generator=seeded(3))
+    expected.calibrate(x, steps=4, generator=seeded(3))
+    samples = [sample(m, 4, (2,), steps=4, generator=seeded(0)) for m in (found, expected)]
+    torch.testing.assert_close(*samples, rtol=1e-4, atol=1e-4)
+    times = (torch.arange(64) % 4 + 0.5) / 4
+    bounds = [m.bound(x, 4, times=times, generator=seeded(4)).total for m in (found, expected)]
+    torch.testing.assert_close(*bounds, rtol=1e-4, atol=1e-4)
+
+
 # ---- a direct reverse process
 
 
@@ -567,6 +634,9 @@ def test_a_terminal_gets_a_bar_for_long_runs(capsys, monkeypatch):
         ({"method": "langevin"}, "no sampling method 'langevin'; choose one of ancestral, ddim, ode, sde"),
         ({"steps": None}, "'ancestral' needs a number of steps"),
         ({"steps": None, "method": "ddim"}, "'ddim' needs a number of steps"),
+        ({"spacing": "log"}, "no spacing 'log' of the steps; choose one of time, gamma"),
+        ({"spacing": "gamma", "method": "ode", "steps": None}, "without one the steps are the solver's own"),
+        ({"spacing": "gamma", "method": "sde", "solver": "srk"}, "the solver 'srk' the steps are the solver's own"),
         ({"method": "ode", "solver": "rk5"}, "no solver 'rk5'.*euler, midpoint, heun, rk4, dopri5"),
         ({"method": "sde", "solver": "heun"}, "no solver 'heun'.*euler-maruyama, euler, srk"),
         ({"method": "ode", "solver": "heun", "steps": None}, "'heun' needs a number of steps"),

@@ -159,6 +159,28 @@ def test_end_points_are_gamma_at_the_ends(make) -> None:
     assert schedule.end_points() == pytest.approx(gamma_at(schedule, [0.0, 1.0]).tolist(), rel=1e-12)
 
 
+@every_schedule
+@pytest.mark.parametrize("steps", [1, 7, 100])
+def test_steps_that_are_even_in_gamma(make, steps: int) -> None:
+    schedule = make()
+    times = schedule.even_in_gamma(steps)
+    assert times.dtype == torch.float64
+    assert len(times) == steps + 1
+    assert (times.diff() > 0).all()
+    low, high = schedule.end_points()
+    # Nothing moves outside of the steps, where a schedule is clipped.
+    outside = torch.tensor([times[0] / 2, times[0], times[-1], (1 + times[-1]) / 2], dtype=torch.float64)
+    assert schedule.gamma(outside)[0].tolist() == pytest.approx([low, low, high, high], abs=1e-4)
+    expected = low + (high - low) * torch.arange(steps + 1, dtype=torch.float64) / steps
+    # DDPM's gamma is a difference of logarithms near 5e5.
+    torch.testing.assert_close(gamma_at(schedule, times), expected, rtol=0, atol=1e-4)
+
+
+def test_no_steps_are_not_even_in_gamma() -> None:
+    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+        ndm.LinearSchedule().even_in_gamma(0)
+
+
 # ---- the learned one
 
 finite = st.floats(-30, 30, allow_nan=False)

@@ -6,7 +6,8 @@ number of steps T:
 * ancestral samples with the reverse variances ``posterior``, ``isotropic`` and ``diagonal``, the latter two calibrated
   as for the bounds, and the model's own where that is another one;
 * ``ddim``, eta = 0;
-* ``ode``: Heun's method in T / 2 steps, rounded down, of two evaluations each.
+* ``ode``: Heun's method in T / 2 steps, rounded down, of two evaluations each;
+* where suite.yaml says so, ``diagonal``, ``ddim`` and ``ode`` in steps that are even in gamma, and not in time.
 
 A direct reverse process has neither DDIM nor an ODE: both need F(x_hat), which it does not estimate. All models and
 ways of a seed start from the same noise.
@@ -32,12 +33,13 @@ import ndm
 from ndm.data import Data
 from ndm.distances import jackknife, mmd, sliced_wasserstein
 from ndm.evaluation import own_variance
+from ndm.noise import seed_of
 from ndm.variances import PosteriorVariance, ReverseVariance
 from suite import jobs
 from suite.afterwards import Afterwards, each, weights_of
 from suite.classifier import Classifier, classifier
 from suite.jobs import Trained
-from suite.measuring import calibrated
+from suite.measuring import CALIBRATION, calibrated
 from suite.settings import Row, Samples
 
 #: Samples that are drawn at a time.
@@ -95,6 +97,8 @@ def run(
         net, features = classifier(row.data, data, work, say)
         judge = Images(data, n, net)
     how = {"steps": list(steps), "examples": n, "features": features}
+    if row.data in samples.gamma:
+        how["gamma"] = True
     for job in each(Sampling, row, seed, results, trained, how):
         where = f"{row.name}, seed {seed}, {job.entry.name}"
         if not redo:
@@ -111,7 +115,8 @@ def sampled(job: Afterwards, data: Data, trained: Trained, judge: Judge) -> dict
     """What a sampling job finds."""
     began, facts, model = time.process_time(), trained.facts[job.entry.name], job.model(data, trained)
     figures = []
-    for about, x in drawn(model, job.row, data, job.how["steps"], job.how["examples"], job.seed):
+    how = job.how
+    for about, x in drawn(model, job.row, data, how["steps"], how["examples"], job.seed, how.get("gamma", False)):
         figures.append(about | {"distances": _rounded(judge(x)) if torch.isfinite(x).all() else None})
     rest = {
         "parameters": facts["parameters"],
@@ -133,10 +138,11 @@ def has_ode(model: ndm.NDM) -> bool:
 
 
 def drawn(
-    model: ndm.NDM, row: Row, data: Data, steps: Sequence[int], n: int, seed: int
+    model: ndm.NDM, row: Row, data: Data, steps: Sequence[int], n: int, seed: int, gamma: bool = False
 ) -> Iterator[tuple[dict[str, Any], Tensor]]:
     """Samples in every way, (N, \\*shape), and how they were drawn: the ``method``, its ``steps``, the ``evaluations``
-    of the denoiser's network for a sample, and the ``seconds`` of all of them.
+    of the denoiser's network for a sample, and the ``seconds`` of all of them. With ``gamma`` also in steps that are
+    even in gamma.
     """
     own = model.reverse_variance
     for t in steps:
@@ -152,6 +158,24 @@ def drawn(
         if has_ode(model):
             yield _drawn("ddim", t, model, data, n, seed, method="ddim", steps=t)
             yield _drawn("ode", t, model, data, n, seed, method="ode", solver="heun", steps=t // 2)
+        if gamma:
+            yield from _even_in_gamma(t, model, row, data, n, seed)
+
+
+def _even_in_gamma(
+    t: int, model: ndm.NDM, row: Row, data: Data, n: int, seed: int
+) -> Iterator[tuple[dict[str, Any], Tensor]]:
+    some = data.examples("train")[: max(1, row.calibration // t)].split(BLOCK)
+    generator = torch.Generator().manual_seed(seed_of(CALIBRATION, t))
+    model.calibrate(some, t, "diagonal", grid="gamma", generator=generator)
+    try:
+        yield _drawn("diagonal, in gamma", t, model, data, n, seed, method="ancestral", steps=t)
+    finally:
+        model.uncalibrate(t)
+    if has_ode(model):
+        options: dict[str, Any] = {"spacing": "gamma"}
+        yield _drawn("ddim, in gamma", t, model, data, n, seed, method="ddim", steps=t, **options)
+        yield _drawn("ode, in gamma", t, model, data, n, seed, method="ode", solver="heun", steps=t // 2, **options)
 
 
 def _drawn(

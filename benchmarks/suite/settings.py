@@ -166,11 +166,13 @@ class Samples:
         rows: whose models they are drawn from, where none are named.
         steps: by data set: the numbers of steps T, each at least 2.
         examples: by data set: how many samples.
+        gamma: the data sets of which samples are also drawn in steps that are even in gamma.
     """
 
     rows: Sequence[str] = ()
     steps: Mapping[str, Sequence[int]] = field(default_factory=dict)
     examples: Mapping[str, int] = field(default_factory=dict)
+    gamma: Sequence[str] = ()
 
     def of(self, data: str) -> tuple[Sequence[int], int]:
         """The numbers of steps, and how many samples, of a data set.
@@ -231,7 +233,7 @@ def _samples(given: Mapping[str, Any], rows: Mapping[str, Row]) -> Samples:
     samples = Samples(**given)
     for missing in set(samples.rows) - set(rows):
         raise ValueError(f"samples names the row {missing}, which is not there.")
-    for data in {rows[name].data for name in samples.rows}:
+    for data in {rows[name].data for name in samples.rows} | set(samples.gamma):
         samples.of(data)
     numbers = [n for of in (*samples.steps.values(), samples.examples.values()) for n in of]
     if any(n < 2 for n in numbers):

@@ -19,13 +19,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ndm.grids import even_grid, labelled, optimal_grid
+from ndm.grids import GRIDS, even_grid, gamma_grid, labelled, optimal_grid
 from ndm.noise import Randomness, below_one, low_discrepancy, normal_like
 from ndm.precision import residual_path
 from ndm.process import Instant, Process, Stride, at_rest
 from ndm.schedules import NoiseLevel, per_example
 from ndm.transforms.curve import Curve
-from ndm.variances import CalibratedVariance, Moments, Step
+from ndm.variances import CalibratedVariance, Moments, Step, check_calibration
 
 __all__ = ["BoundTerms", "bound", "calibrate", "calibrated_variance", "error_moments"]
 
@@ -189,7 +189,8 @@ def calibrate(
         steps: T.
         covariance: ``isotropic``, ``diagonal`` or ``full``.
         rank: of a full covariance; see :class:`~ndm.variances.CalibratedVariance`.
-        grid: the steps: ``even``, ``optimal``, or their times, (T + 1,), rising from 0 to 1.
+        grid: the steps: ``even`` in time, even in ``gamma`` (:meth:`ndm.Schedule.even_in_gamma`), ``optimal``, or their
+            times, (T + 1,), rising from 0 to 1.
         generator: for the noise.
 
     Raises:
@@ -197,12 +198,16 @@ def calibrate(
             optimal one is asked for and the data can be passed over only once.
     """
     if isinstance(grid, str):
-        if grid not in ("even", "optimal"):
-            raise ValueError(f"There is no grid {grid!r}; choose even or optimal, or give the times of the steps.")
+        if grid not in GRIDS:
+            raise ValueError(f"There is no grid {grid!r}; choose {' or '.join(GRIDS)}, or give the times of the steps.")
         if grid == "optimal" and isinstance(batches, Iterator):
             raise ValueError('grid="optimal" looks at the data twice: give a tensor, a list or a DataLoader.')
-        optimal = grid == "optimal"
-        times = optimal_grid(process, batches, steps, covariance, generator=generator) if optimal else None
+        check_calibration(steps, covariance)
+        times = None
+        if grid == "gamma":
+            times = gamma_grid(process, steps)
+        elif grid == "optimal":
+            times = optimal_grid(process, batches, steps, covariance, generator=generator)
     else:
         times = grid
     variance: CalibratedVariance | None = None

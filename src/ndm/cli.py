@@ -151,9 +151,9 @@ def _evaluate(arguments: list[str]) -> None:
         "training data; default: posterior own isotropic)",
     )  # fmt: skip
     parser.add_argument(
-        "--grid", choices=("even", "optimal"), default="even",
-        help="the steps of bounds with calibrated variances: even, or the best ones, by training data, for up to 100 "
-        "steps (default: %(default)s)",
+        "--grid", choices=("even", "gamma", "optimal"), default="even",
+        help="the steps of bounds with calibrated variances: even in time, even in gamma, the log noise-to-signal "
+        "ratio, or the best ones, by training data, for up to 100 steps (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--times", type=_positive, default=100, metavar="N",
@@ -289,13 +289,23 @@ def _add_sampling(parser: argparse.ArgumentParser, steps: int, flag: str) -> Non
     )
     parser.add_argument("--eta", type=float, help="volatility in place of the model's own")
     parser.add_argument(
+        "--spacing", choices=("time", "gamma"), default="time",
+        help="steps that are even in time, or in gamma, the log noise-to-signal ratio: better for a learned schedule "
+        "in few steps (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
         "--guidance", type=float, metavar="W", help="weight of classifier-free guidance, for a conditional model"
     )
 
 
 def _sampling(options: argparse.Namespace) -> dict[str, Any]:
     """What :func:`_add_sampling` has asked for, as options of ndm.sample."""
-    chosen = {"method": options.method, "eta": options.eta, "guidance": options.guidance}
+    chosen = {
+        "method": options.method,
+        "eta": options.eta,
+        "guidance": options.guidance,
+        "spacing": options.spacing,
+    }
     return {name: value for name, value in chosen.items() if value is not None}
 
 

@@ -26,7 +26,7 @@ from ndm.bounds import calibrated_variance, error_moments
 from ndm.data import Data
 from ndm.data.base import Examples
 from ndm.distributed import everywhere, is_first, mine, rank, summed, world_size
-from ndm.grids import candidates_for, grid_from, pair_moments
+from ndm.grids import GRIDS, candidates_for, gamma_grid, grid_from, pair_moments
 from ndm.likelihood import log_likelihood
 from ndm.model import NDM
 from ndm.noise import seed_of
@@ -405,8 +405,8 @@ def evaluate(
         times: of an example, for a bound with more steps than that or in continuous time.
         calibration: network evaluations per example and step that a calibration may spend: with T steps it is made from
             the first ``calibration`` / T training examples.
-        grid: the steps of bounds with calibrated variances: ``even``, or ``optimal``, which finds the best ones by the
-            first 500 of those examples (:mod:`ndm.grids`), up to T = 100.
+        grid: the steps of bounds with calibrated variances: ``even`` in time, even in ``gamma``, or ``optimal``, which
+            finds the best ones by the first 500 of those examples (:mod:`ndm.grids`), up to T = 100.
         quality: how many samples to compare with the split's first examples by FID and KID; None for no comparison.
         features: for :func:`ndm.quality.fid_kid`: ``inception``, a folder, or a network.
         sampling: options for :func:`ndm.sample`, by default ancestral sampling in 250 steps.
@@ -415,8 +415,8 @@ def evaluate(
     Raises:
         ValueError: the data do not fit the model, or there is no such grid.
     """
-    if grid not in ("even", "optimal"):
-        raise ValueError(f"There is no grid {grid!r}; choose even or optimal.")
+    if grid not in GRIDS:
+        raise ValueError(f"There is no grid {grid!r}; choose {' or '.join(GRIDS)}.")
     x, conditional = _First(data.examples(split), max_examples), _conditional(model)
     labels = _labels(data, split, len(x)) if conditional else None
     names = list(dict.fromkeys(own_variance(model) if c == "own" else c for c in covariances))
@@ -435,14 +435,18 @@ def evaluate(
         calibrated = {}
         if t is not None and train is not None:
             part = _First(train, max(1, calibration // t))
-            times_of_steps = _best_grid(model, part, train_labels, t, fitted, seed) if grid == "optimal" else None
+            times_of_steps = None
+            if grid == "gamma":
+                times_of_steps = gamma_grid(model, t)
+            elif grid == "optimal":
+                times_of_steps = _best_grid(model, part, train_labels, t, fitted, seed)
             calibrated = _calibrated(model, part, train_labels, t, fitted, seed, times_of_steps)
         for name in names if t is not None else [None]:
             with _variance(model, name or own_variance(model), t, calibrated.get(name or "")):
                 terms = bound_per_example(model, x, t, labels=labels, seed=seed, batch_size=batch_size, times=times)
             kind = f"upper bound on -log p(x), {'continuous time' if t is None else f'{t} steps'}"
             chosen = calibrated.get(name or "")
-            kind += ", optimal grid" if chosen is not None and chosen.grid is not None else ""
+            kind += f", {grid} grid" if chosen is not None and chosen.grid is not None else ""
             extra = {n: terms[n].mean().item() * scale for n in ("reconstruction", "prior")}
             _add(result, "bound", t, name, terms["total"] * scale, unit, kind, extra)
             bar.update()

@@ -28,12 +28,25 @@ from ndm.process import Process, Stride, at_rest
 from ndm.schedules import per_example
 from ndm.variances import Moments, check_calibration
 
-__all__ = ["cheapest_path", "even_grid", "grid_from", "optimal_grid", "pair_moments"]
+__all__ = ["GRIDS", "cheapest_path", "even_grid", "gamma_grid", "grid_from", "optimal_grid", "pair_moments"]
+
+
+#: The steps that can be asked for by name: even in time, even in gamma (:meth:`ndm.Schedule.even_in_gamma`), the best.
+GRIDS = ("even", "gamma", "optimal")
 
 
 def even_grid(steps: int, like: Tensor) -> Tensor:
     """i / T for i = 0..T, (T + 1,), in the precision of ``like``."""
     return torch.arange(steps + 1, dtype=like.dtype, device=like.device) / steps
+
+
+def gamma_grid(process: Process, steps: int) -> Tensor:
+    """The times of T steps that are even in gamma, (T + 1,), float64, from 0 to 1; see
+    :meth:`ndm.Schedule.even_in_gamma`.
+    """
+    times = process.schedule.even_in_gamma(steps)
+    times[0], times[-1] = 0, 1  # the noise levels at the ends are the same all the same
+    return times
 
 
 def candidates_for(steps: int) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,6 +28,9 @@ from ndm.solvers import FIXED_STEP_ODE, FIXED_STEP_SDE, solve_adaptive, solve_fi
 __all__ = ["METHODS", "sample", "sample_batches"]
 
 METHODS = ("ancestral", "ddim", "ode", "sde")
+
+#: In what the steps are even.
+SPACINGS = ("time", "gamma")
 
 #: A bar is shown on a terminal for runs of at least this many steps.
 LONG_RUN = 50
@@ -47,6 +51,7 @@ def sample(
     labels: Tensor | None = None,
     guidance: float | None = None,
     generator: torch.Generator | None = None,
+    spacing: str = "time",
     trajectory: bool = False,
     progress: bool | None = None,
     dtype: torch.dtype | None = None,
@@ -70,6 +75,10 @@ def sample(
         guidance: the weight w of classifier-free guidance, see :class:`~ndm.denoisers.GuidedDenoiser`; None and 0 are
             without. It doubles the cost of a network pass.
         generator: every random number comes from it: the same seed gives the same samples.
+        spacing: how the steps are spaced: evenly in ``time``, unless the model is calibrated for this T with steps of
+            its own, or evenly in ``gamma``, log(sigma^2 / alpha^2). A learned schedule need not be made for few steps
+            even in time. With ``gamma`` a variance that is calibrated for this T is left alone, since it belongs to its
+            steps: ``model.calibrate(data, steps=T, grid="gamma")`` makes one for these.
         trajectory: return all the states on the way as well, from noise to data.
         progress: show a bar; by default on a terminal, for long runs.
         dtype: the precision of the state; by default that of the model's parameters.
@@ -80,10 +89,11 @@ def sample(
         units.
 
     Raises:
-        ValueError: an unknown method or solver, fewer than one step or example; guidance without labels, or of a
-            network without classes.
+        ValueError: an unknown method, solver or spacing, fewer than one step or example; a spacing for a solver that
+            chooses its steps itself; guidance without labels, or of a network without classes.
     """
     _check(n, method, steps)
+    _check_spacing(spacing, method, steps, solver)
     _check_labels(n, labels, guidance)
     reference = next(iter(model.parameters()), torch.empty(0))
     if dtype is None:
@@ -91,19 +101,21 @@ def sample(
     like = torch.empty(n, *shape, device=reference.device, dtype=dtype)
     labels = None if labels is None else labels.to(like.device)
     z = normal_like(like, generator)
+    grid = model.schedule.even_in_gamma(steps) if spacing == "gamma" and steps is not None else None
     with _guided(model, guidance), at_rest(model):
         if method in ("ancestral", "ddim"):
             assert steps is not None
             eta = 0.0 if method == "ddim" else eta
-            states: Iterable[Tensor] = _ancestral(model, z, _bar(steps, progress), steps, eta, labels, generator)
+            states: Iterable[Tensor] = _ancestral(model, z, _bar(steps, progress), steps, eta, labels, generator, grid)
         elif method == "ode":
-            states = _ode(model, z, steps, solver, rtol, atol, labels, trajectory, progress)
+            states = _ode(model, z, steps, solver, rtol, atol, labels, trajectory, progress, grid)
         else:
-            states = _sde(model, z, steps, eta, solver, rtol, atol, labels, generator, progress)
+            states = _sde(model, z, steps, eta, solver, rtol, atol, labels, generator, progress, grid)
         kept = [z] if trajectory else []
         for state in states:
             kept = [*kept, state] if trajectory else [state]
-        grid = model.grid(steps) if method == "ancestral" and eta is None and steps is not None else None
+        if grid is None and method == "ancestral" and eta is None and steps is not None:
+            grid = model.grid(steps)
         return _finish(model, kept, trajectory, grid)
 
 
@@ -207,6 +219,17 @@ def _check(n: int, method: str, steps: int | None) -> None:
         raise ValueError(f"The number of steps must be at least 1, got {steps}.")
 
 
+def _check_spacing(spacing: str, method: str, steps: int | None, solver: str | None) -> None:
+    if spacing not in SPACINGS:
+        raise ValueError(f"There is no spacing {spacing!r} of the steps; choose one of {', '.join(SPACINGS)}.")
+    foreign = {"ode": ("dopri5",), "sde": FIXED_STEP_SDE}.get(method, ())
+    if spacing == "gamma" and (steps is None or solver in foreign):
+        raise ValueError(
+            'spacing="gamma" is for a given number of steps: '
+            f"{'without one' if steps is None else f'the solver {solver!r}'} the steps are the solver's own."
+        )
+
+
 def _finish(model: Process, kept: list[Tensor], trajectory: bool, grid: Tensor | None) -> Tensor:
     n = kept[-1].shape[0]
     data = model.from_model(model.decoder.decode(kept[-1], model.schedule(kept[-1].new_zeros(n))))
@@ -232,9 +255,12 @@ def _ancestral(
     eta: float | None,
     labels: Tensor | None,
     generator: torch.Generator | None,
+    grid: Tensor | None,
 ) -> Iterator[Tensor]:
     for i in numbers:
-        step = model.grid_step(torch.full((z.shape[0],), i, device=z.device), steps, z, eta)
+        step = model.grid_step(torch.full((z.shape[0],), i, device=z.device), steps, z, eta, grid)
+        if grid is not None:  # not the steps that a variance for T of them would be calibrated for
+            step = replace(step, steps=None)
         kernel = model.kernel(z, step, labels, override=eta is not None)
         z = kernel.mean if eta == 0 else kernel.sample(normal_like(z, generator))
         yield z
@@ -250,6 +276,7 @@ def _ode(
     labels: Tensor | None,
     trajectory: bool,
     progress: bool | None,
+    grid: Tensor | None,
 ) -> Iterable[Tensor]:
     def drift(t: Tensor, state: Tensor) -> Tensor:
         return model.drift(state, t, labels, eta=0.0)
@@ -260,7 +287,7 @@ def _ode(
     _known(solver, (*FIXED_STEP_ODE, "dopri5"))
     if steps is None:
         raise ValueError(f"The fixed-step solver {solver!r} needs a number of steps.")
-    return solve_fixed(drift, z, _times(_bar(steps, progress), steps, z), solver)
+    return solve_fixed(drift, z, _times(_bar(steps, progress), steps, z, grid), solver)
 
 
 def _sde(
@@ -274,6 +301,7 @@ def _sde(
     labels: Tensor | None,
     generator: torch.Generator | None,
     progress: bool | None,
+    grid: Tensor | None,
 ) -> Iterable[Tensor]:
     def drift(t: Tensor, state: Tensor) -> Tensor:
         return model.drift(state, t, labels, eta)
@@ -287,7 +315,7 @@ def _sde(
         return solve_sde(drift, diffusion, z, steps, solver, rtol, atol, generator)
     if steps is None:
         raise ValueError("The fixed-step solver 'euler-maruyama' needs a number of steps.")
-    return _euler_maruyama(drift, diffusion, z, _times(_bar(steps, progress), steps, z), generator)
+    return _euler_maruyama(drift, diffusion, z, _times(_bar(steps, progress), steps, z, grid), generator)
 
 
 def _known(solver: str, names: Sequence[str]) -> None:
@@ -295,10 +323,11 @@ def _known(solver: str, names: Sequence[str]) -> None:
         raise ValueError(f"There is no solver {solver!r} for this method; choose one of {', '.join(names)}.")
 
 
-def _times(numbers: Iterator[int], steps: int, like: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """The pairs (t, s) of the steps, each a number."""
+def _times(numbers: Iterator[int], steps: int, like: Tensor, grid: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """The pairs (t, s) of the steps, each a number: those of the grid, (T + 1,), or even ones."""
+    times = [i / steps for i in range(steps + 1)] if grid is None else grid.tolist()
     for i in numbers:
-        yield like.new_tensor(i / steps), like.new_tensor((i - 1) / steps)
+        yield like.new_tensor(times[i]), like.new_tensor(times[i - 1])
 
 
 def _euler_maruyama(

@@ -29,6 +29,12 @@ __all__ = [
     "per_example",
 ]
 
+#: Halvings of [0, 1] in the search for a time: to the last place of float64.
+BISECTIONS = 53
+
+#: A time this near to an end is the end.
+ROUNDING = 1e-12
+
 
 def per_example(a: Tensor, like: Tensor) -> Tensor:
     """Give ``a``, one number per example, trailing axes of size one so that it broadcasts against ``like``.
@@ -90,6 +96,39 @@ class Schedule(Part):
         with torch.no_grad():
             gamma, _ = self.gamma(torch.tensor([0.0, 1.0], dtype=torch.float64, device=self._device()))
         return gamma[0].item(), gamma[1].item()
+
+    @torch.no_grad()
+    def even_in_gamma(self, steps: int) -> Tensor:
+        """The times of T steps that are equally long in gamma, the log noise-to-signal ratio, and not in time.
+
+        Args:
+            steps: T.
+
+        Returns:
+            (T + 1,), float64, rising from 0 to 1. A schedule that is clipped stands still at its ends, and what stands
+            still is left out: the first is then the last time at gamma(0), the last the first one at gamma(1).
+
+        Raises:
+            ValueError: there is less than one step.
+
+        Example:
+            >>> LinearSchedule().even_in_gamma(4)
+            tensor([0.0000, 0.2500, 0.5000, 0.7500, 1.0000], dtype=torch.float64)
+        """
+        if steps < 1:
+            raise ValueError(f"The number of steps must be at least 1, got {steps}.")
+        low, high = self.end_points()
+        wanted = torch.linspace(low, high, steps + 1, dtype=torch.float64, device=self._device())
+        before, after = torch.zeros_like(wanted), torch.ones_like(wanted)
+        for _ in range(BISECTIONS):  # gamma never falls, and is all that is known of every schedule
+            middle = (before + after) / 2
+            gamma, _ = self.gamma(middle)
+            late = gamma > wanted
+            late[-1] = gamma[-1] >= high
+            before, after = torch.where(late, before, middle), torch.where(late, middle, after)
+        times = (before + after) / 2
+        # What rounding leaves of the ends where nothing is clipped.
+        return torch.where(times < ROUNDING, 0.0, torch.where(times > 1 - ROUNDING, 1.0, times))
 
     def endpoint_parameters(self) -> list[nn.Parameter]:
         """What the end points are trained by, which may have a learning rate of its own; empty if they are fixed."""

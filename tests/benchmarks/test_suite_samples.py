@@ -30,7 +30,7 @@ TINY = {
     },
 }  # fmt: skip
 
-WAYS = ["posterior", "isotropic", "diagonal", "ddim", "ode"]
+WAYS = ["posterior", "isotropic", "diagonal", "ddim", "ode", "diagonal, in gamma", "ddim, in gamma", "ode, in gamma"]
 
 
 def suite_file(folder: Path, samples: dict[str, Any] | None = None, **changes: Any) -> Path:
@@ -40,7 +40,13 @@ def suite_file(folder: Path, samples: dict[str, Any] | None = None, **changes: A
         "defaults": real["defaults"],
         "data": real["data"],
         "rows": {"tiny": {**TINY, **changes}},
-        "samples": {"rows": ["tiny"], "steps": {"pinwheel": [2, 5]}, "examples": {"pinwheel": 60}, **(samples or {})},
+        "samples": {
+            "rows": ["tiny"],
+            "steps": {"pinwheel": [2, 5]},
+            "examples": {"pinwheel": 60},
+            "gamma": ["pinwheel"],
+            **(samples or {}),
+        },
     }
     path = folder / "suite.yaml"
     path.write_text(yaml.safe_dump(found, sort_keys=False))
@@ -82,19 +88,21 @@ def test_every_way_is_there_with_the_evaluations_that_it_took(done: Path) -> Non
     assert [(f["method"], f["steps"]) for f in found] == [(way, t) for t in (2, 5) for way in WAYS]
     for figure in found:
         # Heun's method evaluates twice a step, and five evaluations are not two steps' worth and a half.
-        wanted = 2 * (figure["steps"] // 2) if figure["method"] == "ode" else figure["steps"]
+        wanted = 2 * (figure["steps"] // 2) if figure["method"].startswith("ode") else figure["steps"]
         assert figure["evaluations"] == wanted
         assert figure["seconds"] >= 0
 
 
 def test_a_direct_reverse_process_has_neither_ddim_nor_an_ode(done: Path) -> None:
     found = result(done, "neural--direct")
-    assert {f["method"] for f in found["figures"]} == {"posterior", "isotropic", "diagonal"}
+    assert {f["method"] for f in found["figures"]} == {"posterior", "isotropic", "diagonal", "diagonal, in gamma"}
     assert found["facts"]["left_out"] == ["ddim", "ode"]
     assert result(done, "neural")["facts"]["left_out"] == []
 
 
-@pytest.mark.parametrize(("way", "t"), [("posterior", 2), ("ddim", 5), ("ode", 5)])
+@pytest.mark.parametrize(
+    ("way", "t"), [("posterior", 2), ("ddim", 5), ("ode", 5), ("ddim, in gamma", 5), ("ode, in gamma", 5)]
+)
 @pytest.mark.parametrize(("model", "seed"), [("identity", 0), ("neural", 1)])
 def test_figures_are_those_of_the_kept_weights(done: Path, model: str, seed: int, way: str, t: int) -> None:
     from suite.building import build, matched
@@ -107,6 +115,7 @@ def test_figures_are_those_of_the_kept_weights(done: Path, model: str, seed: int
     kept = load_file(done / "work" / f"tiny--{seed}" / "weights.safetensors")
     net.load_state_dict({k: kept[f"{model}/time/{k}"] for k, _ in net.named_parameters()}, strict=False)
     options = {"ddim": {"method": "ddim", "steps": t}, "ode": {"method": "ode", "solver": "heun", "steps": t // 2}}
+    options |= {f"{name}, in gamma": {**given, "spacing": "gamma"} for name, given in options.items()}
     generator = torch.Generator().manual_seed(seed_of(seed, 0))
     x = ndm.sample(net, 60, (2,), generator=generator, **options.get(way, {"steps": t}))
     mean, scale = data.train.mean(0), data.train.std(0)
@@ -136,8 +145,11 @@ def test_the_model_keeps_its_variance_and_its_own_is_drawn_as_well(tmp_path: Pat
     row, data = read(suite_file(tmp_path, models=models)).rows["tiny"], dataset("pinwheel")
     model = build(row.models[0], row, data, Widths(row.width))
     own = model.reverse_variance
-    assert [about["method"] for about, _ in drawn(model, row, data, [2], 5, 0)] == [*WAYS[:3], "learned", *WAYS[3:]]
+    found = [about["method"] for about, _ in drawn(model, row, data, [2], 5, 0, gamma=True)]
+    assert found == [*WAYS[:3], "learned", *WAYS[3:]]
     assert model.reverse_variance is own
+    assert not model.calibrations
+    assert [about["method"] for about, _ in drawn(model, row, data, [2], 5, 0)] == found[:6]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("suite.sampling.BLOCK", 3)
         assert {about["evaluations"] for about, x in drawn(model, row, data, [2], 5, 0) if len(x) == 5} == {2}
