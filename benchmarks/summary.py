@@ -617,7 +617,7 @@ error over test examples in one.
 **The rows that end in "recommended" or "tuned", `digits-ends` and `checkerboard-sigma` have what is recommended for all models now**: gradients clipped at 20, and a learned schedule
 whose form m between the end points is trained to lower the variance of the bound's estimate (`ndm.LearnedSchedule`). The other
 rows are older: there m got the gradient of the bound, which in continuous time does not depend on it, and wandered. "m by the
-bound" is that beside the new. Rows with the name of a data set and nothing more, and all of the recommended but MNIST's, were tuned: each model on the same grid, by validation data, in a third of
+bound" is that beside the new. Rows with the name of a data set and nothing more, and all of the recommended but those of MNIST and CIFAR-10, were tuned: each model on the same grid, by validation data, in a part of
 the time that the row has, the "tuned" ones in all of it; the trials are in `results/suite/tuning--*.json`. `digits-tuned` came out with the rates of `digits-recommended`: the two are one comparison
 with ten and five seeds, of which the ten had not been used for anything before. All bounds are in `results/suite/`. "diagonal" is a variance per dimension, calibrated after the
 training by one pass over training examples.
