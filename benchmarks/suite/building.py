@@ -157,7 +157,8 @@ def match(entry: Entry, row: Row, data: Data, total: int) -> Widths:
         rest -= _size(_transform_net, (entry,), shape, data.levels, some.transform)
     wanted = entry.share if entry.learned else 0.0
     found = []
-    for widths in _denoisers(row, math.sqrt(entry.size * (1 - wanted))):
+    scale = math.sqrt(entry.size * (1 - wanted))
+    for widths in _denoisers(row, scale):
         denoiser = rest + _size(_denoiser_net, (entry, row), shape, widths.denoiser, widths.embedding)
         f_width = _nearest(entry, data, total - denoiser) if entry.learned else None
         in_f = _size(_transform_net, (entry,), shape, data.levels, f_width) if f_width else 0
@@ -178,15 +179,15 @@ def match(entry: Entry, row: Row, data: Data, total: int) -> Widths:
             f"{where}: at equal parameters the nearest that F's share comes to {wanted:.1%} is off by "
             f"{min(f[1] for f in within):.1%}. Change the row's width or the share of F."
         )
-    return min(alike, key=lambda f: (round(f[1] / slack + _unlike(f[2], row), 6), f[0]))[2]
+    return min(alike, key=lambda f: (round(f[1] / slack + _unlike(f[2], row, scale), 6), f[0]))[2]
 
 
 def _denoisers(row: Row, scale: float) -> Iterator[Widths]:
     """Widths to try: around the reference's times ``scale``."""
     if row.network == "mlp":
         middle = row.width[0] * scale
-        for width in range(max(2, 2 * int(0.35 * middle)), 2 * math.ceil(0.65 * middle) + 1, 2):
-            for embedding in range(EMBEDDING - 16, EMBEDDING + 17, 4):
+        for width in range(max(2, int(0.7 * middle)), math.ceil(1.3 * middle) + 1):
+            for embedding in range(EMBEDDING - 16, EMBEDDING + 17, 2):
                 yield Widths((width,), embedding)
         return
     each = []
@@ -197,10 +198,12 @@ def _denoisers(row: Row, scale: float) -> Iterator[Widths]:
         yield Widths(widths)
 
 
-def _unlike(widths: Widths, row: Row) -> float:
-    """How far the denoiser's shape is from the reference's: 1 for resolutions that differ by a fifth."""
+def _unlike(widths: Widths, row: Row, scale: float) -> float:
+    """How far the denoiser's shape is from the reference's with its widths times ``scale``: 1 for a fifth."""
     ratios = [math.log(w / base) for w, base in zip(widths.denoiser, row.width, strict=True)]
-    return 5 * (max(ratios) - min(ratios)) + abs(math.log(widths.embedding / EMBEDDING))
+    unlike = 5 * (max(ratios) - min(ratios)) + abs(math.log(widths.embedding / EMBEDDING))
+    # Of a perceptron a wide embedding must not make up for narrow blocks.
+    return unlike + (5 * abs(ratios[0] - math.log(scale)) if row.network == "mlp" else 0.0)
 
 
 def _nearest(entry: Entry, data: Data, wanted: int) -> int:

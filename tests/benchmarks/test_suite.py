@@ -98,6 +98,18 @@ def test_all_models_of_a_row_have_as_many_parameters_as_their_size_says(name: st
         assert in_f / sum(count[entry.name]) == pytest.approx(share, abs=min(0.0101 + share / 4, 0.0021 + share / 2))
 
 
+@pytest.mark.parametrize("name", ["pinwheel", "checkerboard-tuned", "table-tuned"])
+def test_a_perceptron_gives_up_to_f_what_f_has_and_not_more(name: str) -> None:
+    from suite.building import matched
+    from suite.datasets import dataset
+    from suite.settings import read
+
+    row = read().rows[name]
+    for entry, widths in zip(row.models, matched(row, dataset(row.data)).values(), strict=True):
+        # The number of parameters goes with the square of the width.
+        assert widths.denoiser[0] == pytest.approx(row.width[0] * (1 - entry.share * entry.learned) ** 0.5, rel=0.04)
+
+
 def test_a_table_of_levels_is_for_data_with_levels(tmp_path: Path) -> None:
     from suite.building import matched
     from suite.datasets import dataset
