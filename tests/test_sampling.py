@@ -334,6 +334,60 @@ def test_a_calibration_for_steps_that_are_even_in_gamma():
     torch.testing.assert_close(*bounds, rtol=1e-4, atol=1e-4)
 
 
+def learned(**options) -> ndm.NDM:
+    """The network of small(), with a learned schedule that is not linear."""
+    model = straight()
+    model.schedule = ndm.LearnedSchedule(-6, 4, **options)
+    with torch.no_grad():
+        model.schedule.logits.copy_(torch.linspace(-3, 3, 17))
+    return model
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"eta": 0.5}, {"method": "ddim"}, {"method": "ode"}, {"method": "sde"}, {"method": "ode", "solver": "euler"}],
+)
+@pytest.mark.parametrize(
+    ("model", "own", "other"),
+    [
+        (learned(), "gamma", "time"),
+        (learned(minimize_variance=False), "time", "gamma"),
+        (curved(), "time", "gamma"),
+    ],
+    ids=["trained for variance", "trained by the bound", "fixed"],
+)
+def test_where_no_spacing_is_given_it_is_the_schedules_own(model, own, other, options):
+    found, expected, different = (
+        sample(model, 4, (2,), steps=5, **options, **spacing, generator=seeded(0))
+        for spacing in ({}, {"spacing": own}, {"spacing": other})
+    )
+    assert torch.equal(found, expected)
+    assert not torch.allclose(found, different, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize(("method", "solver"), [("ode", None), ("ode", "dopri5"), ("sde", "srk")])
+def test_a_solver_that_chooses_its_steps_needs_no_spacing(method, solver):
+    steps = None if method == "ode" else 4
+    assert sample(learned(), 4, (2,), method, steps, solver=solver, generator=seeded(0)).isfinite().all()
+
+
+def test_where_no_spacing_is_given_a_calibration_has_its_own_steps():
+    x, model = torch.randn(64, 2, generator=seeded(2)), learned()
+    without = sample(model, 4, (2,), steps=4, generator=seeded(0))
+    model.calibrate(x, steps=4, generator=seeded(3))  # in even steps of time
+    assert torch.equal(
+        sample(model, 4, (2,), steps=4, generator=seeded(0)),
+        sample(model, 4, (2,), steps=4, spacing="time", generator=seeded(0)),
+    )
+    # What the calibration says nothing about: another volatility, and another number of steps.
+    for options in ({"method": "ddim", "steps": 4}, {"steps": 5}):
+        assert torch.equal(
+            sample(model, 4, (2,), **options, generator=seeded(0)),
+            sample(model, 4, (2,), **options, spacing="gamma", generator=seeded(0)),
+        )
+    assert torch.equal(sample(model.uncalibrate(), 4, (2,), steps=4, generator=seeded(0)), without)
+
+
 # ---- a direct reverse process
 
 

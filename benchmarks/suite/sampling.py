@@ -183,6 +183,7 @@ def _drawn(
 ) -> tuple[dict[str, Any], Tensor]:
     began = time.process_time()
     with _counted(model.denoiser.net) as calls:
+        options.setdefault("spacing", "time")
         blocks = ndm.sample_batches(model, n, data.shape, seed=seed, batch_size=BLOCK, progress=False, **options)
         x = torch.cat([block for _, block in blocks])
     seconds, evaluations = time.process_time() - began, len(calls) // -(-n // BLOCK)

@@ -289,9 +289,9 @@ def _add_sampling(parser: argparse.ArgumentParser, steps: int, flag: str) -> Non
     )
     parser.add_argument("--eta", type=float, help="volatility in place of the model's own")
     parser.add_argument(
-        "--spacing", choices=("time", "gamma"), default="time",
-        help="steps that are even in time, or in gamma, the log noise-to-signal ratio: better for a learned schedule "
-        "in few steps (default: %(default)s)",
+        "--spacing", choices=("time", "gamma"),
+        help="steps that are even in time, or in gamma, the log noise-to-signal ratio (default: gamma for a learned "
+        "schedule that was trained in continuous time, else time)",
     )  # fmt: skip
     parser.add_argument(
         "--guidance", type=float, metavar="W", help="weight of classifier-free guidance, for a conditional model"

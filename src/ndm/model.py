@@ -104,8 +104,11 @@ class NDM(Process):
             self.calibrations.pop(key)
         return self
 
+    def calibrated(self, steps: int) -> bool:
+        return str(steps) in self.calibrations
+
     def grid(self, steps: int) -> Tensor | None:
-        if str(steps) not in self.calibrations:
+        if not self.calibrated(steps):
             return None
         calibration = self.calibrations[str(steps)]
         assert isinstance(calibration, CalibratedVariance)

@@ -138,7 +138,7 @@ def trajectories(
     figure, axes = _panels(rows, columns, (1.1 * columns, 1.2 * rows))
     for m, (name, model) in enumerate(models.items()):
         generator = torch.Generator().manual_seed(seed)
-        states = sample(model, examples, shape, steps=steps, generator=generator, trajectory=True)
+        states = sample(model, examples, shape, steps=steps, generator=generator, spacing="time", trajectory=True)
         chosen = torch.linspace(0, len(states) - 1, columns).round().long()
         for e in range(examples):
             row = axes[examples * m + e]

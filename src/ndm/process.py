@@ -296,6 +296,10 @@ class Process(Part):
         eta = self.volatility(level_t.gamma) if eta is None else torch.as_tensor(eta).to(t).expand_as(t)
         return Step.between(level_s, level_t, eta, index, steps)
 
+    def calibrated(self, steps: int) -> bool:
+        """Whether there is a reverse variance made for T = ``steps``, with steps that it belongs to."""
+        return False
+
     def grid(self, steps: int) -> Tensor | None:
         """The times of the model's own T steps, (T + 1,), rising from 0 to 1; None for even ones."""
         return None

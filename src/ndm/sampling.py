@@ -51,7 +51,7 @@ def sample(
     labels: Tensor | None = None,
     guidance: float | None = None,
     generator: torch.Generator | None = None,
-    spacing: str = "time",
+    spacing: str | None = None,
     trajectory: bool = False,
     progress: bool | None = None,
     dtype: torch.dtype | None = None,
@@ -75,10 +75,13 @@ def sample(
         guidance: the weight w of classifier-free guidance, see :class:`~ndm.denoisers.GuidedDenoiser`; None and 0 are
             without. It doubles the cost of a network pass.
         generator: every random number comes from it: the same seed gives the same samples.
-        spacing: how the steps are spaced: evenly in ``time``, unless the model is calibrated for this T with steps of
-            its own, or evenly in ``gamma``, log(sigma^2 / alpha^2). A learned schedule need not be made for few steps
-            even in time. With ``gamma`` a variance that is calibrated for this T is left alone, since it belongs to its
-            steps: ``model.calibrate(data, steps=T, grid="gamma")`` makes one for these.
+        spacing: how the steps are spaced: evenly in ``time``, or evenly in ``gamma``, log(sigma^2 / alpha^2). By
+            default ancestral steps are those that the model is calibrated for, if it is for this T; else the schedule
+            says it (:attr:`ndm.Schedule.spacing`): ``gamma`` for a :class:`~ndm.LearnedSchedule` that is trained in
+            continuous time, ``time`` for all others. With ``time`` ancestral samples come from the model whose T-step
+            bound is ``model.bound(x, T)``, by the steps it is calibrated for if it is. With ``gamma`` a variance that
+            is calibrated for this T is left alone, since it belongs to its steps: ``model.calibrate(data, steps=T,
+            grid="gamma")`` makes one for these.
         trajectory: return all the states on the way as well, from noise to data.
         progress: show a bar; by default on a terminal, for long runs.
         dtype: the precision of the state; by default that of the model's parameters.
@@ -101,6 +104,8 @@ def sample(
     like = torch.empty(n, *shape, device=reference.device, dtype=dtype)
     labels = None if labels is None else labels.to(like.device)
     z = normal_like(like, generator)
+    if spacing is None:
+        spacing = _own_spacing(model, method, steps, eta, solver)
     grid = model.schedule.even_in_gamma(steps) if spacing == "gamma" and steps is not None else None
     with _guided(model, guidance), at_rest(model):
         if method in ("ancestral", "ddim"):
@@ -219,11 +224,24 @@ def _check(n: int, method: str, steps: int | None) -> None:
         raise ValueError(f"The number of steps must be at least 1, got {steps}.")
 
 
-def _check_spacing(spacing: str, method: str, steps: int | None, solver: str | None) -> None:
-    if spacing not in SPACINGS:
+def _chooses_steps(method: str, steps: int | None, solver: str | None) -> bool:
+    """Whether the steps are the solver's own choice."""
+    return steps is None or solver in {"ode": ("dopri5",), "sde": FIXED_STEP_SDE}.get(method, ())
+
+
+def _own_spacing(model: Process, method: str, steps: int | None, eta: float | None, solver: str | None) -> str:
+    """The spacing where nobody has said it."""
+    if _chooses_steps(method, steps, solver):
+        return "time"
+    if method == "ancestral" and eta is None and steps is not None and model.calibrated(steps):
+        return "time"  # which leaves the model its own steps
+    return model.schedule.spacing
+
+
+def _check_spacing(spacing: str | None, method: str, steps: int | None, solver: str | None) -> None:
+    if spacing not in (None, *SPACINGS):
         raise ValueError(f"There is no spacing {spacing!r} of the steps; choose one of {', '.join(SPACINGS)}.")
-    foreign = {"ode": ("dopri5",), "sde": FIXED_STEP_SDE}.get(method, ())
-    if spacing == "gamma" and (steps is None or solver in foreign):
+    if spacing == "gamma" and _chooses_steps(method, steps, solver):
         raise ValueError(
             'spacing="gamma" is for a given number of steps: '
             f"{'without one' if steps is None else f'the solver {solver!r}'} the steps are the solver's own."

@@ -11,6 +11,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -90,6 +91,11 @@ class Schedule(Part):
             integrand: gives the integrand at t, (B,), any unit; to be called in the backward pass, when it is known.
         """
         return self(t)
+
+    @property
+    def spacing(self) -> str:
+        """In what a sampler's steps are even where nobody says it: ``time``, or ``gamma`` (:meth:`even_in_gamma`)."""
+        return "time"
 
     def end_points(self) -> tuple[float, float]:
         """gamma(0) and gamma(1) as they stand now."""
@@ -311,6 +317,10 @@ class LearnedSchedule(Schedule):
     in nats per dimension, which makes it that of half the square (VDM, appendix I). The bound's own gradient would be
     noise around zero, and m would wander. In discrete time the bound depends on m, and trains it.
 
+    A time that is made for low variance spends few of its even steps where samples are decided, so samplers take steps
+    that are even in gamma (:attr:`~Schedule.spacing`). For a model that is trained in T steps, and knows no noise
+    levels but theirs, say ``minimize_variance=False``, as ``ndm train`` does.
+
     The bound always depends on the end points, and with ``learn_endpoints`` they are trained too, each within a reach
     of where it starts: gamma_0 up to half the range either way, gamma_1 up to :attr:`REACH`. In continuous time the
     bound falls with gamma_1 for ever, by less and less, and an optimiser that divides gradients by their size, such as
@@ -324,7 +334,8 @@ class LearnedSchedule(Schedule):
         gamma_max: gamma at t = 1, likewise.
         learn_endpoints: train the end points as well.
         knots: the number of sigmoids.
-        minimize_variance: train m for the variance in continuous time; without, its gradient is the bound's.
+        minimize_variance: train m for the variance in continuous time, and have samplers step evenly in gamma; without,
+            its gradient is the bound's, and they step evenly in time.
 
     Raises:
         ValueError: gamma_min is not below gamma_max, or ``knots`` is below 1.
@@ -361,6 +372,10 @@ class LearnedSchedule(Schedule):
         # which would be too slow for a number near -13.
         self.end_shifts = nn.Parameter(torch.zeros(2)) if learn_endpoints else None
 
+    @property
+    def spacing(self) -> str:
+        return "gamma" if self.minimize_variance else "time"
+
     def endpoint_parameters(self) -> list[nn.Parameter]:
         return [] if self.end_shifts is None else [self.end_shifts]
 
@@ -374,6 +389,10 @@ class LearnedSchedule(Schedule):
                 if part.requires_grad:
                     part.register_hook(lambda gradient: gradient * integrand())
         return _preserving(*self._between_ends(t, m, slope))
+
+    def _argument_now(self, name: str, recorded: Any) -> Any:
+        # Training in discrete time takes it back.
+        return self.minimize_variance if name == "minimize_variance" else super()._argument_now(name, recorded)
 
     def _between_ends(self, t: Tensor, m: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
         """gamma and d gamma / dt, of m(t) and dm/dt."""

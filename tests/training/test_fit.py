@@ -160,6 +160,16 @@ def test_fixed_end_points_are_not(tmp_path: Path) -> None:
 # ---- where it was trained
 
 
+@pytest.mark.parametrize(("steps", "spacing"), [(None, "gamma"), (4, "time")])
+def test_a_model_of_t_steps_is_sampled_at_their_times(
+    steps: int | None, spacing: str, train: Any, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    for model in (train(out, 5, steps=steps), train(out, 6, steps=steps, resume=True)):
+        assert model.schedule.spacing == spacing
+    assert ndm.NDM.from_pretrained(out / "model").schedule.spacing == spacing
+
+
 def environment(out: Path) -> dict[str, Any]:
     return json.loads((out / "environment.json").read_text())
 

@@ -226,8 +226,9 @@ def walk(
     """Follow n samples by ancestral sampling."""
     generator = torch.Generator().manual_seed(seed_of(seed, WALK))
     states = sample(
-        model, n, shape, steps=steps, labels=labels, generator=generator, trajectory=True, progress=False
-    ).cpu()
+        model, n, shape, steps=steps, labels=labels, generator=generator, spacing="time", trajectory=True,
+        progress=False,
+    ).cpu()  # fmt: skip
     model_states = torch.stack([model.to_model(s, check=False) for s in states[:-1]])
     t = torch.linspace(1, 0, len(model_states))
     device = next(iter(model.parameters()), torch.empty(0)).device

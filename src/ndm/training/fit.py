@@ -30,6 +30,7 @@ from torch import Tensor, nn
 import ndm
 from ndm.data.base import Data
 from ndm.model import NDM
+from ndm.schedules import LearnedSchedule
 from ndm.training.batches import InOrder, Stream
 from ndm.training.callbacks import AtomicCheckpoints, Pictures, callbacks, timer_for
 from ndm.training.metrics import MetricsFile
@@ -84,6 +85,8 @@ def fit(
         KeyboardInterrupt: the last checkpoint is kept.
     """
     training, trainer = training or TrainingOptions(), trainer or TrainerOptions()
+    if training.steps is not None and isinstance(model.schedule, LearnedSchedule):
+        model.schedule.minimize_variance = False  # m is the bound's to train, and samplers are to keep to its times
     run = Run(Path(out))
     config = config or _configuration(model, training, trainer, seed)
     first = _first_step(run, config) if resume else 0
