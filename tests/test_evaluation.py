@@ -104,7 +104,7 @@ def test_the_best_grid_lowers_the_bound_of_calibrated_variances_alone() -> None:
     # In a linear schedule steps that are even in time are even in gamma.
     assert in_gamma.rows[i]["kind"] == "upper bound on -log p(x), 5 steps, gamma grid"
     assert in_gamma.rows[i]["value"] == pytest.approx(even.rows[i]["value"], rel=1e-5)
-    with pytest.raises(ValueError, match="no grid 'best'; choose even or gamma or optimal"):
+    with pytest.raises(ValueError, match="no grid 'best'; choose one of even, gamma, optimal"):
         evaluate(model, data, steps=(5,), grid="best")
 
 

@@ -236,7 +236,7 @@ def test_the_candidates_are_as_many_as_it_takes() -> None:
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
-        ("evn", "choose even or gamma or optimal"),
+        ("evn", "choose one of even, gamma, optimal"),
         (torch.tensor([0.0, 1.0]), "A grid of 3 steps has 4 times, rising from 0 to 1; got 2 numbers from 0 to 1."),
         (torch.tensor([0.0, 0.5, 0.5, 1.0]), "rising"),
         (torch.tensor([0.1, 0.5, 0.6, 1.0]), "from 0.1 to 1"),

@@ -199,7 +199,9 @@ def calibrate(
     """
     if isinstance(grid, str):
         if grid not in GRIDS:
-            raise ValueError(f"There is no grid {grid!r}; choose {' or '.join(GRIDS)}, or give the times of the steps.")
+            raise ValueError(
+                f"There is no grid {grid!r}; choose one of {', '.join(GRIDS)}, or give the times of the steps."
+            )
         if grid == "optimal" and isinstance(batches, Iterator):
             raise ValueError('grid="optimal" looks at the data twice: give a tensor, a list or a DataLoader.')
         check_calibration(steps, covariance)

@@ -416,7 +416,7 @@ def evaluate(
         ValueError: the data do not fit the model, or there is no such grid.
     """
     if grid not in GRIDS:
-        raise ValueError(f"There is no grid {grid!r}; choose {' or '.join(GRIDS)}.")
+        raise ValueError(f"There is no grid {grid!r}; choose one of {', '.join(GRIDS)}.")
     x, conditional = _First(data.examples(split), max_examples), _conditional(model)
     labels = _labels(data, split, len(x)) if conditional else None
     names = list(dict.fromkeys(own_variance(model) if c == "own" else c for c in covariances))
