@@ -579,7 +579,8 @@ HEADLINED = (
     "Separable",
 )
 MAIN = (
-    "digits-tuned", "digits-recommended", "digits-ends", "mnist-recommended", "table-recommended", "pinwheel-tuned", "pinwheel-recommended",
+    "digits-tuned", "digits-recommended", "digits-ends", "mnist-recommended", "table-tuned", "table-recommended", "table-density",
+    "pinwheel-tuned", "pinwheel-recommended",
     "checkerboard-tuned", "checkerboard-recommended", "checkerboard-sigma", "cifar10-recommended",
     "pinwheel", "checkerboard", "table", "digits", "digits-unclipped", "mnist14", "mnist", "mnist-long", "mnist-slow-ends",
     "mnist-half-rate", "mnist-unclipped", "cifar10", "cifar10-slow",
