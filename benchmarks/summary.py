@@ -575,6 +575,7 @@ HEADLINED = (
     "Levels, free, direct",
     "Small, free, direct",
     "Small, sigma, direct",
+    "Small, sigma, ode",
     "Separable, free, direct",
     "Separable",
 )

@@ -27,7 +27,7 @@ IMAGES = [f"{data}{kind}" for data in ("mnist", "cifar10", "imagenet32", "imagen
           for kind in ("", "-identity", "-neural")]  # fmt: skip
 
 #: Those that need data of the user's: they have a small version of themselves that does not.
-TINY = ["table", "images", *IMAGES]
+TINY = ["table", "table-identity", "images", *IMAGES]
 
 
 def read(name: str, *overrides: str) -> Configuration:
@@ -49,6 +49,15 @@ def test_every_data_set_has_its_three_configurations() -> None:
             assert tree["training"].pop("transform_rate") == 0.3
             assert baseline["training"].pop("transform_rate") == 1.0
         assert tree == baseline  # they differ in one part, but for mnist, which is what was measured as the best
+
+
+def test_a_table_and_its_baseline_differ_in_the_path_and_what_goes_with_it() -> None:
+    tree, baseline = (yaml.safe_load(Configuration.read(name, tiny=True).text) for name in ("table", "table-identity"))
+    make_indirect(tree["model"]["denoiser"])
+    assert tree["model"].pop("transform")["init_args"]["gate"] == "sigma"  # log_prob is a density of the data
+    assert baseline["model"].pop("transform")["class_path"].endswith("Identity")
+    assert tree["training"].pop("transform_rate") < baseline["training"].pop("transform_rate")
+    assert tree == baseline
 
 
 def make_indirect(denoiser: dict) -> None:

@@ -234,7 +234,9 @@ def _fill(part: Any, name: str, value: Callable[[], int]) -> None:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="ndm train",
-        usage=USAGE.format(names=textwrap.indent(textwrap.fill(", ".join(configs.names()), 98), " " * 20)),
+        usage=USAGE.format(
+            names=textwrap.indent(textwrap.fill(", ".join(configs.names()), 98, break_on_hyphens=False), " " * 20)
+        ),
         description="Train a model by a configuration, and write everything about it to a folder.",
         exit_on_error=False,
         allow_abbrev=False,
