@@ -117,7 +117,7 @@ def test_figures_are_those_of_the_kept_weights(done: Path, model: str, seed: int
     options = {"ddim": {"method": "ddim", "steps": t}, "ode": {"method": "ode", "solver": "heun", "steps": t // 2}}
     options |= {f"{name}, in gamma": {**given, "spacing": "gamma"} for name, given in options.items()}
     generator = torch.Generator().manual_seed(seed_of(seed, 0))
-    x = ndm.sample(net, 60, (2,), generator=generator, **options.get(way, {"steps": t}))
+    x = ndm.sample(net, 60, (2,), generator=generator, **{"spacing": "time", **options.get(way, {"steps": t})})
     mean, scale = data.train.mean(0), data.train.std(0)
     test, ours = (data.test[:60] - mean) / scale, (x - mean) / scale
     found = next(f for f in result(done, model, seed)["figures"] if (f["method"], f["steps"]) == (way, t))

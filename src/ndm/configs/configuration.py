@@ -93,7 +93,7 @@ BASES: dict[str, type] = {
 
 
 #: How many names an answer to a wrong one may list.
-LISTED = 20
+LISTED = 24
 
 _SECTIONS = ("seed", "model", "data", "training", "trainer", "extends", "tiny")
 
