@@ -165,7 +165,7 @@ def measured(scores: dict[str, np.ndarray], inlier: np.ndarray, outlier: np.ndar
 
 
 def built(name: str, data: str, seed: int, path: Path | None = None) -> Built:
-    """The shipped configuration with its parts, of a seed."""
+    """A model and its data by the configurations that the module tells, of a seed."""
     options = [f"--seed={seed}", "--trainer.accelerator=cpu"]
     if data == "digits":
         return Configuration.read("digits" if name == "NDM" else "digits-identity", options).build()

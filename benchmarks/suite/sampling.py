@@ -179,12 +179,12 @@ def _even_in_gamma(
 
 
 def _drawn(
-    name: str, t: int, model: ndm.NDM, data: Data, n: int, seed: int, **options: Any
+    name: str, t: int, model: ndm.NDM, data: Data, n: int, seed: int, spacing: str = "time", **options: Any
 ) -> tuple[dict[str, Any], Tensor]:
     began = time.process_time()
     with _counted(model.denoiser.net) as calls:
-        options.setdefault("spacing", "time")
-        blocks = ndm.sample_batches(model, n, data.shape, seed=seed, batch_size=BLOCK, progress=False, **options)
+        options |= {"batch_size": BLOCK, "progress": False, "spacing": spacing}
+        blocks = ndm.sample_batches(model, n, data.shape, seed=seed, **options)
         x = torch.cat([block for _, block in blocks])
     seconds, evaluations = time.process_time() - began, len(calls) // -(-n // BLOCK)
     return {"method": name, "steps": t, "evaluations": evaluations, "seconds": round(seconds, 2)}, x

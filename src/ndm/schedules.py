@@ -97,6 +97,9 @@ class Schedule(Part):
         """In what a sampler's steps are even where nobody says it: ``time``, or ``gamma`` (:meth:`even_in_gamma`)."""
         return "time"
 
+    def train_in_steps(self) -> None:
+        """Know that the model is to be trained in discrete time, in T steps that are even in this schedule's time."""
+
     def end_points(self) -> tuple[float, float]:
         """gamma(0) and gamma(1) as they stand now."""
         with torch.no_grad():
@@ -319,7 +322,7 @@ class LearnedSchedule(Schedule):
 
     A time that is made for low variance spends few of its even steps where samples are decided, so samplers take steps
     that are even in gamma (:attr:`~Schedule.spacing`). For a model that is trained in T steps, and knows no noise
-    levels but theirs, say ``minimize_variance=False``, as ``ndm train`` does.
+    levels but theirs, say ``minimize_variance=False`` or call :meth:`train_in_steps`, as ``ndm train`` does.
 
     The bound always depends on the end points, and with ``learn_endpoints`` they are trained too, each within a reach
     of where it starts: gamma_0 up to half the range either way, gamma_1 up to :attr:`REACH`. In continuous time the
@@ -376,6 +379,10 @@ class LearnedSchedule(Schedule):
     def spacing(self) -> str:
         return "gamma" if self.minimize_variance else "time"
 
+    def train_in_steps(self) -> None:
+        """Leave m to the bound, and samplers at the times that it is trained at: as ``minimize_variance=False``."""
+        self.minimize_variance = False
+
     def endpoint_parameters(self) -> list[nn.Parameter]:
         return [] if self.end_shifts is None else [self.end_shifts]
 
@@ -391,7 +398,7 @@ class LearnedSchedule(Schedule):
         return _preserving(*self._between_ends(t, m, slope))
 
     def _argument_now(self, name: str, recorded: Any) -> Any:
-        # Training in discrete time takes it back.
+        # train_in_steps may have taken it back.
         return self.minimize_variance if name == "minimize_variance" else super()._argument_now(name, recorded)
 
     def _between_ends(self, t: Tensor, m: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:

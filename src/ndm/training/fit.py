@@ -30,7 +30,6 @@ from torch import Tensor, nn
 import ndm
 from ndm.data.base import Data
 from ndm.model import NDM
-from ndm.schedules import LearnedSchedule
 from ndm.training.batches import InOrder, Stream
 from ndm.training.callbacks import AtomicCheckpoints, Pictures, callbacks, timer_for
 from ndm.training.metrics import MetricsFile
@@ -62,8 +61,9 @@ def fit(
     """Train a model and write everything about it to a folder; see :mod:`ndm.training.run` for what is where.
 
     Args:
-        model: trained in place. Where the data are continuous and want standardising, build it with
-            ``standardize=ndm.Standardize.fit(data.train)``; ``training.standardize`` is for the command line only.
+        model: trained in place; in discrete time its schedule is told so, and stays so. Where the data are continuous
+            and want standardising, build it with ``standardize=ndm.Standardize.fit(data.train)``;
+            ``training.standardize`` is for the command line only.
         data: the data set, of which the training and the validation split are used.
         out: the folder, which must be new or empty.
         training: how to train.
@@ -85,8 +85,8 @@ def fit(
         KeyboardInterrupt: the last checkpoint is kept.
     """
     training, trainer = training or TrainingOptions(), trainer or TrainerOptions()
-    if training.steps is not None and isinstance(model.schedule, LearnedSchedule):
-        model.schedule.minimize_variance = False  # m is the bound's to train, and samplers are to keep to its times
+    if training.steps is not None:
+        model.schedule.train_in_steps()
     run = Run(Path(out))
     config = config or _configuration(model, training, trainer, seed)
     first = _first_step(run, config) if resume else 0
