@@ -25,13 +25,14 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch import Tensor, nn
+from torch import nn
 
 import ndm
 from ndm.data.base import Data
 from ndm.model import NDM
 from ndm.training.batches import InOrder, Stream
 from ndm.training.callbacks import AtomicCheckpoints, Pictures, callbacks, timer_for
+from ndm.training.checks import check, first_step, some_unused
 from ndm.training.metrics import MetricsFile
 from ndm.training.module import NDMModule, NonFiniteLoss
 from ndm.training.options import TrainerOptions, TrainingOptions
@@ -40,9 +41,6 @@ from ndm.training.run import Run, read_checkpoint
 __all__ = ["fit"]
 
 logger = logging.getLogger("ndm.training")
-
-#: Examples that are looked at before training, of a data set that is not in memory.
-CHECKED = 1024
 
 
 def fit(
@@ -89,17 +87,17 @@ def fit(
         model.schedule.train_in_steps()
     run = Run(Path(out))
     config = config or _configuration(model, training, trainer, seed)
-    first = _first_step(run, config) if resume else 0
+    first = first_step(run, config) if resume else 0
     if not resume:
         run.require_new()
-    _check(model, data, training)
+    check(model, data, training)
     sharding = _sharding(model, trainer)
     if progress is None:
         progress = sys.stderr.isatty()
     timer = timer_for(trainer.max_time)
     pictures = Pictures(run, data, trainer.pictures_every, seed) if trainer.pictures_every else None
     chosen = callbacks(run, training.ema, timer, progress, pictures)
-    unused = _some_unused(model, data, training)
+    unused = some_unused(model, data, training)
     strategy = sharding.Sharded(_processes(trainer)) if sharding else _strategy(trainer, unused)
     lightning = _lightning_trainer(run, trainer, chosen, first, progress, strategy)
     stream = Stream(data, training.batch_size, seed, lightning, training.labels, trainer.accumulate)
@@ -219,63 +217,6 @@ def _sharding(model: NDM, options: TrainerOptions) -> ModuleType | None:
         return importlib.import_module("ndm.training.sharding")
     except ImportError as error:
         raise ImportError(f"trainer.strategy=fsdp needs PyTorch 2.6 or newer, this is {torch.__version__}.") from error
-
-
-# ---- what is checked before anything is written
-
-
-def _first_step(run: Run, config: str) -> int:
-    """The step that a run goes on from."""
-    run.require_checkpoint()
-    _require_same(run, config)
-    return int(read_checkpoint(run.last)["global_step"])
-
-
-def _require_same(run: Run, config: str) -> None:
-    """Refuse to resume a run with another model, other data or another seed."""
-    if not run.config.is_file():
-        return
-    old, new = yaml.safe_load(run.config.read_text()), yaml.safe_load(config)
-    for key in ("model", "data", "seed"):
-        if key in old and key in new and old[key] != new[key]:
-            raise ValueError(
-                f"{run.path} was trained with another {key} than this one: give the configuration it was started with, "
-                f"{run.config}, or choose another --out."
-            )
-
-
-def _check(model: NDM, data: Data, training: TrainingOptions) -> None:
-    classes = getattr(getattr(model.denoiser, "net", None), "classes", 0)
-    if training.label_dropout and not (training.labels and classes):
-        raise ValueError("training.label_dropout needs training.labels and a denoiser's network with classes.")
-    for split in ("train", "validation"):
-        x = data.examples(split)
-        if len(x) == 0:
-            raise ValueError(f"The {split} split has no examples.")
-        try:
-            # Of what is not in memory, a part: its values have been made from K levels.
-            model.to_model(x if isinstance(x, Tensor) else x[:CHECKED])
-            _try(model, x[:1])
-        except ValueError as error:
-            raise ValueError(f"In the {split} split: {error}") from None
-        if training.labels and data.labels(split) is None:
-            raise ValueError(f"training.labels is set, but {type(data).__name__} has no labels.")
-
-
-def _try(model: NDM, x: Tensor, steps: int | None = None) -> Tensor:
-    """The bound of one example: it finds out a network of another shape before a folder is made."""
-    network = getattr(model.denoiser, "net", None)
-    labels = torch.zeros(1, dtype=torch.long) if getattr(network, "classes", 0) else None
-    terms = model.bound(x, steps, labels=labels)
-    return (terms.total + terms.auxiliary).sum()
-
-
-def _some_unused(model: NDM, data: Data, training: TrainingOptions) -> bool:
-    """Whether the bound leaves some parameters without a gradient, which devices that share one have to know."""
-    with torch.random.fork_rng(devices=[]):
-        parameters = [p for p in model.parameters() if p.requires_grad]
-        loss = _try(model, data.examples("validation")[:1], training.steps)
-        return any(g is None for g in torch.autograd.grad(loss, parameters, allow_unused=True))
 
 
 def _sizes(model: NDM) -> str:
