@@ -3,6 +3,7 @@
 from ndm.data.base import SPLITS, Data, Examples, from_levels
 from ndm.data.digits import Digits
 from ndm.data.images import Images
+from ndm.data.labels import check_labels, require_labels
 from ndm.data.patterns import Patterns
 from ndm.data.table import Table
 from ndm.data.tensors import Tensors
@@ -24,5 +25,7 @@ __all__ = [
     "Tensors",
     "Toy",
     "TwoMoons",
+    "check_labels",
     "from_levels",
+    "require_labels",
 ]

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from functools import cached_property
+from math import prod
 from typing import Protocol
 
+import numpy as np
 from torch import Tensor
+
+from ndm.data import describing
 
 __all__ = ["SPLITS", "Data", "Examples", "from_levels"]
 
@@ -47,6 +52,45 @@ class Data:
     def columns(self) -> tuple[str, ...] | None:
         """The names of an example's entries, if it is the row of a table; else None."""
         return None
+
+    @cached_property
+    def classes(self) -> int | None:
+        """The number of classes, K, whose labels are 0 ... K - 1; None if the data set has no labels.
+
+        By default one more than the largest label of any split.
+        """
+        labels = [y for y in map(self.labels, self._present) if y is not None and len(y)]
+        return 1 + max(0, *(int(y.max()) for y in labels)) if labels else None
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names of the classes, (K,), in the order of their labels; None if they have none."""
+        return None
+
+    def summary(self) -> list[str]:
+        """What the data set is, in short lines: what was read and left out, the splits, the classes, duplicates.
+
+        A line that begins with "warning:" speaks of something that is likely to spoil a training or its evaluation.
+
+        Raises:
+            ValueError: the data cannot be read: see the class's own documentation.
+        """
+        kind = "continuous values" if self.levels is None else f"values of {self.levels} levels"
+        lines = [f"data: {type(self).__name__}, examples of {' x '.join(map(str, self.shape))} numbers, {kind}"]
+        return lines + self._split_lines()
+
+    def fingerprint(self) -> str | None:
+        """What identifies the splits' contents, a SHA-256 in hexadecimal; None if they are streamed.
+
+        It does not depend on where the data lie or when they were written. Other examples or labels, or other rows in
+        a split, are another fingerprint.
+
+        Raises:
+            ValueError: the data cannot be read: see the class's own documentation.
+        """
+        if self.training_batches(1, 0, 0) is not None:
+            return None
+        return describing.digest(self._contents())
 
     @property
     def train(self) -> Tensor:
@@ -119,6 +163,34 @@ class Data:
         """
         return None
 
+    @property
+    def _present(self) -> tuple[str, ...]:
+        """The names of the splits that can be had."""
+        return SPLITS
+
+    def _contents(self) -> Iterator[str | Tensor]:
+        """All that the splits hold, a piece at a time."""
+        for name in self._present:
+            x, labels = self.examples(name), self.labels(name)
+            yield f"{name} {len(x)} of {self.shape}, {'no ' if labels is None else ''}labels"
+            yield from _blocks(x)
+            if labels is not None:
+                yield labels
+
+    def _split_lines(self) -> list[str]:
+        """The lines of a summary about splits, classes and duplicates."""
+        lines = [describing.sizes_line({name: len(self.examples(name)) for name in self._present})]
+        if self.classes is not None:
+            labels = [y for y in map(self.labels, self._present) if y is not None]
+            lines.append(describing.class_line(labels, self.classes, self.class_names))
+        return lines + describing.duplicate_lines(self._hashes())
+
+    def _hashes(self) -> dict[str, np.ndarray]:
+        """A hash of every example by split; nothing of data so large that this would take long."""
+        if sum(len(self.examples(name)) for name in self._present) * prod(self.shape) > describing.COMPARED:
+            return {}
+        return {name: describing.row_hashes(x.numpy() for x in _blocks(self.examples(name))) for name in self._present}
+
     def _known(self, name: str) -> tuple[Examples, Tensor | None]:
         if name not in SPLITS:
             raise ValueError(f"There is no split {name!r}: the splits are {', '.join(SPLITS)}.")
@@ -127,6 +199,11 @@ class Data:
     @abstractmethod
     def _split(self, name: str) -> tuple[Examples, Tensor | None]:
         raise NotImplementedError
+
+
+def _blocks(x: Examples) -> Iterator[Tensor]:
+    for start in range(0, len(x), describing.AT_ONCE):
+        yield x[start : start + describing.AT_ONCE]
 
 
 def from_levels(k: Tensor, levels: int) -> Tensor:

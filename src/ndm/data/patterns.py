@@ -35,6 +35,7 @@ class Patterns(Data):
     """
 
     levels = 256
+    classes: int
 
     def __init__(
         self, size: int = 32, channels: int = 3, examples: int = 512, classes: int = 10, seed: int = 0

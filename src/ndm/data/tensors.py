@@ -112,6 +112,10 @@ class Tensors(Data):
             raise ValueError(f"The labels of the {name} split must be a tensor of {n} integers from 0 on.")
         return y.long()
 
+    @property
+    def _present(self) -> tuple[str, ...]:
+        return tuple(name for name in SPLITS if name in self._examples)
+
     def _split(self, name: str) -> tuple[Examples, Tensor | None]:
         if name not in self._examples:
             like = ", ".join(["N", *map(str, self.shape)])
