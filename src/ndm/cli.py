@@ -430,7 +430,8 @@ def _rows(run: Run, path: str, split: str | None) -> Rows:
         from ndm.configs.configuration import read_data
 
         data = read_data(run.config)  # says how the images were brought to their shape
-        return ImageRows(path, shape, getattr(data, "size", None), getattr(data, "channels", None), split)
+        background = getattr(data, "background", "white")
+        return ImageRows(path, shape, getattr(data, "size", None), getattr(data, "channels", None), split, background)
     if split is not None:
         raise ValueError("--split is for images: a table is scored as a whole.")
     return TableRows(path, shape, run.read_columns(), levels)

@@ -158,6 +158,7 @@ class ImageRows:
         size: what the images are resized to; None for images that are of the shape already.
         channels: 1 or 3 to make all images grey or coloured; None for images that are so already.
         split: which of the source's splits; None if it has one.
+        background: the colour that images are put on where they are transparent; None to refuse such images.
 
     Raises:
         ValueError: the source has no such split or several, or is damaged; and later, an image is of another shape.
@@ -171,8 +172,10 @@ class ImageRows:
         size: int | None = None,
         channels: int | None = None,
         split: str | None = None,
+        background: str | None = "white",
     ) -> None:
         self.path, self.shape, self.size, self.channels = path, tuple(shape), size, channels
+        self.background = background
         self.source = find_source(path)
         splits = self.source.load(False, None, None)
         if split is None and len(splits) > 1:
@@ -190,14 +193,18 @@ class ImageRows:
         from ndm.data.pixels import from_pixels
 
         row = skip
-        with Decoder(self.size, self.channels, self.shape) as decoder:
+        with Decoder(self.size, self.channels, self.shape, self.background) as decoder:
             for cells, _ in self.rows.skip(skip).pieces(size):
                 names = [name_of(cell, f"in row {row + i}", self.rows) for i, cell in enumerate(cells)]
                 yield from_pixels(torch.from_numpy(decoder(cells, names)))
                 row += len(cells)
 
     def identity(self) -> dict[str, Any]:
-        return {"images": self.source.fingerprint(), "split": self.split, "shape": [self.size, self.channels]}
+        return {
+            "images": self.source.fingerprint(),
+            "split": self.split,
+            "shape": [self.size, self.channels, self.background],
+        }
 
 
 # ---- scoring

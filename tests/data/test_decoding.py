@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from ndm.data.decoding import DecodingError, decode
+from ndm.data.decoding import DecodingError, Seen, check_background, decode, measure
+from ndm.data.metadata import without_metadata
 
 RANDOM = np.random.RandomState(0)
 GREY = RANDOM.randint(0, 256, (6, 5)).astype(np.uint8)
@@ -95,14 +96,29 @@ def png_of_16_bits(colour_type: int, channels: int) -> bytes:
 
 
 @pytest.mark.parametrize(("colour_type", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
-def test_sixteen_bits_are_refused(colour_type: int, channels: int) -> None:
-    with pytest.raises(DecodingError, match="more than 8 bits a channel"):
-        decode(png_of_16_bits(colour_type, channels), None, None)
+def test_of_sixteen_bits_the_upper_eight_are_kept(colour_type: int, channels: int) -> None:
+    """Two by two pixels, whose bytes in the file are 0, 1, 2, ...: the upper ones are the even ones."""
+    upper = np.arange(0, 4 * channels, 2).reshape(2, channels)
+    expected = np.stack([upper, upper]).transpose(2, 0, 1)
+    if channels in (2, 4):  # alpha comes last
+        colours, alpha = expected[:-1].astype(float), expected[-1] / 255
+        expected = np.rint(alpha * colours + (1 - alpha) * 255)
+    seen = Seen()
+    found = decode(png_of_16_bits(colour_type, channels), None, None, "white", seen)
+    assert np.abs(found - expected).max() <= (1 if channels in (2, 4) else 0)
+    assert seen.done["reduced from 16 to 8 bits a channel"] == 1
 
 
-def test_floating_point_is_refused() -> None:
-    with pytest.raises(DecodingError, match="more than 8 bits a channel"):
-        decode(file_of(Image.fromarray(GREY.astype(np.float32)), "TIFF"), None, None)
+def test_grey_of_sixteen_bits_in_other_formats() -> None:
+    values = np.arange(6 * 5, dtype=np.uint16).reshape(6, 5) * 2_000
+    for kind in ("PNG", "TIFF", "PPM"):
+        assert np.array_equal(decode(file_of(Image.fromarray(values), kind), None, None), values[None] >> 8)
+
+
+def test_more_than_sixteen_bits_are_refused() -> None:
+    for values in (GREY.astype(np.float32), GREY.astype(np.int32)):
+        with pytest.raises(DecodingError, match="more than 16 bits a channel"):
+            decode(file_of(Image.fromarray(values), "TIFF"), None, None)
 
 
 def test_damaged_files_are_refused() -> None:
@@ -120,20 +136,136 @@ def test_damaged_files_are_refused() -> None:
         decode({"bytes": None, "path": "/nowhere/x.png"}, None, None)
 
 
+def with_chunk(png: bytes, name: bytes, data: bytes, checksum: int | None = None) -> bytes:
+    """A PNG file with one more chunk before its pixels."""
+    checksum = zlib.crc32(name + data) if checksum is None else checksum
+    return png[:33] + struct.pack(">I", len(data)) + name + data + struct.pack(">I", checksum) + png[33:]
+
+
+def with_segment(jpeg: bytes, marker: int, data: bytes) -> bytes:
+    return jpeg[:2] + struct.pack(">BBH", 0xFF, marker, len(data) + 2) + data + jpeg[2:]
+
+
+PNG, JPEG = file_of_array(COLOUR), file_of(Image.fromarray(COLOUR), "JPEG", quality=95)
+BOMB = b"words\0\0" + zlib.compress(bytes(2**27))  # more than Pillow reads of texts
+EXIF = b"Exif\0\0MM\0*\0\0\0\x08\0\x02" + b"\x01\x12\0\x03\xff\xff\xff\xff\0\x06\0\0" + b"\xff" * 9
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        with_chunk(PNG, b"zTXt", BOMB),
+        with_chunk(PNG, b"iTXt", b"words\0\1\0\0\0" + BOMB[7:]),
+        with_chunk(with_chunk(PNG, b"zTXt", BOMB), b"iCCP", b"name\0\0" + b"nothing"),
+        with_chunk(PNG, b"iCCP", b"name\0\0" + zlib.compress(b"no profile")),
+        with_chunk(PNG, b"eXIf", EXIF[6:]),
+        with_chunk(PNG, b"tEXt", b"a\0b", checksum=0),
+        with_segment(JPEG, 0xE1, EXIF),
+        with_segment(JPEG, 0xE1, b"Exif\0\0" + b"\xff" * 30),
+        with_segment(JPEG, 0xE2, b"ICC_PROFILE\0\1\2nothing"),
+        with_segment(JPEG, 0xE2, b"MPF\0" + b"MM\0*" + b"\xff" * 20),
+        with_segment(JPEG, 0xFE, b"\xff" * 300),
+    ],
+    ids="text international two profile exif checksum jpeg-exif jpeg-ff jpeg-icc mpf comment".split(),  # noqa: SIM905
+)
+def test_pixels_are_read_whatever_the_metadata(data: bytes) -> None:
+    sound = PNG if data[:1] == PNG[:1] else JPEG
+    assert np.array_equal(decode(data, None, None), decode(sound, None, None))
+
+
+def test_files_that_adobe_s_segment_tells_the_colours_of() -> None:
+    """A CMYK file of which the comment and the EXIF data are dropped keeps the segment that says how it is coded."""
+    cmyk = file_of(Image.fromarray(COLOUR).convert("CMYK"), "JPEG", quality=95)
+    assert b"Adobe" in without_metadata(with_segment(cmyk, 0xFE, b"words"))
+    assert np.array_equal(
+        decode(without_metadata(with_segment(cmyk, 0xFE, b"words")), None, None), decode(cmyk, None, None)
+    )
+    assert without_metadata(PNG) is None
+    assert without_metadata(b"GIF89a") is None
+
+
+def test_of_several_frames_the_first_is_taken() -> None:
+    frames = [Image.fromarray((COLOUR // 128) * 255).quantize(8), Image.fromarray(255 - COLOUR).quantize(8)]
+    for kind in ("GIF", "TIFF"):
+        seen = Seen()
+        data = file_of(frames[0], kind, save_all=True, append_images=frames[1:])
+        assert np.array_equal(decode(data, None, 3, None, seen), ((COLOUR // 128) * 255).transpose(2, 0, 1))
+        assert seen.done["with several frames, of which the first was taken"] == 1
+
+
 def test_formats_that_run_programs_are_refused() -> None:
     with pytest.raises(DecodingError, match="not an image in a format that is read here"):
         decode(file_of(Image.fromarray(COLOUR), "EPS"), None, None)
 
 
-def test_photographs_are_turned_the_right_way_up() -> None:
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photographs_are_turned_the_right_way_up(orientation: int) -> None:
+    """As Pillow's own function does, of which these files' EXIF data are sound."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for kind in ("PNG", "TIFF", "WEBP"):
+        data = file_of(Image.fromarray(COLOUR), kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))
+        upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+        seen = Seen()
+        assert np.array_equal(decode(data, None, None, None, seen), np.asarray(upright).transpose(2, 0, 1))
+        assert seen.sizes == {upright.size: 1}
+        if kind != "TIFF":  # Pillow turns it before anybody sees it
+            assert seen.done["turned as their EXIF data say"] == (orientation > 1)
+        if kind != "PNG":
+            assert measure(data) == upright.size
+
+
+def test_a_photograph_lit_on_the_left_is_lit_at_the_top_after_a_quarter_turn() -> None:
     picture = np.zeros((16, 32), np.uint8)
-    picture[:, :16] = 255  # lit on the left
+    picture[:, :16] = 255
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned a quarter clockwise
-    turned = decode(file_of(Image.fromarray(picture), "JPEG", exif=exif), None, None)
+    data = file_of(Image.fromarray(picture), "JPEG", exif=exif)
+    turned = decode(data, None, None)
     assert turned.shape == (1, 32, 16)
     assert turned[0, :12].min() > 200
     assert turned[0, 20:].max() < 50
+    assert measure(data) == (16, 32)
+
+
+# ---- transparency
+
+
+@pytest.mark.parametrize(("background", "colour"), [("white", (255, 255, 255)), ("#204060", (32, 64, 96))])
+def test_transparent_images_are_put_on_the_background(background: str, colour: tuple[int, ...]) -> None:
+    """out = alpha x + (1 - alpha) background, of each channel."""
+    alpha = RANDOM.randint(0, 256, (6, 5, 1)).astype(np.uint8)
+    share = alpha / 255
+    for pixels in (COLOUR, GREY[..., None]):
+        seen = Seen()
+        data = file_of(Image.fromarray(np.concatenate([pixels, alpha], axis=2)))
+        found = decode(data, None, None, background, seen).transpose(1, 2, 0)
+        assert found.shape[2] == (1 if pixels.shape[2] == 1 and background == "white" else 3)
+        assert np.abs(found - (share * pixels + (1 - share) * np.array(colour[: found.shape[2]]))).max() <= 0.5 + 1e-9
+        assert list(seen.done.values()) == [1]
+
+
+def test_a_transparent_colour_becomes_the_background() -> None:
+    hole = tuple(COLOUR[2, 3].tolist())
+    data = file_of(Image.fromarray(COLOUR), transparency=hole)
+    expected = COLOUR.copy()
+    expected[2, 3] = 0
+    assert np.array_equal(decode(data, None, None, "black"), expected.transpose(2, 0, 1))
+
+
+def test_opaque_images_do_not_see_the_background() -> None:
+    opaque = file_of_array(np.concatenate([COLOUR, np.full_like(COLOUR[..., :1], 255)], axis=2))
+    seen = Seen()
+    assert np.array_equal(decode(opaque, None, None, "red", seen), COLOUR.transpose(2, 0, 1))
+    assert not seen.done
+    assert seen.modes == {"RGBA": 1}
+
+
+def test_a_background_is_a_colour() -> None:
+    check_background("white")
+    check_background("#fff")
+    with pytest.raises(ValueError, match=r"background must be a colour such as white.* not 'chequered'"):
+        check_background("chequered")
 
 
 # ---- resizing
@@ -174,3 +306,12 @@ def test_shrinking_averages(factor: int) -> None:
     board = 255 * (np.indices((n, n)).sum(0) % 2).astype(np.uint8)
     found = decode(file_of_array(board), 16, None)[0, 2:-2, 2:-2].astype(float)
     assert np.abs(found - 127.5).max() < 12
+
+
+def test_a_very_long_image_is_cropped_before_it_is_enlarged() -> None:
+    """Resized as a whole it would have 16 x 3,200,000 pixels."""
+    long = np.tile(np.arange(400_000, dtype=np.uint32) % 251, (2, 1)).astype(np.uint8)
+    found = decode(file_of_array(long), 16, None)
+    assert found.shape == (1, 16, 16)
+    middle = long[:, 199_999:200_001]
+    assert middle.min() - 3 <= np.median(found) <= middle.max() + 3

@@ -284,7 +284,7 @@ def test_what_a_file_is_changes_with_it(tmp_path: Path, some: list[bytes], write
         ("/nowhere/x", FileNotFoundError, "no file or folder /nowhere/x"),
         ("a/b/c", FileNotFoundError, "no file or folder a/b/c"),
         ("nowhere/*.parquet", FileNotFoundError, r"No file matches nowhere/\*\.parquet"),
-        ("{tmp}/empty", FileNotFoundError, "The folder .*/empty has neither parquet files nor PNG or JPEG files"),
+        ("{tmp}/empty", FileNotFoundError, "The folder .*/empty has neither parquet files nor images"),
         ("{tmp}/notes.txt", ValueError, r"notes\.txt is not a parquet file"),
         ("{tmp}/*", ValueError, "is not a parquet file: give parquet files, or a folder"),
     ],

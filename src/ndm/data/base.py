@@ -59,8 +59,7 @@ class Data:
 
         By default one more than the largest label of any split.
         """
-        labels = [y for y in map(self.labels, self._present) if y is not None and len(y)]
-        return 1 + max(0, *(int(y.max()) for y in labels)) if labels else None
+        return self._count_classes()
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
@@ -168,7 +167,11 @@ class Data:
         """The names of the splits that can be had."""
         return SPLITS
 
-    def _contents(self) -> Iterator[str | Tensor]:
+    def _count_classes(self) -> int | None:
+        labels = [y for y in map(self.labels, self._present) if y is not None and len(y)]
+        return 1 + max(0, *(int(y.max()) for y in labels)) if labels else None
+
+    def _contents(self) -> Iterator[str | Tensor | np.ndarray]:
         """All that the splits hold, a piece at a time."""
         for name in self._present:
             x, labels = self.examples(name), self.labels(name)
@@ -187,7 +190,8 @@ class Data:
 
     def _hashes(self) -> dict[str, np.ndarray]:
         """A hash of every example by split; nothing of data so large that this would take long."""
-        if sum(len(self.examples(name)) for name in self._present) * prod(self.shape) > describing.COMPARED:
+        examples = sum(len(self.examples(name)) for name in self._present)
+        if examples * max(prod(self.shape), describing.SMALL) > describing.COMPARED:
             return {}
         return {name: describing.row_hashes(x.numpy() for x in _blocks(self.examples(name))) for name in self._present}
 

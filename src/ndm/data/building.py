@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,24 @@ import numpy as np
 from tqdm import tqdm
 
 from ndm.data.cache import ArrayFile
-from ndm.data.decoding import DecodingError, decode
-from ndm.data.sources import Rows
+from ndm.data.decoding import BACKGROUND, DecodingError, Seen, decode, measure
+from ndm.data.describing import row_hashes
+from ndm.data.files import counted
+from ndm.data.rows import Rows
 
-__all__ = ["Decoder", "name_of", "write_split"]
+__all__ = ["ColouredError", "Decoder", "UnequalError", "build", "name_of", "write_split"]
 
 _PIECE = 1024  # rows read and decoded before they are written
 _SHARE = 64  # of these, a thread's at a time: Pillow lets go of the interpreter while it decodes
+_LARGE = 128  # pixels: longer sides are worth a word
+
+
+class ColouredError(ValueError):
+    """An image has colours, and the ones before it have none."""
+
+
+class UnequalError(ValueError):
+    """An image has another size than the ones before it."""
 
 
 class Decoder:
@@ -29,10 +42,22 @@ class Decoder:
         channels: likewise; None to take the first image's, which a coloured image among grey ones then is refused by,
             while a grey one among coloured ones is made to fit.
         shape: the shape to be, (C, H, W); None to take the first image's.
+        background: as :func:`ndm.data.decoding.decode` takes it.
+
+    Attributes:
+        seen: what the images were like, counted.
     """
 
-    def __init__(self, size: int | None, channels: int | None, shape: tuple[int, ...] | None = None) -> None:
+    def __init__(
+        self,
+        size: int | None,
+        channels: int | None,
+        shape: tuple[int, ...] | None = None,
+        background: str | None = BACKGROUND,
+    ) -> None:
         self.size, self.channels, self.shape = size, channels, shape
+        self.background = background
+        self.seen = Seen()
         self._shape_of = "others"
         self._threads = ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1))
 
@@ -46,43 +71,52 @@ class Decoder:
         """The pixels of images, uint8 (n, C, H, W). The names are for messages.
 
         Raises:
-            ValueError: an image cannot be decoded, or is not of the others' shape.
+            ValueError: an image cannot be decoded, or is not of the others' shape: see also :class:`ColouredError` and
+                :class:`UnequalError`.
         """
         if self.shape is None:
-            self.shape = self._one(cells[0], names[0]).shape
+            self.shape = self._one(cells[0], names[0], Seen()).shape
             self._shape_of = names[0]
         shares = [slice(i, i + _SHARE) for i in range(0, len(cells), _SHARE)]
-        return np.concatenate(list(self._threads.map(lambda share: self._some(cells[share], names[share]), shares)))
+        found = list(self._threads.map(lambda share: self._some(cells[share], names[share]), shares))
+        for _, seen in found:
+            self.seen.add(seen)
+        return np.concatenate([pixels for pixels, _ in found])
 
-    def _some(self, cells: Sequence[Any], names: Sequence[str]) -> np.ndarray:
+    def _some(self, cells: Sequence[Any], names: Sequence[str]) -> tuple[np.ndarray, Seen]:
         assert self.shape is not None
         channels = self.channels or (3 if self.shape[0] == 3 else None)
-        found = np.empty((len(cells), *self.shape), np.uint8)
+        found, seen = np.empty((len(cells), *self.shape), np.uint8), Seen()
         for i, (cell, name) in enumerate(zip(cells, names, strict=True)):
-            pixels = self._one(cell, name, channels)
+            pixels = self._one(cell, name, seen, channels)
             if pixels.shape != self.shape:
-                raise ValueError(self._unequal(name, pixels.shape))
+                raise self._unlike(name, pixels.shape)
             found[i] = pixels
-        return found
+        return found, seen
 
-    def _one(self, cell: Any, name: str, channels: int | None = None) -> np.ndarray:
+    def _one(self, cell: Any, name: str, seen: Seen, channels: int | None = None) -> np.ndarray:
         try:
-            return decode(cell, self.size, channels or self.channels)
+            return decode(cell, self.size, channels or self.channels, self.background, seen)
         except DecodingError as error:
             raise ValueError(f"The {name} {error}.") from None
 
-    def _unequal(self, name: str, shape: tuple[int, ...]) -> str:
+    def _unlike(self, name: str, shape: tuple[int, ...]) -> ValueError:
         assert self.shape is not None
         if shape[1:] != self.shape[1:]:
             ours, theirs = (f"{s[2]} x {s[1]} pixels" for s in (self.shape, shape))
-            return f"The {name} has {theirs} and the {self._shape_of} {ours}: give a size=, to which all are resized."
-        return f"The {name} has colours and the {self._shape_of} has none: give channels=1 or channels=3."
+            return UnequalError(
+                f"The {name} has {theirs} and the {self._shape_of} {ours}: give a size=, to which all are resized."
+            )
+        return ColouredError(
+            f"The {name} has colours and the {self._shape_of} has none: give channels=1 or channels=3."
+        )
 
 
 def write_split(rows: Rows, split: str, folder: Path, decoder: Decoder) -> tuple[int, bool]:
     """Write ``split.npy``, uint8 (N, C, H, W), and ``split-labels.npy``, int64 (N,), if there are labels.
 
-    A split none of whose labels is known (the hub writes -1 for labels that are withheld) has none.
+    A split none of whose labels is known (the hub writes -1 for labels that are withheld) has none. Beside them comes
+    ``split-hashes.npy``, uint64 (N,), of the images: see :func:`ndm.data.describing.row_hashes`.
 
     Returns:
         The number of images, and whether there are labels.
@@ -91,6 +125,7 @@ def write_split(rows: Rows, split: str, folder: Path, decoder: Decoder) -> tuple
         ValueError: an image cannot be decoded or is not of the others' shape, or there is none.
     """
     labels: list[np.ndarray] = []
+    hashes: list[np.ndarray] = []
     with tqdm(total=rows.count, desc=f"decoding {split}", unit="image", disable=None) as bar:
         pieces = _decoded(rows, decoder)
         first = next(pieces, None)
@@ -103,12 +138,15 @@ def write_split(rows: Rows, split: str, folder: Path, decoder: Decoder) -> tuple
             for images, their_labels in _chain(first, pieces):
                 file.append(images)
                 labels.append(their_labels)
+                hashes.append(row_hashes([images]))
                 bar.update(len(images))
     every = np.concatenate(labels)
     labelled = bool((every >= 0).any())
     if labelled:
         with ArrayFile(folder / f"{split}-labels.npy", (), np.int64) as file:
             file.append(every)
+    with ArrayFile(folder / f"{split}-hashes.npy", (), np.uint64) as file:
+        file.append(np.concatenate(hashes))
     return len(every), labelled
 
 
@@ -129,3 +167,88 @@ def name_of(cell: Any, place: str, rows: Rows) -> str:
     """What to call an image in a message: by its file, if it says which, else by its place."""
     path = cell.get("path") if isinstance(cell, dict) else None
     return f"image {path or place} of {rows.where}"
+
+
+def build(
+    splits: Mapping[str, Rows],
+    folder: Path,
+    path: str,
+    size: int | None,
+    channels: int | None,
+    background: str | None,
+    streaming: bool,
+) -> dict[str, Any]:
+    """Decode splits to a folder's files, the images of all of them to one shape: see :func:`write_split`.
+
+    Where ``channels`` is None the images are made coloured if one of them is.
+
+    Args:
+        splits: the rows of each split.
+        folder: where the files go.
+        path: the source, for messages.
+        size: as :func:`ndm.data.decoding.decode` takes it, as the next two.
+        channels: likewise.
+        background: likewise.
+        streaming: the rows come from afar, and are not read once more to count their sizes.
+
+    Returns:
+        Facts of JSON's types: by split, whether it is ``labelled``; the names of the ``classes``; and ``lines`` that
+        say what the images were like.
+
+    Raises:
+        ValueError: an image cannot be decoded, or the images are of several sizes.
+    """
+    try:
+        with Decoder(size, channels, background=background) as decoder:
+            labelled = {name: write_split(rows, name, folder, decoder)[1] for name, rows in splits.items()}
+    except ColouredError:
+        if channels is not None:
+            raise
+        return build(splits, folder, path, size, 3, background, streaming)
+    except UnequalError as error:
+        raise ValueError(str(error) if streaming else _several_sizes(splits.values(), path)) from None
+    assert decoder.shape is not None
+    train = splits["train"]
+    notes = [f"labels: {train.note}"] if train.note else []
+    lines = _lines_about(decoder.seen, size, decoder.shape) + notes
+    return {"labelled": labelled, "classes": list(train.names or ()), "lines": lines}
+
+
+def _lines_about(seen: Seen, size: int | None, shape: tuple[int, ...]) -> list[str]:
+    """What images were like in their files, and what was done to them."""
+    lines = [f"modes: {counted(seen.modes)}"]
+    if len(seen.sizes) == 1:
+        ((width, height),) = seen.sizes
+        sizes = f"all {width} x {height}"
+    else:
+        sizes = f"{len(seen.sizes):,} sizes, most often {_most_common(seen.sizes)}"
+    if size is None:
+        lines.append(f"sizes: {sizes} pixels")
+        if max(shape[1:]) > _LARGE:
+            lines.append(f"warning: images of {shape[2]} x {shape[1]} pixels take long: --data.size 64 resizes them")
+        return lines + _done(seen)
+    small = sum(n for sides, n in seen.sizes.items() if min(sides) < size)
+    enlarged = f"; {small:,} images are enlarged by this" if small else ""
+    resized = f", resized to {size} pixels the shorter side, and the middle cropped{enlarged}"
+    return [*lines, f"sizes: {sizes} pixels{'' if set(seen.sizes) == {(size, size)} else resized}", *_done(seen)]
+
+
+def _done(seen: Seen) -> list[str]:
+    return [f"images {what}: {n:,}" for what, n in seen.done.items()]
+
+
+def _several_sizes(splits: Iterable[Rows], path: str) -> str:
+    """What to say of images of several sizes: which there are, by their headers, and the option to give."""
+    sizes = Counter(measure(cell) for rows in splits for cells, _ in rows.pieces(_PIECE) for cell in cells)
+    sizes.pop((0, 0), None)
+    side = min(sizes.most_common(1)[0][0])
+    advice = max(4, min(64, 2 ** int(math.log2(side))))  # a power of two, as networks like it
+    return (
+        f"{path} has images of {len(sizes):,} sizes, most often {_most_common(sizes)} pixels: give "
+        f"--data.size {advice} (size={advice}), and the shorter side of all becomes {advice} pixels and the middle is "
+        "cropped; or leave images of other sizes out."
+    )
+
+
+def _most_common(sizes: Counter[tuple[int, int]]) -> str:
+    return ", ".join(f"{width} x {height} ({n:,})" for (width, height), n in sizes.most_common(3))

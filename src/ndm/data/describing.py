@@ -10,11 +10,12 @@ from torch import Tensor
 
 from ndm.data.labels import MISSING
 
-__all__ = ["AT_ONCE", "COMPARED", "class_line", "digest", "duplicate_lines", "row_hashes", "sizes_line"]
+__all__ = ["AT_ONCE", "COMPARED", "SMALL", "class_line", "digest", "duplicate_lines", "row_hashes", "sizes_line"]
 
 AT_ONCE = 4_096  # examples looked at together
 _NAMED = 12  # classes that a line names with their counts
-COMPARED = 2**28  # numbers of a data set up to which its examples are compared with each other
+COMPARED = 2**26  # numbers of a data set, up to which its examples are compared with each other
+SMALL = 16  # numbers: smaller examples take as long as one of so many
 
 
 def digest(parts: Iterable[bytes | str | Tensor | np.ndarray]) -> str:

@@ -17,12 +17,13 @@ from torch import Tensor
 from ndm.data.base import SPLITS, Data
 from ndm.data.cache import cache_folder, key_of, made_once
 from ndm.data.pixels import Pixels, from_pixels
-from ndm.data.sources import Rows, Source, find_source
+from ndm.data.rows import Rows
+from ndm.data.sources import Source, find_source
 from ndm.noise import seed_of
 
 __all__ = ["Images"]
 
-_LAYOUT = 1  # of the cache's folders: to be counted up when what is in them changes its meaning
+_LAYOUT = 2  # of the cache's folders: to be counted up when what is in them changes its meaning
 
 logger = logging.getLogger("ndm.data")
 
@@ -35,6 +36,11 @@ class Images(Data):
     one float tensor of a split, for data small enough; see :meth:`Data.examples`.) The folder's name is made from the
     source's identity, of local files their paths, sizes and times of change, and from the arguments that matter to the
     pixels. A data set of the hub without ``revision`` stays as it was when it was decoded.
+
+    **What is read** of a folder: PNG, JPEG, WEBP, BMP, GIF, TIFF and PPM files, by their endings, symbolic links
+    followed. Other files and hidden ones are left out, which :meth:`summary` says. Images with an alpha channel that
+    are not opaque are put on the ``background``. Of 16 bits a channel the upper eight are kept; of several frames the
+    first; photographs are turned as their EXIF data say; metadata that are damaged are passed over.
 
     **Splits** are the source's own. What it lacks of validation and test is taken out of its training split: with p
     the permutation ``numpy.random.RandomState(0).permutation(N)`` of the N training rows, the missing splits take
@@ -51,16 +57,19 @@ class Images(Data):
 
     Args:
         path: a parquet file; a pattern for parquet files, or a folder of them, whose names or folders' names contain
-            train, test or validation (valid, val), or nothing of the kind if all are for training; a folder of PNG and
-            JPEG files, perhaps in folders named after splits, and in these in folders named after classes; or the
+            train, test or validation (valid, val), or nothing of the kind if all are for training; a folder of image
+            files, perhaps in folders named after splits, and in these in folders named after classes; or the
             name of a data set of the hub, as in ``ylecun/mnist``. What is here comes before what is on the hub.
         size: the shorter side is resized to this (Lanczos), and the middle size x size cropped; None to leave the
             images as they are, when all must be of one size.
-        channels: 1 for grey, 3 for colour; None for what the first image is.
+        channels: 1 for grey, 3 for colour; None for grey if all images are, else colour. (Streamed ones are made what
+            the first ones are.)
         column: the images' column; None to find it by its type.
         label_column: the labels' column; None to find it by its type and name.
         validation: number of examples of each split that is taken out of the training split; None for a tenth of it,
             but 5,000 at the most (``held``, if streaming).
+        background: the colour that images are put on where they are transparent, by a name as "white" or "#8080ff";
+            None to refuse images that are not opaque.
         flip: mirror half of the training examples, chosen anew every time.
         streaming: see above.
         held: number of examples of each split to be kept, if streaming.
@@ -94,14 +103,19 @@ class Images(Data):
         revision: str | None = None,
         subset: str | None = None,
         cache: str | None = None,
+        background: str | None = "white",
     ) -> None:
         for name, value in {"size": size, "validation": validation, "held": held, "buffer": buffer}.items():
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be positive, not {value}.")
         if channels not in (None, 1, 3):
             raise ValueError(f"channels must be 1 (grey) or 3 (colour), not {channels}.")
+        if background is not None and importlib.util.find_spec("PIL"):
+            from ndm.data.decoding import check_background
+
+            check_background(background)
         self.path, self.revision, self.subset = str(path), revision, subset
-        self.size, self.channels = size, channels
+        self.size, self.channels, self.background = size, channels, background
         self.column, self.label_column = column, label_column
         self.taken = validation
         self.flip = flip
@@ -113,6 +127,18 @@ class Images(Data):
         if self.size is not None and self.channels is not None:
             return self.channels, self.size, self.size  # without touching the source
         return self._splits["train"][0].shape
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names of the folders, or those that a source tells, (K,); None if it tells none."""
+        return tuple(self._decoded[1]["classes"]) or None
+
+    def summary(self) -> list[str]:
+        """What was read, and what was done to it: see :meth:`Data.summary`."""
+        c, h, w = self.shape
+        streamed = "; they are streamed, and what follows is of those that are held" if self.streaming else ""
+        lines = [f"data: {'coloured' if c == 3 else 'grey'} images of {w} x {h} pixels{streamed}"]
+        return lines + self._source.summary() + self._decoded[1]["lines"] + self._split_lines()
 
     def augment(self, x: Tensor, u: Tensor) -> Tensor:
         """With ``flip``, mirror the images with u < 1/2. x: (B, C, H, W), u: (B,) -> (B, C, H, W)."""
@@ -129,27 +155,47 @@ class Images(Data):
         return self._stream(batch_size, seed, first_step) if self.streaming else None
 
     def _split(self, name: str) -> tuple[Pixels, Tensor | None]:
-        return self._splits[name]
+        return self._splits[name][:2]
+
+    def _count_classes(self) -> int | None:
+        found = super()._count_classes()
+        return None if found is None else max(found, len(self.class_names or ()))
+
+    def _contents(self) -> Iterator[str | Tensor | np.ndarray]:
+        for name, (images, labels, hashes) in self._splits.items():
+            yield f"{name} {len(images)} of {self.shape}, {'no ' if labels is None else ''}labels"
+            yield hashes  # of the pixels, made when they were decoded
+            if labels is not None:
+                yield labels
+
+    def _hashes(self) -> dict[str, np.ndarray]:
+        return {name: hashes for name, (_, _, hashes) in self._splits.items()}
 
     def __getstate__(self) -> dict[str, Any]:
         # Other processes map the files themselves.
-        return {name: value for name, value in self.__dict__.items() if name not in ("_splits", "_source", "shape")}
+        return {
+            name: value
+            for name, value in self.__dict__.items()
+            if name not in ("_splits", "_source", "_decoded", "shape")
+        }
 
     # ---- decoded beforehand
 
     @cached_property
-    def _splits(self) -> dict[str, tuple[Pixels, Tensor | None]]:
-        folder, facts = self._decoded()
+    def _splits(self) -> dict[str, tuple[Pixels, Tensor | None, np.ndarray]]:
+        """Images, labels and hashes of the images, by split."""
+        folder, facts = self._decoded
         found = {}
         for name, labelled in facts["labelled"].items():
-            images = np.load(folder / f"{name}.npy", mmap_mode="r")
+            images, hashes = (np.load(folder / f"{name}{end}.npy", mmap_mode="r") for end in ("", "-hashes"))
             labels = torch.from_numpy(np.load(folder / f"{name}-labels.npy")) if labelled else None
-            found[name] = Pixels(images), labels
+            found[name] = Pixels(images), labels, np.array(hashes)
         missing = [] if self.streaming else self._missing(found)
         if missing:
-            images, labels = found["train"][0].array, found["train"][1]
-            for name, rows in self._taken_from_train(len(images), missing).items():
-                found[name] = Pixels(images, rows), None if labels is None else labels[torch.from_numpy(rows)]
+            whole, labels, hashes = found["train"]
+            for name, rows in self._taken_from_train(len(whole), missing).items():
+                theirs = None if labels is None else labels[torch.from_numpy(rows)]
+                found[name] = Pixels(whole.array, rows), theirs, hashes[rows]
         return {name: found[name] for name in SPLITS}
 
     def _taken_from_train(self, n: int, missing: list[str]) -> dict[str, np.ndarray]:
@@ -174,14 +220,16 @@ class Images(Data):
             )
         return missing
 
+    @cached_property
     def _decoded(self) -> tuple[Path, dict[str, Any]]:
-        """The folder of decoded images, and which of its splits have labels."""
+        """The folder of decoded images, which of its splits have labels, the classes' names, lines about the images."""
         _require_packages()
         description = {
             "layout": _LAYOUT,
             "source": self._source.fingerprint(),
             "size": self.size,
             "channels": self.channels,
+            "background": self.background,
             "columns": [self.column, self.label_column],
             "streaming": [self.held, self.taken] if self.streaming else None,
         }
@@ -190,13 +238,12 @@ class Images(Data):
         return folder, made_once(folder, self._build)
 
     def _build(self, folder: Path) -> dict[str, Any]:
-        from ndm.data.building import Decoder, write_split
+        from ndm.data.building import build
 
         splits = self._held_and_streamed()[0] if self.streaming else self._source_splits()
         logger.info("decoding %s once, to %s", self.path, folder.parent)
-        with Decoder(self.size, self.channels) as decoder:
-            labelled = {name: write_split(rows, name, folder, decoder)[1] for name, rows in splits.items()}
-        return {"path": self.path, "labelled": labelled}
+        facts = build(splits, folder, self.path, self.size, self.channels, self.background, self.streaming)
+        return {"path": self.path} | facts
 
     def _source_splits(self) -> dict[str, Rows]:
         return self._source.load(self.streaming, self.column, self.label_column)
@@ -230,7 +277,7 @@ class Images(Data):
             count = sum(len(labels) for _, labels in rows.pieces(4_096))
         per_pass = None if count is None else count // batch_size
         pass_, first = divmod(first_step, per_pass) if per_pass else (0, 0)
-        with Decoder(self.size, self.channels, self.shape) as decoder:
+        with Decoder(self.size, self.channels, self.shape, self.background) as decoder:
             while True:
                 row = iter(rows.shuffled(seed_of(seed, pass_), self.buffer).skip(first * batch_size))
                 steps = itertools.count(first) if per_pass is None else range(first, per_pass)

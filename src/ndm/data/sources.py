@@ -8,21 +8,19 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
-
-import numpy as np
+from typing import Any, Protocol
 
 from ndm.data.base import SPLITS
+from ndm.data.files import IMAGE_SUFFIXES, by_suffix, counted, left_out_line, walk
+from ndm.data.rows import Rows, first_line, rows_of
 
-if TYPE_CHECKING:
-    from datasets import Dataset, IterableDataset
+__all__ = ["Rows", "Source", "by_split", "find_source"]
 
-__all__ = ["Rows", "Source", "find_source"]
-
-_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
+_FORMATS = ", ".join(dict.fromkeys(IMAGE_SUFFIXES.values()))
 _NAMES = {
     "train": "train",
     "training": "train",
@@ -33,82 +31,8 @@ _NAMES = {
     "test": "test",
     "testing": "test",
 }
-_LABELS = ("label", "labels", "fine_label", "class", "target")
 _IN_A_NAME = re.compile(rf"(?<![a-z])({'|'.join(_NAMES)})(?![a-z])")
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
-
-
-@dataclass(frozen=True)
-class Rows:
-    """A split: rows of a table, each with an image not decoded yet and perhaps a label.
-
-    Attributes:
-        table: the rows.
-        image: name of the images' column.
-        label: name of the labels' column, or None.
-        count: number of rows, or None if nobody knows before all have been read.
-        where: what to call the split in a message, in the middle of a sentence.
-    """
-
-    table: Dataset | IterableDataset
-    image: str
-    label: str | None
-    count: int | None
-    where: str
-
-    def take(self, n: int) -> Rows:
-        """The first n rows, or as many as there are."""
-        count = None if self.count is None else min(n, self.count)
-        table = self.table.take(n if count is None else count)
-        return Rows(table, self.image, self.label, count, self.where)
-
-    def skip(self, n: int) -> Rows:
-        """All but the first n rows."""
-        count = None if self.count is None else max(0, self.count - n)
-        table = self.table.skip(n if self.count is None else min(n, self.count))
-        return Rows(table, self.image, self.label, count, self.where)
-
-    def shuffled(self, seed: int, buffer: int) -> Rows:
-        """The rows in an order of the seed: any order where rows can be drawn at will, else as the buffer allows."""
-        import datasets
-
-        if isinstance(self.table, datasets.IterableDataset):
-            table = self.table.shuffle(seed=seed, buffer_size=buffer)
-        else:
-            table = self.table.shuffle(seed=seed, keep_in_memory=True)
-        return Rows(table, self.image, self.label, self.count, self.where)
-
-    def spread(self) -> Rows:
-        """Rows that can be drawn at will, in a fixed random order; others as they are."""
-        import datasets
-
-        if isinstance(self.table, datasets.IterableDataset):
-            return self
-        order = np.random.RandomState(0).permutation(len(self.table))  # whose stream is frozen by numpy's policy
-        return Rows(self.table.select(order, keep_in_memory=True), self.image, self.label, self.count, self.where)
-
-    def __iter__(self) -> Iterator[tuple[Any, int]]:
-        """Image and label, row by row; a label that is not there is -1."""
-        for row in self._reading(self.table):
-            label = None if self.label is None else row[self.label]
-            yield row[self.image], -1 if label is None else label
-
-    def pieces(self, n: int) -> Iterator[tuple[list[Any], list[int]]]:
-        """The same, n rows at a time, and faster."""
-        for piece in self._reading(self.table.with_format("arrow").iter(batch_size=n)):
-            images = piece.column(self.image).to_pylist()
-            labels = [-1] * len(images) if self.label is None else piece.column(self.label).to_pylist()
-            yield images, [-1 if label is None else label for label in labels]
-
-    def _reading(self, rows: Any) -> Iterator[Any]:
-        import pyarrow
-
-        try:
-            yield from rows
-        except (pyarrow.ArrowException, OSError) as error:
-            raise OSError(
-                f"Rows of {self.where} cannot be read, a file may be damaged or the network away ({_line(error)})."
-            ) from None
 
 
 class Source(Protocol):
@@ -116,6 +40,10 @@ class Source(Protocol):
 
     def fingerprint(self) -> dict[str, Any]:
         """What identifies the contents without reading them, made of JSON's types."""
+        ...
+
+    def summary(self) -> list[str]:
+        """Which files are read and which are left out, in short lines."""
         ...
 
     def load(self, streaming: bool, column: str | None, label_column: str | None) -> dict[str, Rows]:
@@ -154,16 +82,16 @@ def find_source(path: str, subset: str | None = None, revision: str | None = Non
         files = [local]
     other = next((f for f in files if f.suffix != ".parquet" or not f.is_file()), None)
     if other is not None:
-        raise ValueError(f"{other} is not a parquet file: give parquet files, or a folder of PNG or JPEG files.")
+        raise ValueError(f"{other} is not a parquet file: give parquet files, or a folder of images.")
     if local.exists():
         return _Parquet({"train": [local]}, path)  # whatever its name: one file has no other splits
-    return _Parquet(_by_split(files, Path(os.path.commonpath([file.parent for file in files])), path), path)
+    return _Parquet(by_split(files, Path(os.path.commonpath([file.parent for file in files])), path), path)
 
 
 def _on_the_hub(path: str, subset: str | None, revision: str | None) -> Source:
     if glob.has_magic(path):
         raise FileNotFoundError(f"No file matches {path}: look for a slip in it.")
-    if not _HUB_NAME.fullmatch(path) or path.endswith((".parquet", *_SUFFIXES)):
+    if not _HUB_NAME.fullmatch(path) or path.lower().endswith((".parquet", *IMAGE_SUFFIXES)):
         raise FileNotFoundError(
             f"There is no file or folder {path}, and the hub has no such names: give parquet files, a folder, "
             "or a name like ylecun/mnist."
@@ -172,22 +100,18 @@ def _on_the_hub(path: str, subset: str | None, revision: str | None) -> Source:
 
 
 def _in_a_folder(folder: Path) -> Source:
-    found: dict[str, list[Path]] = {"parquet": [], "images": []}
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))  # such as what downloads leave behind
-        for name in sorted(names):
-            suffix = os.path.splitext(name)[1].lower()
-            kind = "parquet" if suffix == ".parquet" else "images" if suffix in _SUFFIXES else None
-            if kind and not name.startswith("."):
-                found[kind].append(Path(parent, name))
-    if found["parquet"]:
-        return _Parquet(_by_split(found["parquet"], folder, str(folder)), str(folder))
-    if found["images"]:
-        return _ImageFolder(folder, found["images"])
-    raise FileNotFoundError(f"The folder {folder} has neither parquet files nor PNG or JPEG files in it.")
+    found = walk(folder, {".parquet": "parquet"} | dict.fromkeys(IMAGE_SUFFIXES, "images"))
+    parquet, images = found.files["parquet"], found.files["images"]
+    if parquet:
+        left_out = found.left_out + by_suffix(images)
+        return _Parquet(by_split(parquet, folder, str(folder)), str(folder), left_out)
+    if images:
+        return _ImageFolder(folder, images, found.left_out)
+    others = f": it has {counted(found.left_out)}" if found.left_out else ""
+    raise FileNotFoundError(f"The folder {folder} has neither parquet files nor images ({_FORMATS}) in it{others}.")
 
 
-def _by_split(files: Sequence[Path], below: Path, path: str) -> dict[str, list[Path]]:
+def by_split(files: Sequence[Path], below: Path, path: str) -> dict[str, list[Path]]:
     """Sort parquet files by the split that their names, or else those of their folders, speak of."""
 
     def split_of(file: Path) -> str | None:
@@ -224,9 +148,15 @@ def _stamps(files: Sequence[Path]) -> list[Any]:
 class _Parquet:
     files: Mapping[str, Sequence[Path]]
     path: str
+    left_out: Counter[str] = field(default_factory=Counter)
 
     def fingerprint(self) -> dict[str, Any]:
         return {split: _stamps([file.resolve() for file in files]) for split, files in self.files.items()}
+
+    def summary(self) -> list[str]:
+        n = sum(map(len, self.files.values()))
+        files = "1 Parquet file" if n == 1 else f"{n:,} Parquet files"
+        return [f"files: {files} of {self.path}", *left_out_line(self.left_out, "Parquet files")]
 
     def load(self, streaming: bool, column: str | None, label_column: str | None) -> dict[str, Rows]:
         from datasets import load_dataset
@@ -240,7 +170,7 @@ class _Parquet:
             streaming=True,
         )
         return {
-            split: _rows(tables[split], column, label_column, counts[split], f"the {split} split of {self.path}")
+            split: rows_of(tables[split], column, label_column, counts[split], f"the {split} split of {self.path}")
             for split in self.files
         }
 
@@ -274,9 +204,15 @@ class _ImageFolder:
 
     folder: Path
     files: Sequence[Path]
+    left_out: Counter[str] = field(default_factory=Counter)
 
     def fingerprint(self) -> dict[str, Any]:
         return {"folder": str(self.folder.resolve()), "files": _stamps(self.files)}
+
+    def summary(self) -> list[str]:
+        formats = Counter(IMAGE_SUFFIXES[file.suffix.lower()] for file in self.files)
+        files = f"files: {len(self.files):,} images in {self.folder} ({counted(formats)})"
+        return [files, *left_out_line(self.left_out, "images"), *self._why_no_classes()]
 
     def load(self, streaming: bool, column: str | None, label_column: str | None) -> dict[str, Rows]:
         from datasets import ClassLabel, Dataset, Features, Image
@@ -291,7 +227,7 @@ class _ImageFolder:
                 columns["label"] = [classes.index(file.parent.name) for file in files]
                 features["label"] = ClassLabel(names=classes)
             table = Dataset.from_dict(columns, features=Features(features))
-            found[split] = _rows(table, column, label_column, len(files), f"the {split} split of {self.folder}")
+            found[split] = rows_of(table, column, label_column, len(files), f"the {split} split of {self.folder}")
         return found
 
     def _splits(self) -> dict[str, list[Path]]:
@@ -312,6 +248,15 @@ class _ImageFolder:
         classes = sorted({file.parent.name for file in self.files})
         return classes if len(classes) > 1 else []
 
+    def _why_no_classes(self) -> list[str]:
+        """A line about folders that might be taken for classes and are not."""
+        depth = 3 if self._has_split_folders() else 2
+        parts = [(len(file.relative_to(self.folder).parts), file) for file in self.files]
+        other = next((file for n, file in parts if n != depth), None)
+        if other is None or all(n < depth for n, _ in parts):
+            return []
+        return [f"no classes: not all images lie in folders of one depth, as {other} does not"]
+
     def _has_split_folders(self) -> bool:
         return any(self._top(file) for file in self.files)
 
@@ -329,6 +274,10 @@ class _Hub:
     def fingerprint(self) -> dict[str, Any]:
         return {"hub": self.name, "subset": self.subset, "revision": self.revision}
 
+    def summary(self) -> list[str]:
+        given = [f"{k} {v}" for k, v in {"subset": self.subset, "revision": self.revision}.items() if v is not None]
+        return [f"files: the data set {self.name} of the Hugging Face hub{''.join(', ' + g for g in given)}"]
+
     def load(self, streaming: bool, column: str | None, label_column: str | None) -> dict[str, Rows]:
         tables = self._tables(streaming)
         splits = {_NAMES.get(name.lower(), name): name for name in tables}
@@ -340,7 +289,7 @@ class _Hub:
                 table = tables[splits[split]]
                 count = _announced(table) if streaming else len(table)
                 where = f"the {splits[split]} split of {self.name}"
-                found[split] = _rows(table, column, label_column, count, where)
+                found[split] = rows_of(table, column, label_column, count, where)
         return found
 
     def _tables(self, streaming: bool) -> Any:
@@ -352,16 +301,16 @@ class _Hub:
         except DatasetNotFoundError as error:
             raise FileNotFoundError(
                 f"{self.name} is neither a file or folder here nor a data set of the hub that is open to you "
-                f"({_line(error)})."
+                f"({first_line(error)})."
             ) from None
         except ConnectionError as error:
             raise ConnectionError(
-                f"{self.name} is not a file or folder here, and the hub cannot be reached ({_line(error)}): "
+                f"{self.name} is not a file or folder here, and the hub cannot be reached ({first_line(error)}): "
                 "check the path, or the network."
             ) from None
         except (ValueError, RuntimeError, NotImplementedError) as error:
             raise ValueError(
-                f"The hub's data set {self.name} cannot be read: {_line(error)} "
+                f"The hub's data set {self.name} cannot be read: {first_line(error)} "
                 "(subset names one of several configurations, revision another state of it.)"
             ) from None
 
@@ -370,74 +319,3 @@ def _announced(table: Any) -> int | None:
     """How many rows the hub says a split has, if it does."""
     splits = table.info.splits or {}
     return splits[table.split].num_examples or None if table.split in splits else None
-
-
-def _rows(table: Any, column: str | None, label_column: str | None, count: int | None, where: str) -> Rows:
-    import datasets
-
-    features = table.features or table._resolve_features().features
-    image = _image_column(features, column, where)
-    label = _label_column(features, label_column, where)
-    if isinstance(features[image], datasets.Image):
-        table = table.cast_column(image, datasets.Image(decode=False))
-    return Rows(table.select_columns([image] + [label] * (label is not None)), image, label, count, where)
-
-
-def _image_column(features: Mapping[str, Any], column: str | None, where: str) -> str:
-    import datasets
-
-    images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
-    files = [name for name, feature in features.items() if _holds_bytes(feature)]
-    if column is not None:
-        _require(column, features, where)
-        if column not in images + files:
-            raise ValueError(f"The column {column!r} of {where} does not hold images: {features[column]}.")
-        return column
-    candidates = images or files
-    if not candidates:
-        raise ValueError(f"There is no column of images in {where}: its columns are {', '.join(features)}.")
-    if len(candidates) > 1:
-        raise ValueError(
-            f"There are several columns of images in {where}, {', '.join(candidates)}: name one by column=."
-        )
-    return candidates[0]
-
-
-def _holds_bytes(feature: Any) -> bool:
-    if isinstance(feature, Mapping):
-        return "bytes" in feature and _holds_bytes(feature["bytes"])
-    return getattr(feature, "dtype", None) in ("binary", "large_binary")
-
-
-def _label_column(features: Mapping[str, Any], column: str | None, where: str) -> str | None:
-    import datasets
-
-    classes = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
-    whole = [
-        name for name, feature in features.items() if re.fullmatch(r"u?int\d+", str(getattr(feature, "dtype", "")))
-    ]
-    if column is not None:
-        _require(column, features, where)
-        if column not in whole:
-            raise ValueError(f"The column {column!r} of {where} does not hold numbers of classes: {features[column]}.")
-        return column
-    if len(classes) == 1:
-        return classes[0]
-    named = [name for name in _LABELS if name in (classes or whole)]
-    if len(named) == 1:
-        return named[0]
-    if named or classes:
-        raise ValueError(
-            f"There are several columns of labels in {where}, {', '.join(classes or named)}: name one by label_column=."
-        )
-    return None
-
-
-def _require(column: str, features: Mapping[str, Any], where: str) -> None:
-    if column not in features:
-        raise ValueError(f"There is no column {column!r} in {where}: its columns are {', '.join(features)}.")
-
-
-def _line(error: BaseException) -> str:
-    """The first line of an error's message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,6 +68,16 @@ class Toy(Data):
     def entropy(self) -> float:
         """The exact differential entropy in nats: what a perfect model's mean negative log-density is."""
         raise NotImplementedError
+
+    def _contents(self) -> Iterator[str]:
+        # What makes the examples, not they: in the last bit these may differ between machines.
+        settings: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                settings[name] = [round(x, 4) + 0.0 for x in value.flatten().tolist()]
+            elif not isinstance(getattr(type(self), name, None), cached_property):
+                settings[name] = value
+        yield repr([type(self).__name__, sorted(settings.items())])
 
     def _split(self, name: str) -> tuple[Tensor, Tensor | None]:
         return self._splits[name], None

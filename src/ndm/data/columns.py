@@ -1,0 +1,212 @@
+"""Columns of a table: which names are meant, which are counters, and of which a density can hardly be learned."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+__all__ = ["as_names", "check_column", "counts_rows", "far_values", "few_values", "is_counter", "kinds_line"]
+
+#: Of a column's standard deviation: what single precision may take away from its values.
+_ROUNDING = 1e-3
+
+_FEW = 20  # values, of so many rows, are not what a density is for
+_LOOKED_AT = 10_000
+
+#: Of a column's standard deviation: what nine tenths of the values must keep between them, in units of what they would
+#: keep if the column were normal; and how many standard deviations away a value is far.
+_SPREAD, _FAR = 0.2, 40.0
+_ALONE = 10.0  # times what nine tenths of the other values have between them: so far away a value is none of them
+_NORMAL = 3.2897  # standard deviations between the 5% and the 95% quantile of a normal distribution
+
+#: What pandas calls a column without a name, such as an index that it has written and read back.
+_UNNAMED = re.compile(r"Unnamed: \d+([._]\w+)*")
+
+_NAMED = 12  # columns that a line names
+
+
+# ---- which columns are meant
+
+
+def as_names(named: Sequence[Any], names: Sequence[str], path: str) -> tuple[str, ...]:
+    """The columns' names as texts, where YAML has made something else of them: False of NO, 400 of 400.
+
+    Args:
+        named: what was given, texts or what YAML makes of texts.
+        names: the names that the table has.
+        path: the table, for messages.
+
+    Raises:
+        ValueError: a given value stands for none of the names, or for several.
+
+    Example:
+        >>> as_names([False, 400, "O3"], ["NO", "400", "O3"], "air.csv")
+        ('NO', '400', 'O3')
+    """
+    return tuple(given if isinstance(given, str) else _meant(given, names, path) for given in named)
+
+
+def _meant(given: Any, names: Sequence[str], path: str) -> str:
+    meant = [name for name in names if _stands_for(given, name)]
+    if len(meant) == 1:
+        return meant[0]
+    quoted = meant[0] if meant else str(given)
+    which = f"may be any of {', '.join(meant)}" if meant else f"is none of {', '.join(names)}"
+    raise ValueError(
+        f"columns names {given!r}, which YAML has read as a {type(given).__name__} and which {which} of {path}: write "
+        f"names in quotes, as in --data.columns '[\"{quoted}\"]'."
+    )
+
+
+def _stands_for(given: Any, name: str) -> bool:
+    """Whether YAML may have made this value of the name."""
+    if given == _read_as_yaml(name) and type(given) is type(_read_as_yaml(name)):
+        return True
+    if isinstance(given, float):  # of which YAML's dialects disagree: 1e3
+        try:
+            return float(name) == given
+        except ValueError:
+            return False
+    return str(given) == name
+
+
+def _read_as_yaml(name: str) -> Any:
+    try:
+        yaml = importlib.import_module("yaml")
+    except ModuleNotFoundError:
+        return name
+    try:
+        return yaml.safe_load(name)
+    except yaml.YAMLError:
+        return name
+
+
+# ---- counters
+
+
+def is_counter(name: str) -> bool:
+    """Whether pandas calls an index so that it has written to a file and read back: "Unnamed: 0"."""
+    return _UNNAMED.fullmatch(name) is not None
+
+
+def counts_rows(column: np.ndarray, in_order: bool = False) -> bool:
+    """Whether a column, (n,), holds n whole numbers that follow each other, each of them once.
+
+    Args:
+        column: the values.
+        in_order: ask that each row has the number of the one before it, plus one.
+    """
+    if len(column) == 0 or not np.isfinite(column).all():
+        return False
+    return bool((np.diff(column if in_order else np.sort(column)) == 1).all() and column[0] == np.floor(column[0]))
+
+
+# ---- columns of which a density can hardly be learned
+
+
+def check_column(name: str, column: np.ndarray, path: str) -> None:
+    """Refuse a column of which a density cannot be learned.
+
+    Args:
+        name: of the column.
+        column: its values in the training split, float64 (n,).
+        path: the table, for messages.
+
+    Raises:
+        ValueError: the column is constant, or single precision would spoil it.
+    """
+    if column.min() == column.max():
+        raise ValueError(
+            f"The column {name!r} of {path} is constant in the training split ({column[0]:g}), and so "
+            "has no density: name the others by columns=."
+        )
+    with np.errstate(over="ignore"):
+        lost = np.abs(column - column.astype(np.float32)).max()
+    spread = column.std()
+    if not lost <= _ROUNDING * spread:
+        raise ValueError(
+            f"The column {name!r} of {path} has values about {column.mean():.3g} that differ by "
+            f"{spread:.3g}, of which single precision would take away up to {lost:.2g}: subtract an offset, "
+            "or use another unit."
+        )
+
+
+def few_values(columns: Mapping[str, np.ndarray]) -> list[str]:
+    """A sentence about the columns that take few values, if any do.
+
+    Args:
+        columns: their values in the training split by name, each (n,).
+    """
+    few = {name: np.unique(x[:_LOOKED_AT]).size for name, x in columns.items() if len(x) > _FEW**2}
+    few = {name: n for name, n in few.items() if n <= _FEW}
+    if not few:
+        return []
+    if len(few) == 1:
+        ((name, n),) = few.items()
+        which, out = f"the column {name!r} takes {n} values only", "it"
+    else:
+        which = f"the columns {', '.join(f'{name!r} ({n} values)' for name, n in few.items())} take few values only"
+        out = "them"
+    advice = f"leave {out} out by columns=, or give levels= if all columns are of whole numbers"
+    return [f"{which}, on which a density grows without end as a model learns: {advice}"]
+
+
+def far_values(name: str, column: np.ndarray) -> Iterator[str]:
+    """Whether some values are so far from the others that these have little spread left once they are standardised.
+
+    A model standardises by the mean and the standard deviation, and one value of -9999 makes both its own. Quantiles
+    are not moved by it: they tell how far the others are spread.
+
+    Args:
+        name: of the column.
+        column: its values in all splits, float64 (n,): far values of the validation split spoil a training too.
+    """
+    mean, deviation = column.mean(), column.std()
+    if deviation == 0:
+        return
+    for extreme in (column.min(), column.max()):
+        others = column[column != extreme]
+        if 2 * len(others) < len(column):
+            continue
+        low, high = np.quantile(others, [0.05, 0.95])
+        alone = np.abs(others - extreme).min() > _ALONE * (high - low) > 0
+        even = high - low >= _SPREAD * _NORMAL * others.std()  # else it is the end of a long tail
+        if alone and even:
+            yield (
+                f"the column {name!r} holds {extreme:g} in {len(column) - len(others):,} of {len(column):,} rows, far "
+                f"from all other values, nine tenths of which lie in {low:.4g} ... {high:.4g} and within "
+                f"{(high - low) / deviation:.2g} standard deviations of each other: correct such cells, or remove "
+                "their rows"
+            )
+            return
+    low, high = np.quantile(column, [0.05, 0.95])
+    z = (column - mean) / deviation
+    farthest = int(np.abs(z).argmax())
+    if low == high or ((high - low) / deviation >= _SPREAD * _NORMAL and abs(z[farthest]) < _FAR):
+        return
+    advice = "take the logarithm of the column" if column.min() > 0 else "bring the column to another scale"
+    yield (
+        f"the column {name!r} has a long tail: the {'largest' if z[farthest] > 0 else 'smallest'} value, "
+        f"{column[farthest]:g}, is {abs(z[farthest]):.0f} standard deviations from the mean, and nine tenths of the "
+        f"values lie within {(high - low) / deviation:.2g} (a normal column's within 3.3): {advice}, correct such "
+        "values, or leave the column out by columns="
+    )
+
+
+# ---- what columns hold
+
+
+def kinds_line(columns: Sequence[str], rows: np.ndarray) -> str:
+    """Which columns there are, and which of them hold whole numbers only: rows (n, d)."""
+    whole = [name for name, column in zip(columns, rows.T, strict=True) if (column == np.floor(column)).all()]
+    real = [name for name in columns if name not in whole]
+    kinds = [f"{len(k):,} {what} ({_some(k)})" for k, what in ((real, "real"), (whole, "of whole numbers")) if k]
+    return f"columns: {', '.join(kinds)}"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")

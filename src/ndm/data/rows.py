@@ -1,0 +1,199 @@
+"""Rows of images that are not decoded yet, with their labels, and which columns of a table they are."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ndm.data.labels import MISSING
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+
+__all__ = ["Rows", "first_line", "rows_of"]
+
+_LABELS = ("label", "labels", "fine_label", "class", "target")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A split: rows of a table, each with an image not decoded yet and perhaps a label.
+
+    Attributes:
+        table: the rows.
+        image: name of the images' column.
+        label: name of the labels' column, or None.
+        count: number of rows, or None if nobody knows before all have been read.
+        where: what to call the split in a message, in the middle of a sentence.
+        names: the names of the classes, if the table tells them.
+        note: what a reader should know of the labels, or nothing.
+    """
+
+    table: Dataset | IterableDataset
+    image: str
+    label: str | None
+    count: int | None
+    where: str
+    names: tuple[str, ...] | None = None
+    note: str = ""
+
+    def take(self, n: int) -> Rows:
+        """The first n rows, or as many as there are."""
+        count = None if self.count is None else min(n, self.count)
+        return replace(self, table=self.table.take(n if count is None else count), count=count)
+
+    def skip(self, n: int) -> Rows:
+        """All but the first n rows."""
+        count = None if self.count is None else max(0, self.count - n)
+        return replace(self, table=self.table.skip(n if self.count is None else min(n, self.count)), count=count)
+
+    def shuffled(self, seed: int, buffer: int) -> Rows:
+        """The rows in an order of the seed: any order where rows can be drawn at will, else as the buffer allows."""
+        import datasets
+
+        if isinstance(self.table, datasets.IterableDataset):
+            return replace(self, table=self.table.shuffle(seed=seed, buffer_size=buffer))
+        return replace(self, table=self.table.shuffle(seed=seed, keep_in_memory=True))
+
+    def spread(self) -> Rows:
+        """Rows that can be drawn at will, in a fixed random order; others as they are."""
+        import datasets
+
+        if isinstance(self.table, datasets.IterableDataset):
+            return self
+        order = np.random.RandomState(0).permutation(len(self.table))  # whose stream is frozen by numpy's policy
+        return replace(self, table=self.table.select(order, keep_in_memory=True))
+
+    def __iter__(self) -> Iterator[tuple[Any, int]]:
+        """Image and label, row by row; a label that is not there is -1."""
+        for row in self._reading(self.table):
+            yield row[self.image], MISSING if self.label is None else self._number(row[self.label])
+
+    def pieces(self, n: int) -> Iterator[tuple[list[Any], list[int]]]:
+        """The same, n rows at a time, and faster."""
+        for piece in self._reading(self.table.with_format("arrow").iter(batch_size=n)):
+            images = piece.column(self.image).to_pylist()
+            labels = [None] * len(images) if self.label is None else piece.column(self.label).to_pylist()
+            yield images, [self._number(label) for label in labels]
+
+    def _number(self, label: Any) -> int:
+        """A label as a whole number; what is not there (None or NaN) is -1."""
+        if label is None or (isinstance(label, float) and math.isnan(label)):
+            return MISSING
+        if label != int(label):
+            raise ValueError(f"A label of {self.where} is {label}: labels are the whole numbers of the classes.")
+        return int(label)
+
+    def _reading(self, rows: Any) -> Iterator[Any]:
+        import pyarrow
+
+        try:
+            yield from rows
+        except (pyarrow.ArrowException, OSError) as error:
+            raise OSError(
+                f"Rows of {self.where} cannot be read, a file may be damaged or the network away ({first_line(error)})."
+            ) from None
+
+
+def rows_of(table: Any, column: str | None, label_column: str | None, count: int | None, where: str) -> Rows:
+    """The rows of a table of the ``datasets`` library.
+
+    Args:
+        table: the table.
+        column: name of the images' column; None to find it by its type.
+        label_column: name of the labels' column; None to find it by its type and name, if there is one.
+        count: number of rows, if it is known.
+        where: what to call the rows in a message.
+
+    Raises:
+        ValueError: there is no such column, or it cannot be told which one is meant.
+    """
+    import datasets
+
+    features = table.features or table._resolve_features().features
+    image = _image_column(features, column, where)
+    label = _label_column(features, label_column, where)
+    if isinstance(features[image], datasets.Image):
+        table = table.cast_column(image, datasets.Image(decode=False))
+    names = tuple(features[label].names) if label and isinstance(features[label], datasets.ClassLabel) else None
+    note = "" if label else _unused(features)
+    return Rows(table.select_columns([image] + [label] * (label is not None)), image, label, count, where, names, note)
+
+
+def _image_column(features: Mapping[str, Any], column: str | None, where: str) -> str:
+    import datasets
+
+    images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+    files = [name for name, feature in features.items() if _holds_bytes(feature)]
+    if column is not None:
+        _require(column, features, where)
+        if column not in images + files:
+            raise ValueError(f"The column {column!r} of {where} does not hold images: {features[column]}.")
+        return column
+    candidates = images or files
+    if not candidates:
+        raise ValueError(f"There is no column of images in {where}: its columns are {', '.join(features)}.")
+    if len(candidates) > 1:
+        raise ValueError(
+            f"There are several columns of images in {where}, {', '.join(candidates)}: name one by column=."
+        )
+    return candidates[0]
+
+
+def _holds_bytes(feature: Any) -> bool:
+    if isinstance(feature, Mapping):
+        return "bytes" in feature and _holds_bytes(feature["bytes"])
+    return getattr(feature, "dtype", None) in ("binary", "large_binary")
+
+
+def _label_column(features: Mapping[str, Any], column: str | None, where: str) -> str | None:
+    import datasets
+
+    classes = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    whole = [name for name, feature in features.items() if re.fullmatch(r"u?int\d+", _kind(feature))]
+    if column is not None:
+        _require(column, features, where)
+        # Of whole numbers some of which are missing, pandas makes floating-point ones.
+        if column not in whole and not re.fullmatch(r"float\d+|bool", _kind(features[column])):
+            raise ValueError(f"The column {column!r} of {where} does not hold numbers of classes: {features[column]}.")
+        return column
+    if len(classes) == 1:
+        return classes[0]
+    named = [name for name in _LABELS if name in (classes or whole)]
+    if len(named) == 1:
+        return named[0]
+    if named or classes:
+        raise ValueError(
+            f"There are several columns of labels in {where}, {', '.join(classes or named)}: name one by label_column=."
+        )
+    return None
+
+
+def _unused(features: Mapping[str, Any]) -> str:
+    """What to say of a column that is called as labels are but has not the type of labels."""
+    named = next((name for name in _LABELS if name in features), None)
+    if named is None:
+        return ""
+    kind = _kind(features[named])
+    if kind.startswith("float"):
+        return f"the column {named!r} holds {kind} and is not read: label_column={named} takes it for labels"
+    return f"the column {named!r} holds {kind or 'no numbers'} and is not read: labels are whole numbers"
+
+
+def _kind(feature: Any) -> str:
+    return str(getattr(feature, "dtype", ""))
+
+
+def _require(column: str, features: Mapping[str, Any], where: str) -> None:
+    if column not in features:
+        raise ValueError(f"There is no column {column!r} in {where}: its columns are {', '.join(features)}.")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

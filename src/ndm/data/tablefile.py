@@ -1,0 +1,385 @@
+"""CSV and Parquet files of numbers, read a piece at a time, and the sentences about cells that are not numbers."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ndm.data.cells import MISSING, Missing, is_number, is_right, lines, refusal, short, wrong_in_csv, wrong_values
+from ndm.data.columns import counts_rows, is_counter
+from ndm.data.rows import first_line
+
+__all__ = ["TABLE_SUFFIXES", "TableFile"]
+
+logger = logging.getLogger("ndm.data")
+
+TABLE_SUFFIXES = (".csv", ".parquet")
+
+_AT_ONCE = 65_536  # rows read before they are looked at
+_BLOCK, _LARGEST = 1 << 22, 1 << 30  # bytes of a CSV file that Arrow takes at once: a row must fit in
+_SLIP = 0.05  # of a column's cells are text: the rest are numbers, and these are slips
+
+
+class TableFile:
+    """A CSV or Parquet file, read a piece at a time, so that memory is needed for a piece only.
+
+    Args:
+        path: the file, whose ending says which of the two it is.
+        say: what to do with a sentence about columns that are left out; None to log it as a warning.
+
+    Attributes:
+        dropped: how many rows with missing cells :meth:`pieces` has left out.
+        missing: how many cells were missing in these, by column.
+
+    Raises:
+        ValueError: its name ends otherwise.
+        FileNotFoundError: there is no such file.
+        ImportError: pyarrow is not installed.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], say: Callable[[str], None] | None = None) -> None:
+        self.path = Path(path).expanduser()
+        self._say = say or self._log
+        self.dropped, self.missing = 0, Counter[str]()
+        self._texts: dict[str, str] = {}  # of columns that are not of numbers, why not
+        self._names_are_numbers = False
+        self._is_csv = self.path.suffix.lower() == ".csv"
+        if self.path.suffix.lower() not in TABLE_SUFFIXES:
+            raise ValueError(f"{path} is not a table: its name should end in {' or '.join(TABLE_SUFFIXES)}.")
+        if not self.path.is_file():
+            raise FileNotFoundError(f"There is no file {path}.")
+        try:
+            importlib.import_module("pyarrow")
+        except ModuleNotFoundError:
+            raise ImportError("Tables need pyarrow: pip install 'ndm[tables]'.") from None
+
+    def _log(self, sentence: str) -> None:
+        logger.warning("%s: %s", self.path, sentence.removeprefix("warning: "))
+
+    # ---- columns
+
+    @cached_property
+    def header(self) -> tuple[str, ...]:
+        """What stands where the columns' names should be; empty if nothing does.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        if not self._is_csv:
+            return tuple(self._parquet().schema_arrow.names)
+        first = next(self._lines(), None)
+        return () if first is None else tuple(first[1])
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The names of all columns.
+
+        Raises:
+            ValueError: the file is empty or damaged, has no names, or has a name twice.
+        """
+        names = self.header
+        if self._is_csv:
+            self._check_header(names)
+        twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+        if twice is not None:
+            raise ValueError(f"{self.path} has two columns of the name {twice!r}: rename one.")
+        return names
+
+    def choose(self, columns: Sequence[str] | None = None) -> tuple[str, ...]:
+        """These columns, or all that hold numbers.
+
+        Raises:
+            ValueError: one is unknown, named twice or not of numbers, or there is none.
+        """
+        if columns is not None:
+            self._names_are_numbers = set(columns) <= set(self.header)  # whoever names numbers means names
+            if not columns:
+                raise ValueError("columns names no column: leave it out to take all that hold numbers.")
+            for i, name in enumerate(columns):
+                if name in columns[:i]:
+                    raise ValueError(f"columns names {name!r} twice.")
+                if name not in self.names:
+                    raise ValueError(f"{self.path} has no column {name!r}{_nearest(name, self.names)}")
+            if not self._is_csv:  # of a CSV file the cells will tell
+                self._refuse_other_types(columns)
+            return tuple(columns)
+        numbers = self._numbers_of_csv() if self._is_csv else self._numbers_of_parquet()
+        left_out = {name: self._why_not(name) for name in self.names if name not in numbers}
+        if not numbers:
+            others = ", ".join(name or "(one without a name)" for name in left_out)
+            raise ValueError(f"{self.path} has no column of numbers: it has {others}.")
+        for name in filter(is_counter, numbers):
+            if self._counts_rows(name):
+                left_out[name] = "an index, which counts the rows"
+            else:
+                self._say(
+                    f"warning: the column {name!r} is called as an index that pandas has written, but does not count "
+                    "the rows and is taken for data: name the others by columns= to leave it out"
+                )
+        if left_out:
+            reasons = ", ".join(f"{name or 'one without a name'} ({why})" for name, why in left_out.items())
+            self._say(f"left out columns: {reasons}")
+        return tuple(name for name in numbers if name not in left_out)
+
+    def _why_not(self, name: str) -> str:
+        """Why a column is not taken."""
+        if not self._is_csv:
+            kind = self._parquet().schema_arrow.field(name).type
+            return "an index" if _is_numeric(kind) else f"holds {kind}"
+        return self._texts.get(name, "holds no value") if name else "an index"
+
+    def _counts_rows(self, name: str) -> bool:
+        try:
+            return counts_rows(np.concatenate([np.empty((0, 1)), *self.pieces([name])])[:, 0])
+        except ValueError:  # a cell is missing or wrong: that will be told where the column is read
+            return False
+
+    def _check_header(self, names: Sequence[str]) -> None:
+        if not names:
+            raise ValueError(f"{self.path} is empty: it should begin with a line of column names.")
+        counted = [str(i) for i in range(len(names))]  # what pandas calls the columns of an array
+        if all(is_number(name) for name in names) and list(names) != counted and not self._names_are_numbers:
+            raise ValueError(f"{self.path} begins with a line of numbers: put a line of column names on top of it.")
+        if len(names) == 1 and any(separator in names[0] for separator in ";\t|"):
+            raise ValueError(f"{self.path} is not separated by commas: write it with commas.")
+
+    def _numbers_of_csv(self) -> tuple[str, ...]:
+        """The columns all of whose cells are numbers or missing, though not all missing."""
+        import pyarrow as pa
+        from pyarrow import compute
+
+        numbers, seen = {name: True for name in self.names if name}, dict.fromkeys(self.names, False)
+        for batch in self._csv(self.names, pa.string()):
+            for name in [name for name, still in numbers.items() if still]:
+                cells = batch.column(name)
+                try:
+                    compute.utf8_trim_whitespace(cells).cast(pa.float64())
+                except pa.ArrowInvalid:
+                    numbers[name] = False
+                    some = [cell for cell in cells[:1000].to_pylist() if cell is not None]
+                    texts = [cell for cell in some if not is_number(cell)]
+                    few = len(texts) <= _SLIP * len(some) or len(set(texts)) <= 2
+                    if 2 * len(texts) < len(some) and few:  # a column of numbers with a slip in it
+                        raise self._wrong_cell([name], None, missing="drop") from None
+                    self._texts[name] = "text" if len(texts) == len(some) else f"text such as {short(texts[0])}"
+                seen[name] = seen[name] or cells.null_count < len(cells)
+        if not any(seen.values()):
+            return tuple(name for name in numbers)  # no rows: whatever is wrong with that is not for here to say
+        return tuple(name for name, still in numbers.items() if still and seen[name])
+
+    def _numbers_of_parquet(self) -> tuple[str, ...]:
+        schema = self._parquet().schema_arrow
+        index = (schema.pandas_metadata or {}).get("index_columns", [])
+        return tuple(field.name for field in schema if _is_numeric(field.type) and field.name not in index)
+
+    def _refuse_other_types(self, columns: Sequence[str]) -> None:
+        schema = self._parquet().schema_arrow
+        for name in columns:
+            if not _is_numeric(schema.field(name).type):
+                raise ValueError(
+                    f"The column {name!r} of {self.path} holds {schema.field(name).type} and not numbers: "
+                    "leave it out of columns=."
+                )
+
+    # ---- rows
+
+    def pieces(
+        self,
+        columns: Sequence[str],
+        rows: int = _AT_ONCE,
+        skip: int = 0,
+        levels: int | None = None,
+        missing: Missing | None = None,
+    ) -> Iterator[np.ndarray]:
+        """The values of some columns, ``rows`` rows at a time, the last piece being what is left: float64 (n, d).
+
+        Args:
+            columns: which, and in what order.
+            rows: how many at a time.
+            skip: leave so many out at the beginning.
+            levels: K, if all values must be among 0 ... K - 1.
+            missing: "drop" to leave out rows with missing cells and to count them; "error" to refuse them with the
+                advice to drop them, None to refuse them.
+
+        Raises:
+            ValueError: a value is missing, infinite, not a number or not one of the levels: the first such place is
+                told, and how many more there are. Or the file is damaged.
+        """
+        waiting, count = [], 0
+        for piece in self._all(columns, levels, missing):
+            if skip >= len(piece):
+                skip -= len(piece)
+                continue
+            waiting.append(piece[skip:])
+            count += len(piece) - skip
+            skip = 0
+            while count >= rows:
+                joined = np.concatenate(waiting)
+                yield joined[:rows]
+                waiting, count = [joined[rows:]], count - rows
+        if count:
+            yield np.concatenate(waiting)
+
+    def check(self, columns: Sequence[str], levels: int | None = None) -> int:
+        """Read all rows, refuse what :meth:`pieces` refuses, and count them."""
+        return sum(len(piece) for piece in self._all(columns, levels))
+
+    def _all(self, columns: Sequence[str], levels: int | None, missing: Missing | None = None) -> Iterator[np.ndarray]:
+        self.choose(columns)
+        if missing == "drop":
+            self.dropped, self.missing = 0, Counter()
+        for values in self._csv_values(columns) if self._is_csv else self._parquet_values(columns):
+            if missing == "drop":
+                values = self._complete(values, columns)
+            if not is_right(values, levels).all():
+                raise self._wrong_cell(columns, levels, missing=missing)
+            yield values
+
+    def _complete(self, values: np.ndarray, columns: Sequence[str]) -> np.ndarray:
+        """The rows without missing cells, the others being counted."""
+        absent = np.isnan(values)
+        for name, n in zip(columns, absent.sum(0).tolist(), strict=True):
+            if n:
+                self.missing[name] += n
+        whole = ~absent.any(1)
+        self.dropped += int((~whole).sum())
+        return values[whole]
+
+    def _csv_values(self, columns: Sequence[str]) -> Iterator[np.ndarray]:
+        import pyarrow as pa
+
+        for batch in self._csv(columns, pa.float64()):
+            yield _stacked(batch.column(name) for name in columns)
+
+    def _csv(self, columns: Sequence[str], kind: Any) -> Iterator[Any]:
+        """Batches of a CSV file's columns, all read as one type."""
+        import pyarrow as pa
+
+        names = self.names
+        if sum(1 for _ in zip(self._lines(), range(2), strict=False)) < 2:
+            return  # names alone, which Arrow takes for an error
+        try:
+            if len(names) == 1:
+                yield from _without_last(self._blocks(columns, kind), self._blank_lines_at_the_end())
+            else:
+                yield from self._blocks(columns, kind)
+        except pa.ArrowInvalid as error:
+            raise self._wrong_cell(columns, None, first_line(error)) from None
+
+    def _blocks(self, columns: Sequence[str], kind: Any) -> Iterator[Any]:
+        """The same, as Arrow reads it, in blocks that are as large as the longest row needs."""
+        import pyarrow as pa
+        from pyarrow.csv import ConvertOptions, ParseOptions, ReadOptions, open_csv
+
+        convert = ConvertOptions(
+            include_columns=list(columns),
+            column_types=dict.fromkeys(columns, kind),
+            null_values=sorted(MISSING),
+            strings_can_be_null=True,
+        )
+        # With one column, an empty line is a row without a value, as it is where it has commas in it.
+        parse = ParseOptions(newlines_in_values=True, ignore_empty_lines=len(self.names) > 1)
+        block, done = _BLOCK, 0
+        while True:
+            skip = done
+            try:
+                read = ReadOptions(block_size=block)
+                for batch in open_csv(self.path, read_options=read, parse_options=parse, convert_options=convert):
+                    fresh = batch.slice(min(skip, batch.num_rows))
+                    skip -= batch.num_rows - fresh.num_rows
+                    done += fresh.num_rows
+                    if fresh.num_rows:
+                        yield fresh
+                return
+            except pa.ArrowInvalid as error:
+                if "straddl" not in str(error) or block >= _LARGEST:
+                    raise
+                block *= 8
+
+    def _blank_lines_at_the_end(self) -> int:
+        """How many empty lines a file ends with, which are no rows."""
+        with open(self.path, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _BLOCK))
+            end = file.read()
+        blank = end[len(end.rstrip(b"\r\n")) :].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        return max(0, len(blank) - 1)  # the first one ends the last row
+
+    def _parquet_values(self, columns: Sequence[str]) -> Iterator[np.ndarray]:
+        import pyarrow as pa
+
+        try:
+            for batch in self._parquet().iter_batches(_AT_ONCE, columns=list(columns)):
+                yield _stacked(batch.column(name).cast(pa.float64(), safe=False) for name in columns)
+        except (pa.ArrowException, OSError) as error:
+            reason = first_line(error)
+            raise ValueError(f"{self.path} cannot be read to its end: it may be damaged ({reason}).") from None
+
+    def _parquet(self) -> Any:
+        import pyarrow as pa
+        from pyarrow.parquet import ParquetFile
+
+        try:
+            return ParquetFile(self.path)
+        except (pa.ArrowException, OSError):
+            raise ValueError(f"{self.path} cannot be read as a Parquet file: it may be damaged.") from None
+
+    # ---- saying what is wrong
+
+    def _lines(self) -> Iterator[tuple[int, list[str]]]:
+        return lines(self.path)
+
+    def _wrong_cell(
+        self,
+        columns: Sequence[str],
+        levels: int | None,
+        reason: str = "it may be damaged",
+        missing: Missing | None = None,
+    ) -> ValueError:
+        """What to raise for cells that are not as they should be, found by going through the file once more."""
+        if self._is_csv:
+            found = wrong_in_csv(self.path, self.names, columns, levels)
+        else:
+            found = wrong_values(self._parquet_values(columns), columns, levels)
+        return refusal(self.path, found, levels, reason, missing)
+
+
+def _without_last(batches: Iterator[Any], n: int) -> Iterator[Any]:
+    """Batches of rows without the last n rows of all."""
+    waiting: list[Any] = []
+    for batch in batches:
+        waiting.append(batch)
+        while waiting and sum(b.num_rows for b in waiting[1:]) >= n:
+            yield waiting.pop(0)
+    for batch in waiting:
+        rest = sum(b.num_rows for b in waiting) - n
+        kept = batch.slice(0, max(0, min(batch.num_rows, rest)))
+        n -= batch.num_rows - kept.num_rows
+        waiting = waiting[1:]
+        if kept.num_rows:
+            yield kept
+
+
+def _stacked(columns: Iterable[Any]) -> np.ndarray:
+    """Columns of Arrow's side by side, (n, d); what is missing is NaN."""
+    return np.stack([column.to_numpy(zero_copy_only=False) for column in columns], axis=1)
+
+
+def _is_numeric(kind: Any) -> bool:
+    from pyarrow import types
+
+    return types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind)
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    """The end of a sentence about a wrong name: what may have been meant, or what there is."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; it has {', '.join(known)}."
