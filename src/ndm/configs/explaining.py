@@ -1,0 +1,148 @@
+"""What is wrong with a configuration, in one sentence: jsonargparse says it in several lines."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser
+from torch import nn
+
+import ndm.data
+import ndm.networks
+from ndm.data import Data
+from ndm.decoders import Decoder
+from ndm.denoisers import BaseDenoiser
+from ndm.networks import Backbone
+from ndm.schedules import Schedule
+from ndm.transforms import Transform
+from ndm.variances import ReverseVariance
+
+__all__ = ["UNLISTED", "bare", "class_of", "explain", "nearest"]
+
+#: The last word of an option's name, and the base of the classes that it may name.
+BASES: dict[str, type] = {
+    "schedule": Schedule,
+    "transform": Transform,
+    "denoiser": BaseDenoiser,
+    "decoder": Decoder,
+    "reverse_variance": ReverseVariance,
+    "net": Backbone,
+    "data": Data,
+}
+
+#: How many names an answer to a wrong one may list.
+LISTED = 24
+
+#: Options that the help does not show: `ndm train` has its own in their place.
+UNLISTED = ("config", "print_config", "print_shtab", "model", "training", "trainer", "model.standardize")
+
+
+def explain(message: str, parser: ArgumentParser) -> NoReturn:
+    """Raise a ValueError with one sentence for what jsonargparse says in several lines.
+
+    What it says is taken apart by its own words; if they should change, the fall-back is the whole of it in one line.
+    """
+    inner = re.findall(r'Parser key "([\w.]+)"', message)
+    if class_name := _first(r"Expected a dot import path string: (\S+)", message) or _first(
+        r"module '[\w.]+' has no attribute '(\w+)'", message
+    ):
+        known = _class_names(BASES.get(inner[-1].rpartition(".")[2], nn.Module) if inner else nn.Module)
+        raise ValueError(f"There is no class {class_name!r} for {_path(inner)}{nearest(class_name, known)}")
+    if option := _first(r"Option '([\w.]+)' is not accepted", message):
+        owner = re.findall(r"Problem with given class_path '([\w.]+)'", message)
+        if owner:
+            known = _arguments(owner[-1])
+            raise ValueError(f"{bare(owner[-1])} has no argument {option!r}{nearest(option, known)}")
+        raise ValueError(f"There is no option {option!r}{nearest(option, _options(parser))}")
+    if group := re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message):
+        name = f"{group[1]}.{group[2]}"
+        raise ValueError(f"There is no option {name!r}{nearest(name, _options(parser))}")
+    if option := _first(r"[Uu]nrecognized arguments: --([^\s=]+)", message):
+        raise ValueError(f"There is no option {'--' + option!r}{nearest(option, _options(parser), '--')}")
+    if missing := _first(r"the following arguments are required: (.+)", message):
+        where = f" in {_path(inner)}" if inner else ""
+        name = f"{_path(inner)}.{missing}" if inner else missing
+        hint = "" if "," in name else f": give it there, or as --{name} VALUE"
+        raise ValueError(f"The configuration lacks {missing}{where}{hint}.")
+    if wrong := re.search(r"Expected a (.+)\. Got value: (.*)", message):
+        raise ValueError(f"{_path(inner)} should be {_type(wrong[1])}, not {wrong[2]!r}.")
+    # A value that fits none of several types: jsonargparse lists why, and that it is not None either tells nothing.
+    reasons = [r for r in re.findall(r"^ *- (.+)$", message, re.MULTILINE) if not r.startswith("Expected a")]
+    raise ValueError(" ".join((reasons[0] if reasons else message).split()))
+
+
+def bare(class_path: Any) -> str:
+    """The last word of a class's path."""
+    return str(class_path).rpartition(".")[2]
+
+
+def class_of(class_path: Any) -> type | None:
+    """The class that a configuration names, by its path or by the bare name of one of ours; None if it is unknown."""
+    module, _, name = str(class_path).rpartition(".")
+    try:
+        places = [importlib.import_module(module)] if module else [ndm.data, ndm.networks, ndm]
+    except ImportError:
+        return None
+    found = next((getattr(place, name) for place in places if hasattr(place, name)), None)
+    return found if isinstance(found, type) else None
+
+
+def _first(pattern: str, text: str) -> str | None:
+    match = re.search(pattern, text)
+    return match[1] if match else None
+
+
+def _path(keys: Sequence[str]) -> str:
+    return ".".join(keys) or "this"
+
+
+def _type(description: str) -> str:
+    if choices := re.match(r"typing\.Literal\[(.*)\]", description):
+        return "one of " + choices[1].replace("'", "")
+    names = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
+    return names.get(_first(r"<class '(\w+)'>", description) or "", f"a {description}")
+
+
+def _class_names(base: type) -> list[str]:
+    """The public classes of ndm that derive from a base."""
+    places = (ndm, ndm.networks, ndm.data)
+    found = {name: getattr(place, name) for place in places for name in place.__all__}
+    return sorted(
+        name
+        for name, cls in found.items()
+        if isinstance(cls, type) and issubclass(cls, base) and cls is not base and name != "NDM" and not _is_base(cls)
+    )
+
+
+def _is_base(cls: type) -> bool:
+    """Whether a class is there to be derived from: it has abstract methods, or no constructor and classes of ours."""
+    if any(getattr(getattr(cls, name, None), "__isabstractmethod__", False) for name in dir(cls)):
+        return True
+    derived: list[type] = cls.__subclasses__()
+    return "__init__" not in cls.__dict__ and any(c.__module__.startswith("ndm.") for c in derived)
+
+
+def _arguments(class_path: str) -> list[str]:
+    """The arguments of a class's constructor, and those it hands on to its bases."""
+    module, _, name = class_path.rpartition(".")
+    cls: type = getattr(importlib.import_module(module), name)
+    kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    signatures = [inspect.signature(c) for c in cls.__mro__ if c.__module__.startswith("ndm.")]
+    return list(dict.fromkeys(p.name for s in signatures for p in s.parameters.values() if p.kind not in kinds))
+
+
+def _options(parser: ArgumentParser) -> list[str]:
+    return [a.dest for a in parser._actions if a.dest not in ("help", *UNLISTED) and not a.dest.endswith(".help")]
+
+
+def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """The end of a sentence about a wrong name: what may have been meant, or what there is."""
+    known = list(known)
+    if close := difflib.get_close_matches(name, known, n=1):
+        return f"; did you mean {prefix + close[0]!r}?"
+    return f"; there are {', '.join(known)}." if len(known) <= LISTED else "; see `ndm train --help`."

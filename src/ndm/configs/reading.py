@@ -1,0 +1,193 @@
+"""Reading a configuration's file, with what it extends, and laying a command line's overrides over it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import ndm.networks
+from ndm import configs
+from ndm.configs.explaining import bare, nearest
+from ndm.configs.yamltext import as_written, kind_of_text, load, load_texts
+
+__all__ = ["forget_other_classes", "import_networks", "read_tree", "take_texts"]
+
+_SECTIONS = ("seed", "model", "data", "training", "trainer", "extends", "tiny")
+
+
+def read_tree(name: str, tiny: bool = False) -> dict[str, Any]:
+    """A configuration's sections, those of the one that it ``extends`` among them.
+
+    Args:
+        name: a file, or the bare name of a shipped configuration.
+        tiny: lay the section ``tiny`` over the others.
+
+    Raises:
+        ValueError: there is no such file, it cannot be read, or it has no section ``tiny``.
+    """
+    tree, texts = _load(name)
+    small, small_texts = tree.pop("tiny", None), texts.pop("tiny", None)
+    if tiny:
+        if small is None:
+            raise ValueError(f"The configuration {name} has no section `tiny`; leave --tiny out.")
+        tree, texts = _merged(tree, small), _merged(texts, small_texts)
+    found: dict[str, Any] = as_written(tree, texts)
+    return found
+
+
+def _load(name: str, seen: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A configuration's sections: what they say, and the same in texts.
+
+    Args:
+        name: a file, or the bare name of a shipped configuration.
+        seen: the files that led here.
+    """
+    path = configs.find(name)
+    if path is None:
+        raise ValueError(
+            f"There is no configuration {name!r}: it is neither a file nor shipped with ndm"
+            + nearest(name, configs.names())
+        )
+    try:
+        content = path.read_text(encoding="utf-8")
+        tree, texts = load(content), load_texts(content)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" (line {mark.line + 1})" if mark else ""
+        raise ValueError(f"{path} is not YAML and cannot be read{where}.") from None
+    if not isinstance(tree, dict):
+        raise ValueError(
+            f"{path} is not a configuration: it should have the sections model, data, training and trainer."
+        )
+    for section in tree:
+        if section not in _SECTIONS:
+            raise ValueError(f"{path} should not have a section {section!r}{nearest(str(section), _SECTIONS)}")
+    for section in ("model", "training", "trainer", "tiny"):
+        if not isinstance(tree.get(section, {}), dict):
+            raise ValueError(f"In {path}, {section} should be a section with fields of its own.")
+    base, written = tree.pop("extends", None), texts.pop("extends", None)
+    if base is None:
+        return tree, texts
+    if path in seen:
+        raise ValueError(f"{path} extends itself.")
+    base = str(written)  # a file may be called 2024
+    beside = [file for file in (path.parent / base, path.parent / f"{base}.yaml") if file.is_file()]
+    under, under_texts = _load(str(beside[0]) if beside else base, (*seen, path))
+    return _merged(under, tree), _merged(under_texts, texts)
+
+
+def _merged(base: Any, over: Any) -> Any:
+    """A configuration with another one laid over it; a part of another class takes nothing over from the old one."""
+    if not (isinstance(base, dict) and isinstance(over, dict)):
+        return over
+    if "class_path" in over and bare(over["class_path"]) != bare(base.get("class_path")):
+        return over
+    return {**base, **{key: _merged(base.get(key), value) for key, value in over.items()}}
+
+
+def import_networks(text: str) -> None:
+    """Import the networks that a text names: jsonargparse knows a class by its bare name only when it is imported."""
+    for name in ndm.networks.__all__:
+        if name in text:
+            getattr(ndm.networks, name)
+
+
+# ---- a command line's overrides
+
+
+def forget_other_classes(tree: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Take the parts out of a configuration that the overrides replace by parts of another class.
+
+    jsonargparse would keep those of their arguments that the new class has too, such as a network that fits the old
+    part.
+    """
+    for key, value in _pairs(overrides):
+        container, name = _place(tree, key)
+        part = None if container is None else container.get(name)
+        if isinstance(part, dict) and "class_path" in part and bare(part["class_path"]) != bare(value):
+            assert container is not None
+            del container[name]
+
+
+def take_texts(tree: dict[str, Any], overrides: Sequence[str]) -> list[str]:
+    """Put the overrides of arguments that are texts into a configuration, as they were typed; the others are left.
+
+    jsonargparse would read ``[NO, 400]`` as a truth value and a number, and a path ``a: b`` as a dictionary.
+
+    Raises:
+        ValueError: a list of texts is asked for, and one is given.
+    """
+    chosen = {tuple(_words(key)): value for key, value in _pairs(overrides)}
+    left: list[str] = []
+    skip = False
+    for option, after in zip_longest(overrides, overrides[1:]):
+        if skip:
+            skip = False
+            continue
+        key, equals, value = option.removeprefix("--").partition("=")
+        given = value if equals else after
+        if option.startswith("--") and given is not None and _take(tree, key, given, chosen):
+            skip = not equals
+        else:
+            left.append(option)
+    return left
+
+
+def _take(tree: dict[str, Any], key: str, value: str, chosen: dict[tuple[str, ...], str]) -> bool:
+    """Put one override into the tree, if its argument is a text; whether it is."""
+    *parent, name = _words(key)
+    if not parent:
+        return False
+    container, part_name = _place(tree, ".".join(parent))
+    part = None if container is None else container.get(part_name)
+    known = part.get("class_path") if isinstance(part, dict) else part
+    class_path = chosen.get(tuple(parent), known)
+    kind = kind_of_text(class_path, name)
+    if container is None or kind is None or value == "null":  # which is for the parser
+        return False
+    if not isinstance(part, dict):
+        part = container[part_name] = {"class_path": class_path}
+    arguments = part.setdefault("init_args", {})
+    if kind == "text":
+        arguments[name] = value
+        return True
+    try:
+        entries = load_texts(value)
+    except yaml.YAMLError:
+        entries = None
+    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+        if not key.endswith("+"):
+            raise ValueError(f"{key} should be a list, even of one: write it as --{key} '[{value}]'.")
+        entries = [value]
+    arguments[name] = [*(arguments.get(name) or []), *entries] if key.endswith("+") else entries
+    return True
+
+
+def _pairs(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The names and values among ``--a.b value`` and ``--a.b=value``."""
+    for option, following in zip_longest(overrides, overrides[1:], fillvalue=""):
+        if option.startswith("--"):
+            key, equals, value = option[2:].partition("=")
+            yield key, value if equals else following
+
+
+def _words(key: str) -> list[str]:
+    """An option's name, word by word, without the sign for adding to a list."""
+    return [word for word in key.removesuffix("+").split(".") if word != "init_args"]
+
+
+def _place(tree: dict[str, Any], key: str) -> tuple[dict[str, Any] | None, str]:
+    """The dictionary that holds what an option names, and under which word; None if there is no such dictionary."""
+    *path, last = _words(key)
+    node: Any = tree
+    for word in path:
+        node = node.get(word)
+        if isinstance(node, dict) and "class_path" in node:
+            node = node.setdefault("init_args", {})
+        if not isinstance(node, dict):
+            return None, last
+    return node, last
