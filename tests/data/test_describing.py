@@ -70,6 +70,18 @@ def test_copies_are_counted_within_a_split_and_across() -> None:
     assert not any("validation examples are" in line for line in lines)
 
 
+def test_a_split_of_few_of_the_classes_is_spoken_of() -> None:
+    def warnings(validation: list[int]) -> list[str]:
+        x, y = torch.randn(100, 2), {"train": torch.arange(100) % 4, "validation": torch.tensor(validation)}
+        data = Tensors(x, torch.randn(len(validation), 2), labels=y)
+        return [line for line in data.summary() if line.startswith("warning: ")]
+
+    (line,) = warnings([0] * 60 + [1] * 40)
+    assert line.startswith("warning: the validation split has 2 of 4 classes only")
+    assert warnings([0, 1, 2, 3] * 20) == []
+    assert warnings([0] * 10) == []  # so few may lack classes by chance
+
+
 def test_hashes_are_equal_where_rows_are() -> None:
     rows = np.random.default_rng(0).integers(0, 3, (500, 4)).astype(np.float32)
     hashes = row_hashes([rows[:100], rows[100:]])

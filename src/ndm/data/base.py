@@ -183,9 +183,10 @@ class Data:
     def _split_lines(self) -> list[str]:
         """The lines of a summary about splits, classes and duplicates."""
         lines = [describing.sizes_line({name: len(self.examples(name)) for name in self._present})]
+        labels = {name: y for name in self._present if (y := self.labels(name)) is not None}
         if self.classes is not None:
-            labels = [y for y in map(self.labels, self._present) if y is not None]
-            lines.append(describing.class_line(labels, self.classes, self.class_names))
+            lines.append(describing.class_line(labels.values(), self.classes, self.class_names))
+            lines += describing.one_sided_lines(labels, self.classes)
         return lines + describing.duplicate_lines(self._hashes())
 
     def _hashes(self) -> dict[str, np.ndarray]:

@@ -10,10 +10,21 @@ from torch import Tensor
 
 from ndm.data.labels import MISSING
 
-__all__ = ["AT_ONCE", "COMPARED", "SMALL", "class_line", "digest", "duplicate_lines", "row_hashes", "sizes_line"]
+__all__ = [
+    "AT_ONCE",
+    "COMPARED",
+    "SMALL",
+    "class_line",
+    "digest",
+    "duplicate_lines",
+    "one_sided_lines",
+    "row_hashes",
+    "sizes_line",
+]
 
 AT_ONCE = 4_096  # examples looked at together
 _NAMED = 12  # classes that a line names with their counts
+_ENOUGH = 20  # examples per class, of which a split that is drawn at random has every class
 COMPARED = 2**26  # numbers of a data set, up to which its examples are compared with each other
 SMALL = 16  # numbers: smaller examples take as long as one of so many
 
@@ -82,3 +93,20 @@ def class_line(labels: Iterable[Tensor], classes: int, names: Sequence[str] | No
     missing = int((together == MISSING).sum())
     without = f"; {missing:,} of {len(together):,} examples without a label" if missing else ""
     return f"classes: {classes:,}: {', '.join(known)}{more}{without}"
+
+
+def one_sided_lines(labels: Mapping[str, Tensor], classes: int) -> list[str]:
+    """What to say of splits that lack classes which others have, as those of sorted data do.
+
+    Args:
+        labels: by split, int64 (N,).
+        classes: the number of classes, K.
+    """
+    present = {split: set(y[y >= 0].unique().tolist()) for split, y in labels.items()}
+    every = set().union(*present.values())
+    return [
+        f"warning: the {split} split has {len(there):,} of {len(every):,} classes only, as if it were cut out of "
+        "sorted data: shuffle the data, or have other splits"
+        for split, there in present.items()
+        if there < every and len(labels[split]) >= _ENOUGH * classes
+    ]
