@@ -348,7 +348,7 @@ def test_a_process_killed_in_the_middle_is_gone_on_with(tmp_path: Path) -> None:
 
 def test_memory_is_needed_for_a_block_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twenty times the rows, the same memory; tracemalloc sees numpy's and Python's, in which all rows would be."""
-    monkeypatch.setattr("ndm.data.table._AT_ONCE", 2000)
+    monkeypatch.setattr("ndm.data.tablefile._AT_ONCE", 2000)
     monkeypatch.setattr("ndm.scoring.WRITTEN", 2000)
     net = ResidualMLP(8, hidden=2, depth=1, embedding=2)
     model = ndm.NDM(ndm.LinearSchedule(-4, 5), ndm.Identity(), ndm.Denoiser(net))
