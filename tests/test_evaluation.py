@@ -16,16 +16,20 @@ import torch
 from torch import Tensor, nn
 
 import ndm
-from ndm.data import Digits, Gaussian, Patterns
+from ndm.baselines import gaussian_mixture
+from ndm.data import Data, Digits, Gaussian, Patterns, part_of
 from ndm.evaluation import (
     Evaluation,
     bound_per_example,
     evaluate,
+    likelihood_per_example,
     mean_and_error,
     own_variance,
     read_per_example,
+    read_places,
 )
 from ndm.networks import ConvNet, ResidualMLP
+from ndm.results import MIXTURE
 
 R = 1.7
 LOW, HIGH = -8.0, 6.0
@@ -240,8 +244,166 @@ def test_a_damaged_file_of_values_is_said_to_be_one(tmp_path: Path) -> None:
         np.savez_compressed(path, x=wrong)  # the first of these is a pickle
         with pytest.raises(ValueError, match="damaged"):
             read_per_example(path)
+    for places in (np.arange(2), np.arange(3.0)):
+        np.savez_compressed(path, **{"x": np.ones(3), "places: x": places})
+        assert read_per_example(path)["x"].tolist() == [1, 1, 1]
+        with pytest.raises(ValueError, match="damaged"):
+            read_places(path)
     with pytest.raises(FileNotFoundError):
         read_per_example(tmp_path / "none.npz")
+
+
+class Sorted(Data):
+    """Points around two centres far apart, first all of the one, then all of the other; labels alike."""
+
+    shape, levels = (2,), None
+
+    def __init__(self, n: int = 600) -> None:
+        self.n = n
+
+    def _split(self, name: str) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(["train", "validation", "test"].index(name))
+        x = torch.randn(self.n, 2, generator=generator)
+        labels = (torch.arange(self.n) >= self.n // 4).long()
+        return x * (1 + 4 * labels[:, None]), labels
+
+
+@pytest.mark.parametrize("what", ["bound", "log-likelihood", "calibration", "grid"])
+def test_a_part_of_sorted_data_stands_for_the_whole(what: str) -> None:
+    """The first quarter is of variance 1, the rest of 25, and the model is that of variance R."""
+    model, data = ndm.NDM(ndm.LinearSchedule(LOW, HIGH), ndm.Identity(), Exact()), Sorted()
+    options: dict = {"steps": (5,), "covariances": ("isotropic",), "likelihood": False, "times": 5, "grid": "even"}
+    options |= {"grid": {"grid": "optimal"}, "bound": {"steps": (None,)}}.get(what, {})
+    part: dict = {"max_examples": 100}
+    if what == "log-likelihood":
+        options |= {"steps": (), "likelihood": True}
+        part = {"likelihood_examples": 100}
+    elif what != "bound":
+        part = {"calibration": 5 * 100}
+    whole, some = evaluate(model, data, **options), evaluate(model, data, **options, **part)
+    for a, b in zip(whole.rows, some.rows, strict=True):
+        assert abs(a["value"] - b["value"]) < 4 * math.hypot(a["stderr"], b["stderr"]), (a, b)
+    again, other = evaluate(model, data, **options, **part), evaluate(model, data, seed=1, **options, **part)
+    assert again.rows == some.rows
+    assert other.rows != some.rows
+    if "calibration" not in part:
+        places, kept = some.places[0], some.per_example[0]
+        assert len(places) == len(kept) == 100
+        assert torch.equal(places, part_of(600, 100, seed=0))
+        assert not torch.equal(other.places[0], places)
+        labels = data.labels("test")[places]
+        assert (kept[labels == 1].mean() - kept[labels == 0].mean()).abs() > 4  # each value is that of its place
+
+
+def test_the_calibration_of_sorted_data_is_of_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    real = ndm.calibrating.error_moments
+
+    def spy(model: ndm.NDM, x: Tensor, *others, **more):
+        seen.append(x)
+        return real(model, x, *others, **more)
+
+    monkeypatch.setattr("ndm.calibrating.error_moments", spy)
+    model = ndm.NDM(ndm.LinearSchedule(LOW, HIGH), ndm.Identity(), Exact())
+    evaluate(model, Sorted(), steps=(5,), covariances=("full",), likelihood=False, max_examples=5, calibration=500)
+    x = torch.cat(seen)
+    assert len(x) == 100
+    far = (x.norm(dim=1) > 4).double().mean().item()  # of the wide ones 0.73 are, of the narrow ones almost none
+    assert far == pytest.approx(0.75 * 0.73, abs=4 * 0.05)
+
+
+def test_the_samples_are_compared_with_a_random_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    class Spy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x)
+            return x.flatten(1)
+
+    model, data = ndm.NDM(ndm.LinearSchedule(LOW, HIGH), ndm.Identity(), Exact()), Sorted()
+    evaluate(model, data, steps=(), likelihood=False, quality=50, features=Spy(), sampling={"steps": 2})
+    torch.testing.assert_close(seen[0], data.test[part_of(600, 50, seed=0)], rtol=0, atol=0)
+
+
+def test_the_unit_follows_the_decoder(exact: ndm.NDM) -> None:
+    data = Gaussian(features=2, variance=R, train=10, validation=10, test=10)
+    data.levels = 5  # which the decoder knows nothing of
+    result = evaluate(exact, data, steps=(None,), tolerance=0.1)
+    assert [row["unit"] for row in result.rows] == ["nats", "nats"]
+    plain = evaluate(
+        exact, Gaussian(features=2, variance=R, train=10, validation=10, test=10), steps=(None,), tolerance=0.1
+    )
+    assert result.rows == plain.rows
+
+
+class Far(Gaussian):
+    """Test examples of which number 3 is too far away for float32."""
+
+    def _split(self, name: str):
+        x, labels = super()._split(name)
+        if name == "test":
+            x = x.clone()
+            x[3, 1] = 1e30
+        return x, labels
+
+
+def test_an_example_that_cannot_be_solved_is_counted_and_spoils_no_other(exact: ndm.NDM) -> None:
+    options = {"features": 2, "variance": R, "train": 10, "validation": 10, "test": 30}
+    result = evaluate(exact, Far(**options), steps=(5, None), covariances=("posterior",), tolerance=0.1)
+    clean = evaluate(exact, Gaussian(**options), steps=(5, None), covariances=("posterior",), tolerance=0.1)
+    for row, a, b in zip(result.rows, result.per_example, clean.per_example, strict=True):
+        assert row["not_finite"] == 1
+        assert row["not_finite_examples"] == [3]
+        assert math.isfinite(row["value"])
+        others = torch.arange(30) != 3
+        torch.testing.assert_close(a[others], b[others], rtol=1e-5, atol=1e-5)
+        assert not a[3].isfinite()
+
+
+def test_what_the_solver_gives_up_is_not_a_number(exact: ndm.NDM, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, real = torch.randn(20, 2), ndm.measuring.log_likelihood
+    x[[3, 17]] = 9.0
+
+    def fragile(model: ndm.NDM, x: Tensor, **options):
+        if (x == 9).any():
+            raise RuntimeError("The ODE solver gave up.")
+        return real(model, x, **options)
+
+    whole, *_ = likelihood_per_example(exact, x, tolerance=0.1)
+    monkeypatch.setattr("ndm.measuring.log_likelihood", fragile)
+    found, kind, _ = likelihood_per_example(exact, x, tolerance=0.1)
+    assert found["log_prob"].isnan().nonzero().flatten().tolist() == [3, 17]
+    assert kind == "density of the reverse ODE"
+    there = found["log_prob"].isfinite()
+    torch.testing.assert_close(found["log_prob"][there], whole["log_prob"][there], rtol=0, atol=1e-4)
+
+
+def test_a_gaussian_mixture_is_beside_the_model_and_named_where_it_is_better(exact: ndm.NDM) -> None:
+    """The data are two clusters, of which the model, one Gaussian, knows nothing."""
+    data = Sorted()
+    result = evaluate(exact, data, steps=(None,), times=5, tolerance=0.1, mixture=True)
+    i = result.find(MIXTURE)
+    assert i is not None
+    mixture = gaussian_mixture(data.train, data.validation, seed=0)
+    torch.testing.assert_close(result.per_example[i], mixture.log_prob(data.test))
+    change = result.per_example[i] - result.per_example[result.find("log-likelihood")]
+    comparison = result.about["comparison"]
+    assert comparison["difference"] == pytest.approx(change.mean().item())
+    assert comparison["stderr"] == pytest.approx(change.std().item() / math.sqrt(600))
+    assert comparison["sentence"].startswith(
+        f"A Gaussian mixture of {mixture.components} components describes this test split better than the model by "
+    )
+    assert comparison["sentence"] in result.text()
+    # Of data that the model is exact for the mixture is no better.
+    right = evaluate(
+        exact, Gaussian(features=2, variance=R, train=500, validation=300, test=500), steps=(), tolerance=0.1,
+        mixture=True,
+    )  # fmt: skip
+    assert abs(right.about["comparison"]["difference"]) < 0.1
+    assert right.about["comparison"]["sentence"] == ""
+    images = ndm.NDM(ndm.LinearSchedule(), ndm.Identity(), ndm.Denoiser(ConvNet(1, width=8)), ndm.DiscretizedDecoder())
+    other = evaluate(images, Patterns(size=8, channels=1, examples=20), steps=(), likelihood=False, mixture=True)
+    assert other.rows == []
 
 
 @pytest.mark.parametrize(

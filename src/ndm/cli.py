@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     import torch
 
+    from ndm.evaluation import Evaluation
     from ndm.model import NDM
     from ndm.scoring import Rows
     from ndm.training import Run
@@ -171,11 +172,13 @@ def _evaluate(arguments: list[str]) -> None:
     )
     parser.add_argument("--probes", type=_positive, default=4, help="for its divergence (default: %(default)s)")
     parser.add_argument("--samples", type=_positive, default=4, help="of its z_0, K-level data (default: %(default)s)")
-    parser.add_argument("--max-examples", type=_positive, metavar="N", help="evaluate the first N examples only")
+    parser.add_argument("--max-examples", type=_positive, metavar="N", help="evaluate N random examples only")
     parser.add_argument(
-        "--likelihood-examples", type=_positive, metavar="N", help="the first N only, for the ODE likelihood alone"
+        "--likelihood-examples", type=_positive, metavar="N", help="N random ones of them only, for the ODE likelihood"
     )
-    parser.add_argument("--fid", type=_positive, metavar="N", help="compare N samples with real images by FID and KID")
+    parser.add_argument(
+        "--fid", type=_positive, metavar="N", help="compare N samples with N random real images by FID and KID"
+    )
     parser.add_argument(
         "--features", default="inception", metavar="NET",
         help="whose features FID and KID compare: inception, or a folder in which ndm has saved a network "
@@ -184,8 +187,12 @@ def _evaluate(arguments: list[str]) -> None:
     parser.add_argument(
         "--inception-weights", metavar="FILE", help="Inception's weights, for a computer without a connection"
     )
+    parser.add_argument(
+        "--no-mixture", action="store_true",
+        help="leave out the comparison with a Gaussian mixture, which is made for continuous tables",
+    )  # fmt: skip
     _add_sampling(parser, steps=250, flag="--sampling-steps")
-    _add_common(parser)
+    _add_common(parser, seeded="the same seed gives the same, and takes the same random examples")
     options = parser.parse_args(arguments)
 
     from ndm.configs.configuration import read_data
@@ -215,14 +222,35 @@ def _evaluate(arguments: list[str]) -> None:
             quality=options.fid,
             features=features,
             sampling=_sampling(options) | {"steps": options.sampling_steps},
+            mixture=not options.no_mixture,
             probes=options.probes,
             samples=options.samples,
             tolerance=options.tolerance,
         )
         if is_first():
-            path = evaluation.save(run.evaluation)
-            print(evaluation.table())
-            _say(f"the same numbers are in {path}")
+            _show(evaluation, run)
+
+
+def _show(evaluation: Evaluation, run: Run) -> None:
+    """Save what was measured, and print it whether it can be saved or not.
+
+    Raises:
+        OSError: it cannot be saved.
+        ValueError: a figure is finite for no example.
+    """
+    try:
+        path = evaluation.save(run.evaluation)
+    except OSError as error:
+        print(evaluation.text(), flush=True)
+        raise OSError(f"These figures could not be saved in {run.evaluation} ({_one_line(error)}).") from None
+    print(evaluation.text(), flush=True)
+    _say(f"the same numbers are in {path}")
+    nothing = [row["kind"] for row in evaluation.rows if row["value"] is None]
+    if nothing:
+        raise ValueError(
+            f"No example has a finite value of: {'; '.join(nothing)}. Look at the data for values far from those that "
+            "were trained on; if there are none, the model is of no use: train it again with a lower learning rate."
+        )
 
 
 # ---- ndm sample
@@ -278,7 +306,7 @@ def _sample(arguments: list[str]) -> None:
         places = torch.cat([torch.zeros(0, dtype=torch.long), *(where for where, _ in found)])
         x = everywhere(torch.cat([torch.empty(0, *shape), *(x for _, x in found)]), places, options.n)
         if is_first():
-            _write(x, out, levels, run.read_columns())
+            _write(x, out, model.decoder.levels, levels, run.read_columns())
             _say(f"{options.n} samples are in {out}")
 
 
@@ -309,8 +337,8 @@ def _sampling(options: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in chosen.items() if value is not None}
 
 
-def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seed", type=_natural, default=0, help="the same seed gives the same (default: %(default)s)")
+def _add_common(parser: argparse.ArgumentParser, seeded: str = "the same seed gives the same") -> None:
+    parser.add_argument("--seed", type=_natural, default=0, help=f"{seeded} (default: %(default)s)")
     parser.add_argument(
         "--batch-size", type=_positive, default=250, metavar="N", help="at a time (default: %(default)s)"
     )
@@ -326,14 +354,23 @@ def _precision(name: str, device: torch.device) -> AbstractContextManager:
     return torch.autocast(device.type, torch.bfloat16) if name == "bf16" else nullcontext()
 
 
-def _write(x: torch.Tensor, out: Path, levels: int | None, columns: Sequence[str] | None) -> None:
-    """Write samples, (N, *shape), in the format that the file's name asks for; of a table as it was, with its names."""
+def _write(x: torch.Tensor, out: Path, levels: int | None, numbered: int | None, columns: Sequence[str] | None) -> None:
+    """Write samples, (N, *shape), in the format that the file's name asks for; of a table as it was, with its names.
+
+    Args:
+        x: the samples.
+        out: the file.
+        levels: K of a decoder of K levels, whose samples are of these levels.
+        numbered: K of data that were read as level numbers.
+        columns: the names of a table's columns.
+    """
     import numpy as np
 
     flat = x.flatten(1).numpy()
     names = [f"x{i}" for i in range(flat.shape[1])] if columns is None else list(columns)
-    if columns is not None and levels is not None:  # the inverse of from_levels
-        flat = np.rint((flat + 1) * (levels / 2) - 0.5).astype(int)
+    if columns is not None and numbered is not None:  # the inverse of from_levels
+        flat = (flat + 1) * (numbered / 2) - 0.5
+        flat = flat if levels is None else np.rint(flat).astype(int)
     if out.suffix == ".png":
         from ndm.plotting import save_grid
 

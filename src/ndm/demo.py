@@ -22,7 +22,7 @@ from torch import Tensor
 
 import ndm
 from ndm import plotting
-from ndm.data import Digits
+from ndm.data import Digits, evenly_spaced
 from ndm.evaluation import Evaluation, evaluate, mean_and_error
 from ndm.networks import LevelTable, ResidualMLP, UNet
 from ndm.training import Run, TrainerOptions, TrainingOptions, fit
@@ -158,12 +158,13 @@ def _train_and_evaluate(name: str, folder: Path, seconds: float, seed: int, thre
 def _pictures(
     models: dict[str, ndm.NDM], evaluations: dict[str, Evaluation], data: Digits, folder: Path, seed: int
 ) -> None:
-    panels: dict[str, Tensor] = {"data": data.test[:64]}
+    test = data.test
+    panels: dict[str, Tensor] = {"data": test[evenly_spaced(len(test), 64)]}
     for name, model in models.items():
         generator = torch.Generator().manual_seed(seed)
         panels[f"{name}, 100 steps"] = ndm.sample(model, 64, data.shape, steps=100, generator=generator)
     plotting.side_by_side(panels, folder / "samples.png")
-    plotting.transformation(models[NEURAL], data.test[:4], folder / "transformation.png")
+    plotting.transformation(models[NEURAL], test[evenly_spaced(len(test), 4)], folder / "transformation.png")
     plotting.trajectories(models, data.shape, folder / "trajectories.png", seed=seed)
     plotting.bound_by_steps(evaluations, folder / "bound.png")
 

@@ -183,7 +183,8 @@ def _figures(evaluation: Any) -> str:
 
 def _row(row: Mapping[str, Any]) -> str:
     steps = row["steps"] or ("continuous" if row["quantity"] == "bound" else "-")
-    value = f"{row['value']:.4f}" + ("" if row["stderr"] is None else f" ± {row['stderr']:.4f}")
+    value = "-" if row["value"] is None else f"{row['value']:.4f}"
+    value += "" if row["stderr"] is None else f" ± {row['stderr']:.4f}"
     return f"| {row['quantity']} | {steps} | {row['variance'] or '-'} | {value} | {row['unit']} |"
 
 

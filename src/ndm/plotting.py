@@ -155,12 +155,12 @@ def bound_by_steps(evaluations: Mapping[str, Evaluation], path: Path) -> None:
     figure, ((ax,),) = _panels(1, 1, (6, 4))
     unit = ""
     for colour, (name, evaluation) in enumerate(evaluations.items()):
-        bounds = [row for row in evaluation.rows if row["quantity"] == "bound"]
-        unit = bounds[0]["unit"]
+        bounds = [row for row in evaluation.rows if row["quantity"] == "bound" and row["value"] is not None]
+        unit = bounds[0]["unit"] if bounds else unit
         for style, variance in zip("-:", dict.fromkeys(r["variance"] for r in bounds if r["variance"]), strict=False):
             rows = [r for r in bounds if r["variance"] == variance]
             ax.errorbar(
-                [r["steps"] for r in rows], [r["value"] for r in rows], [r["stderr"] for r in rows],
+                [r["steps"] for r in rows], [r["value"] for r in rows], [r["stderr"] or 0.0 for r in rows],
                 label=f"{name}, {variance}", color=f"C{colour}", linestyle=style, marker="o", markersize=3,
             )  # fmt: skip
         for row in bounds:

@@ -1,6 +1,7 @@
 """Data sets, each with its training, validation and test split: points, digits, patterns, tables, images, tensors."""
 
 from ndm.data.base import SPLITS, Data, Examples, from_levels
+from ndm.data.choosing import Some, evenly_spaced, part_of
 from ndm.data.digits import Digits
 from ndm.data.images import Images
 from ndm.data.labels import check_labels, require_labels
@@ -20,12 +21,15 @@ __all__ = [
     "Images",
     "Patterns",
     "Pinwheel",
+    "Some",
     "SwissRoll",
     "Table",
     "Tensors",
     "Toy",
     "TwoMoons",
     "check_labels",
+    "evenly_spaced",
     "from_levels",
+    "part_of",
     "require_labels",
 ]

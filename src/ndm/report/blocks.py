@@ -8,6 +8,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from ndm.results import rounded
+
 __all__ = [
     "COLOURS",
     "DASHES",
@@ -132,21 +134,15 @@ class Section:
     blocks: list[Any] = field(default_factory=list)
 
 
-def with_error(value: float, error: float | None, signed: bool = False) -> str:
-    """A number with its standard error, to the error's second digit, but to one to four decimals.
+def with_error(value: float | None, error: float | None, signed: bool = False) -> str:
+    """A number with its standard error as :func:`ndm.results.rounded` writes it, with proper minus signs; a dash if
+    there is no number.
 
     Example:
         >>> with_error(2.08741, 0.0874), with_error(-0.1, None), with_error(0.5, 0.0000012, signed=True)
         ('2.087 ± 0.087', '−0.1', '+0.5000 ± < 0.0001')
     """
-    sign = "+" if signed else ""
-    if error is None or error != error:
-        return minus(f"{value:{sign}.4g}")
-    digits = 1
-    while digits < 4 and error < 10 ** (1 - digits) * 0.995:
-        digits += 1
-    shown = f"{error:.{digits}f}" if error >= 0.00005 else "< 0.0001"
-    return minus(f"{value:{sign}.{digits}f}") + f" ± {shown}"
+    return "–" if value is None else minus(rounded(value, error, signed))
 
 
 def minus(number: str) -> str:

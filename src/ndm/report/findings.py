@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ndm.data.choosing import part_of
 from ndm.report.measures import Profile, Walk, cost, noise_profile, steps_of_interest, variance_ratio, walk
 from ndm.report.subjects import Subject
 
@@ -90,14 +91,14 @@ def measure(subject: Subject, seed: int, tick: Callable[[], None] = lambda: None
     x, labels = subject.x, subject.labels
     if x is None:  # what the model takes for data
         x, labels = model.to_model(samples.to(subject.device), check=False), _on(subject, n)
-    some = slice(0, _within(64, 4, affordable / 200))
+    some = part_of(len(x), _within(64, 4, affordable / 200), seed).to(x.device)
     interest = steps_of_interest(model, subject.training_steps_of_bound())
     chosen = {T: variance_ratio(model, x[some], T, _rows(labels, some), seed) for T in interest}
     tick()
     return Findings(subject, profile, samples, steps, path, {T: r for T, r in chosen.items() if r is not None})
 
 
-def _rows(labels: Tensor | None, rows: slice) -> Tensor | None:
+def _rows(labels: Tensor | None, rows: Tensor) -> Tensor | None:
     return None if labels is None else labels[rows]
 
 

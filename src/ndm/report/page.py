@@ -85,7 +85,7 @@ def report(
             findings = []
             for subject in found:
                 bar.set_postfix_str(subject.name)
-                subject.take_examples(n, data or named_data)
+                subject.take_examples(n, data or named_data, seed)
                 findings.append(measure(subject, seed, bar.update))
         _write(out, render([room.section(findings) for room in _SECTIONS], findings, seed))
     return out

@@ -18,7 +18,8 @@ from torch import Tensor
 
 import ndm.data
 from ndm.data import Data
-from ndm.evaluation import read_per_example, row_name
+from ndm.data.choosing import part_of
+from ndm.evaluation import read_per_example, read_places, row_name
 from ndm.model import NDM
 from ndm.report.blocks import Entry, with_error
 from ndm.training.run import Run
@@ -48,7 +49,7 @@ class Subject:
         run: its folder.
         model: on the device that is worked on, in evaluation mode.
         shape: of one example.
-        levels: K of K-level data, else None.
+        levels: K of a decoder of K levels, else None: what the unit of the figures and the pictures follow.
         columns: the names of a table's columns, if it is one.
         config: the configuration; empty if the folder has none.
         text: the same as it was written.
@@ -127,14 +128,14 @@ class Subject:
         module = self.model if part is None else getattr(self.model, part)
         return sum(p.numel() for p in module.parameters())
 
-    def take_examples(self, n: int, read: DataReader) -> None:
-        """Set the data and n test examples, evenly spread over the split, or say why they cannot be had."""
+    def take_examples(self, n: int, read: DataReader, seed: int = 0) -> None:
+        """Set the data and n random test examples, in their order, or say why they cannot be had."""
         try:
             self.data = read(self.run.config)
             split = self.data.examples("test")
             if len(split) == 0:
                 raise ValueError("The test split has no examples.")
-            rows = torch.linspace(0, len(split) - 1, min(n, len(split)), dtype=torch.float64).round().long()
+            rows = part_of(len(split), n, seed)
             examples = split[rows].to(self.device)
             if tuple(examples.shape[1:]) != self.shape:
                 raise ValueError(f"The examples have shape {tuple(examples.shape[1:])}, the model's {self.shape}.")
@@ -241,11 +242,21 @@ class Subject:
         found, kept = read_per_example(self.run.per_example), {}
         for row in self.evaluation["rows"]:
             values = found.get(row_name(row))
-            if values is None or len(values) != row.get("examples"):
+            if values is None or len(values) != row.get("examples") or row["value"] is None:
                 continue
-            if math.isclose(values.double().mean().item(), row["value"], rel_tol=1e-5, abs_tol=1e-6):
+            mean = values[values.isfinite()].double().mean().item()
+            if math.isclose(mean, row["value"], rel_tol=1e-5, abs_tol=1e-6):
                 kept[row_name(row)] = values
         return kept
+
+    @cached_property
+    def places(self) -> dict[str, Tensor]:
+        """The places of these examples in the split, int64 (N,); empty where the evaluation did not tell them.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        return read_places(self.run.per_example) if self.per_example else {}
 
     @cached_property
     def environment(self) -> dict[str, Any]:
@@ -283,13 +294,14 @@ def subjects(paths: Sequence[Path], device: torch.device) -> list[Subject]:
     found = []
     for index, (path, name) in enumerate(zip(paths, _names(paths), strict=True)):
         run = Run(path)
-        shape, levels = run.read_data()
+        shape, _ = run.read_data()
         model = NDM.from_pretrained(run.model).to(device).eval()
-        subject = Subject(index, name, run, model, shape, levels, run.read_columns())
+        subject = Subject(index, name, run, model, shape, model.decoder.levels, run.read_columns())
         if run.config.is_file():
             subject.text = run.config.read_text(encoding="utf-8")
             subject.config = _parsed(run.config, subject.text)
-        subject.logged, subject.per_example, subject.environment  # noqa: B018 - damaged files are found before work
+        # Damaged files are found before work.
+        subject.logged, subject.per_example, subject.places, subject.environment  # noqa: B018
         found.append(subject)
     return found
 
@@ -306,8 +318,9 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 
 def _has_value(row: Any) -> bool:
-    value = row.get("value") if isinstance(row, dict) and "quantity" in row else None
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not (isinstance(row, dict) and "quantity" in row and "value" in row):
+        return False
+    return row["value"] is None or (isinstance(row["value"], (int, float)) and not isinstance(row["value"], bool))
 
 
 def _parsed(path: Path, text: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ndm import plotting
 from ndm.data.base import Data
+from ndm.data.choosing import evenly_spaced
 from ndm.noise import seed_of
 from ndm.sampling import sample
 from ndm.training.module import NDMModule
@@ -170,9 +171,10 @@ class Pictures(Callback):
         if not trainer.is_global_zero:
             return
         self.run.pictures.mkdir(exist_ok=True)
-        self._keep(trainer, "samples", lambda path: plotting.save_grid(x.cpu(), path, self.data.levels))
+        self._keep(trainer, "samples", lambda path: plotting.save_grid(x.cpu(), path, model.decoder.levels))
         if len(self.data.shape) == 3 and not isinstance(model.transform, Identity):
-            some = model.to_model(self.data.examples("validation")[: self.EXAMPLES].to(device))
+            examples = self.data.examples("validation")
+            some = model.to_model(examples[evenly_spaced(len(examples), self.EXAMPLES)].to(device))
             self._keep(trainer, "transformation", lambda path: plotting.transformation(model, some, path))
 
     def _keep(self, trainer: Trainer, name: str, draw: Callable[[Path], None]) -> None:

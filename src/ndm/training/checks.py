@@ -7,6 +7,7 @@ import yaml
 from torch import Tensor
 
 from ndm.data.base import Data
+from ndm.data.choosing import part_of
 from ndm.model import NDM
 from ndm.training.options import TrainingOptions
 from ndm.training.run import Run, read_checkpoint
@@ -47,7 +48,7 @@ def check(model: NDM, data: Data, training: TrainingOptions) -> None:
             raise ValueError(f"The {split} split has no examples.")
         try:
             # Of what is not in memory, a part: its values have been made from K levels.
-            model.to_model(x if isinstance(x, Tensor) else x[:CHECKED])
+            model.to_model(x if isinstance(x, Tensor) else x[part_of(len(x), CHECKED, seed=0)])
             _try(model, x[:1])
         except ValueError as error:
             raise ValueError(f"In the {split} split: {error}") from None

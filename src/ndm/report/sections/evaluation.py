@@ -6,13 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from markupsafe import Markup
+from torch import Tensor
 
 from ndm.evaluation import mean_and_error, row_name
 from ndm.report.blocks import Figure, Gallery, Section, Table, Text, with_error
 from ndm.report.drawing import axes, colour, dash, svg
 from ndm.report.findings import Findings
 from ndm.report.subjects import Subject, about, groups, legend
+from ndm.results import MIXTURE
 
 __all__ = ["section"]
 
@@ -31,8 +34,8 @@ def section(findings: Sequence[Findings]) -> Section:
                 )
             )
     for group in groups([s for s in subjects if s.evaluation is not None]):
-        bounds = [s for s in group if _rows(s, "bound")]
-        if any(len([r for r in _rows(s, "bound") if r.get("steps")]) > 1 for s in bounds):
+        bounds = [s for s in group if _bounds(s)]
+        if any(len([r for r in _bounds(s) if r.get("steps")]) > 1 for s in bounds):
             part.blocks.append(
                 Gallery(
                     [Figure(_by_steps(bounds), "", f"Bound by the number of steps{about(group, subjects)}")],
@@ -50,6 +53,11 @@ def section(findings: Sequence[Findings]) -> Section:
 def _rows(s: Subject, quantity: str | None = None) -> list[dict[str, Any]]:
     rows = (s.evaluation or {}).get("rows", [])
     return [r for r in rows if quantity is None or r.get("quantity") == quantity]
+
+
+def _bounds(s: Subject) -> list[dict[str, Any]]:
+    """The bounds that have a value."""
+    return [r for r in _rows(s, "bound") if r["value"] is not None]
 
 
 def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -89,7 +97,7 @@ def _differences(group: Sequence[Subject]) -> list[Table]:
     """The differences of the runs from the first of them, of each figure that both have."""
     first, *others = group
     of_first, *of_others = _tables(group)
-    keys = [key for key in of_first if any(key in table for table in of_others)]
+    keys = [key for key in of_first if key[0] != MIXTURE and any(key in table for table in of_others)]
     if not keys:
         return []
     cells = [
@@ -131,7 +139,7 @@ def _difference(
     first: Subject, second: Subject, row: Mapping[str, Any], other: Mapping[str, Any] | None
 ) -> tuple[str, str]:
     """Second minus first, and whether its standard error is paired or unpaired, or nothing where there is none."""
-    if other is None:
+    if other is None or other["value"] is None or row["value"] is None:
         return "–", ""
     change = other["value"] - row["value"]
     if row.get("stderr") is None or other.get("stderr") is None:
@@ -139,16 +147,23 @@ def _difference(
     name, settings = row_name(row), [(s.evaluation or {}).get("about", {}) for s in (first, second)]
     same = all(settings[0].get(key, 0) == settings[1].get(key, 1) for key in ("split", "seed"))
     a, b = first.per_example.get(name), second.per_example.get(name)
+    same &= _equal(first.places.get(name), second.places.get(name))
     if same and a is not None and b is not None and len(a) == len(b):
-        return with_error(*mean_and_error(b.double() - a.double()), signed=True), "paired"
+        change = b.double() - a.double()
+        return with_error(*mean_and_error(change[change.isfinite()]), signed=True), "paired"
     return with_error(change, math.hypot(row["stderr"], other["stderr"]), signed=True), "unpaired"
 
 
+def _equal(a: Tensor | None, b: Tensor | None) -> bool:
+    """Whether two figures are of the same examples; of both it may be unknown which, as older evaluations left it."""
+    return a is b or (a is not None and b is not None and torch.equal(a, b))
+
+
 def _by_steps(group: Sequence[Subject]) -> Markup:
-    with axes("steps T", _rows(group[0], "bound")[0].get("unit", "")) as (figure, ax):
+    with axes("steps T", _bounds(group[0])[0].get("unit", "")) as (figure, ax):
         ax.set_xscale("log")
         for s in group:
-            rows = _rows(s, "bound")
+            rows = _bounds(s)
             for variance in dict.fromkeys(r.get("variance") for r in rows if r.get("steps")):
                 some = [r for r in rows if r.get("steps") and r.get("variance") == variance]
                 ax.errorbar(

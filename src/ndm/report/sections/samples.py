@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
+from ndm.data.choosing import evenly_spaced
 from ndm.report.blocks import Entry, Figure, Gallery, Section
 from ndm.report.drawing import DRAWN, MUTED, axes, colour, dash, grid_of_axes, label_of, limits, numbers, svg
 from ndm.report.findings import POINTS_DRAWN, Findings, numbers_of_steps
@@ -25,7 +26,9 @@ def section(findings: Sequence[Findings]) -> Section:
             continue
         draw, n = (_images, len(some[0].samples)) if group[0].kind == "image" else (_points, POINTS_DRAWN)
         data = _data(some)
-        figures = [] if data is None else [draw(group[0], data[:n], data, "test examples", None)]
+        figures = (
+            [] if data is None else [draw(group[0], data[evenly_spaced(len(data), n)], data, "test examples", None)]
+        )
         count = n if data is None else min(n, len(data))  # of each as many
         figures += [draw(f.subject, f.samples[:count], f.samples if data is None else data, "samples", f) for f in some]
         said = "Examples of the test split, and samples" if figures[len(some) :] else "Samples"
@@ -46,7 +49,8 @@ _SPREAD = " Each point is moved a little, at random, so that equal ones can be s
 
 def _data(some: Sequence[Findings]) -> Tensor | None:
     """Test examples of runs of the same data, if any of them could read its data."""
-    return next((f.subject.examples[:POINTS_DRAWN].cpu() for f in some if f.subject.examples is not None), None)
+    x = next((f.subject.examples for f in some if f.subject.examples is not None), None)
+    return None if x is None else x[evenly_spaced(len(x), POINTS_DRAWN).to(x.device)].cpu()
 
 
 def _first(s: Subject) -> str:

@@ -12,6 +12,7 @@ from ndm.evaluation import mean_and_error
 from ndm.report.blocks import Section, Table, Text, minus, with_error
 from ndm.report.findings import TERMS, Findings
 from ndm.report.subjects import Subject, groups
+from ndm.results import MIXTURE
 
 __all__ = ["section"]
 
@@ -132,6 +133,7 @@ _FACTS: dict[str, Callable[[Findings], str]] = {
     "bound in continuous time, measured for this page": _measured,
     "bound in continuous time, evaluated": _evaluated("bound"),
     "log-likelihood of the ODE, evaluated": _evaluated("log-likelihood"),
+    "log-density of a Gaussian mixture, evaluated": _evaluated(MIXTURE),
     "FID": _evaluated("FID"),
 }
 

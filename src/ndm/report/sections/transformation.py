@@ -9,6 +9,7 @@ import torch
 from markupsafe import Markup
 from torch import Tensor
 
+from ndm.data.choosing import evenly_spaced
 from ndm.report.blocks import Entry, Figure, Gallery, Section, Text, minus
 from ndm.report.drawing import DRAWN, MUTED, axes, colour, dash, grid_of_axes, label_of, limits, numbers, svg
 from ndm.report.findings import Findings
@@ -51,12 +52,12 @@ def section(findings: Sequence[Findings]) -> Section:
 
 @torch.no_grad()
 def displacement(subject: Subject, gamma: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    r"""The first n examples, (n, \*shape), and F - x of them at noise levels gamma, (P,): (P, n, \*shape).
+    r"""n examples, evenly spaced, (n, \*shape), and F - x of them at noise levels gamma, (P,): (P, n, \*shape).
 
     Both are in the model's units.
     """
     assert subject.x is not None
-    x = subject.x[:n]
+    x = subject.x[evenly_spaced(len(subject.x), n).to(subject.x.device)]
     levels = gamma.to(x)[:, None].expand(len(gamma), len(x))
     moved = [subject.model.transform(x).displacement(level) for level in levels]  # one by one: large images
     return x.cpu(), torch.stack(moved).cpu()

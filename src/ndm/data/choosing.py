@@ -1,0 +1,70 @@
+"""A part of a split: at random, by a seed, or evenly spaced. Never the first examples, which of sorted files are of one
+kind.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ndm.data.base import Examples
+
+__all__ = ["Some", "evenly_spaced", "part_of"]
+
+
+def part_of(n: int, size: int | None, seed: int) -> Tensor:
+    """The places of a random part of n examples, int64 (min(size, n),), rising; of all of them if ``size`` is None.
+
+    Every part of that size is as likely as any other. The same arguments give the same part.
+
+    Args:
+        n: the number of examples, N.
+        size: how many are wanted.
+        seed: of the choice.
+
+    Raises:
+        ValueError: ``size`` is below 1.
+
+    Example:
+        >>> part_of(1000, 5, seed=0).shape
+        torch.Size([5])
+        >>> part_of(3, 5, seed=0)
+        tensor([0, 1, 2])
+    """
+    if size is not None and size < 1:
+        raise ValueError(f"A part of the examples must have at least one, got {size}.")
+    if size is None or size >= n:
+        return torch.arange(n)
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(n, generator=generator)[:size].sort().values
+
+
+def evenly_spaced(n: int, size: int) -> Tensor:
+    """The places of at most ``size`` of n examples, evenly spaced from the first to the last, int64: for pictures.
+
+    Where examples recur in a period, these may all be alike: what is measured should be of :func:`part_of`.
+
+    Example:
+        >>> evenly_spaced(100, 4), evenly_spaced(2, 4)
+        (tensor([ 0, 33, 66, 99]), tensor([0, 1]))
+    """
+    return torch.linspace(0, n - 1, min(n, size), dtype=torch.float64).round().long()
+
+
+class Some:
+    """The examples of a split at some places, to be had by rows as the split's own are.
+
+    Args:
+        examples: of the split, (N, \\*shape).
+        places: which, int64 (n,).
+    """
+
+    def __init__(self, examples: Examples, places: Tensor) -> None:
+        self.examples = examples
+        self.places = places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, rows: Tensor | slice) -> Tensor:
+        return self.examples[self.places[rows]]
