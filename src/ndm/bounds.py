@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ndm.denoisers import require_known_labels
 from ndm.grids import GRIDS, even_grid, gamma_grid, labelled, optimal_grid
 from ndm.noise import Randomness, below_one, low_discrepancy, normal_like
 from ndm.precision import residual_path
@@ -89,12 +90,14 @@ def bound(
         check: look for NaN, infinite and off-level values first.
 
     Raises:
-        ValueError: ``steps`` is below 1, a time is outside [0, 1), or the data do not pass the check.
+        ValueError: ``steps`` is below 1, a time is outside [0, 1), or the data or the labels do not pass the check.
     """
     if steps is not None and steps < 1:
         raise ValueError(f"The number of steps must be at least 1, or None for continuous time; got {steps}.")
     if times is not None and not ((times >= 0) & (times < 1)).all():
         raise ValueError("The times must lie in [0, 1).")
+    if check:
+        require_known_labels(process.denoiser, labels)
     with residual_path(data.device):
         return _bound(process, process.to_model(data, check), steps, labels, times, generator)
 

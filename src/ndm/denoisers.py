@@ -30,6 +30,7 @@ __all__ = [
     "Estimate",
     "GuidedDenoiser",
     "as_denoiser",
+    "require_known_labels",
 ]
 
 
@@ -335,3 +336,25 @@ class GuidedDenoiser(BaseDenoiser):
 
 def _no_residual(target: Tensor, displacement: Tensor, noise: Tensor) -> Tensor:
     raise ValueError("A guided model has no bound: evaluate the model without guidance.")
+
+
+def require_known_labels(denoiser: nn.Module, labels: Tensor | None) -> None:
+    """Refuse class labels, (B,), that a denoiser's network cannot look up: it would fail far from here.
+
+    Args:
+        denoiser: whose network says how many classes it has; one that does not is given whatever comes.
+        labels: integers 0 ... K - 1, or K for no class; None for none.
+
+    Raises:
+        ValueError: a label is something else.
+    """
+    classes = getattr(getattr(denoiser, "net", None), "classes", None)
+    if labels is None or not classes or labels.numel() == 0:
+        return
+    whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+    low, high = labels.min().item(), labels.max().item()
+    if not whole or low < 0 or high > classes:
+        raise ValueError(
+            f"Labels must be whole numbers 0 ... {classes - 1}, or {classes} for no class, and are {low} ... {high}, "
+            f"of type {labels.dtype}."
+        )

@@ -23,6 +23,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from ndm.denoisers import require_known_labels
 from ndm.noise import normal_like
 from ndm.precision import residual_path
 from ndm.process import Process, at_rest
@@ -125,6 +126,7 @@ def log_likelihood(
         RuntimeError: the path of an example is not finite in however many steps.
     """
     dequantization = _dequantization(model, dequantization)
+    require_known_labels(model.denoiser, labels)
     data = model.to_model(x)
     exact = _is_exact(divergence, data[0].numel())
     if tolerance is None:

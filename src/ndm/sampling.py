@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ndm.denoisers import GuidedDenoiser
+from ndm.denoisers import GuidedDenoiser, require_known_labels
 from ndm.noise import normal_like, seed_of
 from ndm.process import Process, at_rest
 from ndm.schedules import per_example
@@ -93,11 +93,13 @@ def sample(
 
     Raises:
         ValueError: an unknown method, solver or spacing, fewer than one step or example; a spacing for a solver that
-            chooses its steps itself; guidance without labels, or of a network without classes.
+            chooses its steps itself; guidance without labels, or of a network without classes; labels that are not the
+            network's.
     """
     _check(n, method, steps)
     _check_spacing(spacing, method, steps, solver)
     _check_labels(n, labels, guidance)
+    require_known_labels(model.denoiser, labels)
     reference = next(iter(model.parameters()), torch.empty(0))
     if dtype is None:
         dtype = reference.dtype

@@ -71,7 +71,11 @@ def test_a_run_writes_its_folder(train: Any, data: Pinwheel, tmp_path: Path) -> 
         "config.yaml", "data.json", "environment.json", "log.txt", "metrics.csv", "checkpoints", "model",
     }  # fmt: skip
     assert {p.name for p in (out / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
-    assert json.loads((out / "data.json").read_text()) == {"shape": [2], "levels": None}
+    assert json.loads((out / "data.json").read_text()) == {
+        "shape": [2], "levels": None, "splits": {"train": 70, "validation": 40, "test": 10},
+        "fingerprint": data.fingerprint(),
+    }  # fmt: skip
+    assert not (out / ".lock").exists()
     log = (out / "log.txt").read_text()
     assert "started at step 0" in log
     assert log.count("validation") == 4

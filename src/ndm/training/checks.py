@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import yaml
 from torch import Tensor
 
+from ndm.data import require_labels
 from ndm.data.base import Data
 from ndm.data.choosing import part_of
 from ndm.model import NDM
@@ -17,31 +20,51 @@ __all__ = ["check", "first_step", "some_unused"]
 #: Examples that are looked at before training, of a data set that is not in memory.
 CHECKED = 1024
 
+#: Arguments of data sets that say where the data lie, not what they are.
+PLACES = ("path", "cache")
 
-def first_step(run: Run, config: str) -> int:
-    """The step that a run goes on from."""
+
+def first_step(run: Run, config: str, data: Data) -> int:
+    """The step that a run goes on from.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint to go on from.
+        ValueError: the run was of another model, of another seed or on other data.
+    """
     run.require_checkpoint()
     _require_same(run, config)
+    run.require_same_data(data, "or train on these data from the beginning, with another --out")
     return int(read_checkpoint(run.last)["global_step"])
 
 
 def _require_same(run: Run, config: str) -> None:
-    """Refuse to resume a run with another model, other data or another seed."""
+    """Refuse to resume a run with another model, data read in another way, or another seed."""
     if not run.config.is_file():
         return
-    old, new = yaml.safe_load(run.config.read_text()), yaml.safe_load(config)
+    old, new = (yaml.safe_load(text) for text in (run.config.read_text(encoding="utf-8"), config))
     for key in ("model", "data", "seed"):
-        if key in old and key in new and old[key] != new[key]:
+        if key in old and key in new and _without_places(old[key]) != _without_places(new[key]):
             raise ValueError(
                 f"{run.path} was trained with another {key} than this one: give the configuration it was started with, "
                 f"{run.config}, or choose another --out."
             )
 
 
+def _without_places(section: Any) -> Any:
+    """A section of a configuration, without where data lie: whether they are the same their contents tell."""
+    if not (isinstance(section, dict) and isinstance(section.get("init_args"), dict)):
+        return section
+    return section | {"init_args": {k: v for k, v in section["init_args"].items() if k not in PLACES}}
+
+
 def check(model: NDM, data: Data, training: TrainingOptions) -> None:
-    classes = getattr(getattr(model.denoiser, "net", None), "classes", 0)
-    if training.label_dropout and not (training.labels and classes):
-        raise ValueError("training.label_dropout needs training.labels and a denoiser's network with classes.")
+    """See that a model, a data set and what is to be done with them suit each other.
+
+    Raises:
+        ValueError: they do not.
+    """
+    _check_levels(model, data)
+    _check_classes(model, data, training)
     for split in ("train", "validation"):
         x = data.examples(split)
         if len(x) == 0:
@@ -51,9 +74,61 @@ def check(model: NDM, data: Data, training: TrainingOptions) -> None:
             model.to_model(x if isinstance(x, Tensor) else x[part_of(len(x), CHECKED, seed=0)])
             _try(model, x[:1])
         except ValueError as error:
-            raise ValueError(f"In the {split} split: {error}") from None
-        if training.labels and data.labels(split) is None:
+            raise ValueError(f"In the {split} split: {error}{_levels_advice(model, data)}") from None
+
+
+def _check_levels(model: NDM, data: Data) -> None:
+    """Refuse data of K levels and a decoder of another K: a density of them has no end, and no unit of bits."""
+    decoder, levels = model.decoder, data.levels
+    if levels is None or decoder.levels == levels:
+        return
+    if decoder.levels is not None:
+        raise ValueError(
+            f"The data have K = {levels} levels, and the model's {type(decoder).__name__} is for {decoder.levels}: "
+            f"give --model.decoder.levels {levels}, as levels={levels} in Python."
+        )
+    raise ValueError(
+        f"The data have K = {levels} levels, and the model's {type(decoder).__name__} is for continuous data: give "
+        f"--model.decoder DiscretizedDecoder --model.decoder.levels {levels}, as decoder="
+        f"DiscretizedDecoder(levels={levels}) in Python, or leave the data's levels out."
+    )
+
+
+def _levels_advice(model: NDM, data: Data) -> str:
+    """What to do about a decoder of K levels that refuses continuous data."""
+    levels = model.decoder.levels
+    if data.levels is not None or levels is None:
+        return ""
+    return (
+        f" {type(data).__name__} gives continuous values, and the model's {type(model.decoder).__name__} is for "
+        f"{levels} levels: give --model.decoder GaussianDecoder, or, of whole numbers 0 ... {levels - 1} in a table, "
+        f"--data.levels {levels}."
+    )
+
+
+def _check_classes(model: NDM, data: Data, training: TrainingOptions) -> None:
+    """Refuse a network with classes and a training without labels, the reverse, and labels that are no classes."""
+    net = getattr(model.denoiser, "net", None)
+    classes = getattr(net, "classes", None)
+    if training.label_dropout and not (training.labels and classes):
+        raise ValueError("training.label_dropout needs training.labels and a denoiser's network with classes.")
+    if classes and not training.labels:
+        raise ValueError(
+            f"The denoiser's network has {classes} classes, and is not given labels: set training.labels, or leave "
+            "the network's classes out."
+        )
+    if not training.labels:
+        return
+    if classes == 0:  # a network of somebody else's may not tell
+        raise ValueError(
+            "training.labels is set, and the denoiser's network has no classes: give it as many as there are, as in "
+            f"--model.denoiser.net.classes {data.classes or 'K'}."
+        )
+    for split in ("train", "validation"):
+        labels = data.labels(split)
+        if labels is None:
             raise ValueError(f"training.labels is set, but {type(data).__name__} has no labels.")
+        require_labels(labels, classes or 1 + max(0, int(labels.max())), f"In the {split} split, ")
 
 
 def _try(model: NDM, x: Tensor, steps: int | None = None) -> Tensor:

@@ -63,7 +63,7 @@ def fit(
             and want standardising, build it with ``standardize=ndm.Standardize.fit(data.train)``;
             ``training.standardize`` is for the command line only.
         data: the data set, of which the training and the validation split are used.
-        out: the folder, which must be new or empty.
+        out: the folder, which must be new or empty, or of a training that was stopped before its first checkpoint.
         training: how to train.
         trainer: how long, and on what.
         seed: of the order of the data, times, noise and dropout.
@@ -87,7 +87,7 @@ def fit(
         model.schedule.train_in_steps()
     run = Run(Path(out))
     config = config or _configuration(model, training, trainer, seed)
-    first = first_step(run, config) if resume else 0
+    first = first_step(run, config, data) if resume else 0
     if not resume:
         run.require_new()
     check(model, data, training)
@@ -106,9 +106,7 @@ def fit(
     goes_on = trainer.max_steps is None or first < trainer.max_steps
     first_process = lightning.is_global_zero  # with several devices, one process writes for all
     if first_process:
-        run.checkpoints.mkdir(parents=True, exist_ok=True)
-        run.config.write_text(config)
-        run.write_data(data.shape, data.levels, data.columns)
+        _lock = run.begin(config, data, resume)  # until this function returns
         if goes_on:
             run.write_environment(_environment(lightning, trainer, command), resumed=resume)
     with _quiet(), _journal(run.log, also_to_stderr=not progress) if first_process else contextlib.nullcontext():

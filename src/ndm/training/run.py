@@ -3,7 +3,8 @@
 What is where:
 
     RUN/config.yaml       the full configuration, with which `ndm train` does the same again
-    RUN/data.json         the shape of an example, the number of levels, and the columns' names of a table
+    RUN/config-1.yaml     those of earlier sessions, where a training went on with another one, in their order
+    RUN/data.json         what the data are: see Run.write_data
     RUN/log.txt           what was said
     RUN/metrics.csv       the curves
     RUN/pictures/         samples and the learned transformation as training went on, where they are asked for
@@ -17,23 +18,35 @@ What is where:
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pickle
+import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
+from ndm.data.base import Data
 from ndm.evaluation import written_whole
+from ndm.training.lock import FolderLock
 
 __all__ = ["Run"]
 
 
 #: Where Lightning, torchrun and SLURM tell a process its number.
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+
+#: What a training writes into its folder before its first checkpoint, by paths within the folder.
+_EARLY = re.compile(
+    r"(data\.json|config(-\d+)?\.yaml|log\.txt|metrics\.csv|environment\.json|\.lock|\.[^/]+\.\d+"
+    r"|pictures/\d+-\w+\.png|tensorboard/(events\.out\.tfevents\..*|hparams\.yaml)|checkpoints/\..*-new)"
+)
 
 
 @dataclass(frozen=True)
@@ -98,22 +111,101 @@ class Run:
     def per_example(self) -> Path:
         return self.evaluation.with_suffix(".npz")
 
-    def require_new(self) -> None:
-        """Raise FileExistsError if there is anything at the path."""
-        if any(int(os.environ.get(name) or 0) > 0 for name in _RANKS):
-            return  # this process was started for one more device, and the first one may have made the folder
-        if self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir())):
-            raise FileExistsError(f"{self.path} exists; nothing was written: choose another --out, or --resume it.")
+    @property
+    def resume(self) -> str:
+        """The command that goes on with the training."""
+        return f"ndm train --resume --out {shlex.quote(str(self.path))}"
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether this process was started for one more device, while another one writes the folder."""
+        return any(int(os.environ.get(name) or 0) > 0 for name in _RANKS)
+
+    @property
+    def is_unborn(self) -> bool:
+        """Whether all that is in the folder is of a training that has written no checkpoint, and so can begin again."""
+        return self.data.is_file() and not self._files_of_others()
+
+    def _files_of_others(self) -> list[str]:
+        """What is in the folder besides what a training writes before its first checkpoint."""
+        files = (f for f in self.path.rglob("*") if not f.is_dir() or f.is_symlink())
+        return sorted(f for f in (f.relative_to(self.path).as_posix() for f in files) if not _EARLY.fullmatch(f))
+
+    def require_new(self, command: str | None = None) -> None:
+        """Raise FileExistsError if there is anything at the path but what a training left that wrote no checkpoint.
+
+        Args:
+            command: what was typed, without the name of the folder, for the advice.
+        """
+        if self.is_shared:
+            return  # the first process may have made the folder
+        if not self.path.exists() or (self.path.is_dir() and (not any(self.path.iterdir()) or self.is_unborn)):
+            return
+        if not (self.last.is_file() or self.model.is_dir()):
+            raise FileExistsError(f"{self.path} exists; nothing was written: choose another --out.")
+        another = next(
+            p for i in itertools.count(2) if not (p := self.path.with_name(f"{self.path.name}-{i}")).exists()
+        )
+        advice = "choose another --out" if command is None else f"`{command} --out {shlex.quote(str(another))}`"
+        raise FileExistsError(
+            f"{self.path} exists; nothing was written: go on with its training by `{self._longer()}`, or train anew "
+            f"by {advice}."
+        )
+
+    def _longer(self) -> str:
+        """The command that goes on with the training, beyond its end if that is where it is."""
+        try:
+            limit = yaml.safe_load(self.config.read_text(encoding="utf-8"))["trainer"]["max_steps"]
+            done = int(self.metrics.read_text().rstrip().rpartition("\n")[2].partition(",")[0])
+            return f"{self.resume} --trainer.max_steps {2 * limit}" if done >= limit else self.resume
+        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+            return self.resume
 
     def require_checkpoint(self) -> None:
         """Raise FileNotFoundError if there is nothing to resume."""
         if not self.path.is_dir():
-            raise FileNotFoundError(f"There is no run at {self.path} to resume.")
+            raise FileNotFoundError(f"There is no run at {self.path} to resume; to begin one, leave --resume out.")
         if not self.last.is_file():
+            why = "; it can begin again, without resume" if self.is_unborn else ""
             raise FileNotFoundError(
-                f"There is no checkpoint in {self.path} to resume from (it would be {self.last}); "
-                "the run ended before its first validation."
+                f"There is no checkpoint in {self.path} to resume from (it would be {self.last}){why}."
             )
+
+    def begin(self, config: str, data: Data, resumed: bool = False) -> FolderLock:
+        """Make the folder, and write down what is trained and on what.
+
+        What a training has left that wrote no checkpoint is taken away first.
+
+        Args:
+            config: the configuration, in YAML.
+            data: the data set.
+            resumed: the run goes on.
+
+        Returns:
+            A lock that keeps other trainings out of the folder, for as long as there is a reference to it.
+
+        Raises:
+            FileExistsError: another process is training there.
+        """
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        lock = FolderLock(self.path)
+        if not resumed and self.is_unborn:
+            for name in (self.log, self.metrics, self.environment):
+                name.unlink(missing_ok=True)
+            left = [*self.pictures.glob("*.png"), *self.tensorboard.glob("*"), *self.checkpoints.glob(".*-new")]
+            for file in filter(Path.is_file, left):
+                file.unlink()
+        self.write_data(data)
+        self._write_config(config)
+        return lock
+
+    def _write_config(self, config: str) -> None:
+        """Write the configuration; another one that was there is kept beside it."""
+        if self.config.is_file() and self.config.read_text(encoding="utf-8") != config:
+            numbered = (self.path / f"config-{i}.yaml" for i in itertools.count(1))
+            self.config.rename(next(path for path in numbered if not path.exists()))
+        with written_whole(self.config) as file:
+            file.write(config.encode())
 
     def require_model(self) -> None:
         """Raise FileNotFoundError if there is no trained model."""
@@ -125,12 +217,49 @@ class Run:
                 f"if its training was interrupted, go on with it by `ndm train --resume --out {self.path}`."
             )
 
-    def write_data(self, shape: tuple[int, ...], levels: int | None, columns: tuple[str, ...] | None = None) -> None:
-        """Write down what an example looks like."""
-        facts: dict[str, Any] = {"shape": list(shape), "levels": levels}
-        if columns is not None:
-            facts["columns"] = list(columns)
-        self.data.write_text(json.dumps(facts) + "\n")
+    def write_data(self, data: Data) -> None:
+        """Write down what the data are, as one JSON object, whole or not at all.
+
+        It has the ``shape`` of an example, the number of ``levels``, the numbers of examples of the ``splits``, the
+        ``fingerprint`` of them all (see :meth:`ndm.data.Data.fingerprint`), a table's ``columns``, and, of data with
+        labels, the training examples of each of the ``classes``.
+        """
+        facts: dict[str, Any] = {"shape": list(data.shape), "levels": data.levels}
+        if data.columns is not None:
+            facts["columns"] = list(data.columns)
+        facts |= contents(data)
+        labels = data.labels("train")
+        if labels is not None and facts["fingerprint"] is not None and labels.min() >= 0:
+            facts["classes"] = torch.bincount(labels).tolist()
+        with written_whole(self.data) as file:
+            file.write((json.dumps(facts) + "\n").encode())
+
+    def require_same_data(self, data: Data, otherwise: str) -> None:
+        """Refuse data other than those of the training: of a file that has grown, test rows may be training rows.
+
+        Of a run whose data.json does not say what they were, any are taken.
+
+        Args:
+            data: what was found where the data should be.
+            otherwise: what else can be done about it, as the end of a sentence.
+
+        Raises:
+            ValueError: the data are others.
+        """
+        now = contents(data)
+        try:
+            before = {key: value for key, value in json.loads(self.data.read_text()).items() if key in _CONTENTS}
+        except (OSError, ValueError, AttributeError) as error:
+            raise ValueError(f"{self.data} is missing or damaged ({error}).") from None
+        if all(before[key] in (None, now[key]) for key in before):
+            return
+        rows = "rows" if data.columns is not None else "examples"
+        then, here = (_counted(facts.get("splits") or {}, rows) for facts in (before, now))
+        how = f"{then} then, {here} now" if then != here else f"as many {rows}, {here}, but not the same"
+        raise ValueError(
+            f"The data are not those that {self.path} was trained on: {how}. So test {rows} may be among those it was "
+            f"trained on. Give --data.path where the right ones are, or bring them back; {otherwise}."
+        )
 
     def write_environment(self, facts: Mapping[str, Any], resumed: bool = False) -> None:
         """Write down where the training runs, as one flat JSON object, whole or not at all.
@@ -181,6 +310,14 @@ class Run:
             raise ValueError(f"{self.data} is damaged: its columns are not those of examples of shape {shape}.")
         return None if columns is None else tuple(map(str, columns))
 
+    def read_classes(self) -> list[int] | None:
+        """How many training examples each class had; None if there were no classes, or that was not written down."""
+        try:
+            counts = json.loads(self.data.read_text()).get("classes")
+            return None if counts is None else [int(n) for n in counts]
+        except (OSError, ValueError, TypeError, AttributeError):
+            return None
+
     def read_data(self) -> tuple[tuple[int, ...], int | None]:
         """The shape of an example and the number of levels.
 
@@ -192,6 +329,28 @@ class Run:
             return tuple(data["shape"]), data["levels"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{self.data} is missing or damaged ({error}).") from None
+
+
+#: The entries of data.json that tell one data set from another.
+_CONTENTS = ("fingerprint", "splits")
+
+
+def contents(data: Data) -> dict[str, Any]:
+    """What tells a data set from another: its ``fingerprint``, and how many examples its ``splits`` have."""
+    return {
+        "splits": {split: len(data.examples(split)) for split in data._present},
+        "fingerprint": data.fingerprint(),
+    }
+
+
+def _counted(splits: Mapping[str, int], rows: str) -> str:
+    """Numbers of examples in words: their sum, and each.
+
+    Example:
+        >>> _counted({"train": 160, "test": 40}, "rows")
+        '200 rows (160 train, 40 test)'
+    """
+    return f"{sum(splits.values()):,} {rows} ({', '.join(f'{n:,} {split}' for split, n in splits.items())})"
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
