@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 import types
@@ -19,8 +21,8 @@ import yaml
 
 import ndm
 from ndm.cli import main
-from ndm.data import Digits
-from ndm.training import NDMModule
+from ndm.data import Digits, Table
+from ndm.training import NDMModule, Run
 
 Capture = pytest.CaptureFixture[str]
 
@@ -194,6 +196,87 @@ def test_an_interrupted_run_is_resumed(
     assert (out / name).read_bytes() == (run / name).read_bytes()
 
 
+def test_a_run_without_a_checkpoint_begins_again(
+    run: Path, tiny: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+
+    def stopped(*args: Any) -> Any:
+        raise KeyboardInterrupt
+
+    for again in (["train", tiny, "--out", str(out)], ["train", "--out", str(out), "--resume"]):
+        with monkeypatch.context() as patch:
+            patch.setattr(NDMModule, "training_step", stopped)
+            patch.setattr(Run, "last", out / "checkpoints" / "none.ckpt")  # as if there had been no time to write it
+            assert main(["train", tiny, "--out", str(out)]) == 130
+        for checkpoint in (out / "checkpoints").glob("*.ckpt"):
+            checkpoint.unlink()
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert said == f"ndm: stopped; there was no checkpoint yet; start again with: ndm train {tiny} --out {out}"
+        assert main(again) == 0
+        assert (
+            f"{out} is of a training that ended before its first checkpoint; it begins again" in capsys.readouterr().err
+        )
+        name = "model/model.safetensors"
+        assert (out / name).read_bytes() == (run / name).read_bytes()
+        shutil.rmtree(out)
+
+
+def test_sigterm_stops_as_ctrl_c_does(tiny: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    script = (
+        "import os, signal, sys; from ndm.cli import main; from ndm.training import NDMModule\n"
+        "step = NDMModule.training_step\n"
+        "def stop(self, *args):\n"
+        "    if self.global_step == 4: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    return step(self, *args)\n"
+        "NDMModule.training_step = stop\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", script, "train", tiny, "--out", str(out)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 143, done.stderr
+    assert "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last == f"ndm: stopped; its last checkpoint is kept; go on with: ndm train --resume --out {out}"
+    assert (out / "checkpoints" / "last.ckpt").is_file()
+    assert not (out / ".lock").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "module", "name", "sentence"),
+    [
+        (
+            ["evaluate", "{run}"],
+            "ndm.evaluation",
+            "evaluate",
+            "no figures were written; the same command starts again.",
+        ),
+        (
+            ["sample", "{run}", "--out", "x.csv"],
+            "ndm.sampling",
+            "sample_batches",
+            "no samples were written; .*starts again",
+        ),
+        (["score", "{run}", "x.csv", "--out", "y.csv"], "ndm.cli", "_rows", "the same command goes on where it was"),
+        (["report", "{run}", "--out", "x.html"], "ndm.report", "report", "no page was written; .*starts again"),
+    ],
+)
+def test_a_command_that_is_stopped_says_what_is_left(
+    run: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, command: list[str], module: str,
+    name: str, sentence: str,
+) -> None:  # fmt: skip
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.chdir(tmp_path)
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        monkeypatch.setattr(f"{module}.{name}", lambda *_, number=number, **options: os.kill(os.getpid(), number))
+        assert main([word.format(run=run) for word in command]) == code
+        assert re.fullmatch(f"ndm: stopped; {sentence}.?\n", capsys.readouterr().err)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_training_that_fails_has_another_exit_code(
     tiny: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,26 +352,38 @@ WRONG = [
     ("train toy --data.train 0", "^The size of the train split must be positive, not 0"),
     ("train digits --trainer.accelerator gpux", "invalid accelerator name"),
     # parts that do not fit
-    ("train digits --model.decoder.levels 5", "In the train split: The data do not lie on the decoder's K = 5 levels"),
+    ("train digits --model.decoder.levels 5", r"have K = 17 levels, .* is for 5: give --model\.decoder\.levels 17"),
     ("train digits --data Pinwheel", "In the train split: The data do not lie on the decoder's K = 17 levels"),
     ("train digits --model.denoiser.net.channels 3", "takes images"),
     ("train digits --model.transform.terms 3", r"Separable\(terms=3\) must return"),
     ("train digits --model.transform.net.heads 3", r"beside a LevelTable must return 3 times the channels"),
     # runs
-    ("train digits --out {tmp}/mine", "mine exists; nothing was written: choose another --out, or --resume it"),
+    ("train digits --out {tmp}/mine", "mine exists; nothing was written: choose another --out"),
     ("train --resume --out {tmp}/none", "no run at .*none to resume"),
-    ("train digits --resume --out {tmp}/none", "no run at .*none to resume"),
+    ("train digits --resume --out {tmp}/none", "no run at .*none to resume; to begin one, leave --resume out"),
+    (
+        "train digits --seed 4 --out {run}",
+        "resume --out {run} --trainer.max_steps 12`, .*`ndm train digits --seed 4 --out {run}-2`",
+    ),
     ("train digits --resume --out {tmp}/mine", "no checkpoint in .*mine to resume from"),
     ("train digits --resume --out {run}", "trained with another model"),
     ("evaluate {tmp}/none", "no run at .*none"),
     ("evaluate {tmp}/mine", "no trained model in .*mine"),
     ("evaluate {run} --split tset", "invalid choice: 'tset'"),
+    (
+        "evaluate {run} --data.train 65",
+        r"112 examples \(64 train.* then, 113 .* now.*or evaluate on these .*--other-data",
+    ),
+    ("evaluate {run} --data.path x", "Pinwheel has no argument 'path'"),
+    ("evaluate {run} --data.train", "--data.train lacks its value"),
     ("evaluate {run} --steps 0", "whole number of at least 1, got '0'"),
     ("sample {tmp}/none --out {tmp}/x.csv", "no run at .*none"),
     ("sample {tmp}/mine --out {tmp}/x.csv", "no trained model in .*mine"),
     ("sample {run} --out {tmp}/x.csv --steps 0", "--steps: must be a whole number of at least 1, got '0'"),
     ("sample {run} --out {tmp}/x.csv -n 0", "-n: must be a whole number of at least 1"),
     ("sample {run} --out {tmp}/x.csv --seed x", "--seed: must be a whole number of at least 0"),
+    ("sample {run} --out {tmp}/x.csv --label 0", "--label 0 is for a model of several classes"),
+    ("sample {run} --out {tmp}/x.csv --guidance 2", "--guidance needs a model that was trained with label dropout"),
     ("sample {run} --out {tmp}/x.csv --method dddim", "no sampling method 'dddim'"),
     ("sample {run} --out {tmp}/x.csv --stepz 3", "no option '--stepz'; did you mean '--steps'"),
     ("sample {run} --out {tmp}/x.csv --device cudda", "device 'cudda'"),
@@ -321,7 +416,7 @@ def test_what_is_wrong_is_answered_by_one_sentence(
     monkeypatch.chdir(tmp_path)
     capsys.readouterr()
     said = error(capsys, *line.format(tmp=tmp_path, run=run).split())
-    assert re.search(sentence, said), said
+    assert re.search(sentence.replace("{run}", str(run)), said), said
     left = {str(p.relative_to(tmp_path)): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     assert left == files  # nothing written, nothing overwritten
     assert {p.name for p in tmp_path.iterdir() if p.is_dir()} == {"mine"}
@@ -406,13 +501,19 @@ def test_samples_are_overwritten_only_when_asked(run: Path, tmp_path: Path, caps
 def test_samples_as_a_picture(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
     plotting = types.ModuleType("ndm.plotting")
-    plotting.save_grid = lambda x, path, levels: drawn.append((x.shape, path, levels))  # type: ignore[attr-defined]
+
+    def save_grid(x: torch.Tensor, path: Path, levels: int | None) -> None:
+        drawn.append((x.shape, path.suffix, levels))
+        path.write_text("a picture")
+
+    plotting.save_grid = save_grid  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "ndm.plotting", plotting)
     assert main(["sample", str(run), "-n", "9", "--steps", "2", "--out", str(tmp_path / "x.png")]) == 0
-    assert drawn == [((9, 2), tmp_path / "x.png", None)]
+    assert drawn == [((9, 2), ".png", None)]
+    assert (tmp_path / "x.png").read_text() == "a picture"
 
 
-def test_a_conditional_model_draws_from_a_class(tmp_path: Path) -> None:
+def test_a_conditional_model_draws_from_its_classes(tmp_path: Path, capsys: Capture) -> None:
     net = "--model.denoiser.net"
     conditional = ["--training.labels", "true", net, "ResidualMLP", f"{net}.features", "64", f"{net}.classes", "10"]
     small = [
@@ -433,6 +534,16 @@ def test_a_conditional_model_draws_from_a_class(tmp_path: Path) -> None:
     zero, one = (np.load(tmp_path / f"{label}.npz")["x"] for label in "01")
     assert zero.shape == (3, 1, 8, 8)
     assert (zero != one).any()
+    assert main(["sample", run, "-n", "12", "--steps", "3", "--out", str(tmp_path / "all.csv")]) == 0
+    table = pandas.read_csv(tmp_path / "all.csv")
+    assert table.pop("label").tolist() == [*range(10), 0, 1]  # each class in turn
+    assert table.shape == (12, 64)
+    capsys.readouterr()
+    said = error(capsys, "sample", run, "--label", "10", "--out", str(tmp_path / "x.csv"))
+    assert "--label must be 0 ... 9, one of the model's classes, not 10" in said
+    said = error(capsys, "sample", run, "--guidance", "1", "--out", str(tmp_path / "x.csv"))
+    assert "trained without: train with --training.labels true --training.label_dropout 0.1" in said
+    assert "trained without" in error(capsys, "evaluate", run, "--guidance", "1")
 
 
 # ---- evaluate, demo
@@ -477,8 +588,11 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_table_is_trained_on_and_sampled_with_its_columns(table: Path, tmp_path: Path) -> None:
-    assert json.loads((table / "run" / "data.json").read_text()) == {
-        "shape": [3], "levels": None, "columns": ["a", "b, in m", "c"]
+    facts = json.loads((table / "run" / "data.json").read_text())
+    assert facts.pop("fingerprint") == Table(str(table / "x.csv")).fingerprint()
+    assert facts == {
+        "shape": [3], "levels": None, "columns": ["a", "b, in m", "c"],
+        "splits": {"train": 48, "validation": 6, "test": 6},
     }  # fmt: skip
     for name, read in (("s.csv", pandas.read_csv), ("s.parquet", pandas.read_parquet)):
         command = ["sample", str(table / "run"), "-n", "5", "--steps", "3", "--out", str(tmp_path / name)]
@@ -528,6 +642,39 @@ def test_score_refuses_what_does_not_fit(table: Path, run: Path, tmp_path: Path,
         capsys, "score", str(table / "run"), str(table / "x.csv"), *out, "--split", "test"
     )
     assert not (tmp_path / "scores.csv").exists()
+
+
+def test_data_are_found_again_and_recognised(
+    table: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(table / "run", tmp_path / "run")
+    config = tmp_path / "run" / "config.yaml"
+    text = config.read_text().replace(str(table / "x.csv"), "x.csv")
+    config.write_text(text)
+    monkeypatch.chdir(tmp_path)
+    evaluate = ["evaluate", "run", "--steps", "2", "--no-likelihood", "--variances", "posterior", "--device", "cpu"]
+    resume = ["train", "--resume", "--out", "run", "--trainer.max_steps", "6"]
+    for command in (evaluate, resume):
+        said = error(capsys, *command)
+        assert f"comes from run/config.yaml, is relative, and was looked for in {tmp_path}: give --data.path" in said
+    here = ["--data.path", str(table / "x.csv")]
+    assert main([*evaluate, *here]) == 0
+    assert "other_data" not in json.loads(Path("run/evaluation.json").read_text())["about"]
+    pandas.concat([pandas.read_csv(table / "x.csv")] * 2).to_csv("longer.csv", index=False)
+    capsys.readouterr()
+    evaluation = Path("run/evaluation.json").read_bytes()
+    for command, advice in ((evaluate, "--other-data"), (resume, "with another --out")):
+        said = error(capsys, *command, "--data.path=longer.csv")
+        assert "60 rows (48 train, 6 validation, 6 test) then, 120 rows (96 train, 12 validation, 12 test) now" in said
+        assert advice in said
+    assert main([*evaluate, "--data.path", "longer.csv", "--other-data"]) == 0
+    assert "data other than those of the training" in capsys.readouterr().out
+    assert Path("run/evaluation.json").read_bytes() == evaluation
+    about = json.loads(Path("run/evaluation-other-data.json").read_text())["about"]
+    assert about["other_data"] == "--data.path longer.csv"
+    assert main([*resume, *here]) == 0
+    assert Path("run/config-1.yaml").read_text() == text
+    assert main(evaluate) == 0  # from where the resumed run has found them
 
 
 # ---- ndm report

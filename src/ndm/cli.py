@@ -1,21 +1,23 @@
 """The ``ndm`` command: train, evaluate, sample, score, report, push, demo.
 
 Nothing heavy is imported before it is needed, so that ``ndm --help`` answers at once. Whatever the user got wrong is
-answered by one sentence on stderr and exit code 2; a training that failed has exit code 1, an interrupted one 130.
+answered by one sentence on stderr and exit code 2; a training that failed has exit code 1, a command that was stopped
+by Ctrl-C 130, and by SIGTERM 143.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import difflib
 import importlib
 import math
 import os
 import shlex
+import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -29,25 +31,35 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-FAILED, WRONG, INTERRUPTED = 1, 2, 130
+FAILED, WRONG, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
 #: Set to see where in the program an error comes from.
 TRACEBACK = "NDM_TRACEBACK"
 
-#: Formats that `ndm sample` writes, by the file's ending.
-FORMATS = (".png", ".csv", ".npz", ".parquet")
+#: What is left of a command that was stopped, and what to do; `ndm train` says it itself.
+STOPPED = {
+    "evaluate": "no figures were written; the same command starts again.",
+    "sample": "no samples were written; the same command starts again.",
+    "score": "the same command goes on where it was.",
+    "report": "no page was written; the same command starts again.",
+    "push": "what had been sent may be there; the same command sends all of it.",
+    "demo": "the same command starts again, in a folder of its own.",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv``, by default the process's own, and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    terminated: list[int] = []
     try:
-        return _dispatch(arguments)
+        with _terminable(terminated):
+            return _dispatch(arguments)
     except SystemExit as stop:  # --help
         return stop.code if isinstance(stop.code, int) else 0
-    except KeyboardInterrupt:
-        _say("stopped; what had been written is kept, and an interrupted training goes on with --resume.")
-        return INTERRUPTED
+    except KeyboardInterrupt as stopped:
+        name = arguments[0] if arguments else ""
+        _say(f"stopped; {str(stopped) or STOPPED.get(name, 'nothing was written; the same command starts again.')}")
+        return TERMINATED if terminated else INTERRUPTED
     except Exception as error:
         if os.environ.get(TRACEBACK):
             raise
@@ -58,6 +70,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             _say(f"error: {_one_line(error)}")
             return FAILED
         raise
+
+
+@contextmanager
+def _terminable(terminated: list[int]) -> Iterator[None]:
+    """Let SIGTERM, which clusters and ``kill`` send, be a KeyboardInterrupt, and write down in the list that it was."""
+
+    def stop(signum: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is being saved should not be stopped as well
+        terminated.append(signum)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # which alone may do so
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -90,8 +121,9 @@ def _dispatch(arguments: list[str]) -> int:
 def _train(arguments: list[str]) -> None:
     from ndm import training
     from ndm.configs.configuration import Configuration
+    from ndm.configs.recorded import looked_for
 
-    command = shlex.join(["ndm", "train", *arguments])
+    command = ["ndm", "train", *arguments]
     name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
     own = _Parser(prog="ndm train", add_help=False)
     own.add_argument("--out")
@@ -103,7 +135,8 @@ def _train(arguments: list[str]) -> None:
         Configuration.help(overrides)
     run = training.Run(Path(options.out)) if options.out else None
     if name is None and options.resume and run is not None:
-        run.require_checkpoint()
+        if not run.is_unborn:
+            run.require_checkpoint()
         name = str(run.config)
     if name is None:
         raise ValueError("Which configuration? Give a file or the name of a shipped one, as in `ndm train digits`.")
@@ -112,22 +145,45 @@ def _train(arguments: list[str]) -> None:
         print(configuration.text, end="")
         return
     run = run or training.Run(Path("runs") / Path(name).stem)
-    if not options.resume:
-        run.require_new()  # before the time is spent on building anything
-    built = configuration.build()
-    training.fit(
-        built.model,
-        built.data,
-        run.path,
-        built.training,
-        built.trainer,
-        seed=built.seed,
-        resume=options.resume,
-        config=configuration.text,
-        command=command,
-    )
+    resume = options.resume and not run.is_unborn
+    if resume:
+        run.require_checkpoint()
+    else:
+        run.require_new(_without_out(command))  # before the time is spent on building anything
+    if run.is_unborn and not run.is_shared:
+        _say(f"{run.path} is of a training that ended before its first checkpoint; it begins again.")
+    try:
+        with looked_for(run, overrides) if resume else nullcontext():
+            built = configuration.build()
+        training.fit(
+            built.model,
+            built.data,
+            run.path,
+            built.training,
+            built.trainer,
+            seed=built.seed,
+            resume=resume,
+            config=configuration.text,
+            command=shlex.join(command),
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_after_stop(run, command)) from None
     if sys.stderr.isatty():  # elsewhere the training has said so itself
         _say(f"the model is in {run.model}")
+
+
+def _without_out(command: Sequence[str]) -> str:
+    """The command of a training, without the name of its folder and without --resume."""
+    skipped = {i + k for i, word in enumerate(command) if word == "--out" for k in (0, 1)}
+    kept = [word for i, word in enumerate(command) if i not in skipped and word != "--resume"]
+    return shlex.join(word for word in kept if not word.startswith("--out="))
+
+
+def _after_stop(run: Run, command: Sequence[str]) -> str:
+    """What is left of a training that was stopped, and what goes on with it."""
+    if run.last.is_file():
+        return f"its last checkpoint is kept; go on with: {run.resume}"
+    return f"there was no checkpoint yet; start again with: {shlex.join(command)}"
 
 
 # ---- ndm evaluate
@@ -191,11 +247,20 @@ def _evaluate(arguments: list[str]) -> None:
         "--no-mixture", action="store_true",
         help="leave out the comparison with a Gaussian mixture, which is made for continuous tables",
     )  # fmt: skip
+    parser.add_argument(
+        "--data.path", metavar="PATH", help="where the data are, if they were moved; any --data.x of `ndm train`"
+    )
+    parser.add_argument(
+        "--other-data", action="store_true",
+        help="evaluate on data other than those of the training, on purpose: the figures are written to "
+        "RUN/evaluation-other-data.json",
+    )  # fmt: skip
     _add_sampling(parser, steps=250, flag="--sampling-steps")
     _add_common(parser, seeded="the same seed gives the same, and takes the same random examples")
+    arguments, overrides = _without_data(arguments)
     options = parser.parse_args(arguments)
 
-    from ndm.configs.configuration import read_data
+    from ndm.configs.recorded import read_run_data
     from ndm.distributed import is_first, together
     from ndm.evaluation import evaluate
     from ndm.training import Run
@@ -205,9 +270,11 @@ def _evaluate(arguments: list[str]) -> None:
         features: Any = options.features
         if options.fid and options.inception_weights:
             features = importlib.import_module("ndm.quality").feature_network(features, options.inception_weights)
+        model = _load(run.path, device)
+        _check_guidance(run, options.guidance)
         evaluation = evaluate(
-            _load(run.path, device),
-            read_data(run.config),
+            model,
+            read_run_data(run, overrides, options.other_data),
             split=options.split,
             steps=tuple(options.steps),
             covariances=tuple(options.variances),
@@ -228,10 +295,14 @@ def _evaluate(arguments: list[str]) -> None:
             tolerance=options.tolerance,
         )
         if is_first():
-            _show(evaluation, run)
+            if options.other_data:
+                evaluation.about["other_data"] = " ".join(overrides) or f"what {run.config} names"
+            _show(evaluation, run.path / "evaluation-other-data.json" if options.other_data else run.evaluation)
+            if options.other_data:
+                print("These are figures of data other than those of the training: the run's own are not touched.")
 
 
-def _show(evaluation: Evaluation, run: Run) -> None:
+def _show(evaluation: Evaluation, file: Path) -> None:
     """Save what was measured, and print it whether it can be saved or not.
 
     Raises:
@@ -239,10 +310,10 @@ def _show(evaluation: Evaluation, run: Run) -> None:
         ValueError: a figure is finite for no example.
     """
     try:
-        path = evaluation.save(run.evaluation)
+        path = evaluation.save(file)
     except OSError as error:
         print(evaluation.text(), flush=True)
-        raise OSError(f"These figures could not be saved in {run.evaluation} ({_one_line(error)}).") from None
+        raise OSError(f"These figures could not be saved in {file} ({_one_line(error)}).") from None
     print(evaluation.text(), flush=True)
     _say(f"the same numbers are in {path}")
     nothing = [row["kind"] for row in evaluation.rows if row["value"] is None]
@@ -265,38 +336,38 @@ def _sample(arguments: list[str]) -> None:
     parser.add_argument("run", metavar="RUN", help="the folder of a run")
     parser.add_argument("-n", type=_positive, default=64, metavar="N", help="how many (default: %(default)s)")
     parser.add_argument(
-        "--out", required=True, metavar="FILE", help=f"what to write: a file ending in {_list(FORMATS)}"
+        "--out", required=True, metavar="FILE", help="what to write: a file ending in .png, .csv, .npz or .parquet"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
     _add_sampling(parser, steps=100, flag="--steps")
-    parser.add_argument("--label", type=_natural, metavar="K", help="the class to draw from, for a conditional model")
+    parser.add_argument(
+        "--label", type=_natural, metavar="K",
+        help="the class to draw from, for a model of several (default: each in turn; a table of samples tells which)",
+    )  # fmt: skip
     _add_common(parser)
     options = parser.parse_args(arguments)
     out = Path(options.out)
-    if out.suffix not in FORMATS:
-        raise ValueError(f"{out} should end in {_list(FORMATS)}, which says what to write.")
-    if out.exists() and not options.overwrite:
-        raise FileExistsError(f"{out} exists; nothing was written: choose another --out, or --overwrite it.")
-    if not out.parent.is_dir():
-        raise FileNotFoundError(f"There is no folder {out.parent} to write {out.name} in.")
-
     import torch
 
     from ndm.distributed import everywhere, is_first, rank, together, world_size
+    from ndm.samples import classes_in_turn, require_place, save_samples
     from ndm.sampling import sample_batches
     from ndm.training import Run
 
+    require_place(out, options.overwrite)
     run = Run(Path(options.run))
     with together(options.device) as device, _precision(options.precision, device):
         model = _load(run.path, device)
         shape, levels = run.read_data()
+        labels = classes_in_turn(model, options.n, options.label, run.read_classes())
+        _check_guidance(run, options.guidance)
         blocks = sample_batches(
             model,
             options.n,
             shape,
             seed=options.seed,
             batch_size=options.batch_size,
-            labels=None if options.label is None else torch.full((options.n,), options.label),
+            labels=labels,
             rank=rank(),
             world_size=world_size(),
             steps=options.steps,
@@ -306,7 +377,7 @@ def _sample(arguments: list[str]) -> None:
         places = torch.cat([torch.zeros(0, dtype=torch.long), *(where for where, _ in found)])
         x = everywhere(torch.cat([torch.empty(0, *shape), *(x for _, x in found)]), places, options.n)
         if is_first():
-            _write(x, out, model.decoder.levels, levels, run.read_columns())
+            save_samples(x, out, model.decoder.levels, levels, run.read_columns(), labels)
             _say(f"{options.n} samples are in {out}")
 
 
@@ -354,40 +425,15 @@ def _precision(name: str, device: torch.device) -> AbstractContextManager:
     return torch.autocast(device.type, torch.bfloat16) if name == "bf16" else nullcontext()
 
 
-def _write(x: torch.Tensor, out: Path, levels: int | None, numbered: int | None, columns: Sequence[str] | None) -> None:
-    """Write samples, (N, *shape), in the format that the file's name asks for; of a table as it was, with its names.
+def _check_guidance(run: Run, guidance: float | None) -> None:
+    """Refuse to guide a model that was never shown an example without its label."""
+    from ndm.configs.recorded import label_dropout
 
-    Args:
-        x: the samples.
-        out: the file.
-        levels: K of a decoder of K levels, whose samples are of these levels.
-        numbered: K of data that were read as level numbers.
-        columns: the names of a table's columns.
-    """
-    import numpy as np
-
-    flat = x.flatten(1).numpy()
-    names = [f"x{i}" for i in range(flat.shape[1])] if columns is None else list(columns)
-    if columns is not None and numbered is not None:  # the inverse of from_levels
-        flat = (flat + 1) * (numbered / 2) - 0.5
-        flat = flat if levels is None else np.rint(flat).astype(int)
-    if out.suffix == ".png":
-        from ndm.plotting import save_grid
-
-        save_grid(x, out, levels)
-    elif out.suffix == ".npz":
-        np.savez_compressed(out, x=x.numpy())
-    elif out.suffix == ".csv":
-        with open(out, "w", encoding="utf-8", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerow(names)
-            np.savetxt(file, flat, delimiter=",", fmt="%.9g")
-    else:
-        try:
-            pandas = importlib.import_module("pandas")
-            importlib.import_module("pyarrow")
-        except ModuleNotFoundError as error:
-            raise ImportError(f"Parquet files need {error.name}: pip install 'ndm[tables]'.") from None
-        pandas.DataFrame(flat, columns=names).to_parquet(out)
+    if guidance and label_dropout(run) == 0:
+        raise ValueError(
+            f"--guidance needs a model that was trained with label dropout, and {run.path} was trained without: train "
+            "with --training.labels true --training.label_dropout 0.1, or leave --guidance out."
+        )
 
 
 # ---- ndm score
@@ -493,8 +539,9 @@ def _report(arguments: list[str]) -> None:
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
     options = parser.parse_args(arguments)
 
-    from ndm.configs.configuration import read_data
+    from ndm.configs.recorded import read_run_data
     from ndm.report import report
+    from ndm.training import Run
 
     out = report(
         options.runs,
@@ -502,7 +549,7 @@ def _report(arguments: list[str]) -> None:
         examples=options.examples,
         seed=options.seed,
         device=options.device,
-        data=read_data,
+        data=lambda config: read_run_data(Run(config.parent)),
         overwrite=options.overwrite,
         progress=sys.stderr.isatty(),
     )
@@ -580,6 +627,23 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{self.prog}: {message}; see `{self.prog} --help`.")
+
+
+def _without_data(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments of a command but for --data.x, and those: argparse would take their values for its own."""
+    left: list[str] = []
+    data: list[str] = []
+    for argument in arguments:
+        follows = len(data) > 0 and len(data) % 2 == 1
+        if follows:
+            data.append(argument)
+        elif argument.startswith("--data."):
+            data += argument.split("=", 1)
+        else:
+            left.append(argument)
+    if len(data) % 2:
+        raise ValueError(f"{data[-1]} lacks its value.")
+    return left, data
 
 
 def _load(run: Path, device: torch.device) -> NDM:
