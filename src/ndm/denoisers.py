@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
+from ndm.mixture import MixtureBase
 from ndm.parts import Part
 from ndm.precision import run_network
 from ndm.schedules import NoiseLevel, per_example
@@ -137,7 +138,13 @@ class BaseDenoiser(Part):
 class _NetworkDenoiser(BaseDenoiser):
     """A network, a parameterisation, and the noise level mapped to [0, 1] for the network."""
 
-    def __init__(self, net: nn.Module, parameterization: str, gamma_range: tuple[float, float] | None) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        parameterization: str,
+        gamma_range: tuple[float, float] | None,
+        base: MixtureBase | None,
+    ) -> None:
         super().__init__()
         if parameterization not in _READINGS:
             raise ValueError(
@@ -146,6 +153,7 @@ class _NetworkDenoiser(BaseDenoiser):
         if gamma_range is not None and not gamma_range[0] < gamma_range[1]:
             raise ValueError(f"gamma_range must be (low, high) with low < high, got {gamma_range}.")
         self.net = net
+        self.base = base
         self.parameterization = parameterization
         self._range_is_given = gamma_range is not None
         self.gamma_range = (float(gamma_range[0]), float(gamma_range[1])) if gamma_range else DEFAULT_GAMMA_RANGE
@@ -167,6 +175,8 @@ class _NetworkDenoiser(BaseDenoiser):
         return list(output.chunk(heads, dim=1))
 
     def _read(self, output: Tensor, z: Tensor, level: NoiseLevel) -> _Reading:
+        if self.base is not None:
+            output = output + self.base(z, level, self.parameterization)
         return _READINGS[self.parameterization](output, z, level)
 
 
@@ -180,15 +190,20 @@ class Denoiser(_NetworkDenoiser):
         parameterization: what the network predicts: ``v`` (Salimans and Ho, arXiv 2202.00512), ``eps`` (DDPM) or ``x``.
         gamma_range: the noise levels that become u = 0 and u = 1; by default the schedule's end points, which the model
             sets when it is put together.
+        base: what the network's output is added to; null for nothing.
 
     Raises:
         ValueError: there is no such parameterisation, the range is empty, or the network returns another shape.
     """
 
     def __init__(
-        self, net: nn.Module, parameterization: str = "v", gamma_range: tuple[float, float] | None = None
+        self,
+        net: nn.Module,
+        parameterization: str = "v",
+        gamma_range: tuple[float, float] | None = None,
+        base: MixtureBase | None = None,
     ) -> None:
-        super().__init__(net, parameterization, gamma_range)
+        super().__init__(net, parameterization, gamma_range, base)
 
     def estimate(self, z: Tensor, level: NoiseLevel, labels: Tensor | None = None) -> Estimate:
         heads = self._heads(z, level, labels, allowed=(1, 2))
@@ -219,6 +234,7 @@ class DirectDenoiser(_NetworkDenoiser):
         parameterization: ``v``, ``eps`` or ``x``.
         gamma_range: as for :class:`Denoiser`.
         ode: whether the network has the head for E[F | z].
+        base: as for :class:`Denoiser`; both estimates start from it.
 
     Raises:
         ValueError: as for :class:`Denoiser`.
@@ -232,8 +248,9 @@ class DirectDenoiser(_NetworkDenoiser):
         parameterization: str = "v",
         gamma_range: tuple[float, float] | None = None,
         ode: bool = False,
+        base: MixtureBase | None = None,
     ) -> None:
-        super().__init__(net, parameterization, gamma_range)
+        super().__init__(net, parameterization, gamma_range, base)
         self.ode = ode
 
     def estimate(self, z: Tensor, level: NoiseLevel, labels: Tensor | None = None) -> Estimate:

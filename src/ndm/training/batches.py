@@ -38,7 +38,7 @@ class Batch(NamedTuple):
         labels: their classes, (B,), or None.
         rows: which examples of the step's these are.
         total: how many the step has.
-        start: the place of the step's first example in the split, for validation.
+        start: how many examples of the validation came before this batch.
     """
 
     x: Tensor
@@ -133,7 +133,7 @@ class Stream:
 
 
 class InOrder:
-    """All the examples in batches, for validation, each shared among the devices.
+    """The examples of a validation in batches, each shared among the devices.
 
     A batch with fewer examples than devices gives those that go without one of it, with no rows of theirs: a sharded
     network has to be called by all devices or by none.
@@ -143,24 +143,37 @@ class InOrder:
         labels: their class labels, (N,), or None.
         batch_size: examples per batch, on all devices together.
         trainer: tells the device.
+        part: places of the examples that are taken, int64 (M,); None for all, in order.
+        repeats: how often they are taken: with other times and other noise each time, which makes the mean over few
+            examples less noisy.
     """
 
-    def __init__(self, examples: Examples, labels: Tensor | None, batch_size: int, trainer: Trainer) -> None:
+    def __init__(
+        self,
+        examples: Examples,
+        labels: Tensor | None,
+        batch_size: int,
+        trainer: Trainer,
+        part: Tensor | None = None,
+        repeats: int = 1,
+    ) -> None:
         self.examples = examples
         self.labels = labels
         self.batch_size = batch_size
         self.trainer = trainer
+        self.repeats = repeats
+        self.places = (torch.arange(len(examples)) if part is None else part).repeat(repeats)
 
     def __len__(self) -> int:
-        return -(-len(self.examples) // self.batch_size)
+        return -(-len(self.places) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        for start in range(0, len(self.examples), self.batch_size):
-            total = min(self.batch_size, len(self.examples) - start)
+        for start in range(0, len(self.places), self.batch_size):
+            total = min(self.batch_size, len(self.places) - start)
             rows = share_of(total, self.trainer.global_rank, self.trainer.world_size)
-            places = torch.arange(start, start + total)[rows]
+            places = self.places[start : start + total][rows]
             if len(places) == 0:
-                places = torch.tensor([start])
+                places = self.places[start : start + 1]
             yield Batch(self.examples[places], _rows_of(self.labels, places), rows, total, start)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable
 from datetime import timedelta
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, Timer, TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib import image
 from torch import Tensor
@@ -23,12 +22,13 @@ from ndm.data.choosing import evenly_spaced
 from ndm.noise import seed_of
 from ndm.sampling import sample
 from ndm.training.module import NDMModule
+from ndm.training.options import TrainerOptions
+from ndm.training.pace import Interruption, Outlook, Pace, Patience, Saving
+from ndm.training.progress import Bar, Journal
 from ndm.training.run import Run
 from ndm.transforms import Identity
 
-__all__ = ["EMA", "AtomicCheckpoints", "Journal", "Pictures", "callbacks", "timer_for"]
-
-logger = logging.getLogger("ndm.training")
+__all__ = ["EMA", "AtomicCheckpoints", "Pictures", "callbacks", "timer_for"]
 
 
 class EMA(Callback):
@@ -131,7 +131,8 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
 
 class Pictures(Callback):
-    """Samples, and images under the learned transformation, after every so many validations, in RUN/pictures.
+    """Samples, and images under the learned transformation, after the first and then every so many validations, in
+    RUN/pictures.
 
     They go to TensorBoard as well. They are made with the averaged weights and always from the same noise, so that
     what changes is what was learned.
@@ -155,7 +156,7 @@ class Pictures(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, NDMModule)
         self.validations += 1
-        if self.validations % self.every:
+        if (self.validations - 1) % self.every:
             return
         model, device = pl_module.model, pl_module.device
         classes = getattr(getattr(model.denoiser, "net", None), "classes", 0)
@@ -191,33 +192,20 @@ class Pictures(Callback):
         self.validations = state_dict["validations"]
 
 
-class Journal(Callback):
-    """A line in the log after every validation."""
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, NDMModule)
-        metrics = trainer.callback_metrics
-        bound = f"{metrics['val/total']:.4f} +- {metrics['val/total_stderr']:.4f} {pl_module.unit}"
-        speed, flow = metrics.get("train/ms_per_step"), metrics.get("train/examples_per_second")
-        pace = "" if speed is None or flow is None else f"   {speed:.1f} ms/step, {flow:.0f} examples/s"
-        logger.info("step %7d   validation %s%s", trainer.global_step, bound, pace)
-
-
-class _Bar(TQDMProgressBar):
-    """Lightning's progress bar, without the version number of the logger."""
-
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        return {k: v for k, v in super().get_metrics(trainer, pl_module).items() if k != "v_num"}
-
-
 def callbacks(
-    run: Run, decay: float, timer: Timer | None, progress: bool, pictures: Pictures | None = None
+    run: Run,
+    decay: float,
+    limits: TrainerOptions,
+    timer: Timer | None,
+    progress: bool,
+    pictures: Pictures | None = None,
 ) -> list[Callback]:
     """Every callback of a training.
 
     Args:
         run: where checkpoints go.
         decay: of the average of the weights.
+        limits: how long to train, with no number ``auto``.
         timer: ends the training, where there is a limit on the time.
         progress: show a bar.
         pictures: are drawn, if given.
@@ -230,10 +218,16 @@ def callbacks(
     best = ModelCheckpoint(filename=run.best.stem, monitor="val/total", mode="min", **common)
     # After best, so that last.ckpt knows of the best one even if both were written at this step.
     last = ModelCheckpoint(filename=run.last.stem, monitor=None, **common)
-    chosen: list[Callback] = [EMA(decay), Journal(), best, last]
+    assert isinstance(limits.val_check_interval, int)
+    assert limits.max_steps != "auto"
+    chosen: list[Callback] = [EMA(decay), Journal()]
     if pictures is not None:
         chosen.insert(0, pictures)  # before the average of the weights is put back
-    return chosen + ([timer] if timer else []) + ([_Bar()] if progress else [])
+    chosen += [Pace(limits.val_check_interval * limits.accumulate, limits.max_time)]
+    chosen += [Outlook(limits.max_steps, limits.max_time)]
+    chosen += [Patience(limits.patience)] if limits.patience is not None else []
+    chosen += [Bar(limits.max_steps, timer, limits.max_time)] if progress else []
+    return [*chosen, *([timer] if timer else []), Saving(run), Interruption(run), best, last]
 
 
 def timer_for(seconds: float | None) -> Timer | None:

@@ -6,13 +6,14 @@ import contextlib
 import importlib
 import importlib.util
 import logging
+import math
 import os
 import platform
 import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -28,19 +29,28 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 import ndm
-from ndm.data.base import Data
+from ndm.data.base import Data, part_of
 from ndm.model import NDM
+from ndm.training.automatic import resolve
 from ndm.training.batches import InOrder, Stream
 from ndm.training.callbacks import AtomicCheckpoints, Pictures, callbacks, timer_for
 from ndm.training.checks import check, first_step, some_unused
+from ndm.training.ending import finish
 from ndm.training.metrics import MetricsFile
 from ndm.training.module import NDMModule, NonFiniteLoss
 from ndm.training.options import TrainerOptions, TrainingOptions
+from ndm.training.progress import journal
 from ndm.training.run import Run, read_checkpoint
 
 __all__ = ["fit"]
 
 logger = logging.getLogger("ndm.training")
+
+#: Evaluations of the bound that a validation should have: fewer vectors, or images, are taken repeatedly.
+ENOUGH, ENOUGH_IMAGES, MOST_REPEATS = 4096, 128, 64
+
+#: Vectors that are validated at once, at least.
+VECTORS_AT_ONCE = 1024
 
 
 def fit(
@@ -55,6 +65,7 @@ def fit(
     config: str | None = None,
     command: str | None = None,
     progress: bool | None = None,
+    notes: Sequence[str] = (),
 ) -> NDM:
     """Train a model and write everything about it to a folder; see :mod:`ndm.training.run` for what is where.
 
@@ -71,6 +82,7 @@ def fit(
         config: the configuration, in YAML, to be kept in the folder; by default, what the arguments tell of it.
         command: what was typed, if it was a command, to be kept in the folder.
         progress: show a bar; by default on a terminal.
+        notes: what else is to be said at the beginning.
 
     Returns:
         The model, with the averaged weights, in evaluation mode: the one in ``out``/model.
@@ -80,9 +92,10 @@ def fit(
         FileExistsError: there is something in the folder; nothing was written.
         FileNotFoundError: there is nothing to resume.
         NonFiniteLoss: the loss or its gradient became NaN or infinite; the last checkpoint is from before.
-        KeyboardInterrupt: the last checkpoint is kept.
+        KeyboardInterrupt: the training was stopped by Ctrl-C or SIGTERM; there are a checkpoint and a model of the step
+            at which it was.
     """
-    training, trainer = training or TrainingOptions(), trainer or TrainerOptions()
+    training, trainer, chosen = resolve(training or TrainingOptions(), trainer or TrainerOptions(), data)
     if training.steps is not None:
         model.schedule.train_in_steps()
     run = Run(Path(out))
@@ -92,44 +105,63 @@ def fit(
         run.require_new()
     check(model, data, training)
     sharding = _sharding(model, trainer)
-    if progress is None:
-        progress = sys.stderr.isatty()
     timer = timer_for(trainer.max_time)
     pictures = Pictures(run, data, trainer.pictures_every, seed) if trainer.pictures_every else None
-    chosen = callbacks(run, training.ema, timer, progress, pictures)
+    called = callbacks(
+        run, training.ema, trainer, timer, sys.stderr.isatty() if progress is None else progress, pictures
+    )
     unused = some_unused(model, data, training)
     strategy = sharding.Sharded(_processes(trainer)) if sharding else _strategy(trainer, unused)
-    lightning = _lightning_trainer(run, trainer, chosen, first, progress, strategy)
+    lightning = _lightning_trainer(run, trainer, called, first, strategy)
+    assert isinstance(training.batch_size, int)
     stream = Stream(data, training.batch_size, seed, lightning, training.labels, trainer.accumulate)
     kind = sharding.ShardedModule if sharding else NDMModule
     module: NDMModule = kind(model, training, trainer, seed, timer)
-    goes_on = trainer.max_steps is None or first < trainer.max_steps
+    goes_on = not isinstance(trainer.max_steps, int) or first < trainer.max_steps
     first_process = lightning.is_global_zero  # with several devices, one process writes for all
     if first_process:
         _lock = run.begin(config, data, resume)  # until this function returns
         if goes_on:
             run.write_environment(_environment(lightning, trainer, command), resumed=resume)
-    with _quiet(), _journal(run.log, also_to_stderr=not progress) if first_process else contextlib.nullcontext():
+    with _quiet(), journal(run.log) if first_process else contextlib.nullcontext():
+        for line in [] if resume else [*data.summary(), *notes, chosen]:
+            if line:
+                logger.info("%s", line)
         logger.info("%s at step %d in %s", "resumed" if resume else "started", first, run.path)
         logger.info("%s", _sizes(model))
         if goes_on:
-            _train(lightning, module, stream, run, resume)
-        _take_weights(model, run.best if training.keep == "best" else run.last)
+            try:
+                _train(lightning, module, stream, run, resume)
+            except KeyboardInterrupt:
+                if first_process and run.last.is_file():
+                    _keep(model, training, run, data)
+                    logger.info(
+                        "stopped at step %d; go on with: %s", read_checkpoint(run.last)["global_step"], run.resume
+                    )
+                raise
+        else:
+            logger.info("it has its %d steps already; a larger trainer.max_steps goes on", first)
+        _keep(model, training, run, data, write=first_process)
         if first_process:
-            model.save_pretrained(run.model, card={"shape": list(data.shape)})
-        logger.info("finished: the model is in %s", run.model)
+            finish(model, data, run, module, training, trainer, seed, as_command=command is not None)
     return model
 
 
+def _keep(model: NDM, training: TrainingOptions, run: Run, data: Data, write: bool = True) -> None:
+    """Put the weights that are to be kept into the model, and the model into the run's folder."""
+    _take_weights(model, run.best if training.keep == "best" and run.best.is_file() else run.last)
+    if write:
+        model.save_pretrained(run.model, card={"shape": list(data.shape)})
+
+
 def _train(trainer: Trainer, module: NDMModule, stream: Stream, run: Run, resume: bool) -> None:
-    options, limits, data = module.options, module.limits, stream.data
+    options, limits = module.options, module.limits
     seed_everything(module.seed, verbose=False)
-    labels = data.labels("validation") if options.labels else None
-    validation = InOrder(data.examples("validation"), labels, stream.batch_size, trainer)
     if limits.precision == "64-true":
         module.double()  # before Lightning does, which loads a checkpoint first
     if limits.channels_last:
         module.to(memory_format=torch.channels_last)
+    validation = _validation(stream, options, limits, trainer)
     try:
         with module.prepared(), _interruptible(trainer):
             trainer.fit(module, stream, validation, ckpt_path=run.last if resume else None, weights_only=True)
@@ -138,9 +170,26 @@ def _train(trainer: Trainer, module: NDMModule, stream: Stream, run: Run, resume
         raise NonFiniteLoss(_advice(str(error), run, module)) from None
 
 
+def _validation(stream: Stream, options: TrainingOptions, limits: TrainerOptions, trainer: Trainer) -> InOrder:
+    """The examples of the validations: all, or the same random part every time; few vectors are taken repeatedly."""
+    examples = stream.data.examples("validation")
+    labels = stream.data.labels("validation") if options.labels else None
+    part, count = None, len(examples)
+    if limits.val_examples is not None:
+        assert isinstance(limits.val_examples, int)
+        part = part_of(count, limits.val_examples, stream.seed)
+        count = len(part)
+    enough = ENOUGH if len(stream.data.shape) == 1 else ENOUGH_IMAGES
+    repeats = max(1, min(MOST_REPEATS, math.ceil(enough / count)))
+    batch = max(stream.batch_size, VECTORS_AT_ONCE) if len(stream.data.shape) == 1 else stream.batch_size
+    return InOrder(examples, labels, batch, trainer, part, repeats)
+
+
 def _lightning_trainer(
-    run: Run, options: TrainerOptions, chosen: list[Callback], first: int, progress: bool, strategy: str | Strategy
+    run: Run, options: TrainerOptions, called: list[Callback], first: int, strategy: str | Strategy
 ) -> Trainer:
+    assert isinstance(options.val_check_interval, int)
+    assert options.max_steps != "auto"
     devices, num_nodes = _places(options)
     loggers: list[Logger] = [MetricsFile(run.metrics, first)]
     if importlib.util.find_spec("tensorboard"):
@@ -162,11 +211,11 @@ def _lightning_trainer(
                 max_steps=-1 if options.max_steps is None else options.max_steps,
                 max_epochs=-1,
                 num_sanity_val_steps=0,
-                enable_progress_bar=progress,
+                enable_progress_bar=False,  # Bar is ours
                 enable_model_summary=False,
                 use_distributed_sampler=False,  # the stream of batches sees to that
                 logger=loggers,
-                callbacks=chosen,
+                callbacks=called,
             )
     except (MisconfigurationException, RuntimeError) as error:
         raise ValueError(
@@ -320,26 +369,3 @@ def _quiet() -> Iterator[None]:
     finally:
         for name, level in zip(names, before, strict=True):
             logging.getLogger(name).setLevel(level)
-
-
-@contextlib.contextmanager
-def _journal(path: Path, also_to_stderr: bool) -> Iterator[None]:
-    """Write what the training says to a file, and to stderr where no bar is in the way."""
-    to_file = logging.FileHandler(path)
-    to_file.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
-    handlers: list[logging.Handler] = [to_file]
-    if also_to_stderr:
-        to_stderr = logging.StreamHandler()
-        to_stderr.setFormatter(logging.Formatter(f"{path.parent.name}: %(message)s"))
-        handlers.append(to_stderr)
-    level = logger.level
-    logger.setLevel(logging.INFO)
-    for handler in handlers:
-        logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        for handler in handlers:
-            logger.removeHandler(handler)
-            handler.close()

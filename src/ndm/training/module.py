@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule
@@ -22,11 +22,11 @@ from ndm.distributed import everywhere
 from ndm.dynamics import curvature
 from ndm.model import NDM
 from ndm.noise import Share, seed_of
-from ndm.training.batches import DROPOUT, NOISE, VALIDATION, Batch
+from ndm.training.batches import DROPOUT, NOISE, VALIDATION, Batch, InOrder
 from ndm.training.options import TrainerOptions, TrainingOptions
 from ndm.transforms import Neural
 
-__all__ = ["METRICS", "NDMModule", "NonFiniteLoss"]
+__all__ = ["METRICS", "NDMModule", "NonFiniteLoss", "Validation"]
 
 TERMS = ("diffusion", "prior", "reconstruction")
 
@@ -47,6 +47,27 @@ METRICS = (
     "val/total_stderr",
     *(f"val/{term}" for term in TERMS),
 )
+
+
+class Validation(NamedTuple):
+    """The bound of every validation example.
+
+    Attributes:
+        step: after which step.
+        totals: (N,), in :attr:`NDMModule.unit`.
+    """
+
+    step: int
+    totals: Tensor
+
+    def below(self, other: Validation) -> tuple[float, float]:
+        """How much lower this validation's mean is than another's, and the standard error of the paired difference.
+
+        The times and the noise of both are the same, so that the difference is far less noisy than either mean.
+        """
+        gain = other.totals - self.totals
+        error = gain.std() / math.sqrt(len(gain)) if len(gain) > 1 else gain.new_tensor(math.nan)
+        return gain.mean().item(), error.item()
 
 
 class NonFiniteLoss(RuntimeError):  # noqa: N818 - it reads as what happened
@@ -92,6 +113,7 @@ class NDMModule(LightningModule):
         self._validated: list[tuple[Tensor, Tensor]] = []  # values of the terms and the places of the examples
         self._pieces: list[dict[str, Tensor]] = []  # the terms of what has been seen of the batch of a step
         self._due = False  # whether this step is logged: Lightning would ask for the numbers of every step, at a cost
+        self.validations: list[Validation] = []  # of this session, in their order
         self._durations: deque[float] = deque(maxlen=self.limits.log_every_n_steps * self.limits.accumulate)
 
     def _check_curvature(self) -> None:
@@ -236,8 +258,10 @@ class NDMModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         values, places = (torch.cat(pieces) for pieces in zip(*self._validated, strict=True))
         self._validated.clear()
-        examples = len(self.trainer.val_dataloaders.examples)  # type: ignore[union-attr]
-        values = self._in_unit(everywhere(values, places, examples), self._dimensions)
+        loader = self.trainer.val_dataloaders
+        assert isinstance(loader, InOrder)
+        values = self._in_unit(everywhere(values, places, len(loader.places)), self._dimensions)
+        values = values.unflatten(0, (loader.repeats, -1)).mean(0)
         total = values[:, : len(TERMS)].sum(1)
         if not torch.isfinite(values).all():
             finite = torch.isfinite(values).all(0).tolist()
@@ -246,10 +270,11 @@ class NDMModule(LightningModule):
                 f"the bound is not finite ({', '.join(names)}) at the validation after step {self.global_step}"
             )
         self.log("val/total", total.mean(), prog_bar=True)
-        self.log("val/total_stderr", total.std() / math.sqrt(len(total)))
+        self.log("val/total_stderr", total.std() / math.sqrt(len(total)) if len(total) > 1 else math.nan)
         for name, mean in zip(TERMS, values.mean(0), strict=False):
             self.log(f"val/{name}", mean)
         self.log("step", float(self.global_step))
+        self.validations.append(Validation(self.global_step, total.cpu()))
 
     # ---- the optimiser
 
@@ -291,7 +316,8 @@ class NDMModule(LightningModule):
 
     def _progress(self, step: int) -> float:
         """The part of the training that is done, 0 to 1, by the steps or by the clock, whichever is farther."""
-        by_steps = step / self.limits.max_steps if self.limits.max_steps else 0.0
+        most = self.limits.max_steps
+        by_steps = step / most if isinstance(most, int) else 0.0
         by_time = 0.0
         if self.timer is not None and self.limits.max_time:
             by_time = self.timer.time_elapsed() / self.limits.max_time

@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+#: A number that is chosen from the data and the machine: see :mod:`ndm.training.automatic`.
+Auto = Literal["auto"]
+
 __all__ = ["TrainerOptions", "TrainingOptions"]
 
 
@@ -24,13 +27,16 @@ class TrainingOptions:
         rate: what becomes of the learning rate then: ``cosine`` falls to zero at the end, ``constant`` stays.
         beta2: of AdamW, the decay of its second moments; VDM (arXiv 2107.00630) uses 0.99.
         ema: decay per step of the running average of the weights, which is what is validated and saved.
-        batch_size: examples per step, on all devices together.
+        batch_size: examples per step, on all devices together; ``auto``: see :mod:`ndm.training.automatic`.
         labels: give the class labels to the denoiser, whose network must be built with ``classes``.
         label_dropout: the share of labels that are replaced by "no class", which classifier-free guidance needs.
         curvature: the weight of a penalty on the acceleration of the reverse ODE's paths, see ndm.curvature,
             beside the bound in nats; a step takes several times as long. 0 for none.
         standardize: bring continuous data to zero mean and unit variance; the model still speaks in the data's units.
-        keep: which weights become RUN/model: the ``last`` ones, or the ``best`` by the validation bound.
+        base: what the network of a table's denoiser is added to: the exact denoiser of a ``mixture`` of Gaussians that
+            is fitted to the training split (:class:`ndm.MixtureBase`), or ``none``; ``auto``: a mixture where there are
+            fewer than 1,000 training examples. For the command line, as ``standardize`` is.
+        keep: which weights become RUN/model: the ``best`` by the validation bound, or the ``last`` ones.
 
     Raises:
         ValueError: a number is out of its range.
@@ -45,12 +51,13 @@ class TrainingOptions:
     rate: Literal["cosine", "constant"] = "cosine"
     beta2: float = 0.999
     ema: float = 0.999
-    batch_size: int = 128
+    batch_size: int | Auto = 128
     labels: bool = False
     label_dropout: float = 0.0
     curvature: float = 0.0
     standardize: bool = True
-    keep: Literal["last", "best"] = "last"
+    base: Literal["auto", "mixture", "none"] = "auto"
+    keep: Literal["best", "last"] = "best"
 
     def __post_init__(self) -> None:
         _require(self.steps is None or self.steps >= 1, "training.steps", self.steps, "at least 1, or null")
@@ -62,10 +69,11 @@ class TrainingOptions:
         _require(self.rate in ("cosine", "constant"), "training.rate", self.rate, "cosine or constant")
         _require(0 <= self.beta2 < 1, "training.beta2", self.beta2, "at least 0 and below 1")
         _require(0 <= self.ema < 1, "training.ema", self.ema, "at least 0 and below 1")
-        _require(self.batch_size >= 1, "training.batch_size", self.batch_size, "at least 1")
+        _require_count("training.batch_size", self.batch_size)
         _require(0 <= self.label_dropout < 1, "training.label_dropout", self.label_dropout, "at least 0 and below 1")
         _require(0 <= self.curvature < math.inf, "training.curvature", self.curvature, "0 or more")
-        _require(self.keep in ("last", "best"), "training.keep", self.keep, "last or best")
+        _require(self.base in ("auto", "mixture", "none"), "training.base", self.base, "auto, mixture or none")
+        _require(self.keep in ("best", "last"), "training.keep", self.keep, "best or last")
 
 
 @dataclass(frozen=True)
@@ -73,8 +81,10 @@ class TrainerOptions:
     """How long to train, on what, and how often to look: what is passed on to lightning.Trainer.
 
     Args:
-        max_steps: optimiser steps after which training ends; null for no such limit.
+        max_steps: optimiser steps after which training ends; ``auto``: by the number of examples, see
+            :mod:`ndm.training.automatic`; null for no such limit.
         max_time: seconds after which training ends, earlier sessions of a resumed run included; null for no limit.
+        patience: validations without a lower bound after which training ends; null to go on to the limit.
         accelerator: ``auto``, ``cpu``, ``gpu``, ``mps``.
         devices: how many of them on each computer; under torchrun its own number counts.
         num_nodes: how many computers; under torchrun its own number counts.
@@ -89,16 +99,21 @@ class TrainerOptions:
             for outliers: below the usual norm (``train/gradient_norm`` in metrics.csv), as 1 often is, the gradient's
             fall never reaches Adam, and at a high learning rate the training may break.
         log_every_n_steps: steps between two lines of the training curve.
-        val_check_interval: steps between two validations, at each of which a checkpoint is written.
-        pictures_every: validations between two sets of pictures, of samples and of the learned transformation; 0 for
-            none.
+        val_check_interval: steps between two validations, at each of which a checkpoint is written; ``auto``: a
+            fiftieth of ``max_steps``. A training that is slow is validated after the first minute and then every two
+            minutes as well.
+        val_examples: validate on a random part of this many examples, the same every time; null for all; ``auto``:
+            see :mod:`ndm.training.automatic`.
+        pictures_every: validations between two sets of pictures, of samples and of the learned transformation, the
+            first of which comes with the first validation; 0 for none.
 
     Raises:
         ValueError: a number is out of its range, or there is no limit at all.
     """
 
-    max_steps: int | None = 10_000
+    max_steps: int | Auto | None = "auto"
     max_time: float | None = None
+    patience: int | None = 10
     accelerator: str = "auto"
     devices: int = 1
     num_nodes: int = 1
@@ -109,16 +124,22 @@ class TrainerOptions:
     accumulate: int = 1
     gradient_clip_val: float | None = 20.0
     log_every_n_steps: int = 50
-    val_check_interval: int = 500
+    val_check_interval: int | Auto = "auto"
+    val_examples: int | Auto | None = "auto"
     pictures_every: int = 0
 
     def __post_init__(self) -> None:
         steps, time, clip = self.max_steps, self.max_time, self.gradient_clip_val
-        _require(steps is None or steps >= 1, "trainer.max_steps", steps, "at least 1, or null")
+        if steps is not None:
+            _require_count("trainer.max_steps", steps, ", or null")
         _require(time is None or time > 0, "trainer.max_time", time, "a positive number of seconds, or null")
         _require(clip is None or clip > 0, "trainer.gradient_clip_val", clip, "positive, or null")
-        for name in ("devices", "num_nodes", "accumulate", "log_every_n_steps", "val_check_interval"):
+        for name in ("devices", "num_nodes", "accumulate", "log_every_n_steps"):
             _require(getattr(self, name) >= 1, f"trainer.{name}", getattr(self, name), "at least 1")
+        _require_count("trainer.val_check_interval", self.val_check_interval)
+        if self.val_examples is not None:
+            _require_count("trainer.val_examples", self.val_examples, ", or null")
+        _require(self.patience is None or self.patience >= 1, "trainer.patience", self.patience, "at least 1, or null")
         _require(self.pictures_every >= 0, "trainer.pictures_every", self.pictures_every, "0 or more")
         _require(self.strategy in ("ddp", "fsdp"), "trainer.strategy", self.strategy, "ddp or fsdp")
         if steps is None and time is None:
@@ -128,3 +149,7 @@ class TrainerOptions:
 def _require(condition: bool, name: str, value: object, range_: str) -> None:
     if not condition:
         raise ValueError(f"{name} must be {range_}, got {value}.")
+
+
+def _require_count(name: str, value: int | str, otherwise: str = "") -> None:
+    _require(value == "auto" or (isinstance(value, int) and value >= 1), name, value, f"at least 1, or auto{otherwise}")

@@ -1,0 +1,169 @@
+"""The end of a training: what became of it in sentences, samples to look at, and what to do next."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ndm import plotting
+from ndm.baselines import gaussian_mixture, has_mixtures
+from ndm.data.base import Data, part_of
+from ndm.likelihood import log_likelihood
+from ndm.model import NDM
+from ndm.noise import seed_of
+from ndm.sampling import sample
+from ndm.training.module import NDMModule, Validation
+from ndm.training.options import TrainerOptions, TrainingOptions
+from ndm.training.run import Run
+
+__all__ = ["finish", "verdict"]
+
+logger = logging.getLogger("ndm.training")
+
+#: Samples that are written at the end: images of one picture, rows of a table.
+IMAGES, ROWS = 36, 1000
+
+#: Steps of the samplers for them.
+STEPS = {"images": 50, "rows": 100}
+
+#: Standard errors that a difference has to have to be spoken of.
+CLEAR = 2.0
+
+#: Validation rows that the model and a Gaussian mixture are compared on, and most columns of such a table.
+COMPARED, COLUMNS = 200, 64
+
+#: Nats that their log-densities may be wrong by.
+TOLERANCE = 0.3
+
+
+def finish(
+    model: NDM,
+    data: Data,
+    run: Run,
+    module: NDMModule,
+    training: TrainingOptions,
+    trainer: TrainerOptions,
+    seed: int,
+    as_command: bool,
+) -> None:
+    """Say what the training came to, write samples into the run's folder, and name the next commands.
+
+    Args:
+        model: with the weights that are kept.
+        data: the data set.
+        run: where everything is.
+        module: knows the validations.
+        training: how it was trained.
+        trainer: for how long.
+        seed: of the samples.
+        as_command: whether it was started by ``ndm train``, so that commands are of use.
+    """
+    said = verdict(module.validations, module.unit, training.keep, trainer, run)
+    if as_command and len(data.shape) == 1 and model.decoder.levels is None and data.shape[0] <= COLUMNS:
+        said.append(_against_a_mixture(model, data, seed))
+    for line in filter(None, said):
+        logger.info("%s", line)
+    samples = _write_samples(model, data, run, seed)
+    logger.info("finished: the model is in %s, samples of it are in %s", run.model, samples)
+    if as_command:
+        path, kind = shlex.quote(str(run.path)), samples.suffix
+        logger.info("next: ndm evaluate %s", path)
+        logger.info("      ndm sample %s -n 64 --out samples%s", path, kind)
+        logger.info("      ndm report %s --out report.html", path)
+
+
+def verdict(validations: Sequence[Validation], unit: str, keep: str, trainer: TrainerOptions, run: Run) -> list[str]:
+    """What became of a training, in sentences.
+
+    Args:
+        validations: of this session.
+        unit: of their bounds.
+        keep: which weights are kept, ``best`` or ``last``.
+        trainer: for how long it was to go on.
+        run: its folder.
+    """
+    if not validations:
+        return []
+    best = min(validations, key=lambda validation: float(validation.totals.mean()))
+    last = validations[-1]
+    kept = best if keep == "best" else last
+    error = kept.totals.std() / math.sqrt(len(kept.totals)) if len(kept.totals) > 1 else torch.tensor(math.nan)
+    mean = f"{kept.totals.mean():.3f} +- {error:.3f} {unit}"
+    said = [f"validation: {mean} at step {kept.step:,}, the {keep}; a bound, lower is better"]
+    gain, gain_error = best.below(last)
+    if gain > CLEAR * gain_error:
+        worse = f"the last step, {last.step:,}, is worse by {gain:.3f} +- {gain_error:.3f} {unit}"
+        if keep == "best":
+            said.append(f"{worse}: it is not kept")
+        else:
+            said.append(f"WARNING: {worse} than step {best.step:,}, and is kept; training.keep=best keeps that one")
+    said += _still_improving(validations, unit, trainer, run) if best is last else []
+    return said
+
+
+def _still_improving(validations: Sequence[Validation], unit: str, trainer: TrainerOptions, run: Run) -> list[str]:
+    """Whether the last fifth of the validations has brought something still."""
+    some = max(1, len(validations) // 5)
+    if len(validations) <= some or not isinstance(trainer.max_steps, int):
+        return []
+    last, before = validations[-1], validations[-1 - some]
+    gain, error = last.below(before)
+    if not gain > max(CLEAR * error, 0.0):
+        return []
+    by = f"{gain / some:.3f} {unit} a validation"
+    return [f"still improving, by {by}: go on with {run.resume} --trainer.max_steps {2 * trainer.max_steps}"]
+
+
+def _against_a_mixture(model: NDM, data: Data, seed: int) -> str:
+    """A sentence about a Gaussian mixture where it describes the validation rows better than the model."""
+    rows, others = data.split("train"), data.split("validation")
+    if not has_mixtures() or len(rows) < 2 or len(others) < 2:
+        return ""
+    mixture = gaussian_mixture(rows, others, seed)
+    some = others[part_of(len(others), COMPARED, seed)]
+    found = log_likelihood(model, some, tolerance=TOLERANCE, generator=torch.Generator().manual_seed(seed))
+    gap = mixture.log_prob(some) - found.log_prob.double()
+    gap = gap[torch.isfinite(gap)]
+    if len(gap) < 2:
+        return ""
+    mean, error = gap.mean().item(), gap.std().item() / math.sqrt(len(gap))
+    if mean < CLEAR * error:
+        return ""
+    return (
+        f"WARNING: a Gaussian mixture of {mixture.components} component(s) describes the validation split better, by "
+        f"{mean:.2f} +- {error:.2f} nats ({len(gap)} rows): for these data it may be the better model"
+    )
+
+
+def _write_samples(model: NDM, data: Data, run: Run, seed: int) -> Path:
+    """Samples of the model: a picture of images or of points, a CSV of a table's rows."""
+    images = len(data.shape) != 1
+    classes = getattr(getattr(model.denoiser, "net", None), "classes", 0)
+    count = IMAGES if images else ROWS
+    x = sample(
+        model,
+        count,
+        data.shape,
+        steps=STEPS["images" if images else "rows"],
+        labels=torch.arange(count) % classes if classes else None,
+        generator=torch.Generator().manual_seed(seed_of(seed, count)),
+        progress=False,
+    )
+    if images or data.columns is None:
+        plotting.save_grid(x, path := run.path / "samples.png", data.levels)
+        return path
+    path = run.path / "samples.csv"
+    rows = x.numpy()
+    if data.levels is not None:
+        rows = np.rint((rows + 1) * (data.levels / 2) - 0.5).astype(int)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerow(data.columns)
+        np.savetxt(file, rows, delimiter=",", fmt="%.9g")
+    return path

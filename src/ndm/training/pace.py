@@ -1,0 +1,236 @@
+"""When a training is validated, saved and stopped: by the clock where steps are slow, by patience, and on request."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, EarlyStopping
+
+from ndm.training.run import Run
+
+__all__ = ["Interruption", "Outlook", "Pace", "Patience", "Saving", "span"]
+
+logger = logging.getLogger("ndm.training")
+
+#: Seconds until the first validation, between two of them, and between two checkpoints, at most.
+FIRST, BETWEEN, SAVED = 60.0, 120.0, 120.0
+
+#: Of a training that is limited by ``max_time``: validations, at least; but not more often than every two seconds.
+PARTS, QUICK = 20, 2.0
+
+#: Steps that are timed before the length of a training is foretold; the first one is left out.
+TIMED = 10
+
+#: Seconds below which the length of a training is not worth a sentence.
+SHORT = 20.0
+
+
+class Pace(Callback):
+    """Validations by the clock, beside those after every ``val_check_interval`` steps.
+
+    The first one comes after a minute at the latest, then one every two minutes, or more often where ``max_time`` is
+    short: a slow training shows early what it does, and has a checkpoint. They change what is seen of a training, and
+    not its course, but for the count of ``trainer.patience``.
+
+    Args:
+        interval: steps between two validations, what Lightning was told.
+        max_time: seconds that the training may take, or None.
+    """
+
+    def __init__(self, interval: int, max_time: float | None) -> None:
+        self.interval = interval
+        self.between = BETWEEN if max_time is None else min(BETWEEN, max(QUICK, max_time / PARTS))
+        self._last: float | None = None
+        self._any = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._last = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        assert self._last is not None
+        limit = self.between if self._any else min(FIRST, self.between)
+        if agreed(trainer, time.monotonic() - self._last >= limit):
+            trainer.val_check_batch = 1  # Lightning asks for it right after this hook
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.val_check_batch = self.interval
+        self._last, self._any = time.monotonic(), True
+
+
+def agreed(trainer: Trainer, decision: bool) -> bool:
+    """The first process's decision, which all processes have to follow."""
+    return trainer.strategy.broadcast(decision) if trainer.world_size > 1 else decision
+
+
+class Patience(EarlyStopping):
+    """Early stopping: ends the training after so many validations without a lower bound than the best.
+
+    A training that was stopped and is resumed begins to count again.
+
+    Args:
+        validations: how many.
+    """
+
+    def __init__(self, validations: int) -> None:
+        super().__init__(monitor="val/total", patience=validations, check_finite=False, check_on_train_epoch_end=False)
+        self._asked = validations
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended the training."""
+        return self.wait_count >= self.patience
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.patience = self._asked  # what this session was told, which may be more
+        self.stopped_epoch = 0
+        if self.over:
+            self.wait_count = 0
+
+    @property
+    def state_key(self) -> str:
+        return "Patience"
+
+
+class Saving(Callback):
+    """A checkpoint at least every two minutes, so that a crash loses no more than that.
+
+    Args:
+        run: where it goes.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self._last = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._last = time.monotonic()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._last = time.monotonic()  # ModelCheckpoint saves now
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        if agreed(trainer, time.monotonic() - self._last >= SAVED):
+            trainer.save_checkpoint(self.run.last)
+            self._last = time.monotonic()
+
+
+class Interruption(Callback):
+    """Ctrl-C and SIGTERM end a training after the step at hand, with a checkpoint; a second one ends it at once.
+
+    Args:
+        run: where the checkpoint goes.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.signal: int | None = None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take the signals over. Elsewhere than in the main thread that cannot be done, and nothing happens."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Here, since Lightning sets handlers of its own before.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, self._received)
+
+    def _received(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = number
+        logger.info("stopping after this step with a checkpoint; once more stops at once, without")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        if agreed(trainer, self.signal is not None):
+            trainer.save_checkpoint(self.run.last)
+            raise KeyboardInterrupt
+
+
+class Outlook(Callback):
+    """Says after the first few steps how long the training will take.
+
+    Args:
+        max_steps: optimiser steps in all, or None.
+        max_time: seconds in all, or None.
+    """
+
+    def __init__(self, max_steps: int | None, max_time: float | None) -> None:
+        self.max_steps = max_steps
+        self.max_time = max_time
+        self._times: list[float] = []
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if len(self._times) > TIMED or (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        self._times.append(time.monotonic())
+        waited = self._times[-1] - self._times[0]
+        if len(self._times) > TIMED or waited > FIRST / 2:
+            step = waited / (len(self._times) - 1)
+            self._times += [self._times[-1]] * TIMED  # said once
+            if said := outlook(step, trainer.global_step, self.max_steps, self.max_time):
+                logger.info("%s", said)
+
+
+def outlook(step: float, done: int, max_steps: int | None, max_time: float | None) -> str:
+    """What to say about the length of a training; empty if it is short.
+
+    Args:
+        step: seconds that a step takes.
+        done: steps that are done.
+        max_steps: steps in all, or None.
+        max_time: seconds in all, or None.
+    """
+    if max_steps is None:
+        assert max_time is not None
+        return f"a step takes {1000 * step:.3g} ms here: about {max_time / step:,.0f} steps in {span(max_time)}"
+    left = (max_steps - done) * step
+    if max_time is not None and max_time < left:
+        return (
+            f"{max_steps:,} steps would take about {span(left)} here; trainer.max_time stops after {span(max_time)}, "
+            f"about {max_time / step:,.0f} steps"
+        )
+    if left < SHORT:
+        return ""
+    less = "" if left < 900 else "; --trainer.max_time 600 stops after ten minutes"
+    return f"{max_steps - done:,} steps take about {span(left)} here{less}"
+
+
+def span(seconds: float) -> str:
+    """A length of time in words, as in "12 seconds", "5 minutes", "80 hours"."""
+    for size, name in ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes")):
+        if seconds >= 2 * size and not (name == "days" and seconds < 5 * size):
+            return f"{seconds / size:.0f} {name}"
+    return f"{seconds:.0f} seconds"
