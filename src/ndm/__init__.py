@@ -11,6 +11,7 @@ from ndm.distances import SampleDistance, mmd, sliced_wasserstein
 from ndm.dynamics import PathCost, acceleration, curvature, ode_paths, path_cost
 from ndm.grids import optimal_grid
 from ndm.likelihood import LogLikelihood, log_likelihood
+from ndm.mixture import MixtureBase
 from ndm.model import NDM
 from ndm.parts import Part
 from ndm.process import ConstantVolatility, LearnedVolatility, Standardize
@@ -51,6 +52,7 @@ __all__ = [
     "LearnedVolatility",
     "LinearSchedule",
     "LogLikelihood",
+    "MixtureBase",
     "Neural",
     "NoiseLevel",
     "OTSchedule",

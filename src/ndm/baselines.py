@@ -60,6 +60,21 @@ class GaussianMixture:
         self.rows = rows
         self._mixture, self._mean, self._std = mixture, mean, std
 
+    @property
+    def weights(self) -> np.ndarray:
+        """pi, (K,)."""
+        return self._mixture.weights_
+
+    @property
+    def means(self) -> np.ndarray:
+        """mu, (K, d), in the data's units."""
+        return self._mixture.means_ * self._std + self._mean
+
+    @property
+    def covariances(self) -> np.ndarray:
+        """S, (K, d, d), in the data's units."""
+        return self._mixture.covariances_ * np.outer(self._std, self._std)
+
     def log_prob(self, x: Tensor) -> Tensor:
         """The log-density of rows, (B, d) -> (B,), float64, in nats, in the data's units.
 

@@ -165,11 +165,10 @@ def _train(arguments: list[str]) -> None:
             resume=resume,
             config=configuration.text,
             command=shlex.join(command),
+            notes=built.notes,
         )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_after_stop(run, command)) from None
-    if sys.stderr.isatty():  # elsewhere the training has said so itself
-        _say(f"the model is in {run.model}")
 
 
 def _without_out(command: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 r"""The exact denoiser of data that are a Gaussian mixture, for a network to start from.
 
-For x ~ sum_k pi_k N(mu_k, S_k) and z = alpha x + sigma noise (method, section 2, F = x), with S_k = U_k diag(lambda_k) U_k^T,
+For x ~ sum_k pi_k N(mu_k, S_k) and z = alpha x + sigma noise (method, section 2, F = x), with
+S_k = U_k diag(lambda_k) U_k^T,
 
     p(k | z)  ~  pi_k N(z; alpha mu_k, alpha^2 S_k + sigma^2 I)
     E[noise | z] = sigma sum_k p(k | z) (alpha^2 S_k + sigma^2 I)^{-1} (z - alpha mu_k)
@@ -29,9 +30,9 @@ __all__ = ["MixtureBase"]
 class MixtureBase(Part):
     """What a denoiser's network adds to: the exact estimate for a Gaussian mixture.
 
-    With a network that starts from zero, as those of :mod:`ndm.networks` do, a model begins as the mixture: its bound is
-    the mixture's -log p, up to the schedule's end points. Training then corrects what is not Gaussian, which a table of
-    a few hundred rows may have too little of to be learned from nothing. It is for ``Denoiser(base=...)``.
+    With a network that starts from zero, as those of :mod:`ndm.networks` do, a model begins as the mixture: its bound
+    is the mixture's -log p, up to the schedule's end points. Training then corrects what is not Gaussian, which a table
+    of a few hundred rows may have too little of to be learned from nothing. It is for ``Denoiser(base=...)``.
 
     Args:
         features: d, the number of dimensions of an example.

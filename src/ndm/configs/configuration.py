@@ -11,7 +11,7 @@ import math
 import random
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,6 +30,7 @@ from ndm.model import NDM
 from ndm.process import ConstantVolatility, LearnedVolatility, Standardize
 from ndm.schedules import Schedule
 from ndm.training import TrainerOptions, TrainingOptions
+from ndm.training.automatic import add_base, resolve, width
 from ndm.transforms import Transform
 from ndm.variances import ReverseVariance
 
@@ -82,6 +83,7 @@ class Built:
     training: TrainingOptions
     trainer: TrainerOptions
     seed: int
+    notes: tuple[str, ...] = ()
 
 
 class Configuration:
@@ -130,7 +132,8 @@ class Configuration:
     def build(self) -> Built:
         """Make the objects. The seed is set first, so that the same configuration gives the same initial weights.
 
-        Where a network's ``features`` or ``channels`` are null, the configuration gets those of the data.
+        Where a network's ``features`` or ``channels`` are null, the configuration gets those of the data; where its
+        ``hidden`` is, and where an option of the training is ``auto``, what :mod:`ndm.training.automatic` chooses.
 
         Raises:
             ValueError: a part refuses its arguments, or the parts do not fit each other.
@@ -144,15 +147,26 @@ class Configuration:
         data = _data(self.values.data)
         _fill(self.values.model, "features", lambda: math.prod(data.shape))
         _fill(self.values.model, "channels", lambda: data.shape[0])
+        _fill(self.values.model, "hidden", lambda: width(data))
         try:
             built = self.parser.instantiate(self.values)
         except (ValueError, TypeError) as error:
             explain(str(error), self.parser)
         parts = dict(vars(built.model))
+        training, trainer, chosen = resolve(built.training, built.trainer, data)
         continuous = data.levels is None and getattr(parts["decoder"], "levels", None) is None
-        if parts["standardize"] is None and built.training.standardize and continuous:
+        if parts["standardize"] is None and training.standardize and continuous:
             parts["standardize"] = _standardize(data)
-        return Built(compose(**parts), data, built.training, built.trainer, seed)
+        training, started = add_base(training, parts["denoiser"], data, parts["standardize"], seed)
+        self._keep_numbers(training, trainer)
+        return Built(compose(**parts), data, training, trainer, seed, tuple(filter(None, (chosen, started))))
+
+    def _keep_numbers(self, training: TrainingOptions, trainer: TrainerOptions) -> None:
+        """Put what was chosen into the configuration in place of ``auto``."""
+        for section, options in (("training", training), ("trainer", trainer)):
+            for name in (field.name for field in fields(options)):
+                if self.values[f"{section}.{name}"] == "auto":
+                    self.values[f"{section}.{name}"] = getattr(options, name)
 
 
 def read_data(path: Path, overrides: Sequence[str] = ()) -> Data:

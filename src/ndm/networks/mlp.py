@@ -20,7 +20,8 @@ class ResidualMLP(Backbone):
     Args:
         features: number of features of one example, the product of its shape. In a configuration null stands for
             that of the data, which `ndm train` fills in.
-        hidden: width of the residual stream.
+        hidden: width of the residual stream. In a configuration null stands for one that `ndm train` chooses by the
+            number of features.
         depth: number of residual blocks.
         heads: how many outputs of the example's shape; they are stacked along dimension 1.
         level: whether the network sees the noise level; without, it is called as ``net(x)``.
@@ -30,7 +31,7 @@ class ResidualMLP(Backbone):
         dropout: share of hidden units dropped in training.
 
     Raises:
-        ValueError: ``features`` is None.
+        ValueError: ``features`` or ``hidden`` is None.
 
     Example:
         >>> import torch
@@ -42,7 +43,7 @@ class ResidualMLP(Backbone):
     def __init__(
         self,
         features: int | None,
-        hidden: int = 128,
+        hidden: int | None = 128,
         depth: int = 3,
         heads: int = 1,
         level: bool = True,
@@ -54,6 +55,8 @@ class ResidualMLP(Backbone):
         super().__init__()
         if features is None:
             raise ValueError("ResidualMLP has to know how many features an example has, as in features=2.")
+        if hidden is None:
+            raise ValueError("ResidualMLP has to know how wide it is to be, as in hidden=128.")
         self.features, self.heads, self.level, self.classes = features, heads, level, classes
         conditions = self._build_embeddings(embedding)
         self.input = nn.Linear(features, hidden)
