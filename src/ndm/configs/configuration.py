@@ -21,7 +21,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ndm import configs
 from ndm.configs.explaining import UNLISTED, explain
-from ndm.configs.reading import forget_other_classes, import_networks, read_tree, take_texts
+from ndm.configs.reading import forget_other_classes, import_networks, pairs, read_tree, take_texts
 from ndm.configs.yamltext import MODE, dump
 from ndm.data import Data
 from ndm.decoders import Decoder
@@ -30,7 +30,7 @@ from ndm.model import NDM
 from ndm.process import ConstantVolatility, LearnedVolatility, Standardize
 from ndm.schedules import Schedule
 from ndm.training import TrainerOptions, TrainingOptions
-from ndm.training.automatic import add_base, resolve, width
+from ndm.training.automatic import add_base, on_cpu, resolve, width
 from ndm.transforms import Transform
 from ndm.variances import ReverseVariance
 
@@ -92,15 +92,17 @@ class Configuration:
     Args:
         parser: which it was read by.
         values: what was read.
+        notes: what is to be said about it.
     """
 
-    def __init__(self, parser: ArgumentParser, values: Namespace) -> None:
+    def __init__(self, parser: ArgumentParser, values: Namespace, notes: tuple[str, ...] = ()) -> None:
         self.parser = parser
         self.values = values
+        self.notes = notes
 
     @classmethod
     def read(cls, name: str, overrides: Sequence[str] = (), tiny: bool = False) -> Configuration:
-        """Read a configuration.
+        """Read a configuration; without a GPU, or with ``trainer.accelerator: cpu``, with its section ``cpu``.
 
         Args:
             name: a file, or the bare name of a shipped configuration.
@@ -110,9 +112,13 @@ class Configuration:
         Raises:
             ValueError: the file cannot be read, or a name or a value in it or in the overrides is wrong.
         """
-        tree = read_tree(name, tiny)
+        whole = read_tree(name, tiny)
+        written = whole.get("trainer", {}).get("accelerator", "auto")
+        cpu = not tiny and on_cpu(str(_last(overrides, "trainer.accelerator") or written))
+        tree = read_tree(name, tiny, cpu)
         parser = _parser()
-        return cls(parser, _parsed(parser, tree, overrides))
+        note = f"no GPU is used: the section cpu of the configuration {name} is laid over the rest of it"
+        return cls(parser, _parsed(parser, tree, overrides), (note,) if tree != whole else ())
 
     @staticmethod
     def help(overrides: Sequence[str]) -> NoReturn:
@@ -159,7 +165,7 @@ class Configuration:
             parts["standardize"] = _standardize(data)
         training, started = add_base(training, parts["denoiser"], data, parts["standardize"], seed)
         self._keep_numbers(training, trainer)
-        return Built(compose(**parts), data, training, trainer, seed, tuple(filter(None, (chosen, started))))
+        return Built(compose(**parts), data, training, trainer, seed, (*self.notes, *filter(None, (chosen, started))))
 
     def _keep_numbers(self, training: TrainingOptions, trainer: TrainerOptions) -> None:
         """Put what was chosen into the configuration in place of ``auto``."""
@@ -167,6 +173,12 @@ class Configuration:
             for name in (field.name for field in fields(options)):
                 if self.values[f"{section}.{name}"] == "auto":
                     self.values[f"{section}.{name}"] = getattr(options, name)
+
+
+def _last(overrides: Sequence[str], name: str) -> str | None:
+    """The last value among the overrides of the option ``--name``; None if it is not there."""
+    values = [value for key, value in pairs(overrides) if key == name]
+    return values[-1] if values else None
 
 
 def read_data(path: Path, overrides: Sequence[str] = ()) -> Data:

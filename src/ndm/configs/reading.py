@@ -14,27 +14,31 @@ from ndm import configs
 from ndm.configs.explaining import bare, nearest
 from ndm.configs.yamltext import as_written, kind_of_text, load, load_texts
 
-__all__ = ["forget_other_classes", "import_networks", "read_tree", "take_texts"]
+__all__ = ["forget_other_classes", "import_networks", "pairs", "read_tree", "take_texts"]
 
-_SECTIONS = ("seed", "model", "data", "training", "trainer", "extends", "tiny")
+_SECTIONS = ("seed", "model", "data", "training", "trainer", "extends", "tiny", "cpu")
 
 
-def read_tree(name: str, tiny: bool = False) -> dict[str, Any]:
+def read_tree(name: str, tiny: bool = False, cpu: bool = False) -> dict[str, Any]:
     """A configuration's sections, those of the one that it ``extends`` among them.
 
     Args:
         name: a file, or the bare name of a shipped configuration.
         tiny: lay the section ``tiny`` over the others.
+        cpu: lay the section ``cpu`` over the others, if there is one; not together with ``tiny``.
 
     Raises:
         ValueError: there is no such file, it cannot be read, or it has no section ``tiny``.
     """
     tree, texts = _load(name)
     small, small_texts = tree.pop("tiny", None), texts.pop("tiny", None)
+    slow, slow_texts = tree.pop("cpu", None), texts.pop("cpu", None)
     if tiny:
         if small is None:
             raise ValueError(f"The configuration {name} has no section `tiny`; leave --tiny out.")
         tree, texts = _merged(tree, small), _merged(texts, small_texts)
+    elif cpu and slow is not None:
+        tree, texts = _merged(tree, slow), _merged(texts, slow_texts)
     found: dict[str, Any] = as_written(tree, texts)
     return found
 
@@ -66,7 +70,7 @@ def _load(name: str, seen: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[
     for section in tree:
         if section not in _SECTIONS:
             raise ValueError(f"{path} should not have a section {section!r}{nearest(str(section), _SECTIONS)}")
-    for section in ("model", "training", "trainer", "tiny"):
+    for section in ("model", "training", "trainer", "tiny", "cpu"):
         if not isinstance(tree.get(section, {}), dict):
             raise ValueError(f"In {path}, {section} should be a section with fields of its own.")
     base, written = tree.pop("extends", None), texts.pop("extends", None)
@@ -105,7 +109,7 @@ def forget_other_classes(tree: dict[str, Any], overrides: Sequence[str]) -> None
     jsonargparse would keep those of their arguments that the new class has too, such as a network that fits the old
     part.
     """
-    for key, value in _pairs(overrides):
+    for key, value in pairs(overrides):
         container, name = _place(tree, key)
         part = None if container is None else container.get(name)
         if isinstance(part, dict) and "class_path" in part and bare(part["class_path"]) != bare(value):
@@ -121,7 +125,7 @@ def take_texts(tree: dict[str, Any], overrides: Sequence[str]) -> list[str]:
     Raises:
         ValueError: a list of texts is asked for, and one is given.
     """
-    chosen = {tuple(_words(key)): value for key, value in _pairs(overrides)}
+    chosen = {tuple(_words(key)): value for key, value in pairs(overrides)}
     left: list[str] = []
     skip = False
     for option, after in zip_longest(overrides, overrides[1:]):
@@ -167,7 +171,7 @@ def _take(tree: dict[str, Any], key: str, value: str, chosen: dict[tuple[str, ..
     return True
 
 
-def _pairs(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
+def pairs(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
     """The names and values among ``--a.b value`` and ``--a.b=value``."""
     for option, following in zip_longest(overrides, overrides[1:], fillvalue=""):
         if option.startswith("--"):
