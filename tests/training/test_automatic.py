@@ -1,0 +1,93 @@
+"""Lengths, batches and bases that are chosen from the data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import ndm
+from ndm.baselines import gaussian_mixture
+from ndm.data import Pinwheel, Tensors
+from ndm.networks import ResidualMLP
+from ndm.training import TrainerOptions, TrainingOptions
+from ndm.training.automatic import add_base, resolve, width
+
+
+def auto(data: Any, batch_size: Any = "auto", **limits: Any) -> tuple[TrainingOptions, TrainerOptions, str]:
+    return resolve(TrainingOptions(batch_size=batch_size), TrainerOptions(accelerator="cpu", **limits), data)
+
+
+def pixels(train: int, validation: int) -> Tensors:
+    return Tensors(train=torch.zeros(train, 1, 4, 4), validation=torch.zeros(validation, 1, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch", "steps"), [(322, 322, 1000), (2671, 512, 1566), (15_125, 512, 8863), (100_000, 512, 20_000)]
+)
+def test_the_length_follows_the_number_of_rows(rows: int, batch: int, steps: int) -> None:
+    training, trainer, said = auto(Pinwheel(train=rows, validation=50, test=1))
+    assert (training.batch_size, trainer.max_steps) == (batch, steps)
+    assert trainer.val_check_interval == max(1, steps // 50)  # the first validation is within a fiftieth of the run
+    assert trainer.val_examples is None
+    assert f"{rows:,}" in said
+    assert f"trainer.max_steps {steps:,}" in said
+
+
+def test_a_given_number_is_kept() -> None:
+    training, trainer, said = auto(
+        Pinwheel(train=322, validation=50, test=1), batch_size=64, max_steps=70, val_check_interval=7, val_examples=20
+    )
+    assert (training.batch_size, trainer.max_steps, trainer.val_check_interval, trainer.val_examples) == (64, 70, 7, 20)
+    assert said == ""
+
+
+def test_the_time_decides_where_it_alone_is_given() -> None:
+    _, trainer, _ = auto(Pinwheel(train=322, validation=50, test=1), max_time=60.0)
+    assert trainer.max_steps is None
+
+
+def test_images_on_a_cpu_get_small_batches_and_short_validations() -> None:
+    training, trainer, _ = auto(pixels(1000, 600))
+    assert training.batch_size == 32
+    assert trainer.max_steps == 3125  # a hundred passes
+    assert trainer.val_examples == 256
+
+
+@pytest.mark.parametrize(("features", "wanted"), [(2, 128), (32, 128), (33, 192), (64, 256), (1000, 512)])
+def test_the_width_grows_with_the_number_of_features(features: int, wanted: int) -> None:
+    assert width(Tensors(train=torch.zeros(2, features))) == wanted
+
+
+def denoiser() -> ndm.Denoiser:
+    return ndm.Denoiser(ResidualMLP(2, hidden=8, depth=1))
+
+
+def test_few_rows_start_from_the_mixture_that_the_validation_split_chooses() -> None:
+    data, one = Pinwheel(train=900, validation=400, test=400), denoiser()
+    standardize = ndm.Standardize.fit(data.train)
+    training, said = add_base(TrainingOptions(), one, data, standardize, seed=0)
+    assert training.base == "mixture"
+    assert one.base is not None
+    assert f"{one.base.components} component" in said
+    model = ndm.NDM(ndm.LinearSchedule(-10.0, 8.0), ndm.Identity(), one, standardize=standardize)
+    want = gaussian_mixture(standardize(data.train), standardize(data.validation)).log_prob(standardize(data.test))
+    want = want - standardize._scale.log().sum()  # scikit-learn's own density, in the data's units
+    found = ndm.log_likelihood(model, data.test).log_prob.double()
+    assert abs((found - want).mean()) < 0.02
+
+
+@pytest.mark.parametrize(("rows", "base", "word"), [(1000, "auto", "none"), (900, "none", "none")])
+def test_more_rows_start_from_nothing(rows: int, base: Any, word: str) -> None:
+    one = denoiser()
+    training, said = add_base(
+        TrainingOptions(base=base), one, Pinwheel(train=rows, validation=40, test=1), None, seed=0
+    )
+    assert (training.base, said, one.base) == (word, "", None)
+
+
+def test_a_mixture_of_images_is_refused() -> None:
+    data = pixels(100, 60)
+    with pytest.raises(ValueError, match=r"training\.base=none"):
+        add_base(TrainingOptions(base="mixture"), denoiser(), data, None, seed=0)
