@@ -36,6 +36,11 @@ def build(data: Pinwheel) -> ndm.NDM:
     )
 
 
+@pytest.fixture
+def model(data: Pinwheel) -> Callable[[], ndm.NDM]:
+    return lambda: build(data)
+
+
 Train = Callable[..., ndm.NDM]
 
 

@@ -33,7 +33,7 @@ def assert_same_training(one: Path, other: Path, name: str = "last") -> None:
     assert first["global_step"] == second["global_step"]
     for key in ("state_dict", "current_model_state"):
         assert all(torch.equal(value, second[key][k]) for k, value in first[key].items()), key
-    states = [{k: v for k, v in c["optimizer_states"][0]["state"].items()} for c in (first, second)]
+    states = [c["optimizer_states"][0]["state"] for c in (first, second)]
     for k, moments in states[0].items():
         assert all(torch.equal(value, states[1][k][m]) for m, value in moments.items()), k
 
@@ -188,7 +188,10 @@ def test_a_training_in_a_thread_takes_no_signals(train: Any, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("step", "done", "max_steps", "max_time", "said"),
     [
-        (5.76, 0, 50_000, None, "50,000 steps take about 80 hours here; --trainer.max_time 600 stops after ten minutes"),
+        (
+            5.76, 0, 50_000, None,
+            "50,000 steps take about 80 hours here; --trainer.max_time 600 stops after ten minutes",
+        ),
         (0.01, 0, 10_000, None, "10,000 steps take about 100 seconds here"),
         (0.01, 0, 1000, None, ""),
         (0.01, 8_000, 10_000, None, "2,000 steps take about 20 seconds here"),
@@ -206,8 +209,9 @@ def test_the_length_is_foretold(
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(1.2, "1 seconds"), (100, "100 seconds"), (300, "5 minutes"), (288_000, "80 hours"), (864_000, "10 days")]
-)  # fmt: skip
+    ("seconds", "words"),
+    [(1.2, "1 seconds"), (100, "100 seconds"), (300, "5 minutes"), (288_000, "80 hours"), (864_000, "10 days")],
+)
 def test_a_span_is_said_in_words(seconds: float, words: str) -> None:
     assert span(seconds) == words
 
