@@ -238,7 +238,7 @@ def test_the_average_is_what_is_validated_and_saved(
 
     monkeypatch.setattr(NDMModule, "on_train_batch_end", recording)
     out = tmp_path / "run"
-    model = train(out, ema=0.9, max_steps=15)
+    model = train(out, ema=0.9, max_steps=15, keep="last")
 
     average = trajectory[0]
     for n, weights in enumerate(trajectory[1:], start=1):
@@ -259,7 +259,7 @@ def _validation(model: ndm.NDM, data: Pinwheel) -> float:
     module = NDMModule(model).eval()
     with torch.no_grad():
         trainer: Any = SimpleNamespace(global_rank=0, world_size=1)
-        for i, batch in enumerate(InOrder(data.validation, None, 24, trainer)):
+        for i, batch in enumerate(InOrder(data.validation, None, 1024, trainer, repeats=64)):
             module.validation_step(batch, i)
     return torch.cat([values[:, :3].sum(1) for values, _ in module._validated]).mean().item()
 
