@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from ndm import plotting
 from ndm.baselines import gaussian_mixture, has_mixtures
 from ndm.data.base import Data, part_of
 from ndm.likelihood import log_likelihood
 from ndm.model import NDM
 from ndm.noise import seed_of
+from ndm.samples import classes_in_turn, save_samples
 from ndm.sampling import sample
 from ndm.training.module import NDMModule, Validation
 from ndm.training.options import TrainerOptions, TrainingOptions
@@ -144,26 +142,12 @@ def _against_a_mixture(model: NDM, data: Data, seed: int) -> str:
 
 def _write_samples(model: NDM, data: Data, run: Run, seed: int) -> Path:
     """Samples of the model: a picture of images or of points, a CSV of a table's rows."""
-    images = len(data.shape) != 1
-    classes = getattr(getattr(model.denoiser, "net", None), "classes", 0)
-    count = IMAGES if images else ROWS
-    x = sample(
-        model,
-        count,
-        data.shape,
-        steps=STEPS["images" if images else "rows"],
-        labels=torch.arange(count) % classes if classes else None,
-        generator=torch.Generator().manual_seed(seed_of(seed, count)),
-        progress=False,
-    )
-    if images or data.columns is None:
-        plotting.save_grid(x, path := run.path / "samples.png", data.levels)
-        return path
-    path = run.path / "samples.csv"
-    rows = x.numpy()
-    if data.levels is not None:
-        rows = np.rint((rows + 1) * (data.levels / 2) - 0.5).astype(int)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerow(data.columns)
-        np.savetxt(file, rows, delimiter=",", fmt="%.9g")
+    rows = len(data.shape) == 1
+    count = ROWS if rows else IMAGES
+    labels = classes_in_turn(model, count)
+    generator = torch.Generator().manual_seed(seed_of(seed, count))
+    steps = STEPS["rows" if rows else "images"]
+    x = sample(model, count, data.shape, steps=steps, labels=labels, generator=generator, progress=False)
+    path = run.path / ("samples.png" if data.columns is None else "samples.csv")
+    save_samples(x, path, model.decoder.levels, data.levels, data.columns, labels)
     return path
