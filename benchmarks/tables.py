@@ -1,0 +1,172 @@
+"""``ndm train table`` with nothing but the path, beside a neural spline flow and a mixture of Gaussians.
+
+Every figure is a log-likelihood of the test split, in nats per row and the units of the file. DATA is a folder with one
+folder for each set, which holds train.parquet, validation.parquet and test.parquet of real columns. A cell is a set, a
+method and a seed; each is written to the folder --scratch once it is finished, and skipped when the command is given
+again.
+
+    python benchmarks/tables.py gmm --data DATA --scratch ROWS
+    python benchmarks/tables.py nsf --data DATA --scratch ROWS                   needs: pip install zuko
+    python benchmarks/tables.py ndm --data DATA --scratch ROWS --source CHECKOUT --name before
+    python benchmarks/tables.py summary --scratch ROWS                           writes results/tables.jsonl
+
+gmm: ``sklearn.mixture.GaussianMixture`` with full covariances on standardised rows. The number of components and
+reg_covar are those of the highest log-likelihood of the validation split. The components rise until two more sizes have
+not improved; each reg_covar has its own. Above 5,000 rows the components are chosen at 1e-4, then reg_covar at that
+number, and by the first seed alone, whose choice the others take.
+
+nsf: ``zuko.flows.NSF`` on standardised rows, AdamW. After 15 validations without improvement the training returns to
+its best weights with 0.3 of the rate; the third time it ends. The best weights by validation are kept. The settings of
+density.others.SHAPES and DECAYS are compared by validation; above 5,000 rows they are fewer, and compared with the
+first seed alone, whose choice the others take. A fit that would take longer than --cap seconds of the processor lowers
+the rate at 70% and 90% of them and ends at 100%, and says ``capped``.
+
+ndm: ``ndm train table --data.path SET --seed S --out RUN`` and ``ndm score RUN SET/test.parquet --out FILE`` run as
+commands, with the source of CHECKOUT. The log-likelihood is log_prob, by the ODE; the bound is -nelbo.
+
+Seconds are of the processor, user and system, of one thread. A difference is paired by row and seed. Its error over
+seeds is the root of v / n + s² / S: v is the variance over the n test rows of the difference averaged over seeds, and
+s² the variance of the mean difference over the S seeds. The reference of a set is the better of gmm and nsf by the mean
+over seeds of the test split itself, which favours the reference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas
+import torch
+from bench import RESULTS, environment
+from density.cells import Cells, Facts, Rows, over_rows
+from density.others import Table, gmm, nsf
+from density.summary import SETS, lines, markdown
+
+
+def command(source: Path, log: Path, *arguments: object) -> float:
+    """Run a command of a source tree with one thread, its output to a file; the processor's seconds that it took."""
+    own = os.environ | {"PYTHONPATH": str(source / "src"), "OMP_NUM_THREADS": "1"}
+    with log.open("w") as file:
+        process = subprocess.Popen([sys.executable, *map(str, arguments)], env=own, stdout=file, stderr=file)
+        _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{shlex.join(map(str, arguments))} failed:\n{log.read_text()[-2000:]}")
+    return usage.ru_utime + usage.ru_stime
+
+
+def version(source: Path, folder: Path) -> str:
+    """The commit of a source tree, after a look at whether it is what runs."""
+    command(source, folder / "version.txt", "-c", "import ndm; print(ndm.__file__)")
+    if not Path((folder / "version.txt").read_text().strip()).is_relative_to((source / "src").resolve()):
+        raise SystemExit(f"{source} is not what `import ndm` finds: is there a src/ndm in it?")
+    described = ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=7"]
+    return subprocess.run(described, capture_output=True, text=True).stdout.strip()
+
+
+def ndm(folder: Path, key: str, seed: int, source: Path, cells: Cells, more: str) -> tuple[Facts, Rows]:
+    """Train and score; what a command that was stopped left is put aside, for its seconds are not known."""
+    work = cells.folder / f"{key}-work"
+    if work.exists():
+        work.rename(f"{work}-stopped-{time.time_ns()}")
+    work.mkdir()
+    run, scores = work / "run", work / "scores.csv"
+    train = ["-m", "ndm", "train", "table", "--data.path", folder, "--seed", seed, "--out", run, *shlex.split(more)]
+    trained = command(source, work / "train.txt", *train)
+    score = ["-m", "ndm", "score", run, folder / "test.parquet", "--out", scores]
+    scored = command(source, work / "score.txt", *score)
+    found = pandas.read_csv(scores)
+    rows = {"test": found["log_prob"].to_numpy(float), "bound": -found["nelbo"].to_numpy(float)}
+    return {
+        "settings": {"command": f"ndm train table --data.path SET {more}".strip()},
+        "seconds": {"fit": trained, "score": scored, "all": trained + scored},
+        **trained_steps(run / "metrics.csv"),
+    }, rows
+
+
+def trained_steps(metrics: Path) -> Facts:
+    """The steps of a run, and its validations' bounds on log p: the last, and the best with its step."""
+    with metrics.open() as file:
+        rows = list(csv.DictReader(file))
+    bounds = {int(r["step"]): -float(r["val/total"]) for r in rows if r.get("val/total")}
+    best = max(bounds, key=lambda step: bounds[step])
+    return {
+        "steps": max(int(r["step"]) for r in rows),
+        "best_step": best,
+        "validation": bounds[best],
+        "last_validation": bounds[max(bounds)],
+        "validations": len(bounds),
+    }
+
+
+def summary(options: argparse.Namespace) -> None:
+    found = lines(options.scratch)
+    if not found:
+        raise SystemExit(f"{options.scratch} has no finished cell: run gmm, nsf or ndm first.")
+    text = "".join(json.dumps(line) + "\n" for line in [{"environment": environment()}, *found])
+    beside = options.results.with_name(options.results.name + ".new")
+    beside.write_text(text)
+    os.replace(beside, options.results)
+    print(f"{markdown(found)}\n\nthe same numbers are in {options.results}")
+
+
+def measure(options: argparse.Namespace) -> None:
+    """The cells of a method that are not finished."""
+    name = options.name if options.method == "ndm" else options.method
+    cells = Cells(options.scratch, name)
+    commit = version(options.source, options.scratch) if options.method == "ndm" else None
+    for key in cells.finished() if options.method == "ndm" else ():
+        if (before := cells.read(key)[0]["commit"]) != commit:
+            raise SystemExit(f"{name} has cells of {before}, {options.source} is at {commit}: choose another --name.")
+    for set_name, seed in itertools.product(options.sets, options.seeds):
+        key = f"{set_name}-{seed}"
+        if cells.has(key):
+            continue
+        folder = options.data / set_name
+        if options.method == "ndm":
+            facts, rows = ndm(folder, key, seed, options.source, cells, options.options)
+            facts["commit"] = commit
+        elif options.method == "gmm":
+            data, first = Table.read(folder), f"{set_name}-{min(options.seeds)}"
+            facts, rows = gmm(data, seed, None if data.small or key == first else cells.read(first)[0])
+        else:
+            fits = Cells(cells.folder, "fits")
+            facts, rows = nsf(Table.read(folder), set_name, seed, min(options.seeds), fits, options.cap)
+        cells.write(key, facts, **rows)
+        mean, error = over_rows(rows["test"])
+        print(f"{name} {key}: {mean:.3f} ± {error:.3f}  {json.dumps(facts)}", flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    methods = parser.add_subparsers(dest="method", required=True, metavar="METHOD")
+    for method in ("gmm", "nsf", "ndm", "summary"):
+        one = methods.add_parser(method)
+        one.add_argument("--scratch", type=Path, required=True, metavar="ROWS", help="the folder of finished cells")
+        if method == "summary":
+            one.add_argument("--results", type=Path, default=RESULTS / "tables.jsonl", help="(default: %(default)s)")
+            continue
+        one.add_argument("--data", type=Path, required=True, help="the folder of the sets")
+        one.add_argument("--sets", nargs="+", default=list(SETS), metavar="SET", help="(default: all four)")
+        one.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
+        if method == "nsf":
+            one.add_argument("--cap", type=float, default=400.0, help="processor's seconds of a fit (default: 400)")
+        if method == "ndm":
+            one.add_argument("--source", type=Path, required=True, metavar="CHECKOUT", help="whose src/ndm is run")
+            one.add_argument("--name", required=True, help="of the rows: before, after, ...")
+            one.add_argument("--options", default="", help="more options of ndm train, in one string")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    (summary if options.method == "summary" else measure)(options)
+
+
+if __name__ == "__main__":
+    main()
