@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import RESULTS, mean_and_error, table
+from density import summary as density
 from peers import checkerboard, gaussians, samplers
 from peers.racing import over_seeds
 from suite import figures, gridding, quality, repeating
@@ -723,6 +724,7 @@ if __name__ == "__main__":
                 score(),
                 likelihood(),
                 anomalies(),
+                density.section(density.read_results()),
                 dynamics(),
                 bound_on_toys(),
                 import_time(),

@@ -17,9 +17,9 @@ number, and by the first seed alone, whose choice the others take.
 
 nsf: ``zuko.flows.NSF`` on standardised rows, AdamW. After 15 validations without improvement the training returns to
 its best weights with 0.3 of the rate; the third time it ends. The best weights by validation are kept. The settings of
-density.others.SHAPES and DECAYS are compared by validation; above 5,000 rows they are fewer, and compared with the
-first seed alone, whose choice the others take. A fit that would take longer than --cap seconds of the processor lowers
-the rate at 70% and 90% of them and ends at 100%, and says ``capped``.
+density.others.SHAPES and DECAYS are compared by validation; above 1,000 rows by the first seed alone, whose choice the
+others take, and above 5,000 rows they are fewer. A fit that would take longer than --cap seconds of the processor
+lowers the rate at 70% and 90% of them and ends at 100%, and says ``capped``.
 
 ndm: ``ndm train table --data.path SET --seed S --out RUN`` and ``ndm score RUN SET/test.parquet --out FILE`` run as
 commands, with the source of CHECKOUT. The log-likelihood is log_prob, by the ODE; the bound is -nelbo.

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from density.cells import Cells, Facts, Rows
 
-SMALL = 5_000
+#: Rows of training below which a table is small, and below which each seed chooses NSF's settings.
+SMALL, FEW = 5_000, 1_000
 #: Of GaussianMixture; of the second a large table has the first three.
 COMPONENTS = (1, 2, 3, 4, 6, 8, 12, 16, 20, 30, 40, 60, 90, 130, 200)
 REGULARISATIONS = (1e-4, 1e-6, 1e-3, 1e-2, 3e-2, 1e-1)
@@ -165,7 +166,7 @@ def densities(flow: Any, x: Tensor) -> np.ndarray:
 
 
 def nsf(data: Table, name: str, seed: int, first: int, fits: Cells, cap: float) -> tuple[Facts, Rows]:
-    """The fit of the best settings by validation; ``first`` is the seed that chooses for all of a large table."""
+    """The fit of the best settings by validation; ``first`` is the seed that chooses for all of FEW rows or more."""
     settings = list(itertools.product(SHAPES[data.small], DECAYS[data.small]))
 
     def fitted(choice: tuple[tuple[int, int], float], of: int) -> tuple[Facts, Rows]:
@@ -176,7 +177,7 @@ def nsf(data: Table, name: str, seed: int, first: int, fits: Cells, cap: float) 
             fits.write(key, facts, **rows)
         return fits.read(key)
 
-    chooser = seed if data.small else first
+    chooser = seed if len(data.train) < FEW else first
     compared = {choice: fitted(choice, chooser)[0] for choice in settings}
     choice = max(compared, key=lambda c: compared[c]["validation"])
     facts, rows = fitted(choice, seed)

@@ -176,6 +176,7 @@ def test_flow_of_a_large_table_is_chosen_by_the_first_seed(
     from density.cells import Cells
 
     monkeypatch.setattr(others, "SMALL", 100)
+    monkeypatch.setattr(others, "FEW", 100)
     gaussian(tmp_path)
     data, fits = others.Table.read(tmp_path / "set"), Cells(tmp_path, "fits")
     for seed in (0, 1):
@@ -298,3 +299,9 @@ def test_reference_is_the_better_one_and_differences_are_paired(tmp_path: Path) 
     assert cells["nsf"][5] == "reference"
     assert cells["mine"][5].startswith("+0.5")
     assert cells["mine"][9] == "2"
+
+
+def test_readme_tells_the_results() -> None:
+    from density.summary import read_results, section
+
+    assert section(read_results()) in (BENCHMARKS / "README.md").read_text()
