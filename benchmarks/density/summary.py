@@ -105,17 +105,17 @@ def section(found: Sequence[Facts]) -> str:
     here, measured = found[0]["environment"], [one for one in found if "seed" in one]
     commits = {one["method"]: one["commit"] for one in measured if "commit" in one}
     sources = ", ".join(f"{name} is commit {commit}" for name, commit in commits.items())
-    return f"""## A table with nothing but its path
-
-`ndm train table --data.path SET`, scored by `ndm score`, beside zuko's neural spline flow (nsf) and scikit-learn's
-GaussianMixture (gmm), both chosen by validation. "log p" is the mean log-likelihood of the test split, by the ODE for
-ndm, in nats per row and the units of the file; the bound is ndm's own. Differences are from the better of nsf and gmm,
-paired by row and seed. Seconds are of one core; "all" has the choice of the settings (nsf, gmm) or the scoring (ndm). A
-capped fit had to end at 400 seconds. {sources}.
-
-{markdown(found)}
-
-The four tables are from the UCI repository. How they are split, how each method was chosen and how errors combine is in
-`benchmarks/tables.py`. `{here["command"]}`, {here["date"]}, PyTorch {here["torch"]}, {here["machine"]} with
-{here["cores"]} cores, {here["threads"]} thread.
-"""
+    above = (
+        "`ndm train table --data.path SET`, scored by `ndm score`, beside zuko's neural spline flow (nsf) and "
+        'scikit-learn\'s GaussianMixture (gmm), both chosen by validation. "log p" is the mean log-likelihood of the '
+        "test split in nats per row and the units of the file, for ndm by the ODE; the bound is ndm's own. Differences "
+        "are from the better of nsf and gmm, paired by row and seed. Seconds are of one core: of the training, and "
+        "with the choice of the settings (nsf, gmm) or the scoring (ndm). A capped fit had to end at 400 seconds. "
+        f"{sources.capitalize()}."
+    )
+    below = (
+        "The tables are from the UCI repository. How each method was chosen and how errors combine is in "
+        f"`benchmarks/tables.py`. `{here['command']}`, {here['date']}, PyTorch {here['torch']}, {here['machine']} with "
+        f"{here['cores']} cores, {here['threads']} thread."
+    )
+    return f"## A table with nothing but its path\n\n{above}\n\n{markdown(found)}\n\n{below}\n"
