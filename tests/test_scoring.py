@@ -22,10 +22,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 import ndm
-from ndm.data import from_levels
-from ndm.networks import ResidualMLP
+from ndm.data import from_levels, part_of
+from ndm.networks import ResidualMLP, UNet
 from ndm.schedules import NoiseLevel, per_example
-from ndm.scoring import ExampleRows, ImageRows, TableRows, _Journal, _Scorer, score
+from ndm.scoring import ExampleRows, ImageRows, TableRows, score
+from ndm.scoring.journal import Journal
+from ndm.scoring.scorer import Scorer
 
 LOW, HIGH, R = -6.0, 8.0, 1.7
 
@@ -81,7 +83,7 @@ def small(**arguments) -> ndm.NDM:
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the look at the solver's error, which takes longest of so few rows."""
-    monkeypatch.setattr(_Scorer, "check", lambda self, x: ("density", None))
+    monkeypatch.setattr(Scorer, "check", lambda self, x: ("density", None))
 
 
 # ---- the figures
@@ -114,8 +116,10 @@ def test_the_figures_are_those_of_the_closed_forms(tmp_path: Path, ending: str) 
 
 
 def test_the_stated_error_of_the_bound_is_its_spread(tmp_path: Path) -> None:
-    """The same row many times: the spread of its bounds is what they state, and stratification has made it smaller."""
-    x = draw(1).expand(600, 3)
+    """Nearly the same row many times, since equal ones are given equal noise: the spread of its bounds is what they
+    state, and stratification has made it smaller.
+    """
+    x = draw(1) + 1e-5 * draw(600)
     found = {}
     for times in (2, 16):
         score(gaussian(), x, tmp_path / f"{times}.csv", times=times, likelihood=False, progress=False)
@@ -133,7 +137,7 @@ def test_the_control_variate_lowers_the_error_and_moves_no_mean(
     x, found = draw(400), {}
     for slope in (None, 0.0, 1.0):
         if slope is not None:
-            monkeypatch.setattr(_Scorer, "prepare", lambda self, x, slope=slope: self.slopes.extend([slope] * 10))
+            monkeypatch.setattr(Scorer, "prepare", lambda self, x, slope=slope: self.slopes.extend([slope] * 10))
         scores = score(gaussian(), x, tmp_path / f"{slope}.csv", times=20, likelihood=False, progress=False)
         found[slope] = scores.about["nelbo"]["row_stderr"]
         error = found[slope] / math.sqrt(400)
@@ -161,13 +165,13 @@ def test_the_precision_is_the_one_asked_for_and_the_model_is_left_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x, model, seen, found = draw(6), small().train(), [], {}
-    real = ndm.scoring.log_likelihood
+    real = ndm.measuring.log_likelihood
 
     def spy(model: ndm.NDM, x: Tensor, **options):
         seen.append((x.dtype, next(model.parameters()).dtype, torch.is_autocast_enabled("cpu")))
         return real(model, x, **options)
 
-    monkeypatch.setattr("ndm.scoring.log_likelihood", spy)
+    monkeypatch.setattr("ndm.measuring.log_likelihood", spy)
     for precision in ("32", "64", "bf16"):
         out = tmp_path / f"{precision}.parquet"
         score(model, x, out, precision=precision, tolerance=1e-3, times=2, progress=False)
@@ -180,8 +184,8 @@ def test_the_precision_is_the_one_asked_for_and_the_model_is_left_as_it_was(
     assert all(p.requires_grad for p in model.parameters())
 
 
-def test_dropout_is_off_and_every_block_has_noise_of_its_own(tmp_path: Path) -> None:
-    x, found = draw(1).expand(20, 3), {}
+def test_dropout_is_off_and_every_row_has_noise_of_its_own(tmp_path: Path) -> None:
+    x, found = draw(1) + 1e-5 * draw(20), {}
     for mode in (True, False):
         model = small(dropout=0.5).train(mode)
         score(model, x, tmp_path / f"{mode}.csv", times=2, likelihood=False, batch_size=10, progress=False)
@@ -189,12 +193,132 @@ def test_dropout_is_off_and_every_block_has_noise_of_its_own(tmp_path: Path) -> 
         found[mode] = pandas.read_csv(tmp_path / f"{mode}.csv")["nelbo"]
     assert (found[True] == found[False]).all()
     assert len(set(found[True])) == 20
+    assert found[True].std() > 0.01  # the rows alone would make less than 1e-3 of it
+
+
+def wide(levels: int | None = None) -> ndm.NDM:
+    """A model whose networks are as wide as those in use, with random weights."""
+    torch.manual_seed(0)
+    net, transform = (ResidualMLP(3, hidden=64, depth=2, zero_init=False) for _ in range(2))
+    decoder = None if levels is None else ndm.DiscretizedDecoder(levels)
+    return ndm.NDM(ndm.LinearSchedule(-6, 5), ndm.Neural(transform), ndm.Denoiser(net), decoder)
+
+
+@pytest.mark.parametrize("levels", [None, 7, 256])
+def test_the_bound_of_a_row_is_its_own_to_the_last_bit(tmp_path: Path, levels: int | None) -> None:
+    """Whatever stands beside it in the file, wherever it stands, and however large the blocks are."""
+    model, x, count = wide(levels), draw(90), iter(range(100))
+    if levels:
+        x = from_levels(torch.randint(levels, (90, 3), generator=torch.Generator().manual_seed(0)), levels)
+    if levels == 256:  # images
+        torch.manual_seed(0)
+        net = UNet(1, width=8, multipliers=(1,), zero_init=False)
+        model = ndm.NDM(ndm.LinearSchedule(-6, 5), ndm.Identity(), ndm.Denoiser(net), ndm.DiscretizedDecoder())
+        x = from_levels(torch.randint(256, (20, 1, 16, 16), generator=torch.Generator().manual_seed(0)), 256)
+
+    def nelbo(x: Tensor, **options) -> np.ndarray:
+        out = tmp_path / f"{next(count)}.parquet"
+        score(model, x, out, likelihood=False, times=2, progress=False, **options)
+        return pandas.read_parquet(out)[["nelbo", "nelbo_stderr"]].to_numpy()
+
+    whole = nelbo(x)
+    for size in (7, 16, 64) if levels != 256 else (7,):
+        np.testing.assert_array_equal(nelbo(x, batch_size=size), whole)
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(2))
+    np.testing.assert_array_equal(nelbo(x[order]), whole[order.numpy()])
+    np.testing.assert_array_equal(nelbo(x[11:14]), whole[11:14])
+    np.testing.assert_array_equal(nelbo(x[11:12]), whole[11:12])
+    if levels is None:
+        far = x.clone()
+        far[10, 1], far[50, 0] = -1e3, 1e25
+        changed = nelbo(far)
+        others = np.delete(np.arange(90), [10, 50])
+        np.testing.assert_array_equal(changed[others], whole[others])
+        assert changed[10, 0] > 1e4
+        assert not np.isfinite(changed[50, 0])
+    assert (nelbo(x, seed=1) != whole).any(1).all()
+
+
+def test_what_helps_the_bound_is_found_on_samples_of_the_model() -> None:
+    """The slopes are those of least squares for the model's data, and no row that is scored has a part in them."""
+    found = []
+    for x in (draw(50), 1e3 * draw(50)):
+        scorer = Scorer(gaussian(), False, 20, {}, "32", 0)
+        with scorer.at_work():
+            scorer.prepare(x)
+        found.append(scorer.slopes)
+    assert found[0] == found[1]
+    # eps - eps_hat = (u R eps - sqrt(u R) xi) / (1 + u R) with xi standard normal and u = e^-gamma: its square has the
+    # covariance 2 (u R / (1 + u R))^2 with eps^2, of which the variance is 2.
+    gamma = LOW + (HIGH - LOW) * (np.arange(10) + 0.5) / 10
+    u = np.exp(-gamma)
+    assert np.abs(np.array(found[0]) - (R * u / (1 + R * u)) ** 2).max() < 0.15
+    assert found[0][0] == pytest.approx(1.0, abs=0.03)
+    assert abs(found[0][-1]) < 0.03
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_row_without_a_finite_bound_is_not_solved_and_counted_in_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, real, solved = draw(20), ndm.measuring.log_likelihood, []
+    x[7, 0] = 1e30
+
+    def spy(model: ndm.NDM, x: Tensor, **options):
+        solved.append(x)
+        return real(model, x, **options)
+
+    monkeypatch.setattr("ndm.measuring.log_likelihood", spy)
+    scores = score(gaussian(), x, tmp_path / "x.parquet", times=2, tolerance=0.1, progress=False)
+    assert torch.cat(solved).abs().max() < 100
+    for name in ("nelbo", "log_prob"):
+        assert scores.about[name]["not_finite"] == 1
+        assert scores.about[name]["not_finite_rows"] == [7]
+        assert math.isfinite(scores.about[name]["mean"])
+    assert scores.text().count("for 1 of 20 rows, which are left out: row 7") == 2
+    scores.require_finite()
+    table = pandas.read_parquet(tmp_path / "x.parquet")
+    assert np.flatnonzero(~np.isfinite(table["log_prob"])).tolist() == [7]
+
+
+def test_where_no_row_is_finite_it_is_said(tmp_path: Path) -> None:
+    x = draw(5)
+    x[:, 0] = 1e30
+    scores = score(gaussian(), x, tmp_path / "x.parquet", times=2, progress=False)
+    assert scores.about["nelbo"]["mean"] is None
+    assert scores.about["log_prob"]["mean"] is None
+    assert "for 5 of 5 rows" in scores.text()
+    with pytest.raises(ValueError, match=r"No row has a finite bound; the file .*x.parquet was written"):
+        scores.require_finite()
+    kept = pyarrow.parquet.read_schema(tmp_path / "x.parquet").metadata[b"ndm"]
+    json.loads(kept, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_one_row_has_no_standard_error(tmp_path: Path) -> None:
+    scores = score(gaussian(), draw(1), tmp_path / "x.parquet", times=2, tolerance=0.1, progress=False)
+    assert scores.about["nelbo"]["stderr"] is None
+    assert "± - nats" in scores.text()
+    kept = pyarrow.parquet.read_schema(tmp_path / "x.parquet").metadata[b"ndm"]
+    json.loads(kept, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+@pytest.mark.parametrize("n", [1, 3, 40])
+def test_the_rows_that_are_solved_again_are_random_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n: int
+) -> None:
+    seen = []
+    monkeypatch.setattr(Scorer, "check", lambda self, x: (seen.append(x), ("density", 0.5))[1])
+    monkeypatch.setattr("ndm.scoring.scores.CHECKED", 3 * n)
+    x = draw(100)
+    scores = score(gaussian(), x, tmp_path / "x.csv", times=2, tolerance=1.0, batch_size=16, progress=False)
+    torch.testing.assert_close(seen[0], x[part_of(100, n, seed=0)], rtol=0, atol=0)
+    assert scores.about["log_prob"]["checked_error"] == 0.5
 
 
 def test_a_row_that_cannot_be_solved_spoils_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     x = draw(20)
     x[[3, 17]] = 9.0
-    real = ndm.scoring.log_likelihood
+    real = ndm.measuring.log_likelihood
 
     def fragile(model: ndm.NDM, x: Tensor, **options):
         if (x == 9).any():
@@ -202,15 +326,17 @@ def test_a_row_that_cannot_be_solved_spoils_no_other(tmp_path: Path, monkeypatch
         return real(model, x, **options)
 
     score(gaussian(), x, tmp_path / "whole.csv", times=2, precision="64", progress=False)
-    monkeypatch.setattr("ndm.scoring.log_likelihood", fragile)
+    monkeypatch.setattr("ndm.measuring.log_likelihood", fragile)
     scores = score(gaussian(), x, tmp_path / "x.csv", times=2, precision="64", progress=False)
     whole, table = pandas.read_csv(tmp_path / "whole.csv"), pandas.read_csv(tmp_path / "x.csv")
     assert np.flatnonzero(table["log_prob"].isna()).tolist() == [3, 17]
     there = table["log_prob"].notna()
     np.testing.assert_allclose(table["log_prob"][there], whole["log_prob"][there], atol=1e-8)
     assert scores.about["log_prob"]["unsolved"] == 2
-    assert "2 rows" in scores.text()
-    monkeypatch.setattr("ndm.scoring.log_likelihood", lambda *a, **o: (_ for _ in ()).throw(RuntimeError("no memory")))
+    assert "not finite (inf or nan) for 2 of 20 rows, which are left out: rows 3, 17" in scores.text()
+    monkeypatch.setattr(
+        "ndm.measuring.log_likelihood", lambda *a, **o: (_ for _ in ()).throw(RuntimeError("no memory"))
+    )
     with pytest.raises(RuntimeError, match="no memory"):
         score(gaussian(), x, tmp_path / "y.csv", times=2, progress=False)
 
@@ -305,9 +431,9 @@ def test_two_processes_do_not_write_to_one_partial(tmp_path: Path) -> None:
     pytest.importorskip("fcntl")
     settings = {"rows": 10, "batch_size": 5}
     with (
-        _Journal(tmp_path / "p", settings),
+        Journal(tmp_path / "p", settings),
         pytest.raises(ValueError, match="Another process"),
-        _Journal(tmp_path / "p", settings),
+        Journal(tmp_path / "p", settings),
     ):
         pass
 
@@ -349,7 +475,7 @@ def test_a_process_killed_in_the_middle_is_gone_on_with(tmp_path: Path) -> None:
 def test_memory_is_needed_for_a_block_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twenty times the rows, the same memory; tracemalloc sees numpy's and Python's, in which all rows would be."""
     monkeypatch.setattr("ndm.data.tablefile._AT_ONCE", 2000)
-    monkeypatch.setattr("ndm.scoring.WRITTEN", 2000)
+    monkeypatch.setattr("ndm.scoring.writing.WRITTEN", 2000)
     net = ResidualMLP(8, hidden=2, depth=1, embedding=2)
     model = ndm.NDM(ndm.LinearSchedule(-4, 5), ndm.Identity(), ndm.Denoiser(net))
     options = {"times": 2, "likelihood": False, "batch_size": 2000, "progress": False}

@@ -499,8 +499,9 @@ def _score(arguments: list[str]) -> None:
             max_rows=options.max_rows,
             seed=options.seed,
         )
-    print(scores.text())
+    print(scores.text(), flush=True)
     _say(f"the scores are in {scores.path}")
+    scores.require_finite()
 
 
 def _rows(run: Run, path: str, split: str | None) -> Rows:

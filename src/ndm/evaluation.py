@@ -23,6 +23,7 @@ from ndm.data import Data
 from ndm.data.choosing import Some, part_of
 from ndm.distributed import is_first, mine, rank, world_size
 from ndm.grids import GRIDS
+from ndm.likelihood import TOLERANCE
 from ndm.measuring import BLOCK, TIMES, bound_per_example, device_of, likelihood_per_example
 from ndm.model import NDM
 from ndm.results import (
@@ -225,7 +226,11 @@ def _add_likelihood(
     # In bits per dimension the customary sign is that of a code length, as for the bound.
     values = found["log_prob"] if unit == "nats" else -found["log_prob"] * scale
     errors = found["solver_error"][values.isfinite()]
-    extra = {"nfe": nfe, "solver_error": errors.mean().item() * scale}
+    tolerance = options.get("tolerance") or TOLERANCE * math.prod(data.shape)
+    missed = int((errors > tolerance).sum())
+    extra = {"nfe": nfe, "solver_error": errors.mean().item() * scale} | (
+        {"missed_tolerance": missed} if missed else {}
+    )
     result.add(
         values, part.places, quantity="log-likelihood", steps=None, variance=None, unit=unit,
         kind=kind or "no example could be solved", **extra,

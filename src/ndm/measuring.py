@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -132,7 +133,9 @@ def solved(
         x, labels = x[places], None if labels is None else labels[places]
     before = generator.get_state()
     try:
-        result = log_likelihood(model, x, labels=labels, generator=generator, **options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of rows that are not solved, which are counted here
+            result = log_likelihood(model, x, labels=labels, generator=generator, **options)
     except RuntimeError as error:
         if "solver gave up" not in str(error):  # out of memory, for one
             raise

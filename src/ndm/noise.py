@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Randomness", "Share", "low_discrepancy", "normal_like", "seed_of"]
+__all__ = ["Drawn", "Randomness", "Share", "low_discrepancy", "normal_like", "seed_of"]
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,22 @@ class Share:
     total: int
 
 
-#: Where random numbers come from: a generator, a share of one, or None for PyTorch's own.
-Randomness = torch.Generator | Share | None
+class Drawn:
+    """Noise that was drawn before, given out in turn: for who wants every example to have random numbers of its own.
+
+    Args:
+        noise: one tensor for each time that noise is asked for, of the shape that it is asked for.
+    """
+
+    def __init__(self, noise: Iterable[Tensor]) -> None:
+        self._left = iter(noise)
+
+    def next(self) -> Tensor:
+        return next(self._left)
+
+
+#: Where random numbers come from: a generator, a share of one, noise that was drawn, or None for PyTorch's own.
+Randomness = torch.Generator | Share | Drawn | None
 
 
 def seed_of(*numbers: int) -> int:
@@ -40,6 +55,8 @@ def seed_of(*numbers: int) -> int:
 
 def normal_like(x: Tensor, generator: Randomness) -> Tensor:
     """Standard normal noise of x's shape and precision, drawn on the generator's device."""
+    if isinstance(generator, Drawn):
+        return generator.next().to(x)
     if isinstance(generator, Share):
         whole = torch.randn(
             (generator.total, *x.shape[1:]),
@@ -58,6 +75,8 @@ def low_discrepancy(n: int, like: Tensor, generator: Randomness = None) -> Tenso
     VDM, arXiv 2107.00630, appendix I.1. The order is random so that a time says nothing of an example's place. Of a
     :class:`Share` they are spread over the whole batch.
     """
+    if isinstance(generator, Drawn):
+        raise TypeError("Noise that was drawn before holds no times: give them.")
     if isinstance(generator, Share):
         return low_discrepancy(generator.total, like, generator.generator)[generator.rows]
     device = like.device if generator is None else generator.device

@@ -48,7 +48,8 @@ class Evaluation:
             ``value`` (None if it is finite for no example), ``stderr`` (None where there is none, as of one example),
             ``unit``, ``reconstruction`` and ``prior`` (those parts of a bound, same unit), ``examples``, and ``kind``
             in words. Where some examples have no finite value, which are left out of the mean, ``not_finite`` is
-            their number and ``not_finite_examples`` the places of the first 20 in the split.
+            their number and ``not_finite_examples`` the places of the first 20 in the split. Where the ODE's solver
+            has missed its tolerance for some, ``missed_tolerance`` is their number.
         about: the data's class and split, ``split_examples`` (how many the split has), the number of parameters, the
             seed; and ``comparison`` with a Gaussian mixture, where one was made: its ``components``, the mean
             ``difference`` mixture - model over the examples, in nats, with its ``stderr``, and a ``sentence``, empty
@@ -139,6 +140,12 @@ class Evaluation:
         whether a Gaussian mixture is better.
         """
         lines = [_not_finite(row, self.about.get("split", "")) for row in self.rows if row.get("not_finite")]
+        lines += [
+            f"{row_name(row)}: {row['missed_tolerance']:,} of {row['examples']:,} examples are not solved to the "
+            f"tolerance; the mean solver_error is {row['solver_error']:.2g} {row['unit']}"
+            for row in self.rows
+            if row.get("missed_tolerance")
+        ]
         if any(_finite_examples(row) == 1 and row["quantity"] not in ("FID", "KID") for row in self.rows):
             lines.append("A single example has no standard error.")
         return lines + [s for s in [self.about.get("comparison", {}).get("sentence")] if s]

@@ -1,0 +1,85 @@
+"""What is looked at before a scoring spends time, and what tells models apart."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import math
+from pathlib import Path
+
+import torch
+
+from ndm.model import NDM
+
+__all__ = ["FORMATS", "PRECISIONS", "check_model", "check_options", "check_out", "fingerprint"]
+
+PRECISIONS = ("32", "bf16", "64")
+
+#: Formats, by the file's ending.
+FORMATS = (".parquet", ".csv")
+
+
+def check_out(out: Path) -> None:
+    if out.suffix not in FORMATS:
+        raise ValueError(f"{out} should end in {' or '.join(FORMATS)}, which says what to write.")
+    if out.exists():
+        raise FileExistsError(f"{out} exists; nothing was written: choose another --out.")
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {out.parent} to write {out.name} in.")
+    if out.suffix == ".parquet":
+        try:
+            importlib.import_module("pyarrow")
+        except ModuleNotFoundError:
+            raise ImportError("Parquet files need pyarrow: pip install 'ndm[tables]'.") from None
+
+
+def check_options(
+    times: int,
+    tolerance: float | None,
+    samples: int,
+    probes: int,
+    precision: str,
+    size: int | None,
+    rows: int | None,
+    seed: int,
+) -> None:
+    if times < 2 or times % 2:
+        raise ValueError(f"times must be an even number of at least 2, not {times}: noise levels are taken in pairs.")
+    if tolerance is not None and not 0 < tolerance < math.inf:
+        raise ValueError(f"tolerance must be a positive number, not {tolerance}.")
+    for name, value in {
+        "samples": samples,
+        "probes": probes,
+        "batch_size": size,
+        "max_rows": rows,
+    }.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}.")
+    if precision not in PRECISIONS:
+        raise ValueError(f"There is no precision {precision!r}; choose one of {', '.join(PRECISIONS)}.")
+    if seed < 0:
+        raise ValueError(f"The seed must not be negative, as {seed} is.")
+
+
+def check_model(model: NDM, likelihood: bool) -> None:
+    if getattr(getattr(model.denoiser, "net", None), "classes", 0):
+        raise ValueError("This model is told the class of each row, which cannot be given here: evaluate it instead.")
+    if likelihood and model.denoiser.direct and not getattr(model.denoiser, "ode", False):
+        raise ValueError(
+            "This model's reverse process is direct and has no ODE, so no likelihood but the bound: "
+            "leave the likelihood out (--no-likelihood)."
+        )
+
+
+def fingerprint(model: NDM) -> str:
+    """A checksum of the model's configuration and numbers."""
+    try:
+        description = json.dumps(model.config())
+    except TypeError:  # it has a module in it that is no part
+        description = f"{model}{model.standardize and model.standardize.config()}"
+    found = hashlib.sha256(description.encode())
+    for name, value in model.state_dict().items():
+        found.update(name.encode())
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]

@@ -1,0 +1,132 @@
+"""What is kept of a scoring while it is not finished, so that it can go on after it was stopped or killed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = ["MEASURED", "Journal"]
+
+logger = logging.getLogger("ndm.scoring")
+
+#: What is measured of a row, in the order of a block's columns.
+MEASURED = ("nelbo", "nelbo_stderr", "log_prob", "log_prob_stderr", "solver_error")
+
+
+class Journal:
+    """The folder OUT.partial: the settings, and the blocks that are done, each followed by a checksum.
+
+    A block that was being written when the process died has no right checksum, and is cut off with all that follows.
+
+    Attributes:
+        rows: how many are done.
+        blocks: how many blocks that is.
+
+    Raises:
+        ValueError: the folder is of other settings, or of another process that is at work.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        self.folder, self.settings = folder, settings
+        self.path = folder / "blocks"
+        self.rows = self.blocks = 0
+
+    def __enter__(self) -> Journal:
+        self.folder.mkdir(exist_ok=True)
+        self._file = open(self.path, "ab+")
+        try:
+            _lock(self._file, self.folder)
+            self._claim(empty=self.path.stat().st_size == 0)
+        except ValueError:
+            self._file.close()
+            raise
+        for values in self.read():
+            self._count(values)
+        end = self._end()
+        if self.path.stat().st_size > end:
+            logger.warning("%s ends in a block that is not whole, or damaged: scoring goes on before it", self.path)
+            self._file.truncate(end)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+
+    def append(self, values: np.ndarray) -> None:
+        """Write a block, (n, 5), so that it is there whatever happens next."""
+        data = np.ascontiguousarray(values, "<f8").tobytes()
+        self._file.write(data + self._checksum(data, self.blocks))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._count(values)
+
+    def read(self) -> Iterator[np.ndarray]:
+        """The blocks that are done, one after another, up to the first that is not right."""
+        size, total = self.settings["batch_size"], self.settings["rows"]
+        with open(self.path, "rb") as file:
+            for block, start in enumerate(range(0, total, size)):
+                n = min(size, total - start)
+                data = file.read(8 * n * len(MEASURED))
+                if file.read(4) != self._checksum(data, block):
+                    return
+                yield np.frombuffer(data, "<f8").reshape(n, len(MEASURED))
+
+    def remove(self) -> None:
+        """Delete the folder: it has served its purpose."""
+        self._file.close()
+        shutil.rmtree(self.folder)
+
+    def _claim(self, empty: bool) -> None:
+        """Write the settings down where nothing is done yet, or see that they are those that are written."""
+        path = self.folder / "settings.json"
+        if empty:
+            new = path.with_suffix(".new")
+            new.write_text(json.dumps(self.settings, indent=2) + "\n")
+            os.replace(new, path)
+            return
+        try:
+            old = dict(json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError):
+            raise self._other("its settings.json is missing or damaged") from None
+        new_settings = json.loads(json.dumps(self.settings))
+        for name, value in new_settings.items():
+            if old.get(name) != value:
+                short = "" if name in ("model", "data") else f": {old.get(name)} there, {value} here"
+                raise self._other(f"it is of another {name}{short}")
+
+    def _other(self, what: str) -> ValueError:
+        return ValueError(
+            f"{self.folder} cannot be gone on with, {what}: score as it was begun, choose another --out, or delete it."
+        )
+
+    def _count(self, values: np.ndarray) -> None:
+        self.rows += len(values)
+        self.blocks += 1
+
+    def _end(self) -> int:
+        """Where the blocks that are done end in the file."""
+        return 8 * len(MEASURED) * self.rows + 4 * self.blocks
+
+    @staticmethod
+    def _checksum(data: bytes, block: int) -> bytes:
+        return struct.pack("<I", zlib.crc32(data, block))
+
+
+def _lock(file: Any, folder: Path) -> None:
+    """Let no other process write to the file; where there are no such locks, hope for the best."""
+    try:
+        import fcntl
+    except ModuleNotFoundError:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise ValueError(f"Another process is at work in {folder}: wait for it, or choose another --out.") from None

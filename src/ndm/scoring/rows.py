@@ -1,0 +1,161 @@
+"""What is scored: a tensor's rows, those of a table's file, or images, read one block after another."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from ndm.data.base import Examples, from_levels
+from ndm.data.sources import find_source
+from ndm.data.table import TableFile
+
+__all__ = ["ExampleRows", "ImageRows", "Rows", "TableRows"]
+
+#: Rows that are read at a time for a checksum.
+_AT_ONCE = 1024
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """Examples that are read one after another.
+
+    Attributes:
+        count: how many there are.
+    """
+
+    count: int
+
+    def blocks(self, size: int, skip: int) -> Iterator[Tensor]:
+        """The examples from number ``skip`` on, ``size`` at a time, (n, \\*shape)."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """What tells these rows from others, made of JSON's types."""
+        ...
+
+
+class ExampleRows:
+    """A tensor's rows, or a split's of a data set.
+
+    Args:
+        examples: (N, \\*shape).
+    """
+
+    def __init__(self, examples: Examples) -> None:
+        self.examples = examples
+        self.count = len(examples)
+
+    def blocks(self, size: int, skip: int) -> Iterator[Tensor]:
+        for start in range(skip, self.count, size):
+            yield self.examples[start : min(start + size, self.count)]
+
+    def identity(self) -> dict[str, Any]:
+        checksum = 0
+        for block in self.blocks(_AT_ONCE, 0):
+            checksum = zlib.crc32(block.cpu().contiguous().numpy().tobytes(), checksum)
+        return {"examples": self.count, "checksum": checksum}
+
+
+class TableRows:
+    """The rows of a CSV or Parquet file, all of which are looked at before the first is scored.
+
+    Args:
+        path: the file.
+        shape: of an example; the table has as many columns as that has entries.
+        columns: which, and in what order; None for all that hold numbers.
+        levels: K, if the columns hold whole numbers 0 ... K - 1.
+
+    Raises:
+        ValueError: the file has other columns, or is not as :class:`~ndm.data.table.TableFile` wants it, or is empty.
+        FileNotFoundError: there is no such file.
+    """
+
+    def __init__(
+        self, path: str, shape: Sequence[int], columns: Sequence[str] | None = None, levels: int | None = None
+    ) -> None:
+        self.file = TableFile(path)
+        self.shape, self.levels = tuple(shape), levels
+        self.columns = self.file.choose(columns)
+        if len(self.columns) != math.prod(self.shape):
+            raise ValueError(
+                f"The model is of {math.prod(self.shape)} numbers a row, and {path} has {len(self.columns)} columns "
+                f"of numbers: {', '.join(self.columns)}."
+            )
+        self.count = self.file.check(self.columns, levels)
+        if self.count == 0:
+            raise ValueError(f"{path} has no rows to score.")
+
+    def blocks(self, size: int, skip: int) -> Iterator[Tensor]:
+        for piece in self.file.pieces(self.columns, size, skip, self.levels):
+            values = torch.from_numpy(piece)
+            x = values if self.levels is None else from_levels(values.long(), self.levels)
+            yield x.reshape(-1, *self.shape)
+
+    def identity(self) -> dict[str, Any]:
+        stat = self.file.path.stat()
+        return {"table": str(self.file.path.resolve()), "bytes": stat.st_size, "changed": stat.st_mtime_ns} | {
+            "columns": list(self.columns)
+        }
+
+
+class ImageRows:
+    """The images of a source, in its order, decoded as they are needed: see :class:`ndm.data.Images`.
+
+    Args:
+        path: as for Images.
+        shape: of the model's images, (C, H, W).
+        size: what the images are resized to; None for images that are of the shape already.
+        channels: 1 or 3 to make all images grey or coloured; None for images that are so already.
+        split: which of the source's splits; None if it has one.
+        background: the colour that images are put on where they are transparent; None to refuse such images.
+
+    Raises:
+        ValueError: the source has no such split or several, or is damaged; and later, an image is of another shape.
+        FileNotFoundError: there is nothing of that path or name.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        shape: Sequence[int],
+        size: int | None = None,
+        channels: int | None = None,
+        split: str | None = None,
+        background: str | None = "white",
+    ) -> None:
+        self.path, self.shape, self.size, self.channels = path, tuple(shape), size, channels
+        self.background = background
+        self.source = find_source(path)
+        splits = self.source.load(False, None, None)
+        if split is None and len(splits) > 1:
+            raise ValueError(f"{path} has the splits {', '.join(splits)}: choose one.")
+        self.split = split or next(iter(splits))
+        if self.split not in splits:
+            raise ValueError(f"{path} has no {self.split} split: it has {', '.join(splits)}.")
+        self.rows = splits[self.split]
+        if not self.rows.count:
+            raise ValueError(f"There are no images in {self.rows.where}.")
+        self.count: int = self.rows.count
+
+    def blocks(self, size: int, skip: int) -> Iterator[Tensor]:
+        from ndm.data.building import Decoder, name_of
+        from ndm.data.pixels import from_pixels
+
+        row = skip
+        with Decoder(self.size, self.channels, self.shape, self.background) as decoder:
+            for cells, _ in self.rows.skip(skip).pieces(size):
+                names = [name_of(cell, f"in row {row + i}", self.rows) for i, cell in enumerate(cells)]
+                yield from_pixels(torch.from_numpy(decoder(cells, names)))
+                row += len(cells)
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "images": self.source.fingerprint(),
+            "split": self.split,
+            "shape": [self.size, self.channels, self.background],
+        }

@@ -1,0 +1,187 @@
+"""The figures of a block of rows."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import math
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ndm.likelihood import log_likelihood
+from ndm.measuring import solved
+from ndm.model import NDM
+from ndm.noise import Drawn, seed_of
+from ndm.sampling import sample
+from ndm.scoring.journal import MEASURED
+
+__all__ = ["Scorer"]
+
+#: Samples of the model that the bound's control variates are fitted to, the steps that they are drawn in, and the
+#: groups of them, of whose slopes the median is taken.
+SAMPLES, STEPS, GROUPS = 64, 10, 8
+
+#: The bound is computed of this power of two of rows together, or of a larger one: a processor computes vectors of so
+#: many numbers, and what is left over otherwise, with other last bits. Of rows as large as images, which are vectors by
+#: themselves, it is computed of so many together, no more and no fewer.
+TOGETHER, LARGE, LARGE_TOGETHER = 32, 256, 16
+
+
+class Scorer:
+    """Scores blocks of rows; ``options`` are those of :func:`log_likelihood`."""
+
+    def __init__(
+        self, model: NDM, likelihood: bool, times: int, options: dict[str, Any], precision: str, seed: int
+    ) -> None:
+        self.model = copy.deepcopy(model).double() if precision == "64" else model
+        self.likelihood, self.times, self.options = likelihood, times, options
+        self.precision, self.seed = precision, seed
+        self.slopes: list[float] = []  # one for each stratum
+        self.kind = ""
+        parameter = next(iter(model.parameters()), torch.empty(0))
+        self.device = parameter.device
+        self.dtype = torch.float64 if precision == "64" else torch.float32
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        """The model in evaluation mode, and the networks in the precision that was asked for."""
+        was_training = self.model.training
+        self.model.eval()
+        half = self.precision == "bf16"
+        try:
+            with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+                yield
+        finally:
+            self.model.train(was_training)
+
+    def measure(self, x: Tensor, block: int) -> np.ndarray:
+        """The figures of a block's rows, (n, 5), in the order of :data:`~ndm.scoring.journal.MEASURED`."""
+        x = x.to(self.device, self.dtype)
+        found = torch.full((len(x), len(MEASURED)), math.nan, dtype=torch.float64)
+        found[:, 0], found[:, 1] = self._bound(x)
+        if self.likelihood:
+            hopeless = ~found[:, 0].isfinite()  # so far from the data that there is no use in trying
+            found[:, 2:], kind, _ = solved(self.model, x, None, hopeless, self._generator(block, 1), self.options)
+            self.kind = kind or self.kind
+        return found.numpy()
+
+    def _generator(self, *numbers: int) -> torch.Generator:
+        return torch.Generator(self.device).manual_seed(seed_of(self.seed, *numbers))
+
+    def _bound(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The bound and its standard error, each (n,).
+
+        A row's random numbers are its own, and the rows are computed in pieces of such sizes that it makes no
+        difference what stands beside a row in a file.
+        """
+        found, start = [], 0
+        for size in _pieces(len(x), large=x[0].numel() >= LARGE and x.device.type == "cpu"):
+            rows = torch.arange(start, start + size, device=x.device).clamp(max=len(x) - 1)  # the last one repeated
+            found.append(self._bound_of_piece(x[rows]))
+            start += size
+        mean, error = (torch.cat(part)[: len(x)] for part in zip(*found, strict=True))
+        return mean, error
+
+    def _bound_of_piece(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of few rows: two noise levels from every stratum, which tell the bound's variance."""
+        u, noise = self._noise_of(x)
+        mean, variance = torch.zeros(2, len(x), dtype=torch.float64)
+        for stratum, slope in enumerate(self.slopes):
+            pair = []
+            for i in (2 * stratum, 2 * stratum + 1):
+                total, control = self._draw(x, stratum, u[i], noise[i], check=i == 0)
+                pair.append(total - slope * control)
+            mean += (pair[0] + pair[1]) / self.times
+            variance += (pair[0] - pair[1]) ** 2 / self.times**2
+        return mean, variance.sqrt()
+
+    def _noise_of(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Uniform numbers, (times, n), and noise for the bound, (times, 2, n, \\*shape), by seed and row alone."""
+        u = torch.empty(len(x), self.times, dtype=torch.float64)
+        noise = torch.empty(len(x), self.times, 2, *x.shape[1:], dtype=self.dtype)
+        generator, key = torch.Generator(), self.seed.to_bytes(16, "little")
+        rows = (x.detach().cpu().float() + 0.0).flatten(1).numpy()  # of -0 and 0 one
+        for i, row in enumerate(rows):
+            digest = hashlib.blake2b(row.tobytes(), digest_size=8, key=key).digest()
+            generator.manual_seed(int.from_bytes(digest, "little") >> 1)
+            torch.rand(u[i].shape, generator=generator, out=u[i])
+            torch.randn(noise[i].shape, generator=generator, out=noise[i])
+        return u.T.to(self.device), noise.movedim(0, 2).to(self.device)
+
+    def _draw(self, x: Tensor, stratum: int, u: Tensor, noise: Tensor, check: bool) -> tuple[Tensor, Tensor]:
+        """The bound at a noise level of a stratum, and a number of mean zero that goes with it, each (n,).
+
+        Near the data eps_hat is small, and what varies in gamma' |eps - eps_hat|^2 / 2 is mostly |eps|^2, of which the
+        mean is known.
+        """
+        times = 2 * (stratum + u) / self.times
+        total = self.model.bound(x, times=times, generator=Drawn(noise), check=check).total
+        weight = self.model.schedule(times.to(x)).dgamma / 2
+        return total.double().cpu(), (weight * (noise[0].square() - 1).flatten(1).sum(1)).double().cpu()
+
+    def prepare(self, x: Tensor) -> None:
+        """See whether the data fit the model, by some rows, and find how much of the variates of :meth:`_draw` to
+        subtract, from samples of the model.
+
+        So nothing is lost of the bound's being unbiased, and a row's score depends on no other row. The median of the
+        slopes of several groups of samples is taken, which a few samples that are far off cannot spoil.
+
+        Raises:
+            ValueError: the data do not fit the model.
+        """
+        x = x.to(self.device, self.dtype)
+        self.model.to_model(x)
+        self.model.bound(x[:1], times=torch.zeros(1, device=self.device))
+        generator = self._generator(0, 3)
+        some = sample(self.model, SAMPLES, x.shape[1:], steps=STEPS, generator=generator, progress=False)
+        some = some.to(self.device, self.dtype)
+        some = some[some.flatten(1).isfinite().all(1)]
+        for stratum in range(self.times // 2):
+            if len(some) < GROUPS:
+                self.slopes.append(0.0)
+                continue
+            pair = []
+            for _ in range(2):
+                u = torch.rand(len(some), generator=generator, dtype=torch.float64, device=self.device)
+                noise = torch.randn(2, *some.shape, generator=generator, dtype=self.dtype, device=self.device)
+                pair.append(torch.stack(self._draw(some, stratum, u, noise, check=False)))
+            y, control = pair[0] - pair[1]
+            products = ((y * control).tensor_split(GROUPS), control.square().tensor_split(GROUPS))
+            slopes = torch.stack([a.sum() / b.sum() for a, b in zip(*products, strict=True)])
+            slopes = slopes[slopes.isfinite()]
+            # Rounded, so that it is the same however many threads have computed it.
+            self.slopes.append(round(slopes.median().item(), 3) if len(slopes) else 0.0)
+
+    def check(self, x: Tensor) -> tuple[str, float | None]:
+        """What the log-likelihood is in words, and how much finer steps in float64 change it on average."""
+        x, place = x.to(self.device, self.dtype), (0, 2)
+        finer = self.options | {"tolerance": self.options["tolerance"] / 100}
+        with warnings.catch_warnings(), contextlib.suppress(RuntimeError):
+            warnings.simplefilter("ignore", RuntimeWarning)  # of the tolerance, which is counted
+            rough = log_likelihood(self.model, x, generator=self._generator(*place), **self.options)
+            self.kind = rough.kind
+            if self.device.type == "mps":  # which has no float64
+                return self.kind, None
+            model, x = copy.deepcopy(self.model).double(), x.double()
+            with torch.autocast(self.device.type, enabled=False):
+                if rough.stderr.any():  # float64 has random numbers of its own, so that both must be in it
+                    rough = log_likelihood(model, x, generator=self._generator(*place), **self.options)
+                fine = log_likelihood(model, x, generator=self._generator(*place), **finer)
+            change = (rough.log_prob - fine.log_prob).abs()
+            change = change[change.isfinite()]
+            return self.kind, change.mean().item() if len(change) else None
+        return self.kind, None
+
+
+def _pieces(n: int, large: bool) -> Iterator[int]:
+    """The sizes of the pieces in which n rows are computed; the last may be larger than what is left."""
+    while n > 0:
+        size = LARGE_TOGETHER if large else max(TOGETHER, 2 ** (n.bit_length() - 1))
+        yield size
+        n -= size

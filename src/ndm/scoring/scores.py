@@ -1,0 +1,227 @@
+"""Every row of a data set scored: the work itself, and what is said of it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ndm.data.base import Examples
+from ndm.data.choosing import part_of
+from ndm.likelihood import TOLERANCE
+from ndm.model import NDM
+from ndm.scoring.checks import check_model, check_options, check_out, fingerprint
+from ndm.scoring.journal import MEASURED, Journal
+from ndm.scoring.rows import ExampleRows, Rows
+from ndm.scoring.scorer import Scorer
+from ndm.scoring.writing import summary, write
+
+__all__ = ["Scores", "score"]
+
+logger = logging.getLogger("ndm.scoring")
+
+#: Rows in a block: at most so many, and at most so many numbers.
+ROWS, NUMBERS = 1024, 2**18
+
+#: Numbers in the rows whose likelihood is computed once more, to see what the solver's tolerance has cost.
+CHECKED = 128
+
+#: What is in the partial folder: to be counted up when that changes its meaning.
+_LAYOUT = 3
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What was written.
+
+    Attributes:
+        path: the file.
+        about: ``rows``, and of ``nelbo`` and ``log_prob`` each the ``mean``, its ``stderr`` over the rows, and
+            ``row_stderr``, the mean of the rows' own standard errors (nats), all over the rows where it is finite;
+            ``not_finite``, the number of the others (inf or nan), and if there are any, the first 20 of them,
+            ``not_finite_rows``. Of ``log_prob`` also ``kind`` in words, ``unsolved`` (as ``not_finite``),
+            ``missed_tolerance``, the number of rows whose solver's error is above the tolerance, ``solver_error``, the
+            mean of the rows' own, and ``checked_error``, the mean difference that a hundredth of the tolerance and
+            double precision made to some random rows; and ``seconds``, of this session, for ``scored`` rows. What
+            there is no number for, as the standard error of one row, is None.
+    """
+
+    path: Path
+    about: dict[str, Any]
+
+    def text(self) -> str:
+        """The same in a few lines."""
+        about, lines = self.about, []
+        for name, what in (("nelbo", "bound on -log p"), ("log_prob", "log p")):
+            if name in about:
+                lines += _mean_lines(what, about[name], about["rows"])
+        if "log_prob" in about:
+            part = about["log_prob"]
+            lines.append(f"{'':<16} {part['kind']}")
+            if part["solver_error"] is not None:
+                lines.append(f"{'':<16} half the solver's steps change a row by {part['solver_error']:.1g} on average")
+            if part["missed_tolerance"]:
+                lines.append(
+                    f"{'':<16} {part['missed_tolerance']:,} rows are not solved to the tolerance: see solver_error"
+                )
+            if part["checked_error"] is not None:
+                many = "many more steps in double precision change some random rows by"
+                lines.append(f"{'':<16} {many} {part['checked_error']:.1g}")
+        if about["scored"]:
+            lines.append(f"{about['scored']:,} rows in {about['seconds']:.1f} s")
+        return "\n".join(lines)
+
+    def require_finite(self) -> None:
+        """Raise a ValueError if no row has a finite bound, or none a finite log-likelihood."""
+        for name, what in (("nelbo", "bound"), ("log_prob", "log-likelihood")):
+            if name in self.about and self.about[name]["mean"] is None:
+                raise ValueError(
+                    f"No row has a finite {what}; the file {self.path} was written. Look at the rows for values far "
+                    "from those that the model was trained on."
+                )
+
+
+def _mean_lines(what: str, part: dict[str, Any], rows: int) -> list[str]:
+    """The mean of a figure, and which rows have none."""
+    lines = []
+    if part["mean"] is None:
+        lines.append(f"{what:<16} {'-':>12}")
+    else:
+        own = part["row_stderr"]
+        error = "" if own is None else ", no random part" if own == 0 else f", a row's own error {own:.2g}"
+        spread = "± -" if part["stderr"] is None else f"± {part['stderr']:.5f}"
+        lines.append(f"{what:<16} {part['mean']:>12.5f} {spread} nats{error}")
+    if part["not_finite"]:
+        n, named = part["not_finite"], part["not_finite_rows"]
+        names = ", ".join(map(str, named)) + (", ..." if n > len(named) else "")
+        lines.append(
+            f"{'':<16} not finite (inf or nan) for {n:,} of {rows:,} rows, which are left out: "
+            f"row{'s' * (n > 1)} {names}"
+        )
+    return lines
+
+
+def score(
+    model: NDM,
+    data: Rows | Examples,
+    out: str | os.PathLike[str],
+    *,
+    likelihood: bool = True,
+    times: int = 20,
+    tolerance: float | None = None,
+    samples: int = 4,
+    probes: int = 4,
+    precision: str = "32",
+    batch_size: int | None = None,
+    max_rows: int | None = None,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> Scores:
+    r"""Write a file with a line for every row of the data, in their order.
+
+    Its columns are ``row``, from 0; ``nelbo`` and ``nelbo_stderr``, the bound on -log p in continuous time, with the
+    noise's square for a control variate; ``log_prob`` and ``log_prob_stderr``, the log-likelihood under the reverse
+    ODE, whose meaning is in ``kind``; ``solver_error``, how far half as many of the solver's steps are away; all in
+    nats, the standard errors being those of what is random in each row's own figure. (The bound's comes of ``times`` /
+    2 differences and is itself uncertain: with 20 times the mean lies within two of it for nine rows of ten.) For
+    K-level data also ``bits_per_dim``, of the log-likelihood, or of the bound where there is none.
+
+    The bound of a row depends on the row and the seed alone: not on the rows beside it, its place or the size of the
+    blocks, so that equal rows have equal bounds. The random numbers of a log-likelihood, where it has any, are those
+    of the row's place. A row whose bound is not finite is too far from the data to be solved: its log_prob is nan.
+
+    If the process is killed, the same call goes on from OUT.partial, and the file will be the same.
+
+    Args:
+        model: the model, which must be on the device to compute on, and is left as it was.
+        data: the rows.
+        out: the file to write, .parquet or .csv.
+        likelihood: compute the log-likelihood as well, which takes longest.
+        times: noise levels per row for the bound, an even number: two in each of ``times`` / 2 strata.
+        tolerance: nats, of the ODE solver: see :func:`ndm.log_likelihood`.
+        samples: of z_0, for K-level data.
+        probes: for the divergence, where it is not exact: in more than 16 dimensions.
+        precision: ``32``, ``bf16`` (of the networks alone) or ``64``.
+        batch_size: rows in a block. Another number means other random numbers for log-likelihoods that have any.
+        max_rows: score the first so many rows only.
+        seed: of every random number.
+        progress: show a bar; by default on a terminal.
+
+    Raises:
+        ValueError: an argument is out of range, the data do not fit the model, or OUT.partial is of other settings.
+        FileExistsError: OUT exists.
+        FileNotFoundError: there is no folder to write in.
+        ImportError: pyarrow is not installed, for a .parquet file.
+    """
+    out = Path(out)
+    check_out(out)
+    check_options(times, tolerance, samples, probes, precision, batch_size, max_rows, seed)
+    check_model(model, likelihood)
+    rows = data if isinstance(data, Rows) else ExampleRows(data)
+    count = rows.count if max_rows is None else min(rows.count, max_rows)
+    first = next(rows.blocks(1, 0), None)
+    if first is None:
+        raise ValueError("There are no rows to score.")
+    # A power of two, which the scorer does not have to cut up.
+    size = batch_size or 2 ** (max(1, min(ROWS, NUMBERS // first.numel())).bit_length() - 1)
+    if tolerance is None:
+        tolerance = TOLERANCE * first.numel()
+    options = {"tolerance": tolerance, "samples": samples, "probes": probes}
+    scorer = Scorer(model, likelihood, times, options, precision, seed)
+    settings = {
+        "layout": _LAYOUT, "model": fingerprint(model), "data": rows.identity(), "rows": count, "batch_size": size,
+        "likelihood": likelihood, "times": times, "tolerance": tolerance, "samples": samples, "probes": probes,
+        "precision": precision, "seed": seed,
+    }  # fmt: skip
+    with scorer.at_work():
+        scorer.prepare(next(rows.blocks(size, 0)))  # which also finds out whether the data fit the model
+    with scorer.at_work(), Journal(out.with_name(out.name + ".partial"), settings) as journal:
+        began, done = time.monotonic(), journal.rows
+        if done:
+            logger.info("%d rows of %d had been scored: going on from there", done, count)
+        hidden = None if progress is None else not progress
+        with tqdm(total=count, initial=done, desc="scoring", unit="row", disable=hidden) as bar:
+            # Also the last block is read whole, for whatever the first rows are, their noise is that of the block.
+            for x in rows.blocks(size, done) if done < count else ():
+                journal.append(scorer.measure(x, journal.blocks)[: count - journal.rows])
+                bar.update(min(len(x), count - bar.n))
+                if journal.rows >= count:
+                    break
+        if journal.rows < count:
+            raise ValueError(f"The data have {journal.rows} rows, and had {count} before: have they changed?")
+        seconds = time.monotonic() - began
+        kind, checked = None, None
+        if likelihood:
+            some = _some_solved(rows, journal, max(1, CHECKED // first.numel()), size, seed)
+            kind, checked = (scorer.kind, None) if some is None else scorer.check(some)
+        about = summary(journal, kind, tolerance, checked)
+        about |= {"scored": count - done, "seconds": seconds}
+        bits = None if model.decoder.levels is None else 1 / (first.numel() * math.log(2))
+        write(out, journal, about | {"settings": settings}, bits)
+        journal.remove()
+    return Scores(out, about)
+
+
+def _some_solved(rows: Rows, journal: Journal, size: int, at_once: int, seed: int) -> Tensor | None:
+    """Some random rows, at most ``size``, whose log-likelihood is finite, (n, \\*shape); None if there are none."""
+    solved = np.concatenate([np.isfinite(block[:, MEASURED.index("log_prob")]) for block in journal.read()])
+    places = np.flatnonzero(solved)
+    if len(places) == 0:
+        return None
+    places = places[part_of(len(places), size, seed).numpy()]
+    found, row = [], int(places[0])
+    for block in rows.blocks(at_once if len(places) > 1 else 1, row):
+        found.append(block[torch.from_numpy(places[(places >= row) & (places < row + len(block))] - row)])
+        row += len(block)
+        if row > places[-1]:
+            break
+    return torch.cat(found)

@@ -1,0 +1,143 @@
+"""The end of a scoring: the means of all rows, and the file."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ndm.results import NAMED, strict
+from ndm.scoring.journal import MEASURED, Journal
+
+__all__ = ["summary", "write"]
+
+#: Rows that are written at a time, a row group of a Parquet file.
+WRITTEN = 65_536
+
+
+class _Mean:
+    """Mean and standard error of numbers that come in blocks; those that are not finite are counted and left out."""
+
+    def __init__(self) -> None:
+        self.count = self.rows = 0
+        self.mean = self.squares = 0.0
+        self.missing: list[int] = []  # the first of them, by their rows
+
+    def add(self, values: np.ndarray) -> None:
+        finite = np.isfinite(values)
+        there = values[finite]
+        self.missing += (self.rows + np.flatnonzero(~finite)).tolist()[: NAMED - len(self.missing)]
+        self.rows += len(values)
+        if len(there) == 0:
+            return
+        count, mean = len(there), float(there.mean())
+        total, shift = self.count + count, mean - self.mean  # Chan et al., 1979
+        self.squares += float(((there - mean) ** 2).sum()) + shift**2 * self.count * count / total
+        self.mean += shift * count / total
+        self.count = total
+
+    @property
+    def stderr(self) -> float | None:
+        """None for fewer than two numbers."""
+        return math.sqrt(self.squares / (self.count - 1) / self.count) if self.count > 1 else None
+
+
+def summary(journal: Journal, kind: str | None, tolerance: float, checked: float | None) -> dict[str, Any]:
+    """The means of all rows: see :attr:`ndm.scoring.Scores.about`.
+
+    Args:
+        journal: what was measured.
+        kind: what the log-likelihood is; None if there is none.
+        tolerance: of its solver.
+        checked: the difference that a finer solution makes.
+    """
+    means, missed = {name: _Mean() for name in MEASURED}, 0
+    for block in journal.read():
+        for name, values in zip(MEASURED, block.T, strict=True):
+            means[name].add(values)
+        missed += int((np.nan_to_num(block[:, MEASURED.index("solver_error")], posinf=0.0) > tolerance).sum())
+
+    def part(name: str) -> dict[str, Any]:
+        found, own = means[name], means[name + "_stderr"]
+        about = {
+            "mean": found.mean if found.count else None, "stderr": found.stderr,
+            "row_stderr": own.mean if own.count else None, "not_finite": found.rows - found.count,
+        }  # fmt: skip
+        return about | ({"not_finite_rows": found.missing} if found.missing else {})
+
+    about: dict[str, Any] = {"rows": journal.rows, "nelbo": part("nelbo")}
+    if kind is not None:
+        about["log_prob"] = part("log_prob")
+        solver = means["solver_error"].mean if means["solver_error"].count else None
+        more = {"kind": kind, "unsolved": about["log_prob"]["not_finite"], "missed_tolerance": missed}
+        about["log_prob"] |= more | {"checked_error": checked, "solver_error": solver}
+    return strict(about)
+
+
+def write(out: Path, journal: Journal, about: dict[str, Any], bits: float | None) -> None:
+    """Put the blocks together in one file, which comes to its place when it is whole."""
+    new = journal.folder / out.name
+    columns = _columns(journal, about, bits)
+    if out.suffix == ".csv":
+        with open(new, "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            for i, block in enumerate(columns):
+                if i == 0:
+                    writer.writerow(block)
+                writer.writerows(zip(*(_texts(values) for values in block.values()), strict=True))
+    else:
+        _write_parquet(new, columns, {"ndm": json.dumps(strict(about), allow_nan=False)})
+    with open(new, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(new, out)
+
+
+def _columns(journal: Journal, about: dict[str, Any], bits: float | None) -> Iterator[dict[str, np.ndarray]]:
+    """The file's columns, block by block."""
+    names = MEASURED if "log_prob" in about else MEASURED[:2]
+    row = 0
+    for block in _joined(journal.read()):
+        found: dict[str, np.ndarray] = {"row": np.arange(row, row + len(block))}
+        found |= {name: block[:, i] for i, name in enumerate(names)}
+        if bits is not None:
+            found["bits_per_dim"] = bits * (-found["log_prob"] if "log_prob" in found else found["nelbo"])
+        if "log_prob" in about:
+            found["kind"] = np.full(len(block), about["log_prob"]["kind"], dtype=object)
+        yield found
+        row += len(block)
+
+
+def _joined(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """Blocks put together to larger ones, of which files are better made."""
+    waiting: list[np.ndarray] = []
+    for block in blocks:
+        waiting.append(block)
+        if sum(map(len, waiting)) >= WRITTEN:
+            yield np.concatenate(waiting)
+            waiting = []
+    if waiting:
+        yield np.concatenate(waiting)
+
+
+def _texts(values: np.ndarray) -> list[str]:
+    return [f"{v:.9g}" for v in values] if values.dtype.kind == "f" else [str(v) for v in values]
+
+
+def _write_parquet(path: Path, blocks: Iterator[dict[str, np.ndarray]], metadata: dict[str, str]) -> None:
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetWriter
+
+    with contextlib.ExitStack() as stack:
+        writer = None
+        for block in blocks:
+            table = pa.table(block).replace_schema_metadata(metadata)
+            if writer is None:
+                writer = stack.enter_context(ParquetWriter(path, table.schema))
+            writer.write_table(table)
