@@ -401,6 +401,10 @@ def test_a_gaussian_mixture_is_beside_the_model_and_named_where_it_is_better(exa
     )  # fmt: skip
     assert abs(right.about["comparison"]["difference"]) < 0.1
     assert right.about["comparison"]["sentence"] == ""
+    few = Far(features=2, variance=R, train=50, validation=30, test=30)
+    far = evaluate(exact, few, steps=(None,), times=2, tolerance=0.1, mixture=True)
+    assert [row["not_finite_examples"] for row in far.rows] == [[3], [3], [3]]
+    assert "Gaussian mixture: of the examples for which the model's figure is finite, 29" in far.text()
     images = ndm.NDM(ndm.LinearSchedule(), ndm.Identity(), ndm.Denoiser(ConvNet(1, width=8)), ndm.DiscretizedDecoder())
     other = evaluate(images, Patterns(size=8, channels=1, examples=20), steps=(), likelihood=False, mixture=True)
     assert other.rows == []

@@ -269,13 +269,15 @@ def _add_mixture(result: Evaluation, data: Data, part: _Part, seed: int) -> None
     own, own_name = result.find("log-likelihood"), "log-likelihood under the ODE"
     if own is None:
         own, own_name = result.find("bound"), "bound"
+    if own is not None:  # so that the two figures are of the same examples
+        of_model = result.per_example[own] * (-1 if own_name == "bound" else 1)
+        values[~of_model.isfinite()] = math.nan
     result.add(
         values, part.places, quantity=MIXTURE, steps=None, variance=None, unit="nats",
         kind=f"log-density of a Gaussian mixture of {components}, chosen by the validation split",
     )  # fmt: skip
     if own is None:
         return
-    of_model = result.per_example[own] * (-1 if own_name == "bound" else 1)
     difference = (values - of_model)[(values - of_model).isfinite()]
     mean, error = mean_and_error(difference) if len(difference) else (math.nan, math.nan)
     sentence = ""

@@ -127,11 +127,10 @@ class Evaluation:
         for row in self.rows:
             steps = row["steps"] or ("continuous" if row["quantity"] == "bound" else "-")
             average = row["quantity"] not in ("FID", "KID")
-            stderr = f"{'-':>6}" if row["stderr"] is None else f"{row['stderr']:>6.4f}"
-            value = f"{'-':>8}" if row["value"] is None else f"{row['value']:>8.4f}"
+            error = f"± {_cell(row['stderr']):>6}" if average else " " * 8
             lines.append(
-                f"{row['quantity']:<16} {steps!s:>10}  {row['variance'] or '-':<17} {value} "
-                f"{'± ' + stderr if average else ' ' * 8}  {row['unit']}"
+                f"{row['quantity']:<16} {steps!s:>10}  {row['variance'] or '-':<17} {_cell(row['value']):>8} "
+                f"{error}  {row['unit']}"
             )
         return "\n".join(lines)
 
@@ -192,11 +191,20 @@ def _finite_examples(row: Mapping[str, Any]) -> int:
 def _not_finite(row: Mapping[str, Any], split: str) -> str:
     """Which examples have no finite value of a figure, in words."""
     n, places = row["not_finite"], row["not_finite_examples"]
+    if row["quantity"] == MIXTURE:
+        return f"{MIXTURE}: of the examples for which the model's figure is finite, {row['examples'] - n:,}"
     names = ", ".join(map(str, places)) + (", ..." if n > len(places) else "")
     return (
         f"{row_name(row)}: not finite (inf or nan) for {n:,} of {row['examples']:,} examples, which are left out: "
         f"number{'s' * (n > 1)} {names} of the {split + ' ' if split else ''}split, from 0"
     )
+
+
+def _cell(number: float | None) -> str:
+    """A number in the table."""
+    if number is None:
+        return "-"
+    return f"{number:.4f}" if abs(number) < 1e6 else f"{number:.4g}"
 
 
 def _with_unit(row: Mapping[str, Any]) -> str:
