@@ -25,6 +25,7 @@ from bench import mean_and_error, save, table
 from torch import Tensor
 
 from ndm.configs.configuration import Configuration
+from ndm.data import part_of
 from ndm.denoisers import BaseDenoiser, Estimate
 from ndm.evaluation import bound_per_example
 from ndm.schedules import NoiseLevel
@@ -86,7 +87,8 @@ def measure(config: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     built = Configuration.read(str(CONFIGS / f"{config}.yaml"), overrides).build()
     with tempfile.TemporaryDirectory() as folder:
         model = fit(built.model, built.data, Path(folder) / "run", built.training, built.trainer, progress=False)
-    x = built.data.examples("test")[: options.examples]
+    test = built.data.examples("test")
+    x = test[part_of(len(test), options.examples, seed=0)]
     own = model.denoiser
     kinds: dict[str, tuple[BaseDenoiser, Callable[[], AbstractContextManager]]] = {
         "float32": (own, nullcontext),

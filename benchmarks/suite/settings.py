@@ -112,7 +112,8 @@ class Row:
         depth: of the denoiser's network: blocks of a perceptron, or per resolution of a U-Net.
         bounds: the numbers of steps T to measure at, None standing for continuous time.
         times: of an example, for a bound with more steps than that.
-        examples: the first so many test examples are measured; None for all.
+        examples: the first so many test examples are measured, which of all data sets here are in random order; None
+            for all.
         calibration: examples times steps that a calibration sees.
         curve_points, curve_examples, curve_times: of the validation curve: how often, and on what, it is measured.
         tune: field -> values: the grid that every model is tuned on; None for no tuning.
