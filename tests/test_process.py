@@ -336,8 +336,9 @@ def test_data_to_the_model_and_back() -> None:
     torch.testing.assert_close(x, f64([[1.0, 0.0], [0.0, 2.0]]))
     torch.testing.assert_close(process.from_model(x), data)
     assert process.log_det(x).item() == pytest.approx(-math.log(12))
+    torch.testing.assert_close(process.to_model(data.long()), x)  # whole numbers are numbers in their own units
     with pytest.raises(ValueError, match="integers"):
-        process.to_model(torch.ones(2, 2, dtype=torch.long))
+        model(ndm.LinearSchedule(), ndm.Identity()).to_model(torch.ones(2, 2, dtype=torch.long))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -347,7 +348,8 @@ def test_integers_come_in_the_precision_of_the_model(dtype) -> None:
     x = process.to_model(torch.tensor([[0, 255, 7]], dtype=torch.uint8))
     assert x.dtype == dtype
     assert x[0].tolist() == [-255 / 256, 255 / 256, -241 / 256]
-    assert process.bfloat16().to_model(torch.tensor([[7]])).item() == -241 / 256
+    with pytest.raises(ValueError, match="half precision"):
+        process.bfloat16().to_model(torch.tensor([[0, 255, 7]]))
 
 
 # ---- parts that do not fit

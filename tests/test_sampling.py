@@ -557,6 +557,7 @@ def test_guidance_of_gaussians_moves_their_mean(kind, method, steps, solver):
     parts = dict(model.named_modules())
     x = sample(model, 3, labels=labels, guidance=w, generator=seeded(0), dtype=torch.float64, **common)
     mean = (1 + w) * labels - w * 4
+    getattr(model.denoiser, "net", getattr(model.denoiser, "module", None)).classes = 0  # any number is a label now
     expected = sample(model, 3, labels=mean, generator=seeded(0), dtype=torch.float64, **common)
     torch.testing.assert_close(x, expected, rtol=1e-5, atol=1e-5)
     assert dict(model.named_modules()) == parts  # and the model is as it was
@@ -570,7 +571,11 @@ def test_guidance_of_a_network_with_classes():
         return sample(model, 3, (2,), steps=5, labels=labels, guidance=guidance, generator=seeded(0))
 
     torch.testing.assert_close(draw(0.0), draw(None))
-    torch.testing.assert_close(draw(-1.0), draw(None, torch.full((3,), 3)))
+    with pytest.raises(ValueError, match=r"labels must be 0 \.\.\. 2"):
+        draw(None, torch.full((3,), 3))  # what stands for no class is no class
+    none, model.denoiser.net.classes = draw(-1.0), 4
+    torch.testing.assert_close(none, draw(None, torch.full((3,), 3)))
+    model.denoiser.net.classes = 3
     assert (draw(2.0) - draw(None)).abs().max() > 1e-3
     assert model.training
     assert all(p.requires_grad for p in model.parameters())

@@ -19,14 +19,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ndm.denoisers import require_known_labels
 from ndm.grids import GRIDS, even_grid, gamma_grid, labelled, optimal_grid
+from ndm.inputs import Values, as_labels, as_tensor, check_steps
 from ndm.noise import Randomness, below_one, low_discrepancy, normal_like
 from ndm.precision import residual_path
 from ndm.process import Instant, Process, Stride, at_rest
 from ndm.schedules import NoiseLevel, per_example
 from ndm.transforms.curve import Curve
-from ndm.variances import CalibratedVariance, Moments, Step, check_calibration
+from ndm.variances import CalibratedVariance, Moments, Step, check_calibration, check_grid
 
 __all__ = ["BoundTerms", "bound", "calibrate", "calibrated_variance", "error_moments"]
 
@@ -64,11 +64,11 @@ class BoundTerms:
 
 def bound(
     process: Process,
-    data: Tensor,
+    data: Values,
     steps: int | None = None,
     *,
-    labels: Tensor | None = None,
-    times: Tensor | None = None,
+    labels: Values | None = None,
+    times: Values | None = None,
     generator: Randomness = None,
     check: bool = True,
 ) -> BoundTerms:
@@ -77,29 +77,34 @@ def bound(
     In continuous time these terms do not depend, in expectation, on how the schedule runs between its end points: the
     gradient that a :class:`~ndm.LearnedSchedule` gets for that lowers their variance instead.
 
-    Under ``torch.autocast`` the networks run in its precision and everything else in that of the data.
+    Everything is computed in the precision and on the device of the networks' weights, whatever those of the data are,
+    and in float32 at least. Under ``torch.autocast`` the networks run in its precision and everything else in theirs.
 
     Args:
         process: the model.
-        data: (B, \\*shape): floating-point data, or integers 0..K-1 for a K-level decoder.
+        data: (B, \\*shape): floating-point data, or integers 0..K-1 for a K-level decoder; a tensor, a NumPy array, a
+            DataFrame or nested lists.
         steps: T; None for continuous time.
-        labels: class labels, (B,), for a conditional denoiser.
+        labels: class labels, (B,), for a conditional denoiser, 0..K-1 for its K classes.
         times: times in [0, 1) at which to evaluate, (B,), in place of low-discrepancy random ones; with
             ``steps``, time u stands for step floor(T u) + 1.
         generator: for the times and the noise; or a :class:`~ndm.noise.Share` of one.
-        check: look for NaN, infinite and off-level values first.
+        check: look at the data's shape, for NaN, infinite and off-level values, and at the labels first.
 
     Raises:
-        ValueError: ``steps`` is below 1, a time is outside [0, 1), or the data or the labels do not pass the check.
+        ValueError: ``steps`` is no whole number or below 1, the times are not B or one is outside [0, 1), the data or
+            the labels do not pass the check, or the model's weights are in half precision.
     """
-    if steps is not None and steps < 1:
-        raise ValueError(f"The number of steps must be at least 1, or None for continuous time; got {steps}.")
-    if times is not None and not ((times >= 0) & (times < 1)).all():
-        raise ValueError("The times must lie in [0, 1).")
-    if check:
-        require_known_labels(process.denoiser, labels)
-    with residual_path(data.device):
-        return _bound(process, process.to_model(data, check), steps, labels, times, generator)
+    if steps is not None:
+        check_steps(steps)
+    x = process.to_model(data, check)
+    labels = as_labels(process, labels, len(x), check)
+    if times is not None:
+        times = as_tensor(times, "times")
+        if times.shape != (len(x),) or not ((times >= 0) & (times < 1)).all():
+            raise ValueError(f"The times must be {len(x)} numbers in [0, 1), one an example.")
+    with residual_path(x.device):
+        return _bound(process, x, steps, labels, times, generator)
 
 
 def _bound(
@@ -189,6 +194,7 @@ def calibrate(
     Args:
         process: the model; it is not changed.
         batches: tensors (B, \\*shape), or pairs of one and its class labels, as a DataLoader gives them; or one tensor.
+            In place of a tensor, a NumPy array or a DataFrame will do.
         steps: T.
         covariance: ``isotropic``, ``diagonal`` or ``full``.
         rank: of a full covariance; see :class:`~ndm.variances.CalibratedVariance`.
@@ -214,16 +220,17 @@ def calibrate(
         elif grid == "optimal":
             times = optimal_grid(process, batches, steps, covariance, generator=generator)
     else:
-        times = grid
+        times = as_tensor(grid, "times of the steps").double().flatten()
+        check_calibration(steps, covariance)
+        check_grid(times.tolist(), steps)
     variance: CalibratedVariance | None = None
     total: Moments | None = None
     for data, labels in labelled(batches):
+        total = error_moments(
+            process, data, steps, covariance == "full", labels=labels, generator=generator, grid=times, more=total
+        )
         if variance is None:
             variance = calibrated_variance(process, data, steps, covariance, rank, times)
-        found = error_moments(
-            process, data, steps, covariance == "full", labels=labels, generator=generator, grid=times
-        )
-        total = found if total is None else total + found
     if total is None or variance is None:
         raise ValueError("Calibration needs at least one batch of data, and got none.")
     variance.fit(total)
@@ -231,10 +238,10 @@ def calibrate(
 
 
 def calibrated_variance(
-    process: Process, data: Tensor, steps: int, covariance: str, rank: int | None = None, grid: Tensor | None = None
+    process: Process, data: Values, steps: int, covariance: str, rank: int | None = None, grid: Tensor | None = None
 ) -> CalibratedVariance:
     """What :func:`calibrate` fits, for data like these, (B, \\*shape), not fitted yet."""
-    like = process.to_model(data[:1], check=False)
+    like = process.to_model(as_tensor(data)[:1], check=False)
     times = None if grid is None else grid.double().tolist()
     return CalibratedVariance(steps, covariance, like.shape[1:], rank, times).to(like)
 
@@ -242,13 +249,14 @@ def calibrated_variance(
 @torch.no_grad()
 def error_moments(
     process: Process,
-    data: Tensor,
+    data: Values,
     steps: int,
     full: bool = False,
     *,
-    labels: Tensor | None = None,
+    labels: Values | None = None,
     generator: Randomness = None,
     grid: Tensor | None = None,
+    more: Moments | None = None,
 ) -> Moments:
     r"""The second moments, at every step, of what a batch tells about the errors of the reverse process.
 
@@ -262,14 +270,16 @@ def error_moments(
         labels: class labels, (B,).
         generator: for the noise.
         grid: the times of the steps, (T + 1,); None for even ones, whatever the model's own are.
+        more: moments of earlier batches, which those of this one are added to.
 
     Raises:
         ValueError: the batch does not pass the check of :func:`bound`.
     """
-    with at_rest(process), residual_path(data.device):
-        x = process.to_model(data)
+    x = process.to_model(data)
+    labels = as_labels(process, labels, len(x))
+    with at_rest(process), residual_path(x.device):
         times = even_grid(steps, x) if grid is None else grid
-        moments = Moments(steps, x[0].numel(), full)
+        moments = Moments(steps, x[0].numel(), full) if more is None else more
         curve = process.transform(x)
         for i in range(1, steps + 1):
             step = process.grid_step(torch.full((x.shape[0],), i, device=x.device), steps, x, grid=times)

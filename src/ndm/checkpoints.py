@@ -46,7 +46,8 @@ def save_part(part: Part, path: str | os.PathLike[str], card: str | None = None)
         FileExistsError: ``path`` exists and is not a saved model.
     """
     path = Path(path)
-    config = {"ndm_format": FORMAT, "model": part.config()}  # before anything is written: it may refuse
+    # Before anything is written: it may refuse.
+    config = {"ndm_format": FORMAT, "model": part.config(), "training": part.training}
     if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or (path / CONFIG).exists())):
         raise FileExistsError(f"{path} exists and is not a saved model; nothing was written. Choose another path.")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +106,7 @@ def _put_in_place(fresh: Path, path: Path) -> None:
 
 
 def load_part(path: str | os.PathLike[str], kind: type[PartT], allow: Iterable[type[nn.Module]] = ()) -> PartT:
-    """Read the part that :func:`save_part` wrote.
+    """Read the part that :func:`save_part` wrote, in the mode (training or evaluation) that it was saved in.
 
     Args:
         path: the folder.
@@ -130,7 +131,8 @@ def load_part(path: str | os.PathLike[str], kind: type[PartT], allow: Iterable[t
             f"There is no saved model at {path}: it should be a folder with {CONFIG} and {WEIGHTS}, as save_pretrained "
             "writes it (RUN/model after `ndm train`)."
         )
-    part = from_config(_read_config(path / CONFIG), allow)
+    config = _read_config(path / CONFIG)
+    part = from_config(config.get("model"), allow)
     if not isinstance(part, kind):
         raise ValueError(f"{path} holds a {type(part).__name__}, not a {kind.__name__}.")
     try:
@@ -146,7 +148,7 @@ def load_part(path: str | os.PathLike[str], kind: type[PartT], allow: Iterable[t
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"The tensors in {path / WEIGHTS} do not fit its configuration: {reason}") from None
-    return part
+    return part.train(config.get("training") is not False)  # earlier versions did not write it
 
 
 def _is_pickle(path: Path) -> bool:
@@ -158,7 +160,7 @@ def _is_pickle(path: Path) -> bool:
     return head[:4] == b"PK\x03\x04" or (head[:1] == b"\x80" and head[1:2] in {b"\x02", b"\x03", b"\x04", b"\x05"})
 
 
-def _read_config(path: Path) -> Any:
+def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text())
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -166,4 +168,4 @@ def _read_config(path: Path) -> Any:
     version = config.get("ndm_format") if isinstance(config, dict) else None
     if version != FORMAT:
         raise ValueError(f"{path} is of format {version!r}; this version of ndm reads format {FORMAT}.")
-    return config.get("model")
+    return config

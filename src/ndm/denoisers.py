@@ -21,7 +21,7 @@ from ndm.parts import Part
 from ndm.precision import run_network
 from ndm.schedules import NoiseLevel, per_example
 from ndm.transforms.curve import unit_interval
-from ndm.transforms.learned import DEFAULT_GAMMA_RANGE
+from ndm.transforms.ranges import GammaRange
 
 __all__ = [
     "BareDenoiser",
@@ -31,7 +31,6 @@ __all__ = [
     "Estimate",
     "GuidedDenoiser",
     "as_denoiser",
-    "require_known_labels",
 ]
 
 
@@ -135,7 +134,7 @@ class BaseDenoiser(Part):
         """Tell the denoiser the schedule's end points; one that has no use for them ignores the call."""
 
 
-class _NetworkDenoiser(BaseDenoiser):
+class _NetworkDenoiser(GammaRange, BaseDenoiser):
     """A network, a parameterisation, and the noise level mapped to [0, 1] for the network."""
 
     def __init__(
@@ -150,17 +149,10 @@ class _NetworkDenoiser(BaseDenoiser):
             raise ValueError(
                 f"There is no parameterization {parameterization!r}; choose one of {', '.join(_READINGS)}."
             )
-        if gamma_range is not None and not gamma_range[0] < gamma_range[1]:
-            raise ValueError(f"gamma_range must be (low, high) with low < high, got {gamma_range}.")
         self.net = net
         self.base = base
         self.parameterization = parameterization
-        self._range_is_given = gamma_range is not None
-        self.gamma_range = (float(gamma_range[0]), float(gamma_range[1])) if gamma_range else DEFAULT_GAMMA_RANGE
-
-    def set_gamma_range(self, gamma_min: float, gamma_max: float) -> None:
-        if not self._range_is_given:
-            self.gamma_range = (gamma_min, gamma_max)
+        self._take_range(gamma_range)
 
     def _heads(self, z: Tensor, level: NoiseLevel, labels: Tensor | None, allowed: tuple[int, ...]) -> list[Tensor]:
         """The network's output cut into heads, each (B, \\*shape), in the precision of z."""
@@ -188,8 +180,8 @@ class Denoiser(_NetworkDenoiser):
             returns (B, \\*shape), or twice the channels: the second half is then log(w / v), the reverse variance per
             example and dimension over the posterior's, used with ``reverse_variance="predicted"``.
         parameterization: what the network predicts: ``v`` (Salimans and Ho, arXiv 2202.00512), ``eps`` (DDPM) or ``x``.
-        gamma_range: the noise levels that become u = 0 and u = 1; by default the schedule's end points, which the model
-            sets when it is put together.
+        gamma_range: the noise levels that become u = 0 and u = 1; by default the end points of the schedule of the
+            first model that the denoiser is put into.
         base: what the network's output is added to; null for nothing.
 
     Raises:
@@ -353,25 +345,3 @@ class GuidedDenoiser(BaseDenoiser):
 
 def _no_residual(target: Tensor, displacement: Tensor, noise: Tensor) -> Tensor:
     raise ValueError("A guided model has no bound: evaluate the model without guidance.")
-
-
-def require_known_labels(denoiser: nn.Module, labels: Tensor | None) -> None:
-    """Refuse class labels, (B,), that a denoiser's network cannot look up: it would fail far from here.
-
-    Args:
-        denoiser: whose network says how many classes it has; one that does not is given whatever comes.
-        labels: integers 0 ... K - 1, or K for no class; None for none.
-
-    Raises:
-        ValueError: a label is something else.
-    """
-    classes = getattr(getattr(denoiser, "net", None), "classes", None)
-    if labels is None or not classes or labels.numel() == 0:
-        return
-    whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
-    low, high = labels.min().item(), labels.max().item()
-    if not whole or low < 0 or high > classes:
-        raise ValueError(
-            f"Labels must be whole numbers 0 ... {classes - 1}, or {classes} for no class, and are {low} ... {high}, "
-            f"of type {labels.dtype}."
-        )

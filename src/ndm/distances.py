@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ndm.inputs import as_tensor
 from ndm.noise import normal_like
 
 __all__ = ["SampleDistance", "jackknife", "mmd", "sliced_wasserstein"]
@@ -210,6 +211,7 @@ def jackknife(left_out: Tensor) -> float:
 
 def _pooled(x: Tensor, y: Tensor, permutations: int) -> tuple[Tensor, int]:
     """The rows of both samples, (N + M, d) in float64, and N."""
+    x, y = as_tensor(x, "samples"), as_tensor(y, "samples")
     if x.dim() < 2 or x.shape[1:] != y.shape[1:] or x[0].numel() == 0:
         raise ValueError(
             f"Samples are (N, *shape) and (M, *shape), of one shape; got {tuple(x.shape)} and {tuple(y.shape)}."

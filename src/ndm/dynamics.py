@@ -31,6 +31,7 @@ from torch import Tensor
 from torch.func import jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ndm.inputs import Values, as_labels, as_numbers, as_tensor, at_least_single
 from ndm.noise import Randomness, low_discrepancy, normal_like
 from ndm.precision import residual_path
 from ndm.process import Process, at_rest
@@ -63,6 +64,8 @@ def acceleration(process: Process, z: Tensor, t: Tensor, labels: Tensor | None =
         ValueError: the model has no ODE: its reverse process is direct, without a head for E[F | z].
     """
 
+    z, t = as_numbers(process, z), as_numbers(process, t, "times")
+
     def velocity(state: Tensor, time: Tensor) -> Tensor:
         return process.drift(state, time, labels, eta=0.0)
 
@@ -75,9 +78,9 @@ def acceleration(process: Process, z: Tensor, t: Tensor, labels: Tensor | None =
 
 def curvature(
     process: Process,
-    data: Tensor,
+    data: Values,
     *,
-    labels: Tensor | None = None,
+    labels: Values | None = None,
     times: Tensor | None = None,
     generator: Randomness = None,
     check: bool = True,
@@ -114,8 +117,9 @@ def curvature(
     """
     if times is not None and not ((times >= 0) & (times <= 1)).all():
         raise ValueError("The times must lie in [0, 1].")
-    with residual_path(data.device):
-        x = process.to_model(data, check)
+    x = process.to_model(data, check)
+    labels = as_labels(process, labels, len(x), check)
+    with residual_path(x.device):
         t = low_discrepancy(x.shape[0], x, generator) if times is None else times.to(x)
         # At the very ends some schedules are infinite before they are clipped, and their derivatives undefined.
         tiny = torch.finfo(t.dtype).eps
@@ -127,7 +131,7 @@ def curvature(
 
 @torch.no_grad()
 def ode_paths(
-    process: Process, z: Tensor, steps: int = 100, *, solver: str = "rk4", labels: Tensor | None = None
+    process: Process, z: Tensor, steps: int = 100, *, solver: str = "rk4", labels: Values | None = None
 ) -> Tensor:
     r"""The states of the reverse ODE on the way from noise to data, in the model's units.
 
@@ -150,6 +154,8 @@ def ode_paths(
         raise ValueError(f"There is no fixed-step solver {solver!r}; choose one of {', '.join(FIXED_STEP_ODE)}.")
     if steps < 1:
         raise ValueError(f"The number of steps must be at least 1, got {steps}.")
+    z = as_numbers(process, z)
+    labels = as_labels(process, labels, len(z))
     grid = [z.new_tensor(i / steps) for i in range(steps, -1, -1)]
     with at_rest(process):
         path = solve_fixed(
@@ -188,6 +194,7 @@ def path_cost(states: Tensor) -> PathCost:
     Raises:
         ValueError: there are fewer than two states.
     """
+    states = at_least_single(as_tensor(states, "states"))
     if len(states) < 2:
         raise ValueError(f"A path needs at least two states, got {len(states)}.")
     pieces = (states[1:] - states[:-1]).flatten(2)

@@ -17,11 +17,14 @@ Whatever grid is taken, the bound is one: only how tight it is depends on the ch
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ndm.inputs import Values, as_labels, as_tensor
 from ndm.noise import Randomness, normal_like
 from ndm.precision import residual_path
 from ndm.process import Process, Stride, at_rest
@@ -54,13 +57,26 @@ def candidates_for(steps: int) -> int:
     return max(40, 2 * steps)
 
 
-def labelled(batches: Iterable) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Data (B, \\*shape) and labels (B,) or None, of tensors, of pairs as a DataLoader gives them, or of one tensor."""
-    for batch in [batches] if isinstance(batches, Tensor) else batches:
-        if isinstance(batch, (tuple, list)):
-            yield (batch[0], batch[1]) if len(batch) == 2 else (batch[0], None)
-        else:
-            yield batch, None
+def labelled(batches: Any) -> Iterator[tuple[Tensor, Values | None]]:
+    """Data (B, \\*shape) and labels (B,) or None, of tensors, of pairs as a DataLoader gives them, or of one tensor.
+
+    An array or a DataFrame will do in place of a tensor.
+
+    Raises:
+        ValueError: it is neither data nor what gives batches of them.
+    """
+    if isinstance(batches, (Tensor, np.ndarray)) or hasattr(batches, "to_numpy"):
+        batches = [batches]
+    if not isinstance(batches, Iterable) or isinstance(batches, (str, Mapping)):
+        raise ValueError(
+            f"Data come as a tensor, an array, a DataFrame, a list of batches or a DataLoader, not as a "
+            f"{type(batches).__name__}; of a data set of ndm give data.train."
+        )
+    for batch in batches:
+        data, labels = batch, None
+        if isinstance(batch, (tuple, list)) and batch and not isinstance(batch[0], (int, float)):
+            data, labels = (batch[0], batch[1]) if len(batch) == 2 else (batch[0], None)
+        yield as_tensor(data), labels
 
 
 def optimal_grid(
@@ -106,11 +122,11 @@ def optimal_grid(
 @torch.no_grad()
 def pair_moments(
     process: Process,
-    data: Tensor,
+    data: Values,
     candidates: int,
     covariance: str = "isotropic",
     *,
-    labels: Tensor | None = None,
+    labels: Values | None = None,
     generator: Randomness = None,
 ) -> Moments:
     r"""The second moments of the reverse process's errors e for steps between all pairs of candidates.
@@ -131,8 +147,9 @@ def pair_moments(
     Raises:
         ValueError: the batch does not pass the check of :func:`ndm.bounds.bound`.
     """
-    with at_rest(process), residual_path(data.device):
-        x = process.to_model(data)
+    x = process.to_model(data)
+    labels = as_labels(process, labels, len(x))
+    with at_rest(process), residual_path(x.device):
         isotropic = covariance == "isotropic"
         moments = Moments(candidates * (candidates + 1) // 2, 1 if isotropic else x[0].numel(), full=False)
         curve, index = process.transform(x), torch.ones(len(x), dtype=torch.long, device=x.device)

@@ -23,7 +23,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ndm.denoisers import require_known_labels
+from ndm.inputs import Values, as_labels
 from ndm.noise import normal_like
 from ndm.precision import residual_path
 from ndm.process import Process, at_rest
@@ -89,14 +89,14 @@ class LogLikelihood:
 @torch.no_grad()
 def log_likelihood(
     model: Process,
-    x: Tensor,
+    x: Values,
     *,
     divergence: str = "auto",
     probes: int = 4,
     dequantization: str | None = None,
     samples: int = 4,
     tolerance: float | None = None,
-    labels: Tensor | None = None,
+    labels: Values | None = None,
     generator: torch.Generator | None = None,
 ) -> LogLikelihood:
     r"""The log-likelihood of each example under the reverse ODE.
@@ -126,8 +126,8 @@ def log_likelihood(
         RuntimeError: the path of an example is not finite in however many steps.
     """
     dequantization = _dequantization(model, dequantization)
-    require_known_labels(model.denoiser, labels)
     data = model.to_model(x)
+    labels = as_labels(model, labels, len(data))
     exact = _is_exact(divergence, data[0].numel())
     if tolerance is None:
         tolerance = TOLERANCE * data[0].numel()

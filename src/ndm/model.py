@@ -15,12 +15,15 @@ from ndm.decoders import Decoder
 from ndm.denoisers import Estimate
 from ndm.hub import find, push, save_with_card
 from ndm.noise import Randomness
-from ndm.process import Process, Standardize
+from ndm.process import Process, Standardize, as_part
 from ndm.schedules import Schedule
 from ndm.transforms.curve import Transform
 from ndm.variances import CalibratedVariance, Covariance, ReverseVariance, Step
 
 __all__ = ["NDM"]
+
+#: What a model is put together of.
+_PARTS = ("schedule", "transform", "denoiser", "decoder", "reverse_variance", "volatility", "standardize")
 
 
 class NDM(Process):
@@ -63,6 +66,24 @@ class NDM(Process):
     ) -> None:
         super().__init__(schedule, transform, denoiser, decoder, reverse_variance, volatility, standardize)
         self.calibrations = nn.ModuleDict(dict(calibrations or {}))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Replace a part: the new one has to fit the others, and is told the schedule's end points if it wants to.
+
+        Raises:
+            ValueError: it does not fit; the model is as it was.
+        """
+        if name not in _PARTS or "calibrations" not in self.__dict__.get("_modules", {}):  # in the constructor
+            super().__setattr__(name, value)
+            return
+        before = getattr(self, name)
+        super().__setattr__(name, as_part(name, value))
+        try:
+            self._check_fit()
+        except ValueError:
+            super().__setattr__(name, before)
+            raise
+        self._tell_ranges()
 
     def bound(
         self,

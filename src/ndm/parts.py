@@ -6,6 +6,7 @@ that jsonargparse reads (``class_path`` and ``init_args``), so that a saved mode
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib
 import inspect
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 __all__ = ["Part", "from_config"]
@@ -22,7 +24,8 @@ class Part(nn.Module):
     """An ``nn.Module`` that records the arguments of its constructor.
 
     Subclasses write an ordinary ``__init__``. An argument that is itself a module must be kept under its own name
-    (``self.net = net``): the configuration then describes the module that is there now.
+    (``self.net = net``): the configuration then describes the module that is there now. So it does with a number or
+    a word that is kept under its own name and has been changed.
 
     Example:
         >>> import ndm
@@ -31,6 +34,7 @@ class Part(nn.Module):
     """
 
     _arguments: Mapping[str, Any] = MappingProxyType({})  # of a class without a constructor of its own
+    _kept: Mapping[str, Any] = MappingProxyType({})  # what the constructor left under the arguments' names
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -41,18 +45,18 @@ class Part(nn.Module):
 
         @functools.wraps(init)
         def recording_init(self: Part, *args: Any, **kwargs: Any) -> None:
-            if "_arguments" not in self.__dict__:  # the outermost constructor is the one the caller wrote
+            outermost = "_arguments" not in self.__dict__  # it is the one the caller wrote
+            if outermost:
                 bound = signature.bind(self, *args, **kwargs)
                 bound.apply_defaults()
                 arguments = dict(list(bound.arguments.items())[1:])
                 for parameter in signature.parameters.values():
                     if parameter.kind is inspect.Parameter.VAR_KEYWORD:
                         arguments.update(arguments.pop(parameter.name, {}))
-                # Modules are looked up again when the configuration is asked for; a reference kept here would go stale.
-                object.__setattr__(
-                    self, "_arguments", {k: _MODULE if isinstance(v, nn.Module) else v for k, v in arguments.items()}
-                )
+                object.__setattr__(self, "_arguments", {k: _recorded(v) for k, v in arguments.items()})
             init(self, *args, **kwargs)
+            if outermost:
+                object.__setattr__(self, "_kept", {k: _trace(getattr(self, k, None)) for k in self._arguments})
 
         cls.__init__ = recording_init  # type: ignore[method-assign, assignment]
 
@@ -69,9 +73,32 @@ class Part(nn.Module):
         }
 
     def _argument_now(self, name: str, recorded: Any) -> Any:
-        """The argument that would build the part as it stands: a module may have been replaced since."""
-        now = getattr(self, name, None)
-        return now if recorded is _MODULE or isinstance(now, Part) else recorded
+        """The argument that would build the part as it stands: it may have been replaced since."""
+        now, then = getattr(self, name, None), self._kept.get(name, _MODULE)
+        if recorded is _MODULE or isinstance(now, Part):
+            return now
+        if then is _MODULE or not isinstance(now, (*_PLAIN, nn.Module)):  # nothing that would tell a change
+            return recorded
+        # A constructor may keep something else than it was given, say a layer made of a rate, under the same name.
+        return recorded if type(_trace(now)) is type(then) and _trace(now) == then else now
+
+
+#: What a configuration holds as it is.
+_PLAIN = (type(None), bool, int, float, str)
+
+
+def _recorded(argument: Any) -> Any:
+    """An argument as it is kept: modules are looked up again, and lists may be changed by whoever gave them."""
+    if isinstance(argument, nn.Module):
+        return _MODULE
+    return copy.deepcopy(argument) if isinstance(argument, (list, dict)) else argument
+
+
+def _trace(value: Any) -> Any:
+    """What tells later whether an attribute was changed: a plain value itself, a module's class; else nothing."""
+    if isinstance(value, nn.Module):
+        return type(value)
+    return value if isinstance(value, _PLAIN) else _MODULE
 
 
 class _Module:
@@ -93,7 +120,9 @@ _MODULE = _Module()
 def _plain(value: Any, where: str) -> Any:
     if isinstance(value, Part):
         return value.config()
-    if value is None or isinstance(value, (bool, int, float, str)):
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, _PLAIN):
         return value
     if isinstance(value, (list, tuple)):
         return [_plain(v, where) for v in value]
@@ -105,7 +134,7 @@ def _plain(value: Any, where: str) -> Any:
     )
 
 
-def from_config(config: Mapping[str, Any], allow: Iterable[type[nn.Module]] = ()) -> nn.Module:
+def from_config(config: Mapping[str, Any] | None, allow: Iterable[type[nn.Module]] = ()) -> nn.Module:
     """Build the tree of parts that a configuration describes. Nothing but constructors of parts is ever called.
 
     Args:

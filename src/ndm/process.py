@@ -18,19 +18,21 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from ndm.decoders import Decoder, GaussianDecoder
-from ndm.denoisers import Estimate, as_denoiser
+from ndm.denoisers import BaseDenoiser, Estimate, as_denoiser
+from ndm.inputs import Values, as_tensor, at_least_single, check_examples, device_of, precision_of
 from ndm.parts import Part
 from ndm.precision import residual_path
 from ndm.schedules import NoiseLevel, Schedule, per_example
 from ndm.transforms.bases import basis_named
 from ndm.transforms.curve import Curve, Sighting, Transform, unit_interval
 from ndm.transforms.learned import LearnedTransform
+from ndm.transforms.ranges import GammaRange
 from ndm.variances import (
     Covariance,
     LearnedVariance,
@@ -48,6 +50,7 @@ __all__ = [
     "Process",
     "Standardize",
     "Window",
+    "as_part",
     "at_rest",
 ]
 
@@ -74,23 +77,21 @@ class ConstantVolatility(Part):
         return torch.full_like(gamma, self.eta)
 
 
-class LearnedVolatility(Part):
+class LearnedVolatility(GammaRange):
     """log eta(gamma) = sum_k a_k sqrt(2) cos(pi k u), trained on the bound (NFDM, arXiv 2404.12940, learns it too).
 
     Args:
         terms: the number of cosines; eta = 1 to begin with.
+        gamma_range: the noise levels that become u = 0 and u = 1; by default the end points of the schedule of the
+            first model that the volatility is put into.
     """
 
-    def __init__(self, terms: int = 8) -> None:
+    def __init__(self, terms: int = 8, gamma_range: tuple[float, float] | None = None) -> None:
         super().__init__()
         self.terms = terms
         self._basis = basis_named("cosine")
         self.coefficients = nn.Parameter(torch.zeros(terms))
-        self.gamma_range = (-13.3, 5.0)
-
-    def set_gamma_range(self, gamma_min: float, gamma_max: float) -> None:
-        """Set the noise levels that become u = 0 and u = 1."""
-        self.gamma_range = (gamma_min, gamma_max)
+        self._take_range(gamma_range)
 
     def forward(self, gamma: Tensor) -> Tensor:
         phi, _ = self._basis(unit_interval(gamma, self.gamma_range).clamp(0, 1), self.terms)
@@ -110,21 +111,52 @@ class Standardize(Part):
 
     def __init__(self, mean: float | list, scale: float | list) -> None:
         super().__init__()
-        self.mean = mean
-        self.scale = scale
-        self._mean = torch.as_tensor(mean, dtype=torch.float64)
-        self._scale = torch.as_tensor(scale, dtype=torch.float64)
-        if not (self._scale > 0).all():
-            raise ValueError("A standardisation's scale must be positive: is one of the data's columns constant?")
+        self._given = mean, scale
+        self._mean = as_tensor(mean, "means").double()
+        self._scale = as_tensor(scale, "scales").double()
+        if not ((self._scale > 0) & self._scale.isfinite()).all() or not self._mean.isfinite().all():
+            raise ValueError(
+                "A standardisation's scale must be positive, and mean and scale finite: is one of the data's columns "
+                "constant?"
+            )
+
+    @property
+    def mean(self) -> Any:
+        """As it was given."""
+        return self._given[0]
+
+    @property
+    def scale(self) -> Any:
+        """As it was given."""
+        return self._given[1]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the examples it is for; () for any."""
+        return tuple(torch.broadcast_shapes(self._mean.shape, self._scale.shape))
 
     @classmethod
-    def fit(cls, data: Tensor) -> Standardize:
-        """From the mean and standard deviation of data, (N, \\*shape), per dimension."""
-        data = data.double()
+    def fit(cls, data: Values) -> Standardize:
+        """From the mean and standard deviation of data, (N, \\*shape), per dimension.
+
+        Args:
+            data: a tensor of any precision or of integers, or what :func:`ndm.inputs.as_tensor` makes one of.
+
+        Raises:
+            ValueError: fewer than two examples, NaN or infinite values, or a dimension that is constant.
+        """
+        data = as_tensor(data).double()
+        check_examples(data)
+        if len(data) < 2:
+            raise ValueError("A standardisation is fitted to at least 2 examples, got 1.")
+        if not data.isfinite().all():
+            raise ValueError("The data contain NaN or infinite values; remove or replace them.")
         return cls(data.mean(0).tolist(), data.std(0).tolist())
 
-    def forward(self, data: Tensor) -> Tensor:
-        """Standardised data, (B, \\*shape)."""
+    def forward(self, data: Values) -> Tensor:
+        """Standardised data, (B, \\*shape), in their precision, float32 at least."""
+        data = as_tensor(data)
+        data = at_least_single(data) if data.is_floating_point() else data.double()
         return (data - self._mean.to(data)) / self._scale.to(data)
 
     def inverse(self, x: Tensor) -> Tensor:
@@ -259,14 +291,16 @@ class Process(Part):
         super().__init__()
         self.schedule = schedule
         self.transform = transform
-        self.denoiser = as_denoiser(denoiser)
-        self.decoder = GaussianDecoder() if decoder is None else decoder
-        self.reverse_variance = (
-            _variance_named(reverse_variance) if isinstance(reverse_variance, str) else reverse_variance
-        )
-        self.volatility = ConstantVolatility(volatility) if isinstance(volatility, (int, float)) else volatility
+        self.denoiser: BaseDenoiser = as_part("denoiser", denoiser)
+        self.decoder: Decoder = as_part("decoder", decoder)
+        self.reverse_variance: ReverseVariance = as_part("reverse_variance", reverse_variance)
+        self.volatility: nn.Module = as_part("volatility", volatility)
         self.standardize = standardize
         self._check_fit()
+        self._tell_ranges()
+
+    def _tell_ranges(self) -> None:
+        """Tell the parts that map gamma to [0, 1] the schedule's end points."""
         for part in (self.transform, self.denoiser, self.reverse_variance, self.volatility):
             if isinstance(part, Ranged):
                 part.set_gamma_range(*self.schedule.end_points())
@@ -283,7 +317,8 @@ class Process(Part):
         if isinstance(transform, LearnedTransform) and anchored and transform.holds_elsewhere(gamma_0):
             raise ValueError(
                 'A transformation with gate="anchored" holds F(x, gamma_0) = x at the low end of its gamma_range, '
-                f"which is not the schedule's gamma_0 = {gamma_0:g}; leave gamma_range out or make them equal."
+                f"which is not the schedule's gamma_0 = {gamma_0:g}; leave gamma_range out or make them equal. "
+                "(The first model that a transformation is put into sets its range: build a new one for another.)"
             )
         if self.standardize is not None and self.decoder.levels is not None:
             raise ValueError("K-level data are put on the decoder's levels; standardize is for continuous data only.")
@@ -437,17 +472,34 @@ class Process(Part):
 
     # ---- data in their own units
 
-    def to_model(self, data: Tensor, check: bool = True) -> Tensor:
+    def to_model(self, data: Values, check: bool = True) -> Tensor:
         """Data as the user has them to x, (B, \\*shape): integers to levels, own units to standardised ones.
 
+        Args:
+            data: a tensor of any precision, or what :func:`ndm.inputs.as_tensor` makes one of.
+            check: look at the shape and the values.
+
+        Returns:
+            In the precision and on the device of the model's networks; without networks in that of the data, float32 at
+            least.
+
         Raises:
-            ValueError: NaN or infinite values, or values off the decoder's levels.
+            ValueError: no examples, NaN or infinite values, values off the decoder's levels, integers for a model of
+                continuous data that does not standardise them, or a model whose weights are in half precision.
         """
+        data, precision, device = as_tensor(data), precision_of(self), device_of(self)
+        if check:
+            check_examples(data, self.standardize.shape if self.standardize else None)
         if not data.is_floating_point():
-            precisions = (p.dtype for p in self.parameters() if p.is_floating_point())
-            # At least single precision: 256 levels do not fit in bfloat16.
-            return self.decoder.encode(data, torch.promote_types(next(precisions, torch.float32), torch.float32))
-        x = data if self.standardize is None else self.standardize(data)
+            if self.standardize is None:
+                # At least single precision: 256 levels do not fit in bfloat16.
+                own = precision or next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.float32)
+                return self.decoder.encode(data.to(device), torch.promote_types(own, torch.float32))
+            data = data.double()
+        # Standardised in the finer precision of the two: own units may be large next to their differences.
+        x = at_least_single(data) if precision is None else data.to(torch.promote_types(data.dtype, precision))
+        x = x if self.standardize is None else self.standardize(x)
+        x = x.to(device, precision or x.dtype)
         if check:
             self.decoder.check(x)
         return x
@@ -459,6 +511,19 @@ class Process(Part):
     def log_det(self, x: Tensor) -> Tensor | float:
         """``log |det dx/ddata|`` of one example, nats: to be added to a log-density of x."""
         return 0.0 if self.standardize is None else self.standardize.log_det(x)
+
+
+def as_part(name: str, value: Any) -> Any:
+    """What a model keeps as its part ``name`` where it is given ``value``, which may be short for a part."""
+    if name == "denoiser":
+        return as_denoiser(value)
+    if name == "decoder" and value is None:
+        return GaussianDecoder()
+    if name == "reverse_variance" and isinstance(value, str):
+        return _variance_named(value)
+    if name == "volatility" and isinstance(value, (int, float)):
+        return ConstantVolatility(value)
+    return value
 
 
 def _variance_named(name: str) -> ReverseVariance:

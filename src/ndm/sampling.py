@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ndm.denoisers import GuidedDenoiser, require_known_labels
+from ndm.denoisers import GuidedDenoiser
+from ndm.inputs import Values, as_labels, as_tensor, state_like
 from ndm.noise import normal_like, seed_of
 from ndm.process import Process, at_rest
 from ndm.schedules import per_example
@@ -48,7 +49,7 @@ def sample(
     solver: str | None = None,
     rtol: float = 1e-5,
     atol: float = 1e-5,
-    labels: Tensor | None = None,
+    labels: Values | None = None,
     guidance: float | None = None,
     generator: torch.Generator | None = None,
     spacing: str | None = None,
@@ -71,7 +72,8 @@ def sample(
             without steps, else ``heun``). ``sde``: ``euler-maruyama`` (default), or torchsde's ``euler`` or ``srk``.
         rtol: relative tolerance of adaptive solvers.
         atol: absolute tolerance of adaptive solvers.
-        labels: class labels, (B,), for a conditional denoiser.
+        labels: class labels, (B,), for a conditional denoiser, 0..K-1 for its K classes; samples of no class come with
+            ``guidance=-1``.
         guidance: the weight w of classifier-free guidance, see :class:`~ndm.denoisers.GuidedDenoiser`; None and 0 are
             without. It doubles the cost of a network pass.
         generator: every random number comes from it: the same seed gives the same samples.
@@ -84,7 +86,8 @@ def sample(
             grid="gamma")`` makes one for these.
         trajectory: return all the states on the way as well, from noise to data.
         progress: show a bar; by default on a terminal, for long runs.
-        dtype: the precision of the state; by default that of the model's parameters.
+        dtype: the precision of the state; by default that of the model's networks, and no other where they have
+            weights.
 
     Returns:
         (B, \\*shape); with ``trajectory`` (steps + 2, B, \\*shape): z at t = 1, ..., t = 0, and last the decoded data.
@@ -93,18 +96,15 @@ def sample(
 
     Raises:
         ValueError: an unknown method, solver or spacing, fewer than one step or example; a spacing for a solver that
-            chooses its steps itself; guidance without labels, or of a network without classes; labels that are not the
-            network's.
+            chooses its steps itself; labels that are none of the model's classes; guidance without labels, or of a
+            network without classes; a precision that the model is not in.
     """
     _check(n, method, steps)
     _check_spacing(spacing, method, steps, solver)
+    labels = None if labels is None else as_tensor(labels, "labels")
     _check_labels(n, labels, guidance)
-    require_known_labels(model.denoiser, labels)
-    reference = next(iter(model.parameters()), torch.empty(0))
-    if dtype is None:
-        dtype = reference.dtype
-    like = torch.empty(n, *shape, device=reference.device, dtype=dtype)
-    labels = None if labels is None else labels.to(like.device)
+    labels = as_labels(model, labels, n)
+    like = state_like(model, n, shape, dtype)
     z = normal_like(like, generator)
     if spacing is None:
         spacing = _own_spacing(model, method, steps, eta, solver)
@@ -133,7 +133,7 @@ def sample_batches(
     *,
     seed: int = 0,
     batch_size: int = 256,
-    labels: Tensor | None = None,
+    labels: Values | None = None,
     rank: int = 0,
     world_size: int = 1,
     **options: Any,
@@ -174,7 +174,9 @@ def sample_batches(
         )
     if not 0 <= rank < world_size:
         raise ValueError(f"rank must be 0 to world_size - 1, got rank={rank} and world_size={world_size}.")
+    labels = None if labels is None else as_tensor(labels, "labels")
     _check_labels(n, labels, options.get("guidance"))
+    labels = as_labels(model, labels, n)
     return _blocks(model, n, shape, seed, batch_size, labels, range(rank, -(-n // batch_size), world_size), options)
 
 

@@ -348,8 +348,6 @@ class LearnedSchedule(Schedule):
     #: prior's part of the bound is up to 0.003 nats per dimension of unit variance, and 3 further up 0.0002.
     REACH = 3.0
 
-    centres: Tensor
-
     def __init__(
         self,
         gamma_min: float = -13.3,
@@ -367,7 +365,6 @@ class LearnedSchedule(Schedule):
         self.learn_endpoints = learn_endpoints
         self.knots = knots
         self.minimize_variance = minimize_variance
-        self.register_buffer("centres", (torch.arange(knots) + 0.5) / knots, persistent=False)
         weights = torch.full((knots + 1,), 0.5 / knots)
         weights[0] = 0.5  # half of m is t itself to begin with, which keeps the start nearly linear
         self.logits = nn.Parameter(weights.log())
@@ -419,7 +416,8 @@ class LearnedSchedule(Schedule):
     def _monotone(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """m(t) and dm/dt, both (B,)."""
         weights = functional.softmax(self.logits.to(t.dtype), dim=0)
-        centres = self.centres.to(t.dtype)
+        # Made here, they are the same whatever precision the model was in when it was built.
+        centres = (torch.arange(self.knots, dtype=t.dtype, device=t.device) + 0.5) / self.knots
         sharpness = 2.0 * self.knots
         rise = torch.sigmoid(sharpness * (t[:, None] - centres))
         start, stop = torch.sigmoid(-sharpness * centres), torch.sigmoid(sharpness * (1 - centres))

@@ -21,9 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from ndm.denoisers import Estimate
+from ndm.inputs import check_steps
 from ndm.parts import Part
 from ndm.schedules import NoiseLevel, per_example
 from ndm.transforms.curve import unit_interval
+from ndm.transforms.ranges import GammaRange
 
 __all__ = [
     "CalibratedVariance",
@@ -176,7 +178,7 @@ class PosteriorVariance(ReverseVariance):
         return Diagonal(estimate.mean.new_zeros(()))
 
 
-class LearnedVariance(ReverseVariance):
+class LearnedVariance(GammaRange, ReverseVariance):
     """w / v = 1 + (e^{gamma_t - gamma_s} - 1) kappa(gamma_t), with a positive function kappa trained on the bound.
 
     For F = x and eta = 1 the expected squared error of the mean is exactly of this form, with kappa the mean squared
@@ -188,25 +190,24 @@ class LearnedVariance(ReverseVariance):
     Args:
         knots: log kappa moves away from its start by a function interpolated linearly between this many evenly spaced
             noise levels. More of them need more steps T in training to be reached.
+        gamma_range: the noise levels of the first and the last knot; by default the end points of the schedule of the
+            first model that the variance is put into.
 
     Raises:
-        ValueError: there are fewer than two knots.
+        ValueError: there are fewer than two knots, or the range is empty.
     """
 
     #: How far log kappa moves for a unit change of a parameter: an optimiser such as Adam moves every parameter by
     #: about the learning rate a step, and log kappa may have several units to go.
     UNIT = 10.0
 
-    def __init__(self, knots: int = 12) -> None:
+    def __init__(self, knots: int = 12, gamma_range: tuple[float, float] | None = None) -> None:
         super().__init__()
         if knots < 2:
             raise ValueError(f"The learned reverse variance needs at least 2 knots, got {knots}.")
         self.knots = knots
         self.shift = nn.Parameter(torch.zeros(knots))
-        self.gamma_range = (-13.3, 5.0)
-
-    def set_gamma_range(self, gamma_min: float, gamma_max: float) -> None:
-        self.gamma_range = (gamma_min, gamma_max)
+        self._take_range(gamma_range)
 
     def kappa(self, gamma: Tensor) -> Tensor:
         """kappa at gamma, (B,)."""
@@ -267,7 +268,7 @@ class CalibratedVariance(ReverseVariance):
         if rank is not None and rank < 1:
             raise ValueError(f'A covariance of rank {rank} keeps no direction apart: use covariance="isotropic".')
         if grid is not None:
-            _check_grid(grid, steps)
+            check_grid(grid, steps)
         self.steps = steps
         self.covariance = covariance
         self.shape = tuple(shape)
@@ -284,6 +285,10 @@ class CalibratedVariance(ReverseVariance):
         if step.steps != self.steps:
             raise ValueError(f"This reverse variance was calibrated for {self.steps} steps, not for {step.steps}.")
         like = estimate.mean
+        if self.covariance != "isotropic" and like.shape[1:] != self.shape:
+            raise ValueError(
+                f"This reverse variance was calibrated for examples of shape {self.shape}, not {tuple(like.shape[1:])}."
+            )
         index = step.index - 1
         if self.covariance == "full":
             return LowRank(index, self.basis.to(like), self.log_ratio.to(like), self.rest.to(like))
@@ -310,11 +315,11 @@ def check_calibration(steps: int, covariance: str) -> None:
     """Raise a ValueError unless a covariance of this name can be calibrated for T steps."""
     if covariance not in ("isotropic", "diagonal", "full"):
         raise ValueError(f"There is no covariance {covariance!r}; choose one of isotropic, diagonal, full.")
-    if steps < 1:
-        raise ValueError(f"The number of steps must be at least 1, got {steps}.")
+    check_steps(steps)
 
 
-def _check_grid(grid: Sequence[float], steps: int) -> None:
+def check_grid(grid: Sequence[float], steps: int) -> None:
+    """Raise a ValueError unless the grid is the times of T steps."""
     rising = all(a < b for a, b in pairwise(grid))
     if len(grid) != steps + 1 or not rising or (grid[0], grid[-1]) != (0, 1):
         raise ValueError(

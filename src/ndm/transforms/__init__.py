@@ -6,10 +6,12 @@ A transformation is called with x once and returns a curve over gamma; see :clas
 from ndm.transforms.curve import Curve, LinearTransform, Sighting, Transform
 from ndm.transforms.learned import LearnedTransform, Neural, Separable
 from ndm.transforms.linear import Blur, Identity, Scale
+from ndm.transforms.ranges import GammaRange
 
 __all__ = [
     "Blur",
     "Curve",
+    "GammaRange",
     "Identity",
     "LearnedTransform",
     "LinearTransform",

@@ -13,44 +13,35 @@ from ndm.schedules import per_example
 from ndm.transforms.bases import basis_named
 from ndm.transforms.curve import Curve, Transform, check_batch, tile, unit_interval, value_and_slope
 from ndm.transforms.gates import gate_named
+from ndm.transforms.ranges import GammaRange
 
 __all__ = ["LearnedTransform", "Neural", "Separable"]
 
-#: VDM's end points, for a transformation used on its own.
-DEFAULT_GAMMA_RANGE = (-13.3, 5.0)
 
-
-class LearnedTransform(Transform):
+class LearnedTransform(GammaRange, Transform):
     """F(x, gamma) = x + b(gamma) h(x, gamma) with a network in h and a gate b from :data:`ndm.transforms.gates.GATES`.
 
     The network sees gamma mapped affinely to u in [0, 1] by ``gamma_range``: the two values that map to 0 and 1. Where
-    the range is not given, the model that the transformation is put into sets it to its schedule's end points. It then
-    stays: with learned end points u comes to reach a little beyond [0, 1], or not quite to its ends.
+    the range is not given, the first model that the transformation is put into sets it to its schedule's end points.
+    It then stays: with learned end points u comes to reach a little beyond [0, 1], or not quite to its ends.
     """
 
     def __init__(self, gate: str, gamma_range: tuple[float, float] | None) -> None:
         super().__init__()
+        gate_named(gate)  # which refuses an unknown one
         self.gate = gate
-        self._gate = gate_named(gate)
-        if gamma_range is not None and not gamma_range[0] < gamma_range[1]:
-            raise ValueError(f"gamma_range must be (low, high) with low < high, got {gamma_range}.")
-        self._range_is_given = gamma_range is not None
-        self.gamma_range = (float(gamma_range[0]), float(gamma_range[1])) if gamma_range else DEFAULT_GAMMA_RANGE
-
-    def set_gamma_range(self, gamma_min: float, gamma_max: float) -> None:
-        if not self._range_is_given:
-            self.gamma_range = (gamma_min, gamma_max)
+        self._take_range(gamma_range)
 
     def holds_elsewhere(self, gamma_0: float) -> bool:
-        """Whether the range was given and starts at another noise level than ``gamma_0``."""
-        return self._range_is_given and self.gamma_range[0] != gamma_0
+        """Whether the range is known and starts at another noise level than ``gamma_0``."""
+        return self._gamma_range is not None and self._gamma_range[0] != gamma_0
 
     @abstractmethod
     def forward(self, x: Tensor) -> Curve: ...
 
     def b(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
         """The gate at gamma and its derivative d/dgamma, both of the same shape."""
-        return self._gate(gamma, self.gamma_range[0])
+        return gate_named(self.gate)(gamma, self.gamma_range[0])
 
 
 class Neural(LearnedTransform):
@@ -64,7 +55,8 @@ class Neural(LearnedTransform):
             a forward-mode derivative if the model is trained in continuous time or used with ODE or SDE. Fused
             attention has none, so it is replaced by its plain form inside that call, and only there.
         gate: ``sigma2``, ``sigma``, ``anchored`` or ``free``.
-        gamma_range: the noise levels that become u = 0 and u = 1; by default the schedule's end points.
+        gamma_range: the noise levels that become u = 0 and u = 1; by default the end points of the schedule
+            of the first model that the transformation is put into.
 
     Raises:
         ValueError: there is no such gate, or the range is empty.
@@ -106,7 +98,8 @@ class Separable(LearnedTransform):
         terms: K, the number of functions of the noise level.
         basis: ``cosine``, ``legendre`` or ``bumps``; see :mod:`ndm.transforms.bases`.
         gate: ``sigma2``, ``sigma``, ``anchored`` or ``free``.
-        gamma_range: the noise levels that become u = 0 and u = 1; by default the schedule's end points.
+        gamma_range: the noise levels that become u = 0 and u = 1; by default the end points of the schedule
+            of the first model that the transformation is put into.
 
     Raises:
         ValueError: there is no such gate or basis, ``terms`` is below 1, the range is empty, or the network returns
@@ -126,8 +119,8 @@ class Separable(LearnedTransform):
             raise ValueError(f"Separable needs at least one term, got {terms}.")
         self.net = net
         self.terms = terms
+        basis_named(basis)  # which refuses an unknown one
         self.basis = basis
-        self._basis = basis_named(basis)
 
     def forward(self, x: Tensor) -> Curve:
         h = run_network(self.net, x)
@@ -143,7 +136,7 @@ class Separable(LearnedTransform):
         """b(gamma) phi_k(u) and its derivative d/dgamma, both (\\*gamma.shape, K)."""
         low, high = self.gamma_range
         b, db = self.b(gamma)
-        phi, dphi = self._basis(unit_interval(gamma, self.gamma_range), self.terms)
+        phi, dphi = basis_named(self.basis)(unit_interval(gamma, self.gamma_range), self.terms)
         return b[..., None] * phi, db[..., None] * phi + b[..., None] * (dphi / (high - low))
 
 
