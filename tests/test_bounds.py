@@ -192,6 +192,7 @@ def correlated(noise) -> tuple[ndm.NDM, Tensor, float]:
     d = 3
     root = torch.linalg.cholesky(f64([[2.0, 1.2, -0.3], [1.2, 1.0, 0.1], [-0.3, 0.1, 0.4]]))
     points = torch.cat([torch.eye(2 * d), -torch.eye(2 * d)]).double() * (2 * d) ** 0.5  # second moments: the identity
+    points = points.repeat_interleave(4, 0)  # all of them in each of the folds that a calibration makes
     x, eps = points[:, :d] @ root.T, points[:, d:]
     noise(eps)
     covariance = root @ root.T

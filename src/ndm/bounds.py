@@ -21,12 +21,13 @@ from torch import Tensor
 
 from ndm.grids import GRIDS, even_grid, gamma_grid, labelled, optimal_grid
 from ndm.inputs import Values, as_labels, as_tensor, check_steps
+from ndm.moments import Moments, folds_for
 from ndm.noise import Randomness, below_one, low_discrepancy, normal_like
 from ndm.precision import residual_path
 from ndm.process import Instant, Process, Stride, at_rest
 from ndm.schedules import NoiseLevel, per_example
 from ndm.transforms.curve import Curve
-from ndm.variances import CalibratedVariance, Moments, Step, check_calibration, check_grid
+from ndm.variances import CalibratedVariance, Step, check_calibration, check_grid
 
 __all__ = ["BoundTerms", "bound", "calibrate", "calibrated_variance", "error_moments"]
 
@@ -187,8 +188,11 @@ def calibrate(
 ) -> CalibratedVariance:
     r"""The best reverse variance for T steps, from one pass over data with a trained model (method, section 3).
 
-    Every example of every batch is seen once at every step. For T in the hundreds, a part of the data will do. Which T
-    steps is a choice too: with ``grid="optimal"`` the data are first passed over to find the best ones
+    Every example of every batch is seen once at every step. For T in the hundreds, a part of the data will do. Of few
+    examples a diagonal covariance is shrunk towards an isotropic one, and a full one towards a diagonal one, as far as
+    it pays on held-out examples (:mod:`ndm.moments`). What more examples than n may still win is about d / 2n nats a
+    step for a diagonal covariance and d^2 / 4n for a full one at most, and much less in small steps. Which T steps is a
+    choice too: with ``grid="optimal"`` the data are first passed over to find the best ones
     (:func:`ndm.grids.optimal_grid`).
 
     Args:
@@ -279,7 +283,7 @@ def error_moments(
     labels = as_labels(process, labels, len(x))
     with at_rest(process), residual_path(x.device):
         times = even_grid(steps, x) if grid is None else grid
-        moments = Moments(steps, x[0].numel(), full) if more is None else more
+        moments = Moments(steps, x[0].numel(), full, folds_for(steps, x[0].numel(), full)) if more is None else more
         curve = process.transform(x)
         for i in range(1, steps + 1):
             step = process.grid_step(torch.full((x.shape[0],), i, device=x.device), steps, x, grid=times)

@@ -25,11 +25,12 @@ import torch
 from torch import Tensor
 
 from ndm.inputs import Values, as_labels, as_tensor
+from ndm.moments import Moments
 from ndm.noise import Randomness, normal_like
 from ndm.precision import residual_path
 from ndm.process import Process, Stride, at_rest
 from ndm.schedules import per_example
-from ndm.variances import Moments, check_calibration
+from ndm.variances import check_calibration
 
 __all__ = ["GRIDS", "cheapest_path", "even_grid", "gamma_grid", "grid_from", "optimal_grid", "pair_moments"]
 

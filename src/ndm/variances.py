@@ -11,7 +11,6 @@ theorem 1.
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from ndm.denoisers import Estimate
 from ndm.inputs import check_steps
+from ndm.moments import Moments
 from ndm.parts import Part
 from ndm.schedules import NoiseLevel, per_example
 from ndm.transforms.curve import unit_interval
@@ -236,7 +236,8 @@ class PredictedVariance(ReverseVariance):
 
 
 class CalibratedVariance(ReverseVariance):
-    """The best covariance for T steps, measured on data with a trained model: W = v (I + E[e e^T]).
+    """The best covariance for T steps, measured on data with a trained model: W = v (I + E[e e^T]), where E[e e^T] is
+    shrunk as far as the number of examples makes it pay (:mod:`ndm.moments`).
 
     Args:
         steps: T.
@@ -297,14 +298,26 @@ class CalibratedVariance(ReverseVariance):
         return Diagonal(log_ratio.reshape(-1, *shape))
 
     def fit(self, moments: Moments) -> None:
-        """Set the covariance from the second moments of e at every step."""
+        """Set the covariance from the second moments of e at every step.
+
+        Those of few examples are shrunk, a diagonal covariance towards an isotropic one and a full one towards a
+        diagonal one, as far as it pays on examples that they were not measured on: see :mod:`ndm.moments`.
+
+        Raises:
+            ValueError: the moments are not finite.
+        """
+        if not torch.isfinite(moments.squares()).all():
+            raise ValueError(
+                "The model's errors on these data are not finite, so no reverse variance can be calibrated: has its "
+                "training diverged, or is an example far outside of what it was trained on?"
+            )
         if self.covariance == "isotropic":
             self.log_ratio.copy_(torch.log1p(moments.squares().mean(1, keepdim=True)))
         elif self.covariance == "diagonal":
-            self.log_ratio.copy_(torch.log1p(moments.squares()))
+            self.log_ratio.copy_(torch.log1p(moments.shrunk_squares()))
         else:
-            for i in range(self.steps):
-                values, vectors = torch.linalg.eigh(moments.matrix(i))  # ascending
+            for i, matrix in enumerate(moments.shrunk_matrices()):
+                values, vectors = torch.linalg.eigh(matrix)  # ascending
                 self.basis[i] = vectors[:, -self.rank :].T
                 self.log_ratio[i] = torch.log1p(values[-self.rank :].clamp(min=0))
                 if self.rank < len(values):
@@ -326,39 +339,3 @@ def check_grid(grid: Sequence[float], steps: int) -> None:
             f"A grid of {steps} steps has {steps + 1} times, rising from 0 to 1; got "
             + (f"{len(grid)} numbers from {grid[0]:g} to {grid[-1]:g}." if len(grid) else "none.")
         )
-
-
-class Moments:
-    """Running second moments of e = Dmu / sqrt(v) at each of T steps, in float64.
-
-    Args:
-        steps: T.
-        d: the number of dimensions.
-        full: keep the whole matrix E[e e^T], (T, d, d), and not its diagonal alone.
-    """
-
-    def __init__(self, steps: int, d: int, full: bool) -> None:
-        self.full = full
-        self.count = torch.zeros(steps, dtype=torch.float64)
-        self.sums = torch.zeros((steps, d, d) if full else (steps, d), dtype=torch.float64)
-
-    def add(self, i: int, e: Tensor) -> None:
-        """Take in errors e, (B, d), seen at step i (counted from 0)."""
-        e = e.double()
-        self.count[i] += e.shape[0]
-        self.sums[i] += (e.T @ e if self.full else (e**2).sum(0)).cpu()  # summed on the device, which is less to copy
-
-    def __add__(self, other: Moments) -> Moments:
-        """The moments of both sets of errors together."""
-        both = copy.copy(self)
-        both.count, both.sums = self.count + other.count, self.sums + other.sums
-        return both
-
-    def squares(self) -> Tensor:
-        """E[e_k^2], (T, d)."""
-        sums = self.sums.diagonal(dim1=1, dim2=2) if self.full else self.sums
-        return sums / self.count[:, None]
-
-    def matrix(self, i: int) -> Tensor:
-        """E[e e^T] at step i, (d, d)."""
-        return self.sums[i] / self.count[i]
