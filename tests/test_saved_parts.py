@@ -62,6 +62,11 @@ def calibrated(covariance: str, **options) -> tuple[ndm.NDM, Tensor]:
     return model.calibrate(x, 5, covariance, **options), x
 
 
+def mixture() -> ndm.MixtureBase:
+    root = torch.randn(2, 4, 4)
+    return ndm.MixtureBase(4, 2).set(torch.tensor([0.3, 0.7]), torch.randn(2, 4), root @ root.mT)
+
+
 SCHEDULES = {
     "linear": lambda: ndm.LinearSchedule(-8.1, 3.3),
     "cosine": lambda: ndm.CosineSchedule(0.01, -8.1, 3.3),
@@ -99,6 +104,7 @@ MODELS = {
     "blur": lambda: images(ConvNet(1, width=4, embedding=8, zero_init=False), ndm.Blur(1.3)),
     "bare": lambda: points(denoiser=Bare()),
     "v": lambda: points(denoiser=ndm.Denoiser(net(), "v")),
+    "mixture": lambda: points(denoiser=ndm.Denoiser(net(), base=mixture())),
     "discretized": lambda: points(decoder=ndm.DiscretizedDecoder(16)),
     "weighted": lambda: points(decoder=ndm.WeightedDecoder(16)),
     "predicted": lambda: points(denoiser=ndm.Denoiser(net(heads=2)), reverse_variance="predicted"),
