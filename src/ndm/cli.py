@@ -2,7 +2,7 @@
 
 Nothing heavy is imported before it is needed, so that ``ndm --help`` answers at once. Whatever the user got wrong is
 answered by one sentence on stderr and exit code 2; a training that failed has exit code 1, a command that was stopped
-by Ctrl-C 130, and by SIGTERM 143.
+by Ctrl-C or SIGTERM 130.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-FAILED, WRONG, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+FAILED, WRONG, INTERRUPTED = 1, 2, 130
 
 #: Set to see where in the program an error comes from.
 TRACEBACK = "NDM_TRACEBACK"
@@ -50,16 +50,15 @@ STOPPED = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv``, by default the process's own, and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    terminated: list[int] = []
     try:
-        with _terminable(terminated):
+        with _terminable():
             return _dispatch(arguments)
     except SystemExit as stop:  # --help
         return stop.code if isinstance(stop.code, int) else 0
     except KeyboardInterrupt as stopped:
         name = arguments[0] if arguments else ""
         _say(f"stopped; {str(stopped) or STOPPED.get(name, 'nothing was written; the same command starts again.')}")
-        return TERMINATED if terminated else INTERRUPTED
+        return INTERRUPTED
     except Exception as error:
         if os.environ.get(TRACEBACK):
             raise
@@ -73,12 +72,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def _terminable(terminated: list[int]) -> Iterator[None]:
-    """Let SIGTERM, which clusters and ``kill`` send, be a KeyboardInterrupt, and write down in the list that it was."""
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM, which clusters and ``kill`` send, be a KeyboardInterrupt."""
 
     def stop(signum: int, frame: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is being saved should not be stopped as well
-        terminated.append(signum)
         raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():  # which alone may do so
