@@ -13,6 +13,7 @@ help:  ## say what can be made
 install: $(STAMP)  ## build .venv with the pinned versions of constraints.txt
 
 $(STAMP): pyproject.toml constraints.txt
+	@echo "installing into $(VENV), which takes about two minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@

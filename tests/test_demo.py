@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -56,11 +57,23 @@ def test_an_earlier_demo_is_not_overwritten(tmp_path: Path) -> None:
     assert demo._free(tmp_path / "demo") == tmp_path / "demo-2"
 
 
+@pytest.mark.parametrize(("cpu", "said"), [(9.5, False), (5.0, True)])
+def test_a_busy_machine_is_spoken_of(cpu: float, said: bool) -> None:
+    trained = {name: demo.Trained(100, cpu, 10.0, Evaluation([], {}, [])) for name in demo.MODELS}
+    assert bool(demo._comparable(trained)) is said
+    assert all("50%" in line for line in demo._comparable(trained))
+
+
 @pytest.mark.slow
 def test_the_whole_demonstration(tmp_path: Path) -> None:
     folder = demo.run(tmp_path / "demo", seconds=5)
     report = (folder / "report.md").read_text()
-    assert "bound, continuous time" in report
+    assert report.count("| bound, continuous time |") == 2  # after equal times, and after equal steps
+    steps = re.search(r"equal numbers of steps, ([\d,]+) each", report)
+    assert steps
+    taken = re.search(r"\| training steps \| ([\d,]+) \| ([\d,]+) \|", report)
+    assert taken
+    assert int(steps[1].replace(",", "")) == min(int(count.replace(",", "")) for count in taken.groups())
     assert "ODE likelihood" in report
     for name in ("samples.png", "transformation.png", "trajectories.png", "bound.png"):
         assert (folder / name).stat().st_size > 10_000

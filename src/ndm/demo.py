@@ -1,24 +1,30 @@
 r"""The demonstration: on real handwritten digits, a conventional diffusion model beside an NDM, everything else equal.
 
-Both have the same number of parameters, the same training time, the same code, and learn their schedule's end points.
-They differ in the transformation, Identity or Separable, whose network takes its parameters from the denoiser's, and in
-that the NDM's reverse process is direct, with one more head for the ODE.
+Both have the same number of parameters, the same code, and learn their schedule's end points. They are compared after
+the same training time, and after the same number of steps: the model with more steps is trained again with as many as
+the other. They differ in the transformation, Identity or Separable, whose network takes its parameters from the
+denoiser's, and in that the NDM's reverse process is direct, with one more head for the ODE.
 """
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import platform
+import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 import ndm
 from ndm import plotting
@@ -30,8 +36,14 @@ from ndm.training.run import read_checkpoint
 
 __all__ = ["baseline", "neural", "run"]
 
-#: Seconds of training for each model. Evaluation and pictures come on top.
-SECONDS = 120.0
+#: Seconds of training for each model. A training for equal steps, evaluation and pictures come on top.
+SECONDS = 90.0
+
+#: Seconds that the evaluation of a model takes, about: for the bar.
+EVALUATION = 40.0
+
+#: The share of a core below which a training was disturbed by other processes.
+UNDISTURBED = 0.9
 
 #: Of both models. By benchmarks/results/suite/tuning--digits.json 1.6e-2 is better still for either, in 30 seconds.
 RATE = 8e-3
@@ -68,6 +80,28 @@ def _model(transform: ndm.Transform, denoiser: torch.nn.Module) -> ndm.NDM:
 MODELS = {BASELINE: baseline, NEURAL: neural}
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What became of a training.
+
+    Attributes:
+        steps: how many it took.
+        cpu: seconds of the processor that the training took.
+        wall: seconds that passed.
+        evaluation: of the trained model on the test split.
+    """
+
+    steps: int
+    cpu: float
+    wall: float
+    evaluation: Evaluation
+
+    @property
+    def share(self) -> float:
+        """The share of a core that the training had."""
+        return self.cpu / self.wall
+
+
 def run(out: str | os.PathLike[str] = "demo", seconds: float = SECONDS, seed: int = 0) -> Path:
     """Train both models, measure them, draw the pictures, and say what the figures show.
 
@@ -82,32 +116,74 @@ def run(out: str | os.PathLike[str] = "demo", seconds: float = SECONDS, seed: in
     folder = _free(Path(out))
     folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
-    print(f"training {' and '.join(MODELS)} side by side, {seconds:.0f} seconds each, then evaluating them", flush=True)
-    models, steps, evaluations = _side_by_side(folder, seconds, seed)
+    print(
+        f"training {' and '.join(MODELS)} side by side, {seconds:.0f} seconds each, then one of them again for as many "
+        "steps as the other took",
+        flush=True,
+    )
+    trained, again = _side_by_side(folder, seconds, seed)
+    models = {name: ndm.NDM.from_pretrained(folder / _slug(name) / "model").eval() for name in MODELS}
     with _one_thread():
-        _pictures(models, evaluations, Digits(), folder, seed)
-    report = _report(models, steps, evaluations, seconds, time.perf_counter() - began)
+        _pictures(models, {name: one.evaluation for name, one in trained.items()}, Digits(), folder, seed)
+    report = _report(models, trained, again, seconds, time.perf_counter() - began)
     (folder / "report.md").write_text(report)
     print("\n" + report)
     print(
         f"Written to {folder}/: report.md; samples.png, transformation.png, trajectories.png and bound.png; "
-        "and the two runs, identity and ndm."
+        "and the runs, identity, ndm and equal-steps."
     )
     return folder
 
 
-def _side_by_side(
-    folder: Path, seconds: float, seed: int
-) -> tuple[dict[str, ndm.NDM], dict[str, int], dict[str, Evaluation]]:
-    """Both models trained and evaluated, each in a process of its own with half of the cores, so that neither is
-    favoured by what else the machine does meanwhile."""
+def _side_by_side(folder: Path, seconds: float, seed: int) -> tuple[dict[str, Trained], dict[str, Trained]]:
+    """Both models trained for the same time, and both after the same number of steps; each evaluated.
+
+    Each is trained in a process of its own with half of the cores, so that neither is favoured by what else the machine
+    does meanwhile. The one that took more steps is trained again, with as many as the other.
+    """
     cores = os.cpu_count() or 1
     threads = max(1, min(4, cores // len(MODELS)))
     with ProcessPoolExecutor(min(cores, len(MODELS)), mp_context=get_context("spawn")) as pool:
-        jobs = {n: pool.submit(_train_and_evaluate, n, folder / _slug(n), seconds, seed, threads) for n in MODELS}
-        results = {name: job.result() for name, job in jobs.items()}
-    models = {name: ndm.NDM.from_pretrained(folder / _slug(name) / "model").eval() for name in MODELS}
-    return models, {n: r[0] for n, r in results.items()}, {n: r[1] for n, r in results.items()}
+        jobs = {
+            name: pool.submit(_train_and_evaluate, name, folder / _slug(name), seconds, None, seed, threads)
+            for name in MODELS
+        }
+        _watch("both, for equal seconds", [folder / _slug(name) for name in MODELS], list(jobs.values()), seconds)
+        trained = {name: job.result() for name, job in jobs.items()}
+        fast, slow = sorted(trained, key=lambda name: -trained[name].steps)
+        steps = trained[slow].steps
+        if trained[fast].steps == steps:
+            return trained, trained
+        run = folder / "equal-steps"
+        job = pool.submit(_train_and_evaluate, fast, run, None, steps, seed, threads)
+        _watch(f"{fast}, for {steps:,} steps", [run], [job], seconds)
+        return trained, {fast: job.result(), slow: trained[slow]}
+
+
+def _watch(what: str, runs: Sequence[Path], jobs: Sequence[Future], seconds: float) -> None:
+    """Show how far trainings in other processes are, until they end; elsewhere than on a terminal, say what is done."""
+    if not sys.stderr.isatty():
+        print(f"training and evaluating {what}", flush=True)
+        wait(jobs)
+        return
+    began = time.perf_counter()
+    form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {postfix}"
+    with tqdm(total=seconds + EVALUATION, bar_format=form, dynamic_ncols=True) as bar:
+        while wait(jobs, timeout=0.5).not_done:
+            passed = time.perf_counter() - began
+            bar.n = min(passed, bar.total)
+            bar.set_description_str("evaluating" if passed > seconds else "training", refresh=False)
+            bar.set_postfix_str(f"{what}; steps: {', '.join(_steps(run) for run in runs)}")
+        bar.n = bar.total
+        bar.refresh()
+
+
+def _steps(run: Path) -> str:
+    """The last step on a run's curve."""
+    try:
+        return (run / "metrics.csv").read_text().rstrip().rpartition("\n")[2].partition(",")[0]
+    except OSError:
+        return "0"
 
 
 @contextmanager
@@ -138,21 +214,28 @@ def _parameters(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def _train_and_evaluate(name: str, folder: Path, seconds: float, seed: int, threads: int) -> tuple[int, Evaluation]:
-    """Train one model into ``folder``; how many steps it took, and how good it is on the test split."""
+def _train_and_evaluate(
+    name: str, folder: Path, seconds: float | None, steps: int | None, seed: int, threads: int
+) -> Trained:
+    """Train one model into ``folder``, for so many seconds or so many steps, and evaluate it on the test split."""
+    logging.getLogger("ndm.training").propagate = False
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     data = Digits()
-    training = TrainingOptions(learning_rate=RATE, weight_decay=0.01, ema=0.995, batch_size=128)
-    limits = TrainerOptions(max_steps=None, max_time=seconds, accelerator="cpu", val_check_interval=250)
-    model = fit(MODELS[name](), data, folder, training, limits, seed=seed, progress=False)
-    steps = read_checkpoint(Run(folder).last)["global_step"]
+    training = TrainingOptions(learning_rate=RATE, weight_decay=0.01, ema=0.995, batch_size=128, keep="last")
+    limits = TrainerOptions(
+        max_steps=steps, max_time=seconds, patience=None, accelerator="cpu", val_check_interval=250
+    )  # fmt: skip
+    cpu, wall = time.process_time(), time.perf_counter()
+    with redirect_stderr(io.StringIO()):  # two journals in one terminal
+        model = fit(MODELS[name](), data, folder, training, limits, seed=seed, progress=False)
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     evaluation = evaluate(
         model, data, steps=STEPS, covariances=COVARIANCES, seed=seed, progress=False,
         likelihood_examples=100, divergence="hutchinson", probes=2, samples=2,
     )  # fmt: skip
     evaluation.save(folder / "evaluation.json")
-    return steps, evaluation
+    return Trained(read_checkpoint(Run(folder).last)["global_step"], cpu / threads, wall, evaluation)
 
 
 def _pictures(
@@ -170,38 +253,64 @@ def _pictures(
 
 
 def _report(
-    models: dict[str, ndm.NDM],
-    steps: dict[str, int],
-    evaluations: dict[str, Evaluation],
-    seconds: float,
-    total: float,
+    models: dict[str, ndm.NDM], trained: dict[str, Trained], again: dict[str, Trained], seconds: float, total: float
 ) -> str:
+    steps = min(one.steps for one in trained.values())
     lines = [
         "# Handwritten digits: a conventional diffusion model and an NDM",
         "",
         "Test split of scikit-learn's digits (250 images of 8x8 pixels, 17 levels), bits per dimension (lower is",
-        f"better) ± standard error over the images. {seconds:.0f} seconds of training each, one seed.",
+        "better) ± standard error over the images, one seed.",
         "",
-        "| | " + " | ".join(models) + " | difference, paired |",
-        "|---|" + "---|" * (len(models) + 1),
+        f"After equal times, {seconds:.0f} seconds of training each:",
+        "",
+        *_table({name: one.evaluation for name, one in trained.items()}),
+        *_figures(models, trained),
+        "",
+        f"After equal numbers of steps, {steps:,} each:",
+        "",
+        *_table({name: again[name].evaluation for name in MODELS}),
+        "",
+        *_findings(trained[BASELINE].evaluation, trained[NEURAL].evaluation),
+        *_comparable(trained),
+        "",
+        _environment(total),
     ]
+    return "\n".join(lines) + "\n"
+
+
+def _table(evaluations: Mapping[str, Evaluation]) -> list[str]:
+    """The figures of both models beside each other, in Markdown."""
     first, second = evaluations[BASELINE], evaluations[NEURAL]
+    lines = ["| | " + " | ".join(MODELS) + " | difference, paired |", "|---|" + "---|" * (len(MODELS) + 1)]
     for i, row in enumerate(first.rows):
         values = [f"{e.rows[i]['value']:.3f} ± {e.rows[i]['stderr']:.3f}" for e in (first, second)]
         lines.append(f"| {_label(row)} | {values[0]} | {values[1]} | {_difference(first, second, i)[0]} |")
-    for label, figure in (
-        ("parameters", {n: f"{_parameters(m):,}" for n, m in models.items()}),
-        ("of which in F", {n: f"{_parameters(m.transform):,}" for n, m in models.items()}),
-        ("training steps", {n: f"{s:,}" for n, s in steps.items()}),
-        ("milliseconds a training step", {n: f"{1000 * seconds / s:.1f}" for n, s in steps.items()}),
-        (
-            "gamma_0 and gamma_1, learned",
-            {n: "{:.2f}, {:.2f}".format(*m.schedule.end_points()) for n, m in models.items()},
-        ),
-    ):
-        lines.append(f"| {label} | " + " | ".join(figure[n] for n in models) + " | |")
-    lines += ["", *_findings(first, second), "", _environment(total)]
-    return "\n".join(lines) + "\n"
+    return lines
+
+
+def _figures(models: dict[str, ndm.NDM], trained: dict[str, Trained]) -> list[str]:
+    """What else is to be known of both, as rows of the table."""
+    figures = {
+        "parameters": [f"{_parameters(models[n]):,}" for n in MODELS],
+        "of which in F": [f"{_parameters(models[n].transform):,}" for n in MODELS],
+        "training steps": [f"{trained[n].steps:,}" for n in MODELS],
+        "milliseconds a training step": [f"{1000 * trained[n].wall / trained[n].steps:.1f}" for n in MODELS],
+        "share of a core in training": [f"{trained[n].share:.0%}" for n in MODELS],
+        "gamma_0 and gamma_1, learned": ["{:.2f}, {:.2f}".format(*models[n].schedule.end_points()) for n in MODELS],
+    }
+    return [f"| {label} | {' | '.join(values)} | |" for label, values in figures.items()]
+
+
+def _comparable(trained: dict[str, Trained]) -> list[str]:
+    """A warning where other processes took the time that the comparison is about."""
+    if all(one.share >= UNDISTURBED for one in trained.values()):
+        return []
+    shares = " and ".join(f"{trained[name].share:.0%}" for name in MODELS)
+    said = (
+        f"- The machine was busy: the trainings had {shares} of a core. The comparison after equal times is not to be"
+    )
+    return [f"{said} relied on; that after equal steps is not affected."]
 
 
 def _label(row: dict[str, Any]) -> str:
