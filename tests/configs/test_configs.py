@@ -170,7 +170,7 @@ def test_networks_get_the_number_of_channels_of_the_images(tmp_path: Path, mode:
         Image.fromarray(pixels.squeeze(), mode).save(folder / f"{i}.png")
     data = ["--data.path", str(folder), "--data.size", "8", "--data.cache", str(tmp_path / "cache")]
     small = ["--model.denoiser.net.width", "8", "--model.denoiser.net.groups", "4"]
-    built = Configuration.read("images", [*data, *small]).build()
+    built = Configuration.read("images-ndm", [*data, *small]).build()
     assert (built.model.transform.net.channels, built.model.denoiser.net.channels) == (channels, channels)
     assert built.model.bound(built.data.test).total.isfinite().all()
 
