@@ -114,13 +114,31 @@ def test_a_slow_training_is_validated_by_the_clock(train: Any, tmp_path: Path, m
     assert validated(tmp_path / "run") == [1, 8, 16, 20]
 
 
+@pytest.mark.parametrize(
+    ("max_time", "cost", "passed", "seconds"),
+    [
+        (None, None, 0.0, 60.0),  # the first one
+        (None, 1.0, 100.0, 120.0),
+        (None, 30.0, 100.0, 600.0),  # a twentieth of the time
+        (None, 1.0, 50_000.0, 1000.0),  # a fiftieth of what has passed
+        (600.0, 0.1, 100.0, 30.0),
+        (1.0, None, 0.0, 2.0),
+    ],
+)
+def test_validations_by_the_clock_keep_to_a_share_of_the_time(
+    max_time: float | None, cost: float | None, passed: float, seconds: float
+) -> None:
+    clock = pace.Pace(100, max_time)
+    clock._cost, clock._last = cost, clock._began + passed
+    assert clock._limit() == pytest.approx(seconds)
+
+
 def test_a_run_validated_by_the_clock_is_resumed_as_the_same_run(
     train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(tmp_path / "whole", max_steps=20, val_check_interval=8, keep="last")
     with monkeypatch.context() as patch:
-        patch.setattr(pace, "FIRST", 0.0)
-        patch.setattr(pace, "BETWEEN", 0.0)  # after every step
+        patch.setattr(pace.Pace, "_limit", lambda self: 0.0)  # after every step
         crash_at(patch, 11)
         with pytest.raises(RuntimeError, match="power"):
             train(tmp_path / "broken", max_steps=20, val_check_interval=8, keep="last")

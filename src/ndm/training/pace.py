@@ -26,6 +26,9 @@ FIRST, BETWEEN, SAVED = 60.0, 120.0, 120.0
 #: Of a training that is limited by ``max_time``: validations, at least; but not more often than every two seconds.
 PARTS, QUICK = 20, 2.0
 
+#: Of a long training: validations by the clock in the time so far.
+OF_A_LONG_ONE = 50
+
 #: Steps that are timed before the length of a training is foretold; the first one is left out.
 TIMED = 10
 
@@ -37,8 +40,9 @@ class Pace(Callback):
     """Validations by the clock, beside those after every ``val_check_interval`` steps.
 
     The first one comes after a minute at the latest, then one every two minutes, or more often where ``max_time`` is
-    short: a slow training shows early what it does, and has a checkpoint. They change what is seen of a training, and
-    not its course, but for the count of ``trainer.patience``.
+    short: a slow training shows early what it does, and has a checkpoint. Of a long training they become rarer, a
+    fiftieth of the time so far apart, and they never take more than a twentieth of the time. They change what is seen
+    of a training, and not its course, but for the count of ``trainer.patience``.
 
     Args:
         interval: steps between two validations, what Lightning was told.
@@ -48,25 +52,33 @@ class Pace(Callback):
     def __init__(self, interval: int, max_time: float | None) -> None:
         self.interval = interval
         self.between = BETWEEN if max_time is None else min(BETWEEN, max(QUICK, max_time / PARTS))
-        self._last: float | None = None
-        self._any = False
+        self._began = self._last = self._validating = 0.0
+        self._cost: float | None = None  # seconds that the last validation took
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._last = time.monotonic()
+        self._began = self._last = time.monotonic()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        assert self._last is not None
-        limit = self.between if self._any else min(FIRST, self.between)
-        if agreed(trainer, time.monotonic() - self._last >= limit):
+        if agreed(trainer, time.monotonic() - self._last >= self._limit()):
             trainer.val_check_batch = 1  # Lightning asks for it right after this hook
+
+    def _limit(self) -> float:
+        """Seconds between the last validation and the next."""
+        if self._cost is None:
+            return min(FIRST, self.between)
+        return max(self.between, PARTS * self._cost, (self._last - self._began) / OF_A_LONG_ONE)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._validating = time.monotonic()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.val_check_batch = self.interval
-        self._last, self._any = time.monotonic(), True
+        self._last = time.monotonic()
+        self._cost = self._last - self._validating
 
 
 def agreed(trainer: Trainer, decision: bool) -> bool:
