@@ -292,3 +292,39 @@ def test_what_cannot_be_extended(tmp_path: Path, text: str, sentence: str) -> No
 def test_a_configuration_without_a_small_version() -> None:
     with pytest.raises(ValueError, match="digits has no section `tiny`"):
         Configuration.read("digits", tiny=True)
+
+
+# ---- without a GPU
+
+
+@pytest.mark.parametrize(("accelerator", "width", "said"), [("cpu", 16, True), ("gpu", 64, False)])
+def test_images_get_a_small_network_on_a_cpu(accelerator: str, width: int, said: bool) -> None:
+    configuration = Configuration.read("images", ["--data", "Patterns", "--trainer.accelerator", accelerator])
+    assert configuration.values.model.denoiser.init_args.net.init_args.width == width
+    assert configuration.values.trainer.precision == ("32-true" if accelerator == "cpu" else "bf16-mixed")
+    assert [line for line in configuration.notes if "section cpu" in line] == list(configuration.notes)
+    assert bool(configuration.notes) is said
+
+
+def test_an_override_is_laid_over_the_section_cpu() -> None:
+    options = ["--data", "Patterns", "--trainer.accelerator=cpu", "--model.denoiser.net.width", "24"]
+    configuration = Configuration.read("images", options)
+    assert configuration.values.model.denoiser.init_args.net.init_args.width == 24
+
+
+def test_nothing_is_said_of_a_configuration_without_the_section() -> None:
+    assert Configuration.read("table", ["--data.path", "x.csv", "--trainer.accelerator", "cpu"]).notes == ()
+
+
+def test_numbers_take_the_place_of_auto(tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_text("a,b\n" + "".join(f"{i % 7},{(i * i) % 11 + i / 100}\n" for i in range(120)))
+    configuration = Configuration.read(
+        "table", ["--data.path", str(tmp_path / "data.csv"), "--trainer.accelerator=cpu"]
+    )
+    built = configuration.build()
+    text = yaml.safe_load(configuration.text)
+    assert text["trainer"]["max_steps"] == built.trainer.max_steps == 1000
+    assert text["training"]["batch_size"] == built.training.batch_size == len(built.data.train)
+    assert text["training"]["base"] == "mixture"
+    assert text["model"]["denoiser"]["init_args"]["net"]["init_args"]["hidden"] == 128
+    assert "auto" not in {*map(str, text["training"].values()), *map(str, text["trainer"].values())} - {"cpu"}

@@ -21,7 +21,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ndm import configs
 from ndm.configs.explaining import UNLISTED, explain
-from ndm.configs.reading import forget_other_classes, import_networks, pairs, read_tree, take_texts
+from ndm.configs.reading import forget_other_classes, has_section, import_networks, pairs, read_tree, take_texts
 from ndm.configs.yamltext import MODE, dump
 from ndm.data import Data
 from ndm.decoders import Decoder
@@ -115,10 +115,11 @@ class Configuration:
         whole = read_tree(name, tiny)
         written = whole.get("trainer", {}).get("accelerator", "auto")
         cpu = not tiny and on_cpu(str(_last(overrides, "trainer.accelerator") or written))
+        small = cpu and has_section(name, "cpu")
         tree = read_tree(name, tiny, cpu)
         parser = _parser()
         note = f"no GPU is used: the section cpu of the configuration {name} is laid over the rest of it"
-        return cls(parser, _parsed(parser, tree, overrides), (note,) if tree != whole else ())
+        return cls(parser, _parsed(parser, tree, overrides), (note,) if small else ())
 
     @staticmethod
     def help(overrides: Sequence[str]) -> NoReturn:

@@ -14,7 +14,7 @@ from ndm import configs
 from ndm.configs.explaining import bare, nearest
 from ndm.configs.yamltext import as_written, kind_of_text, load, load_texts
 
-__all__ = ["forget_other_classes", "import_networks", "pairs", "read_tree", "take_texts"]
+__all__ = ["forget_other_classes", "has_section", "import_networks", "pairs", "read_tree", "take_texts"]
 
 _SECTIONS = ("seed", "model", "data", "training", "trainer", "extends", "tiny", "cpu")
 
@@ -41,6 +41,11 @@ def read_tree(name: str, tiny: bool = False, cpu: bool = False) -> dict[str, Any
         tree, texts = _merged(tree, slow), _merged(texts, slow_texts)
     found: dict[str, Any] = as_written(tree, texts)
     return found
+
+
+def has_section(name: str, section: str) -> bool:
+    """Whether a configuration, or one that it extends, has a section."""
+    return section in _load(name)[0]
 
 
 def _load(name: str, seen: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
