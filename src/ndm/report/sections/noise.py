@@ -85,7 +85,7 @@ def _schedules(subjects: Sequence[Subject]) -> Markup:
 
 
 def _fresh(schedule: LearnedSchedule) -> Schedule:
-    """The schedule as it was before training."""
+    """The untrained schedule."""
     try:
         fresh = from_config(copy.deepcopy(schedule.config()))
     except (TypeError, ValueError):  # a class of the user's own
