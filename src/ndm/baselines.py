@@ -148,9 +148,10 @@ def gaussian_mixture(train: Tensor, validation: Tensor, seed: int = 0) -> Gaussi
 
 def _affordable(rows: int, columns: int) -> list[int]:
     """The numbers of components that there are rows and time for, one at least."""
+    numbers = (columns + 1) * (columns + 2) / 2  # a weight, a mean and a covariance: no more of them than rows
     cost = [4.0 * TYPICAL_ITERATIONS * rows * components * columns**2 for components in COMPONENTS]
     every = zip(COMPONENTS, np.cumsum(cost), strict=True)
-    return [k for k, so_far in every if k == 1 or (k <= rows and so_far <= OPERATIONS)]
+    return [k for k, so_far in every if k == 1 or (k * numbers <= rows and so_far <= OPERATIONS)]
 
 
 def _fitted(

@@ -144,7 +144,9 @@ def test_pages_name_the_repositorys_files_as_they_are() -> None:
 
 
 def test_figures_on_the_pages_are_those_that_were_measured() -> None:
-    measured = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("docs/findings.md", "benchmarks/README.md"))
+    measured = "".join(
+        (ROOT / name).read_text(encoding="utf-8") for name in ("docs/findings.md", "benchmarks/README.md")
+    )
     quoted = {
         figure
         for page in PAGES

@@ -503,7 +503,7 @@ def test_networks_of_another_shape_are_refused_before_anything_is_written(data: 
 
 
 def test_labels_must_be_there(train: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="Pinwheel has no labels"):
+    with pytest.raises(ValueError, match="network has no classes"):
         train(tmp_path / "run", labels=True)
 
 

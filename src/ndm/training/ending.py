@@ -17,7 +17,7 @@ from ndm.model import NDM
 from ndm.noise import seed_of
 from ndm.samples import classes_in_turn, save_samples
 from ndm.sampling import sample
-from ndm.training.module import NDMModule, Validation
+from ndm.training.module import NDMModule, Validation, with_error
 from ndm.training.options import TrainerOptions, TrainingOptions
 from ndm.training.run import Run
 
@@ -92,8 +92,7 @@ def verdict(validations: Sequence[Validation], unit: str, keep: str, trainer: Tr
     best = min(validations, key=lambda validation: float(validation.totals.mean()))
     last = validations[-1]
     kept = best if keep == "best" else last
-    error = kept.totals.std() / math.sqrt(len(kept.totals)) if len(kept.totals) > 1 else torch.tensor(math.nan)
-    mean = f"{kept.totals.mean():.3f} +- {error:.3f} {unit}"
+    mean = f"{with_error(kept.totals.mean().item(), kept.error, 3)} {unit}"
     said = [f"validation: {mean} at step {kept.step:,}, the {keep}; a bound, lower is better"]
     gain, gain_error = best.below(last)
     if gain > CLEAR * gain_error:

@@ -26,7 +26,7 @@ from ndm.training.batches import DROPOUT, NOISE, VALIDATION, Batch, InOrder
 from ndm.training.options import TrainerOptions, TrainingOptions
 from ndm.transforms import Neural
 
-__all__ = ["METRICS", "NDMModule", "NonFiniteLoss", "Validation"]
+__all__ = ["METRICS", "NDMModule", "NonFiniteLoss", "Validation", "with_error"]
 
 TERMS = ("diffusion", "prior", "reconstruction")
 
@@ -60,6 +60,11 @@ class Validation(NamedTuple):
     step: int
     totals: Tensor
 
+    @property
+    def error(self) -> float:
+        """The standard error of the mean; NaN of one example."""
+        return self.totals.std().item() / math.sqrt(len(self.totals)) if len(self.totals) > 1 else math.nan
+
     def below(self, other: Validation) -> tuple[float, float]:
         """How much lower this validation's mean is than another's, and the standard error of the paired difference.
 
@@ -68,6 +73,11 @@ class Validation(NamedTuple):
         gain = other.totals - self.totals
         error = gain.std() / math.sqrt(len(gain)) if len(gain) > 1 else gain.new_tensor(math.nan)
         return gain.mean().item(), error.item()
+
+
+def with_error(value: float, error: float, digits: int) -> str:
+    """A figure and its standard error, which is left out where there is none."""
+    return f"{value:.{digits}f}" + ("" if math.isnan(error) else f" +- {error:.{digits}f}")
 
 
 class NonFiniteLoss(RuntimeError):  # noqa: N818 - it reads as what happened
@@ -270,11 +280,13 @@ class NDMModule(LightningModule):
                 f"the bound is not finite ({', '.join(names)}) at the validation after step {self.global_step}"
             )
         self.log("val/total", total.mean(), prog_bar=True)
-        self.log("val/total_stderr", total.std() / math.sqrt(len(total)) if len(total) > 1 else math.nan)
+        validation = Validation(self.global_step, total.cpu())
+        if len(total) > 1:
+            self.log("val/total_stderr", validation.error)
         for name, mean in zip(TERMS, values.mean(0), strict=False):
             self.log(f"val/{name}", mean)
         self.log("step", float(self.global_step))
-        self.validations.append(Validation(self.global_step, total.cpu()))
+        self.validations.append(validation)
 
     # ---- the optimiser
 

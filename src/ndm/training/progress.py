@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 from tqdm import tqdm
 
-from ndm.training.module import NDMModule, Validation
+from ndm.training.module import NDMModule, Validation, with_error
 from ndm.training.pace import span
 
 __all__ = ["Bar", "Journal", "journal"]
@@ -34,11 +34,11 @@ class Journal(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, NDMModule)
         metrics, this = trainer.callback_metrics, pl_module.validations[-1]
-        bound = f"{metrics['val/total']:.4f} +- {metrics['val/total_stderr']:.4f} {pl_module.unit}"
+        bound = f"{with_error(this.totals.mean().item(), this.error, 4)} {pl_module.unit}"
         change = ""
         if self._best is not None:
             gain, error = this.below(self._best)
-            change = f", {abs(gain):.4f} +- {error:.4f} {'lower' if gain > 0 else 'higher'} than the best before"
+            change = f", {with_error(abs(gain), error, 4)} {'lower' if gain > 0 else 'higher'} than the best before"
         if self._best is None or this.totals.mean() < self._best.totals.mean():
             self._best = this
         speed, flow = metrics.get("train/ms_per_step"), metrics.get("train/examples_per_second")
