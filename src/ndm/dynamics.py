@@ -24,7 +24,6 @@ paths cross, so that the first part is W_2^2 for every model and only the second
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -35,8 +34,9 @@ from ndm.inputs import Values, as_labels, as_numbers, as_tensor, at_least_single
 from ndm.noise import Randomness, low_discrepancy, normal_like
 from ndm.precision import residual_path
 from ndm.process import Process, at_rest
+from ndm.reverse import ode_states
 from ndm.schedules import per_example
-from ndm.solvers import FIXED_STEP_ODE, solve_fixed
+from ndm.solvers import FIXED_STEP_ODE
 
 __all__ = ["PathCost", "acceleration", "curvature", "ode_paths", "path_cost"]
 
@@ -156,15 +156,9 @@ def ode_paths(
         raise ValueError(f"The number of steps must be at least 1, got {steps}.")
     z = as_numbers(process, z)
     labels = as_labels(process, labels, len(z))
-    grid = [z.new_tensor(i / steps) for i in range(steps, -1, -1)]
+    grid = torch.arange(steps, -1, -1, dtype=torch.float64, device=z.device) / steps
     with at_rest(process):
-        path = solve_fixed(
-            lambda t, state: process.drift(state, t, labels, eta=0.0),
-            z,
-            pairwise(grid),
-            solver,
-        )
-        return torch.stack([z, *path])
+        return torch.stack([z, *ode_states(process, z, grid, solver, labels)])
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,10 @@ r"""The likelihood under the reverse ODE, a continuous normalising flow of its o
 with f the ODE's drift (Chen et al., arXiv 1806.07366; Song et al., arXiv 2011.13456, appendix D.2). The divergence is
 exact, by d backward passes, or by Hutchinson's probes without bias (Grathwohl et al., arXiv 1810.01367).
 
+The equation is solved in gamma and not in t. F and the denoiser depend on gamma alone, so the result is that of any
+other schedule between the same end points. In t a clipped schedule would cross most of gamma in one step, and stand
+still in others.
+
 The path does not depend on the divergence, which costs most. So the path is solved by Runge and Kutta's method in N
 equal steps, the divergence is taken at their ends and middles, and integrated by Gregory's formula. A path of N / 2
 steps, and the divergence at the ends alone, tell the error; N is doubled for the examples for which that is too large.
@@ -16,13 +20,14 @@ The bound of :mod:`ndm.bounds` is the SDE's, another model of the same data; nei
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import warnings
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from ndm.growth import exact_divergence, integral_and_error, or_by_chance, quadratic_forms
 from ndm.inputs import Values, as_labels
 from ndm.noise import normal_like
 from ndm.precision import residual_path
@@ -43,10 +48,16 @@ NUMBERS_AT_ONCE = 65536
 TOLERANCE = 1e-2
 
 #: N, the number of steps, at first where that is the tolerance; and at most.
-STEPS, MOST_STEPS = 12, 768
+STEPS, MOST_STEPS = 16, 768
 
-#: Gregory's coefficients: of the differences of order 0, 1, ... at both ends of an integral by the trapezoidal rule.
-_GREGORY = (1 / 2, 1 / 12, 1 / 24, 19 / 720, 3 / 160, 863 / 60480)
+#: In fewer steps than these, half as many say too little of the error, and what they say is doubled.
+FEW_STEPS = 16
+
+#: A path that is not finite in so many times the first number of steps is not tried in more.
+FINITE_WITHIN = 4
+
+#: Rounding errors of log p, in units of the precision's last place of (\|log p\| + d).
+ROUNDING = 32
 
 _KINDS = {
     None: "density of the reverse ODE",
@@ -66,11 +77,15 @@ class LogLikelihood:
             log-probability.
         stderr: (B,), nats: the standard error of the Monte-Carlo parts (probes, dequantisation noise), estimated from
             their spread; 0 where nothing is random, NaN where one sample leaves no spread.
-        solver_error: (B,), nats: how far the result of half as many steps is away, the mean over samples and probes.
-            The error of log_prob itself is a small part of that where the steps resolve the path.
+        solver_error: (B,), nats: how far the result of half as many steps is away, the mean over samples and probes,
+            and what rounding may add. The error of log_prob itself is a small part of that where the steps resolve the
+            path. Infinite where log_prob is not finite.
         nfe: how often the drift was evaluated, over all solves.
         kind: what log_prob is, in words.
         dimensions: d.
+        solved: (B,), bool: whether the solver's error is within the tolerance, for every sample. Where it is not,
+            log_prob is the best that was found, and solver_error says how good. Where the path is not finite, log_prob
+            is NaN; where it is below what the precision can hold, -inf.
     """
 
     log_prob: Tensor
@@ -79,6 +94,7 @@ class LogLikelihood:
     nfe: int
     kind: str
     dimensions: int
+    solved: Tensor
 
     @property
     def bits_per_dim(self) -> Tensor:
@@ -102,6 +118,8 @@ def log_likelihood(
     r"""The log-likelihood of each example under the reverse ODE.
 
     An example's answer does not depend on what else is in the batch, except through the random numbers it is given.
+    Nor does it depend on how the schedule runs between its end points. Examples that are not solved to the tolerance
+    are counted in one warning; ``solved`` of the result says which.
 
     Args:
         model: the model.
@@ -115,15 +133,18 @@ def log_likelihood(
             weights are exponentials, which turn the zero-mean error of Hutchinson's probes into a bias upwards: the
             result is then an estimate and no longer a bound, as ``kind`` says.
         samples: how many z_0 (or dequantised x) are drawn for each example.
-        tolerance: nats: the number of steps of an example's path is doubled until half as many give a log_prob no
-            farther away than that, or than rounding allows; up to 768. By default 0.01 a dimension, from 12 steps on.
+        tolerance: nats: the number of steps of an example's path, which are even in gamma, is doubled until half as
+            many give a log_prob no farther away than that, or than rounding allows; up to 768. By default 0.01 a
+            dimension, from 16 steps on.
         labels: class labels, (B,), for a conditional denoiser.
         generator: for probes and dequantisation noise.
 
     Raises:
         ValueError: an unknown divergence or dequantisation, one that does not fit the data, or data that do not pass
             the model's check.
-        RuntimeError: the path of an example is not finite in however many steps.
+
+    Warns:
+        RuntimeWarning: some examples are not solved to the tolerance; the sentence says how many.
     """
     dequantization = _dequantization(model, dequantization)
     data = model.to_model(x)
@@ -140,17 +161,41 @@ def log_likelihood(
         if dequantization is None:
             level_0 = model.schedule(data.new_zeros(data.shape[0]))
             # z_0 = alpha_0 x is one to one, so its density is x's but for the Jacobian.
-            log_p, error = flow.log_prob(per_example(level_0.alpha, data) * data)
+            log_p, error, solved = flow.log_prob(per_example(level_0.alpha, data) * data)
             log_p = log_p + data[0].numel() * level_0.alpha.log() + model.log_det(data)
             mean, stderr = log_p.mean(0), torch.zeros_like(log_p[0]) if exact else _spread(log_p)
         else:
             draw = _uniform if dequantization == "uniform" else _variational
             portions = [draw(flow, model, data, n, generator) for n in _portions(samples, data)]
-            weights, error = (torch.cat(part) for part in zip(*portions, strict=True))
-            error = error.mean(0)
+            weights, error, solved = (torch.cat(part) for part in zip(*portions, strict=True))
+            error, solved = error.mean(0), solved.all(0)
             mean, stderr = _combine(weights + model.log_det(data), importance=dequantization == "importance")
     kind = _PROBED_IMPORTANCE if dequantization == "importance" and not exact else _KINDS[dequantization]
-    return LogLikelihood(mean, stderr, error, flow.evaluations, kind, data[0].numel())
+    held = mean.isfinite()
+    error, solved = torch.where(held, error, torch.full_like(error, math.inf)), solved & held
+    if not solved.all():
+        warnings.warn(_missed(mean, error, solved, tolerance), RuntimeWarning, stacklevel=3)
+    stderr = torch.where(held, stderr, torch.full_like(stderr, math.nan))
+    return LogLikelihood(mean, stderr, error, flow.evaluations, kind, data[0].numel(), solved)
+
+
+def _missed(log_prob: Tensor, error: Tensor, solved: Tensor, tolerance: float) -> str:
+    """What is to be said of examples that are not solved."""
+    held, parts = log_prob.isfinite(), []
+    if count := int((~solved & held).sum()):
+        worst = error[~solved & held].max().item()
+        parts.append(
+            f"the solver's error is above the tolerance of {tolerance:g} nats for {count} of {len(solved)} examples, "
+            f"{worst:.2g} nats at most"
+        )
+    if count := int((~held).sum()):
+        parts.append(
+            f"log_prob is nan or -inf for {count} of {len(solved)} examples, whose paths or sizes are too large"
+        )
+    return (
+        f"In log_likelihood {'; and '.join(parts)}. Look at these examples, which may be far from the data; "
+        "use float64, or train longer."
+    )
 
 
 def _dequantization(model: Process, name: str | None) -> str | None:
@@ -192,24 +237,26 @@ def _portions(samples: int, x: Tensor) -> list[int]:
 
 def _uniform(
     flow: _Flow, model: Process, x: Tensor, n: int, generator: torch.Generator | None
-) -> tuple[Tensor, Tensor]:
-    """log p(x + u) + d log(cell) for n draws of u, uniform over a level's cell, whose width is 2 / K, and the solver's
-    error, both (n, B).
+) -> tuple[Tensor, Tensor, Tensor]:
+    """log p(x + u) + d log(cell) for n draws of u, uniform over a level's cell, whose width is 2 / K, the solver's
+    error, and whether it is within the tolerance, each (n, B).
     """
     assert model.decoder.levels is not None
     cell, rows = 2 / model.decoder.levels, tile(x, n)
     level = model.schedule(rows.new_zeros(rows.shape[0]))
     device = x.device if generator is None else generator.device
     u = torch.rand(rows.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)
-    log_p, error = flow.log_prob(per_example(level.alpha, rows) * (rows + cell * (u - 0.5)))
+    log_p, error, solved = flow.log_prob(per_example(level.alpha, rows) * (rows + cell * (u - 0.5)))
     log_p = log_p.mean(0) + x[0].numel() * (level.alpha.log() + math.log(cell))
-    return log_p.reshape(n, -1), error.reshape(n, -1)
+    return log_p.reshape(n, -1), error.reshape(n, -1), solved.reshape(n, -1)
 
 
 def _variational(
     flow: _Flow, model: Process, x: Tensor, n: int, generator: torch.Generator | None
-) -> tuple[Tensor, Tensor]:
-    """log p(z_0) + log p(x | z_0) - log q(z_0 | x) for n draws of z_0 from q, and the solver's error, both (n, B)."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """log p(z_0) + log p(x | z_0) - log q(z_0 | x) for n draws of z_0 from q, the solver's error, and whether it is
+    within the tolerance, each (n, B).
+    """
     rows = tile(x, n)
     level = model.schedule(rows.new_zeros(rows.shape[0]))
     noise = normal_like(rows, generator)
@@ -217,9 +264,9 @@ def _variational(
     gap = model.transform(rows).displacement(level.gamma) + per_example(level.sigma / level.alpha, rows) * noise
     log_q = -((noise**2 + math.log(2 * math.pi)).flatten(1).sum(1) / 2 + x[0].numel() * level.sigma.log())
     # The mean over the probes: the bounds are made of one unbiased estimate per sample.
-    log_p, error = flow.log_prob(per_example(level.alpha, rows) * (rows + gap))
+    log_p, error, solved = flow.log_prob(per_example(level.alpha, rows) * (rows + gap))
     log_p = log_p.mean(0) - model.decoder.nll(rows, gap, level.gamma) - log_q
-    return log_p.reshape(n, -1), error.reshape(n, -1)
+    return log_p.reshape(n, -1), error.reshape(n, -1), solved.reshape(n, -1)
 
 
 class _Flow:
@@ -238,77 +285,84 @@ class _Flow:
         self.probes = probes
         self.tolerance = tolerance
         self.generator = generator
+        self.low, self.high = model.schedule.end_points()
         self.evaluations = 0
 
-    def log_prob(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """log p(z_0), (probes or 1, B), one estimate per probe, for z_0 = ``z``, (B, \\*shape); and its error, (B,).
+    def log_prob(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """log p(z_0), (probes or 1, B), one estimate per probe, for z_0 = ``z``, (B, \\*shape); its error, (B,); and
+        whether that is within the tolerance, (B,). Where a path is not finite they are nan, infinite and false.
 
         The batch may be the labels' several times over, one copy after another.
-
-        Raises:
-            RuntimeError: the path of an example is not finite.
         """
         labels = None if self.labels is None else tile(self.labels, z.shape[0] // self.labels.shape[0])
         probes = self._draw_probes(z)
         log_p = z.new_full((max(self.probes, 1), len(z)), math.nan)
-        error = z.new_full((len(z),), math.inf)
-        rows, steps = torch.arange(len(z), device=z.device), _first_steps(self.tolerance / z[0].numel())
+        apart, rounding = z.new_full((len(z),), math.inf), z.new_zeros(len(z))
+        first = steps = _first_steps(self.tolerance / z[0].numel())
+        rows = torch.arange(len(z), device=z.device)
         while len(rows) and steps <= MOST_STEPS:
             labels_now = None if labels is None else labels[rows]
-            found, apart = self._solve(z[rows], labels_now, None if probes is None else probes[:, rows], steps)
-            closer = apart < error[rows]
-            log_p[:, rows[closer]], error[rows[closer]] = found[:, closer], apart[closer]
-            rounding = 32 * torch.finfo(z.dtype).eps * (log_p[:, rows].abs().amax(0) + z[0].numel())
-            rows = rows[~(error[rows] <= rounding.clamp_min(self.tolerance))]  # nan is not
+            found, now = self._solve(z[rows], labels_now, None if probes is None else probes[:, rows], steps)
+            closer = now < apart[rows]  # nan is not
+            log_p[:, rows[closer]], apart[rows[closer]] = found[:, closer], now[closer]
+            size = log_p[:, rows].abs().amax(0).nan_to_num() + z[0].numel()
+            rounding[rows] = ROUNDING * torch.finfo(z.dtype).eps * size
+            error = apart[rows] + rounding[rows]
+            far = (error > self.tolerance) & (apart[rows] > rounding[rows])
+            # A neighbour's answer does not wait for a path that has no end.
+            rows = rows[far & (error.isfinite() if steps >= FINITE_WITHIN * first else far)]
             steps *= 2
-        if lost := int((~error.isfinite()).sum()):
-            raise RuntimeError(
-                f"The ODE solver gave up on {lost} of {len(z)} examples: in {MOST_STEPS} steps their paths are not "
-                "finite, so the model's vector field is too rough, or not finite itself. Use float64, or train longer."
-            )
-        return log_p, error
+        error = apart + rounding
+        return log_p, error, error <= self.tolerance
 
     def _solve(self, z: Tensor, labels: Tensor | None, probes: Tensor | None, steps: int) -> tuple[Tensor, Tensor]:
-        """log p(z_0) in so many steps, (columns, B), and how far half as many are away, (B,); nan where not finite."""
+        """log p(z_0) in so many steps, (columns, B), and its error, (B,), by half as many; nan where not finite."""
         path, coarse = self._path(z, labels, steps), self._path(z, labels, steps // 2)
-        times = self._times(z, 2 * steps)
-        whole = [self._slope_and_growth(y, t, labels, probes) for y, t in zip(path, times[::2], strict=True)]
+        gammas, step = self._gammas(z, 2 * steps), (self.high - self.low) / steps
+        whole = [self._slope_and_growth(y, g, labels, probes) for y, g in zip(path, gammas[::2], strict=True)]
         between = [
-            (y + after) / 2 + (slope - slope_after) / (8 * steps)  # cubic, as exact as the path is
+            (y + after) / 2 + step * (slope - slope_after) / 8  # cubic, as exact as the path is
             for (y, after), ((slope, _), (slope_after, _)) in zip(pairwise(path), pairwise(whole), strict=True)
         ]
-        half = [self._slope_and_growth(y, t, labels, probes) for y, t in zip(between, times[1::2], strict=True)]
-        growth = torch.stack([growth for _, growth in whole])  # (steps + 1, B, columns)
-        fine = growth.repeat_interleave(2, 0)[:-1]
-        fine[1::2] = torch.stack([growth for _, growth in half])
-        end, total = _log_normal(path[-1]), _integral(fine)
+        half = [self._slope_and_growth(y, g, labels, probes) for y, g in zip(between, gammas[1::2], strict=True)]
+        points, middles = (
+            (self.high - self.low) * torch.stack([growth for _, growth in found]) for found in (whole, half)
+        )  # (steps + 1, B, columns) and (steps, B, columns)
+        total, error = integral_and_error(points, middles)
+        # log N(z; 0, I) of one end less that of the other, by dimension.
+        change = ((path[-1] - coarse[-1]) * (path[-1] + coarse[-1]) / 2).flatten(1)
         # That the two errors might cancel is no reason for trust.
-        apart = (end - _log_normal(coarse[-1])).abs() + (total - _integral(growth)).abs().mean(0)
-        return end + total, apart
+        apart = torch.maximum(change.sum(1).abs(), or_by_chance(change)) + error.mean(0)
+        if steps < FEW_STEPS:
+            apart = 2 * apart
+        return _log_normal(path[-1]) + total, apart
+
+    def _drift(self, z: Tensor, gamma: Tensor, labels: Tensor | None) -> Tensor:
+        """dz/dgamma at z, (B, \\*shape), and gamma, (B,)."""
+        return self.model.drift_at(z, self.model.schedule.level_at(gamma), labels, eta=0.0)
 
     def _slope_and_growth(
-        self, z: Tensor, t: Tensor, labels: Tensor | None, probes: Tensor | None
+        self, z: Tensor, gamma: Tensor, labels: Tensor | None, probes: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """The drift at z and t, (B, \\*shape), and its divergence, (B, columns)."""
+        """dz/dgamma at z and gamma, (B, \\*shape), and its divergence, (B, columns)."""
 
         def drift(y: Tensor) -> Tensor:
-            return self.model.drift(y, t.expand(len(y)), labels, eta=0.0)
+            return self._drift(y, gamma.expand(len(y)), labels)
 
         self.evaluations += 1
-        return _exact_divergence(drift, z) if probes is None else _quadratic_forms(drift, z, probes)
+        return exact_divergence(drift, z) if probes is None else quadratic_forms(drift, z, probes)
 
     def _path(self, z: Tensor, labels: Tensor | None, steps: int) -> list[Tensor]:
-        """z_t at 0, 1 / steps, ..., 1, each (B, \\*shape)."""
+        """z at gamma_0, ..., gamma_1 in so many equal steps, each (B, \\*shape)."""
 
-        def drift(t: Tensor, y: Tensor) -> Tensor:
+        def drift(gamma: Tensor, y: Tensor) -> Tensor:
             self.evaluations += 1
-            return self.model.drift(y, t, labels, eta=0.0)
+            return self._drift(y, gamma, labels)
 
-        times = self._times(z, steps)
-        return [z, *solve_fixed(drift, z, pairwise(times), "rk4")]
+        return [z, *solve_fixed(drift, z, pairwise(self._gammas(z, steps)), "rk4")]
 
-    def _times(self, z: Tensor, steps: int) -> Tensor:
-        return torch.linspace(0, 1, steps + 1, dtype=z.dtype, device=z.device)
+    def _gammas(self, z: Tensor, steps: int) -> Tensor:
+        return torch.linspace(self.low, self.high, steps + 1, dtype=z.dtype, device=z.device)
 
     def _draw_probes(self, z: Tensor) -> Tensor | None:
         """The vectors e = +-1 of Hutchinson's estimates e^T (df/dz) e, (probes, B, \\*shape)."""
@@ -324,42 +378,6 @@ def _first_steps(tolerance: float) -> int:
     return min(max(6, 2 * round(STEPS / 2 * (TOLERANCE / tolerance) ** (1 / 6))), 96)
 
 
-def _integral(values: Tensor) -> Tensor:
-    """The integral over [0, 1] of values at evenly spaced points, (N + 1, B, columns) -> (columns, B).
-
-    Gregory's formula: the trapezoidal rule with corrections at both ends that make it exact for polynomials of fifth
-    degree. In between all points count alike, which suits an integrand whose features may be anywhere.
-    """
-    n = len(values) - 1
-    weights = values.new_ones(n + 1)
-    for order, coefficient in enumerate(_GREGORY):
-        for j in range(order + 1):
-            change = coefficient * (-1) ** j * math.comb(order, j)
-            weights[j] -= change
-            weights[n - j] -= change
-    return torch.einsum("n,nbk->kb", weights / n, values)
-
-
 def _log_normal(z: Tensor) -> Tensor:
     """log N(z; 0, I), (B, \\*shape) -> (B,)."""
     return -((z**2 + math.log(2 * math.pi)).flatten(1).sum(1)) / 2
-
-
-def _exact_divergence(f: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Tensor]:
-    """f(z), (B, \\*shape), and its divergence, (B, 1)."""
-    basis = torch.eye(z[0].numel(), dtype=z.dtype, device=z.device)
-    value, forms = _quadratic_forms(f, z, basis.reshape(-1, 1, *z.shape[1:]).expand(-1, *z.shape))
-    return value, forms.sum(1, keepdim=True)
-
-
-def _quadratic_forms(f: Callable[[Tensor], Tensor], z: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """f(z), (B, \\*shape), and v^T (df/dz) v for each of k directions v, (k, B, \\*shape) -> (B, k).
-
-    In reverse mode: one evaluation of f serves all directions. Forward mode takes longer with every network of ours,
-    and one batched backward pass is not faster than k of them (benchmarks/likelihood.py).
-    """
-    with torch.enable_grad():
-        z = z.detach().requires_grad_()
-        value = f(z)
-        forms = [(v * torch.autograd.grad(value, z, v, retain_graph=True)[0]).flatten(1).sum(1) for v in directions]
-    return value.detach(), torch.stack(forms, dim=1).detach()

@@ -23,6 +23,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from ndm.clocks import inward
 from ndm.decoders import Decoder, GaussianDecoder
 from ndm.denoisers import BaseDenoiser, Estimate, as_denoiser
 from ndm.inputs import Values, as_tensor, at_least_single, check_examples, device_of, precision_of
@@ -432,6 +433,9 @@ class Process(Part):
         dz = [ (sigma'/sigma + eta^2 gamma'/2) z - alpha gamma' (1 + eta^2)/2 y ] dt + g dw,
         g^2 = eta^2 sigma^2 gamma'.
 
+        Where a schedule is clipped nothing moves. At t = 0 and t = 1 themselves the drift is then the limit from the
+        inside (:func:`ndm.clocks.inward`), which a solver's first step needs.
+
         Args:
             z: (B, \\*shape).
             t: (B,).
@@ -441,22 +445,42 @@ class Process(Part):
         Raises:
             ValueError: the reverse process is direct, has no estimate of F, and eta is not the model's own.
         """
+        return self.drift_at(z, self.schedule(inward(self.schedule, t)), labels, eta)
+
+    def drift_at(
+        self, z: Tensor, level: NoiseLevel, labels: Tensor | None = None, eta: Tensor | float | None = None
+    ) -> Tensor:
+        r"""As :meth:`drift`, at a noise level, per unit of whatever the level's derivatives are by.
+
+        With ``schedule.level_at(gamma)`` it is dz/dgamma, which does not depend on how the schedule runs.
+        """
         with residual_path(z.device):
-            level = self.schedule(t)
-            own = self.volatility(level.gamma)
-            used = own if eta is None else torch.as_tensor(eta).to(t).expand_as(t)
-            estimate = self.denoiser.estimate(z, level, labels)
-            y_hat = self.y_hat(estimate, Instant(level, used))
-            if eta is not None and self.denoiser.direct:
-                y_hat = self._other_y(estimate, (1 + own**2) / (1 + used**2))
+            y_hat, used = self.heading(z, level, labels, eta)
             z_factor = level.dlog_sigma + used**2 * level.dgamma / 2
             y_factor = level.alpha * level.dgamma * (1 + used**2) / 2
             return per_example(z_factor, z) * z - per_example(y_factor, z) * y_hat
 
+    def heading(
+        self, z: Tensor, level: NoiseLevel, labels: Tensor | None = None, eta: Tensor | float | None = None
+    ) -> tuple[Tensor, Tensor]:
+        r"""The estimate of y that :meth:`drift` is made of, (B, \\*shape), and the volatility that it is for, (B,)."""
+        with residual_path(z.device):
+            own = self.volatility(level.gamma)
+            used = own if eta is None else torch.as_tensor(eta).to(own).expand_as(own)
+            estimate = self.denoiser.estimate(z, level, labels)
+            y_hat = self.y_hat(estimate, Instant(level, used))
+            if eta is not None and self.denoiser.direct:
+                y_hat = self._other_y(estimate, (1 + own**2) / (1 + used**2))
+            return y_hat, used
+
     def diffusion(self, t: Tensor, eta: Tensor | float | None = None) -> Tensor:
         """g of the reverse SDE, (B,)."""
-        level = self.schedule(t)
-        used = self.volatility(level.gamma) if eta is None else torch.as_tensor(eta).to(t).expand_as(t)
+        return self.diffusion_at(self.schedule(inward(self.schedule, t)), eta)
+
+    def diffusion_at(self, level: NoiseLevel, eta: Tensor | float | None = None) -> Tensor:
+        """As :meth:`diffusion`, per unit of whatever the level's derivatives are by."""
+        own = self.volatility(level.gamma)
+        used = own if eta is None else torch.as_tensor(eta).to(own).expand_as(own)
         return used * level.sigma * level.dgamma.sqrt()
 
     def _other_y(self, estimate: Estimate, ratio: Tensor) -> Tensor:

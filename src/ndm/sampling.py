@@ -10,7 +10,7 @@ The methods:
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -23,8 +23,8 @@ from ndm.denoisers import GuidedDenoiser
 from ndm.inputs import Values, as_labels, as_tensor, state_like
 from ndm.noise import normal_like, seed_of
 from ndm.process import Process, at_rest
-from ndm.schedules import per_example
-from ndm.solvers import FIXED_STEP_ODE, FIXED_STEP_SDE, solve_adaptive, solve_fixed, solve_sde
+from ndm.reverse import POINTS, followed_at, ode_adaptive, ode_states, sde_by_torchsde, sde_states
+from ndm.solvers import FIXED_STEP_ODE, FIXED_STEP_SDE
 
 __all__ = ["METHODS", "sample", "sample_batches"]
 
@@ -113,16 +113,19 @@ def sample(
         if method in ("ancestral", "ddim"):
             assert steps is not None
             eta = 0.0 if method == "ddim" else eta
-            states: Iterable[Tensor] = _ancestral(model, z, _bar(steps, progress), steps, eta, labels, generator, grid)
+            states: Iterable[Tensor] = _ancestral(model, z, steps, eta, labels, generator, grid)
         elif method == "ode":
-            states = _ode(model, z, steps, solver, rtol, atol, labels, trajectory, progress, grid)
+            states = _ode(model, z, steps, solver, rtol, atol, labels, trajectory, grid)
         else:
-            states = _sde(model, z, steps, eta, solver, rtol, atol, labels, generator, progress, grid)
+            states = _sde(model, z, steps, eta, solver, rtol, atol, labels, generator, grid)
+        own = _chooses_steps(method, steps, solver)
         kept = [z] if trajectory else []
-        for state in states:
+        for state in states if own else _bar(states, steps or 0, progress):
             kept = [*kept, state] if trajectory else [state]
         if grid is None and method == "ancestral" and eta is None and steps is not None:
             grid = model.grid(steps)
+        elif own and trajectory:
+            grid = followed_at(model.schedule, len(kept) - 1, z)
         return _finish(model, kept, trajectory, grid)
 
 
@@ -263,23 +266,22 @@ def _finish(model: Process, kept: list[Tensor], trajectory: bool, grid: Tensor |
     return torch.stack([*states, data])
 
 
-def _bar(steps: int, progress: bool | None, description: str = "sampling") -> Iterator[int]:
-    """Step numbers steps, ..., 1, with a progress bar where it is wanted."""
+def _bar(states: Iterable[Tensor], steps: int, progress: bool | None) -> Iterable[Tensor]:
+    """The states after each of so many steps, with a progress bar where it is wanted."""
     show = (steps >= LONG_RUN and sys.stderr.isatty()) if progress is None else progress
-    return iter(tqdm(range(steps, 0, -1), desc=description, disable=not show, leave=False))
+    return tqdm(states, total=steps, desc="sampling", disable=not show, leave=False)
 
 
 def _ancestral(
     model: Process,
     z: Tensor,
-    numbers: Iterator[int],
     steps: int,
     eta: float | None,
     labels: Tensor | None,
     generator: torch.Generator | None,
     grid: Tensor | None,
 ) -> Iterator[Tensor]:
-    for i in numbers:
+    for i in range(steps, 0, -1):
         step = model.grid_step(torch.full((z.shape[0],), i, device=z.device), steps, z, eta, grid)
         if grid is not None:  # not the steps that a variance for T of them would be calibrated for
             step = replace(step, steps=None)
@@ -297,19 +299,15 @@ def _ode(
     atol: float,
     labels: Tensor | None,
     trajectory: bool,
-    progress: bool | None,
     grid: Tensor | None,
 ) -> Iterable[Tensor]:
-    def drift(t: Tensor, state: Tensor) -> Tensor:
-        return model.drift(state, t, labels, eta=0.0)
-
     solver = solver or ("dopri5" if steps is None else "heun")
     if solver == "dopri5":
-        return solve_adaptive(drift, z, 1.0, 0.0, rtol, atol, points=100 if trajectory else 1).states
+        return ode_adaptive(model, z, rtol, atol, labels, POINTS if trajectory else 1)
     _known(solver, (*FIXED_STEP_ODE, "dopri5"))
     if steps is None:
         raise ValueError(f"The fixed-step solver {solver!r} needs a number of steps.")
-    return solve_fixed(drift, z, _times(_bar(steps, progress), steps, z, grid), solver)
+    return ode_states(model, z, _falling(steps, grid, z), solver, labels)
 
 
 def _sde(
@@ -322,22 +320,15 @@ def _sde(
     atol: float,
     labels: Tensor | None,
     generator: torch.Generator | None,
-    progress: bool | None,
     grid: Tensor | None,
 ) -> Iterable[Tensor]:
-    def drift(t: Tensor, state: Tensor) -> Tensor:
-        return model.drift(state, t, labels, eta)
-
-    def diffusion(t: Tensor) -> Tensor:
-        return model.diffusion(t, eta)
-
     solver = solver or ("srk" if steps is None else "euler-maruyama")
     _known(solver, ("euler-maruyama", *FIXED_STEP_SDE))
     if solver != "euler-maruyama":
-        return solve_sde(drift, diffusion, z, steps, solver, rtol, atol, generator)
+        return sde_by_torchsde(model, z, steps, solver, rtol, atol, eta, labels, generator)
     if steps is None:
         raise ValueError("The fixed-step solver 'euler-maruyama' needs a number of steps.")
-    return _euler_maruyama(drift, diffusion, z, _times(_bar(steps, progress), steps, z, grid), generator)
+    return sde_states(model, z, _falling(steps, grid, z), eta, labels, generator)
 
 
 def _known(solver: str, names: Sequence[str]) -> None:
@@ -345,23 +336,7 @@ def _known(solver: str, names: Sequence[str]) -> None:
         raise ValueError(f"There is no solver {solver!r} for this method; choose one of {', '.join(names)}.")
 
 
-def _times(numbers: Iterator[int], steps: int, like: Tensor, grid: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """The pairs (t, s) of the steps, each a number: those of the grid, (T + 1,), or even ones."""
-    times = [i / steps for i in range(steps + 1)] if grid is None else grid.tolist()
-    for i in numbers:
-        yield like.new_tensor(times[i]), like.new_tensor(times[i - 1])
-
-
-def _euler_maruyama(
-    drift: Callable[[Tensor, Tensor], Tensor],
-    diffusion: Callable[[Tensor], Tensor],
-    z: Tensor,
-    times: Iterator[tuple[Tensor, Tensor]],
-    generator: torch.Generator | None,
-) -> Iterator[Tensor]:
-    """z_s = z_t - (t - s) drift + sqrt(t - s) g noise."""
-    for t, s in times:
-        each = t.expand(z.shape[0])
-        noise = normal_like(z, generator)
-        z = z - (t - s) * drift(each, z) + per_example(diffusion(each) * (t - s).sqrt(), z) * noise
-        yield z
+def _falling(steps: int, grid: Tensor | None, like: Tensor) -> Tensor:
+    """The times of the steps, (T + 1,), from 1 to 0: those of the grid, or even ones."""
+    times = torch.arange(steps + 1, dtype=torch.float64) / steps if grid is None else grid
+    return times.flip(0).to(like.device)

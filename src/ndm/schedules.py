@@ -78,7 +78,35 @@ class Schedule(Part):
 
     def forward(self, t: Tensor) -> NoiseLevel:
         """The noise level at the times ``t``, shape (B,), in [0, 1]; computed in the precision of ``t``."""
-        return _preserving(*self.gamma(t))
+        return self.level_at(*self.gamma(t))
+
+    def level_at(self, gamma: Tensor, dgamma: Tensor | None = None) -> NoiseLevel:
+        """The noise level of a given gamma: variance preserving (VDM, section 3.2).
+
+        A schedule whose alpha and sigma are others overrides this method, and not the call.
+
+        Args:
+            gamma: (B,).
+            dgamma: d gamma / dt, (B,); None for one, so that the derivatives are those by gamma.
+
+        Raises:
+            ValueError: the schedule overrides the call, so that its noise levels are not known by gamma.
+        """
+        if dgamma is None:
+            if type(self).forward is not Schedule.forward:
+                raise ValueError(
+                    f"{type(self).__name__} makes its noise levels in forward, and here they are asked for by gamma: "
+                    "override level_at(gamma, dgamma) instead of forward."
+                )
+            dgamma = torch.ones_like(gamma)
+        alpha_squared = torch.sigmoid(-gamma)
+        return NoiseLevel(
+            alpha=alpha_squared.sqrt(),
+            sigma=torch.sigmoid(gamma).sqrt(),
+            gamma=gamma.contiguous(),  # forward-mode derivatives refuse an expanded one
+            dgamma=dgamma,
+            dlog_sigma=alpha_squared * dgamma / 2,  # d log sigma / d gamma = alpha^2 / 2
+        )
 
     def at_random(self, t: Tensor, integrand: Callable[[], Tensor]) -> NoiseLevel:
         """As the call, at random times over which the bound's integrand is averaged: continuous time.
@@ -145,18 +173,6 @@ class Schedule(Part):
 
     def _device(self) -> torch.device:
         return next((p.device for p in self.parameters()), torch.device("cpu"))
-
-
-def _preserving(gamma: Tensor, dgamma: Tensor) -> NoiseLevel:
-    """The noise level of a variance-preserving schedule: VDM, section 3.2; d log sigma / d gamma = alpha^2 / 2."""
-    alpha_squared = torch.sigmoid(-gamma)
-    return NoiseLevel(
-        alpha=alpha_squared.sqrt(),
-        sigma=torch.sigmoid(gamma).sqrt(),
-        gamma=gamma,
-        dgamma=dgamma,
-        dlog_sigma=alpha_squared * dgamma / 2,
-    )
 
 
 def _check_range(gamma_min: float, gamma_max: float) -> None:
@@ -302,10 +318,13 @@ class OTSchedule(Schedule):
         gamma = 2 * (torch.log(t) - torch.log1p(-t))
         return _clip(gamma, 2 / (t * (1 - t)), self.gamma_min, self.gamma_max)
 
-    def forward(self, t: Tensor) -> NoiseLevel:
-        gamma, dgamma = self.gamma(t)
+    def level_at(self, gamma: Tensor, dgamma: Tensor | None = None) -> NoiseLevel:
+        """The noise level of a given gamma, with alpha + sigma = 1; see :meth:`Schedule.level_at`."""
+        dgamma = torch.ones_like(gamma) if dgamma is None else dgamma
         alpha, sigma = torch.sigmoid(-gamma / 2), torch.sigmoid(gamma / 2)
-        return NoiseLevel(alpha=alpha, sigma=sigma, gamma=gamma, dgamma=dgamma, dlog_sigma=alpha * dgamma / 2)
+        return NoiseLevel(
+            alpha=alpha, sigma=sigma, gamma=gamma.contiguous(), dgamma=dgamma, dlog_sigma=alpha * dgamma / 2
+        )
 
 
 class LearnedSchedule(Schedule):
@@ -392,7 +411,7 @@ class LearnedSchedule(Schedule):
             for part in (m, slope):
                 if part.requires_grad:
                     part.register_hook(lambda gradient: gradient * integrand())
-        return _preserving(*self._between_ends(t, m, slope))
+        return self.level_at(*self._between_ends(t, m, slope))
 
     def _argument_now(self, name: str, recorded: Any) -> Any:
         # train_in_steps may have taken it back.

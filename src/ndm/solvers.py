@@ -47,7 +47,7 @@ def solve_adaptive(
     stop: float,
     rtol: float,
     atol: float,
-    points: int = 1,
+    points: int | Tensor = 1,
     max_steps: int = 10000,
 ) -> Solution:
     """Dormand and Prince's fifth-order method, with a step size for each example.
@@ -59,7 +59,8 @@ def solve_adaptive(
         stop: the last time, before or after ``start``.
         rtol: relative tolerance of one step.
         atol: absolute tolerance of one step.
-        points: at how many evenly spaced times, ``stop`` included and ``start`` not, to return the state.
+        points: at how many evenly spaced times, ``stop`` included and ``start`` not, to return the state; or these
+            times, (P,), ``stop`` last.
         max_steps: give up after this many.
 
     Raises:
@@ -71,12 +72,13 @@ def solve_adaptive(
     term = torchode.ODETerm(lambda t, y: drift(t, y.reshape(shape)).reshape(y.shape))
     controller = torchode.IntegralController(atol=atol, rtol=rtol, term=term)
     solver = torchode.AutoDiffAdjoint(torchode.Dopri5(term=term), controller, max_steps=max_steps)
-    times = torch.linspace(start, stop, points + 1, dtype=z.dtype, device=z.device)[1:]
+    if isinstance(points, int):
+        points = torch.linspace(start, stop, points + 1, dtype=z.dtype, device=z.device)[1:]
     problem = torchode.InitialValueProblem(
         y0=z.flatten(1),
         t_start=torch.full((shape[0],), start, dtype=z.dtype, device=z.device),
         t_end=torch.full((shape[0],), stop, dtype=z.dtype, device=z.device),
-        t_eval=times.expand(shape[0], len(times)) if len(times) > 1 else None,
+        t_eval=points.expand(shape[0], len(points)) if len(points) > 1 else None,
     )
     solution = solver.solve(problem)
     if (solution.status != 0).any() or not torch.isfinite(solution.ys).all():
@@ -92,7 +94,7 @@ def solve_adaptive(
 
 
 def solve_fixed(drift: Drift, z: Tensor, times: Iterator[tuple[Tensor, Tensor]], method: str) -> Iterator[Tensor]:
-    """One step of a fixed-step method for each pair (t, s) of ``times``; yields the states.
+    """One step of a fixed-step method for each pair (t, s) of ``times``; yields the states, unchanged where t = s.
 
     Args:
         drift: (t, z) -> dz/dt.
@@ -103,9 +105,10 @@ def solve_fixed(drift: Drift, z: Tensor, times: Iterator[tuple[Tensor, Tensor]],
     from torchdiffeq import odeint
 
     for t, s in times:
-        z = odeint(
-            lambda at, y: drift(at.expand(y.shape[0]), y), z, torch.stack([t, s]), method=FIXED_STEP_ODE[method]
-        )[-1]
+        if t != s:
+            z = odeint(
+                lambda at, y: drift(at.expand(y.shape[0]), y), z, torch.stack([t, s]), method=FIXED_STEP_ODE[method]
+            )[-1]
         yield z
 
 
