@@ -71,6 +71,7 @@ def train_and_measure(config: str, options: dict[str, Any]) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     overrides = [f"--data.path={options['data']}", f"--trainer.max_time={options['seconds']}"]
+    overrides += ["--trainer.patience=null", "--training.keep=last"]  # the whole time for every model
     configuration = Configuration.read(
         str(CONFIGS / f"{config}.yaml"), [*overrides, f"--seed={options['seed']}", *options["set"]]
     )

@@ -135,7 +135,7 @@ def main() -> None:
             training.TrainingOptions(learning_rate=RATE, warmup=WARMUP, ema=DECAY, batch_size=BATCH),
             training.TrainerOptions(
                 max_steps=steps, accelerator="cpu", gradient_clip_val=CLIP, log_every_n_steps=LOGGED,
-                val_check_interval=10 * steps,
+                val_check_interval=10 * steps, patience=None,
             ),
             seed=SEED,
             progress=False,

@@ -80,6 +80,8 @@ def measure(config: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     overrides = [
         f"--data.path={options.data}",
         f"--trainer.max_time={options.seconds}",
+        "--trainer.patience=null",
+        "--training.keep=last",
         "--model.schedule=LinearSchedule",
         f"--model.schedule.gamma_min={GAMMA_0}",
         "--model.schedule.gamma_max=5.0",

@@ -61,7 +61,8 @@ def main() -> None:
 
 
 def measure(config: str, options: argparse.Namespace) -> dict[str, Any]:
-    overrides = [f"--trainer.max_time={options.seconds}", "--trainer.max_steps=null", *options.set]
+    whole = ["--trainer.max_steps=null", "--trainer.patience=null"]
+    overrides = [f"--trainer.max_time={options.seconds}", *whole, *options.set]
     if options.data:
         overrides.append(f"--data.path={options.data}")
     configuration = Configuration.read(config, overrides, tiny=options.tiny)
