@@ -232,6 +232,24 @@ def test_a_figure_without_an_error_is_neither_paired_nor_unpaired(
     assert found["Difference from a, as evaluated, paired"][-1] == ["FID", "−2", "–"]
 
 
+def test_a_figure_that_is_not_finite_is_a_dash_and_left_out_examples_are_told(
+    points: Path, baseline: Path, tmp_path: Path, only: Only
+) -> None:
+    only(evaluation)
+    run = Path(shutil.copytree(points, tmp_path / "a"))
+    written = json.loads((run / "evaluation.json").read_text())
+    written["rows"][0] |= {"value": None, "stderr": None, "not_finite": 40}
+    written["rows"][1] |= {"not_finite": 3}
+    (run / "evaluation.json").write_text(json.dumps(written))
+    found = tables(parse(report([run, baseline], tmp_path / "r.html", examples=4, device="cpu")))
+    rows = found["What ndm evaluate has found on the test split"]
+    assert rows[1][1] == "–"
+    assert rows[1][4] == "40 (40 not finite) and 40"
+    assert rows[2][4] == "40 (3 not finite)"
+    differences = next(rows for title, rows in found.items() if title.startswith("Difference"))
+    assert differences[1][:2] == ["bound, T = 2, posterior", "–"]
+
+
 def test_what_differs_is_shown_and_nothing_else(pages: dict[str, Path]) -> None:
     found = tables(parse(pages["pair"]))["What differs in their configurations"]
     assert [row[0] for row in found[1:]] == ["model.transform"]

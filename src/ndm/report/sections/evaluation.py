@@ -78,7 +78,7 @@ def _evaluation_table(group: Sequence[Subject]) -> Table:
         cells = [with_error(row["value"], row.get("stderr")) if row else "–" for row in rows]
         first = next(row for row in rows if row)
         kind = str(first.get("kind") or "–").replace(" -log", " −log")
-        counts = " and ".join(dict.fromkeys(str(row.get("examples", "–")) for row in rows if row))
+        counts = " and ".join(dict.fromkeys(_examples(row) for row in rows if row))
         lines.append([row_name(first), *cells, first.get("unit") or "–", counts, kind])
     splits = {str((s.evaluation or {}).get("about", {}).get("split", "")) for s in group} - {""}
     where = f" on the {' and '.join(sorted(splits))} split" if splits else ""
@@ -91,6 +91,12 @@ def _evaluation_table(group: Sequence[Subject]) -> Table:
         [None, *(s.index for s in group)],
         left=(columns.index("unit"), columns.index("kind")),
     )
+
+
+def _examples(row: Mapping[str, Any]) -> str:
+    """How many examples a figure is of, and how many of them were left out."""
+    left_out = f" ({row['not_finite']} not finite)" if row.get("not_finite") else ""
+    return f"{row.get('examples', '–')}{left_out}"
 
 
 def _differences(group: Sequence[Subject]) -> list[Table]:
