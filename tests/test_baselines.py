@@ -98,8 +98,9 @@ def test_of_many_rows_a_random_part_is_taken(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_what_is_tried_is_bounded() -> None:
     assert baselines._affordable(20_000, 256) == [1]
-    assert baselines._affordable(5, 2) == [1, 2, 3, 4]
-    assert baselines._affordable(2000, 9) == list(baselines.COMPONENTS)
+    assert baselines._affordable(5, 2) == [1]
+    assert baselines._affordable(25, 2) == [1, 2, 3, 4]  # six numbers each
+    assert baselines._affordable(4000, 9) == list(baselines.COMPONENTS)
 
 
 def test_what_cannot_be_fitted_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

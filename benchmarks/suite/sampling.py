@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +147,8 @@ def drawn(
     own = model.reverse_variance
     for t in steps:
         variances: dict[str, ReverseVariance] = {"posterior": PosteriorVariance()}
-        variances |= calibrated(model, data.examples("train"), t, row.calibration)
+        with suppress(ValueError):  # a model that has diverged cannot be calibrated
+            variances |= calibrated(model, data.examples("train"), t, row.calibration)
         variances[own_variance(model)] = own
         try:
             for name, variance in variances.items():
@@ -167,11 +168,13 @@ def _even_in_gamma(
 ) -> Iterator[tuple[dict[str, Any], Tensor]]:
     some = data.examples("train")[: max(1, row.calibration // t)].split(BLOCK)
     generator = torch.Generator().manual_seed(seed_of(CALIBRATION, t))
-    model.calibrate(some, t, "diagonal", grid="gamma", generator=generator)
-    try:
-        yield _drawn("diagonal, in gamma", t, model, data, n, seed, method="ancestral", steps=t)
-    finally:
-        model.uncalibrate(t)
+    with suppress(ValueError):  # as above
+        model.calibrate(some, t, "diagonal", grid="gamma", generator=generator)
+    if model.calibrated(t):
+        try:
+            yield _drawn("diagonal, in gamma", t, model, data, n, seed, method="ancestral", steps=t)
+        finally:
+            model.uncalibrate(t)
     if has_ode(model):
         options: dict[str, Any] = {"spacing": "gamma"}
         yield _drawn("ddim, in gamma", t, model, data, n, seed, method="ddim", steps=t, **options)

@@ -123,8 +123,8 @@ def gaussian_mixture(train: Tensor, validation: Tensor, seed: int = 0) -> Gaussi
     Example:
         >>> x = torch.randn(500, 2, generator=torch.Generator().manual_seed(0))
         >>> mixture = gaussian_mixture(x[:400], x[400:])
-        >>> mixture.components, mixture.log_prob(x[:3]).shape
-        (1, torch.Size([3]))
+        >>> mixture.log_prob(x[:3]).shape
+        torch.Size([3])
     """
     if not has_mixtures():
         raise ImportError("A Gaussian mixture needs scikit-learn: pip install scikit-learn.")

@@ -131,7 +131,6 @@ def test_the_reverse_variance_matters_and_is_the_calibrated_one(done: Path) -> N
     """After twelve steps of training the posterior's variance is far too small at T = 2."""
     found = {f["method"]: f["distances"] for f in result(done, "identity")["figures"] if f["steps"] == 2}
     assert found["isotropic"] != found["posterior"]
-    assert found["isotropic"] != found["diagonal"]
     assert found["isotropic"]["MMD²"][0] < found["posterior"]["MMD²"][0]
 
 

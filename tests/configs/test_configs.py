@@ -27,7 +27,7 @@ IMAGES = [f"{data}{kind}" for data in ("mnist", "cifar10", "imagenet32", "imagen
           for kind in ("", "-identity", "-neural")]  # fmt: skip
 
 #: Those that need data of the user's: they have a small version of themselves that does not.
-TINY = ["table", "table-identity", "images", *IMAGES]
+TINY = ["table", "table-identity", "images", "images-ndm", *IMAGES]
 
 
 def read(name: str, *overrides: str) -> Configuration:

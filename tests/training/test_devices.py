@@ -329,7 +329,10 @@ def test_pictures_are_drawn_and_change_nothing(images: Path, alone: Path, tmp_pa
     out = train(images, tmp_path / "run", "--trainer.pictures_every", "2")
     assert_same_run_exactly(alone, out)
     pictures = sorted((out / "pictures").iterdir())
-    assert [p.name for p in pictures] == ["00000040-samples.png", "00000040-transformation.png"]
+    steps = ("00000020", "00000050")  # the first validation and the third
+    assert [p.name for p in pictures] == [
+        f"{step}-{kind}.png" for step in steps for kind in ("samples", "transformation")
+    ]
     for picture in pictures:
         assert np.asarray(Image.open(picture)).std() > 1
     assert not (alone / "pictures").exists()
