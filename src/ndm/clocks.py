@@ -25,7 +25,8 @@ def has_slopes(schedule: Schedule, like: Tensor) -> bool:
         like: a tensor on the schedule's device.
     """
     slopes = schedule.gamma(torch.tensor([0.0, 1.0], dtype=torch.float64, device=like.device))[1]
-    return bool(((slopes > 0) & slopes.isfinite()).all())
+    # NaN, of a model that has diverged, is no clipped end: its samples are NaN, whatever they are solved in.
+    return bool((((slopes > 0) & slopes.isfinite()) | slopes.isnan()).all())
 
 
 @torch.no_grad()
