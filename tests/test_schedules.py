@@ -160,6 +160,29 @@ def test_end_points_are_gamma_at_the_ends(make) -> None:
 
 
 @every_schedule
+def test_levels_can_be_had_by_gamma(make) -> None:
+    """The same ones as at the time, with derivatives by gamma."""
+    schedule, t = make().double(), torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
+    with torch.no_grad():
+        at = schedule(t)
+        level = schedule.level_at(at.gamma)
+    for field in ("alpha", "sigma", "gamma"):
+        torch.testing.assert_close(getattr(level, field), getattr(at, field))
+    assert (level.dgamma == 1).all()
+    moves = at.dgamma > 0
+    torch.testing.assert_close(level.dlog_sigma[moves], (at.dlog_sigma / at.dgamma)[moves])
+
+
+def test_a_schedule_whose_levels_are_its_own_must_know_them_by_gamma() -> None:
+    class Mine(ndm.LinearSchedule):
+        def forward(self, t: torch.Tensor) -> ndm.NoiseLevel:
+            return super().forward(t)
+
+    with pytest.raises(ValueError, match=r"Mine makes its noise levels in forward.*override level_at"):
+        Mine().level_at(torch.zeros(2))
+
+
+@every_schedule
 @pytest.mark.parametrize("steps", [1, 7, 100])
 def test_steps_that_are_even_in_gamma(make, steps: int) -> None:
     schedule = make()

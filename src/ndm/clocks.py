@@ -24,9 +24,10 @@ def has_slopes(schedule: Schedule, like: Tensor) -> bool:
         schedule: the schedule.
         like: a tensor on the schedule's device.
     """
-    slopes = schedule.gamma(torch.tensor([0.0, 1.0], dtype=torch.float64, device=like.device))[1]
-    # NaN, of a model that has diverged, is no clipped end: its samples are NaN, whatever they are solved in.
-    return bool((((slopes > 0) & slopes.isfinite()) | slopes.isnan()).all())
+    gammas, slopes = schedule.gamma(torch.tensor([0.0, 1.0], dtype=torch.float64, device=like.device))
+    if gammas.isnan().any():
+        return True  # of a model that has diverged, whose samples are NaN whatever they are solved in
+    return bool(((slopes > 0) & slopes.isfinite()).all())
 
 
 @torch.no_grad()

@@ -54,7 +54,8 @@ def acceleration(process: Process, z: Tensor, t: Tensor, labels: Tensor | None =
     Args:
         process: the model.
         z: the state in the model's units, (B, \\*shape).
-        t: (B,), in [0, 1]. Where a schedule is clipped the ODE stands still.
+        t: (B,), in [0, 1]. Where a schedule is clipped the ODE stands still; t = 0 and t = 1 themselves stand for the
+            first and the last time at which it moves.
         labels: class labels, (B,).
 
     Returns:
@@ -140,7 +141,8 @@ def ode_paths(
     Args:
         process: the model.
         z: the states at t = 1, (B, \*shape).
-        steps: the number of steps, evenly spaced in t.
+        steps: the number of steps, evenly spaced in t. Where a schedule is clipped the steps end there as well, and
+            are taken as :mod:`ndm.reverse` says.
         solver: ``euler``, ``midpoint``, ``heun`` or ``rk4``.
         labels: class labels, (B,).
 

@@ -70,6 +70,8 @@ def sample(
             has the posterior's variance.
         solver: ``ode``: ``euler``, ``midpoint``, ``heun``, ``rk4`` (fixed step) or ``dopri5`` (adaptive; the default
             without steps, else ``heun``). ``sde``: ``euler-maruyama`` (default), or torchsde's ``euler`` or ``srk``.
+            Where a schedule is clipped its slope is of no use near the ends: the ODE is solved on flow matching's path
+            then, and some steps of ``euler-maruyama`` are exact ones for a fixed estimate (:mod:`ndm.reverse`).
         rtol: relative tolerance of adaptive solvers.
         atol: absolute tolerance of adaptive solvers.
         labels: class labels, (B,), for a conditional denoiser, 0..K-1 for its K classes; samples of no class come with
@@ -83,7 +85,9 @@ def sample(
             continuous time, ``time`` for all others. With ``time`` ancestral samples come from the model whose T-step
             bound is ``model.bound(x, T)``, by the steps it is calibrated for if it is. With ``gamma`` a variance that
             is calibrated for this T is left alone, since it belongs to its steps: ``model.calibrate(data, steps=T,
-            grid="gamma")`` makes one for these.
+            grid="gamma")`` makes one for these. It says where the steps of the ODE's and the SDE's solvers end. In what
+            variable they are taken is another matter: in time, or, where the schedule is clipped, as
+            :mod:`ndm.reverse` says.
         trajectory: return all the states on the way as well, from noise to data.
         progress: show a bar; by default on a terminal, for long runs.
         dtype: the precision of the state; by default that of the model's networks, and no other where they have
@@ -91,8 +95,8 @@ def sample(
 
     Returns:
         (B, \\*shape); with ``trajectory`` (steps + 2, B, \\*shape): z at t = 1, ..., t = 0, and last the decoded data.
-        An adaptive solver is followed at 100 evenly spaced times. The states are those of z / alpha in the data's
-        units.
+        An adaptive solver is followed at 100 times, evenly spaced, or even in gamma where the schedule is clipped. The
+        states are those of z / alpha in the data's units.
 
     Raises:
         ValueError: an unknown method, solver or spacing, fewer than one step or example; a spacing for a solver that
