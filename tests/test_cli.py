@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +246,14 @@ def test_sigterm_stops_as_ctrl_c_does(tiny: str, tmp_path: Path) -> None:
     assert not (out / ".lock").exists()
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C as it is in a shell: what a script starts in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(
     ("command", "module", "name", "sentence"),
     [
@@ -265,8 +274,8 @@ def test_sigterm_stops_as_ctrl_c_does(tiny: str, tmp_path: Path) -> None:
     ],
 )
 def test_a_command_that_is_stopped_says_what_is_left(
-    run: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, command: list[str], module: str,
-    name: str, sentence: str,
+    run: Path, tmp_path: Path, interruptible: None, capsys: Capture, monkeypatch: pytest.MonkeyPatch,
+    command: list[str], module: str, name: str, sentence: str,
 ) -> None:  # fmt: skip
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.chdir(tmp_path)
