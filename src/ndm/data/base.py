@@ -9,13 +9,11 @@ from math import prod
 from typing import Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ndm.data import describing
-from ndm.noise import seed_of
 
-__all__ = ["SPLITS", "Data", "Examples", "from_levels", "part_of"]
+__all__ = ["SPLITS", "Data", "Examples", "from_levels"]
 
 SPLITS = ("train", "validation", "test")
 
@@ -211,18 +209,6 @@ class Data:
 def _blocks(x: Examples) -> Iterator[Tensor]:
     for start in range(0, len(x), describing.AT_ONCE):
         yield x[start : start + describing.AT_ONCE]
-
-
-def part_of(n: int, size: int, seed: int) -> Tensor:
-    """The places of a random part of n examples, in rising order, int64 (min(n, size),).
-
-    Splits keep the order of their files, so the first examples of a split are not like the rest: of a folder that is
-    sorted by class they are of one class. The same arguments give the same part.
-    """
-    if size >= n:
-        return torch.arange(n)
-    generator = torch.Generator().manual_seed(seed_of(seed, n, size))
-    return torch.randperm(n, generator=generator)[:size].sort().values
 
 
 def from_levels(k: Tensor, levels: int) -> Tensor:

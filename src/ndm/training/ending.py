@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from ndm.baselines import gaussian_mixture, has_mixtures
-from ndm.data.base import Data, part_of
+from ndm.data.base import Data
+from ndm.data.choosing import part_of
 from ndm.likelihood import log_likelihood
 from ndm.model import NDM
 from ndm.noise import seed_of

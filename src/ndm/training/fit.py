@@ -29,7 +29,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 import ndm
-from ndm.data.base import Data, part_of
+from ndm.data.base import Data
+from ndm.data.choosing import part_of
 from ndm.model import NDM
 from ndm.training.automatic import resolve
 from ndm.training.batches import InOrder, Stream
