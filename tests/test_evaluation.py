@@ -6,6 +6,7 @@ import json
 import math
 import os
 import sys
+import warnings
 from itertools import pairwise
 from pathlib import Path
 
@@ -360,22 +361,21 @@ def test_an_example_that_cannot_be_solved_is_counted_and_spoils_no_other(exact: 
         assert not a[3].isfinite()
 
 
-def test_what_the_solver_gives_up_is_not_a_number(exact: ndm.NDM, monkeypatch: pytest.MonkeyPatch) -> None:
-    x, real = torch.randn(20, 2), ndm.measuring.log_likelihood
-    x[[3, 17]] = 9.0
-
-    def fragile(model: ndm.NDM, x: Tensor, **options):
-        if (x == 9).any():
-            raise RuntimeError("The ODE solver gave up.")
-        return real(model, x, **options)
-
-    whole, *_ = likelihood_per_example(exact, x, tolerance=0.1)
-    monkeypatch.setattr("ndm.measuring.log_likelihood", fragile)
-    found, kind, _ = likelihood_per_example(exact, x, tolerance=0.1)
-    assert found["log_prob"].isnan().nonzero().flatten().tolist() == [3, 17]
+def test_what_has_no_finite_path_is_not_a_number_and_no_warning(exact: ndm.NDM) -> None:
+    x = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
+    far = x.clone()
+    far[[3, 17]] = 1e30
+    hopeless = torch.arange(20) == 5
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        whole, *_ = likelihood_per_example(exact, x, tolerance=0.1)
+        found, kind, _ = likelihood_per_example(exact, far, hopeless=hopeless, tolerance=0.1)
+        nothing, *_ = likelihood_per_example(exact, far, hopeless=hopeless | True)
     assert kind == "density of the reverse ODE"
+    assert found["log_prob"].isnan().nonzero().flatten().tolist() == [3, 5, 17]
     there = found["log_prob"].isfinite()
     torch.testing.assert_close(found["log_prob"][there], whole["log_prob"][there], rtol=0, atol=1e-4)
+    assert nothing["log_prob"].isnan().all()
 
 
 def test_a_gaussian_mixture_is_beside_the_model_and_named_where_it_is_better(exact: ndm.NDM) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -321,24 +322,30 @@ def test_a_row_that_cannot_be_solved_spoils_no_other(tmp_path: Path, monkeypatch
     real = ndm.measuring.log_likelihood
 
     def fragile(model: ndm.NDM, x: Tensor, **options):
-        if (x == 9).any():
-            raise RuntimeError("The adaptive ODE solver gave up.")
-        return real(model, x, **options)
+        result = real(model, x, **options)
+        return dataclasses.replace(result, log_prob=result.log_prob.where((x != 9).all(1), math.nan))
 
     score(gaussian(), x, tmp_path / "whole.csv", times=2, precision="64", progress=False)
     monkeypatch.setattr("ndm.measuring.log_likelihood", fragile)
     scores = score(gaussian(), x, tmp_path / "x.csv", times=2, precision="64", progress=False)
     whole, table = pandas.read_csv(tmp_path / "whole.csv"), pandas.read_csv(tmp_path / "x.csv")
     assert np.flatnonzero(table["log_prob"].isna()).tolist() == [3, 17]
+    assert np.isfinite(table["nelbo"]).all()
     there = table["log_prob"].notna()
     np.testing.assert_allclose(table["log_prob"][there], whole["log_prob"][there], atol=1e-8)
     assert scores.about["log_prob"]["unsolved"] == 2
     assert "not finite (inf or nan) for 2 of 20 rows, which are left out: rows 3, 17" in scores.text()
-    monkeypatch.setattr(
-        "ndm.measuring.log_likelihood", lambda *a, **o: (_ for _ in ()).throw(RuntimeError("no memory"))
-    )
+    failing = lambda *a, **o: (_ for _ in ()).throw(RuntimeError("no memory"))  # noqa: E731
+    monkeypatch.setattr("ndm.measuring.log_likelihood", failing)
     with pytest.raises(RuntimeError, match="no memory"):
         score(gaussian(), x, tmp_path / "y.csv", times=2, progress=False)
+
+
+def test_rows_that_miss_the_tolerance_are_counted(tmp_path: Path) -> None:
+    scores = score(small(), 30 * draw(3), tmp_path / "x.csv", times=2, tolerance=1e-9, progress=False)
+    table = pandas.read_csv(tmp_path / "x.csv")
+    assert scores.about["log_prob"]["missed_tolerance"] == (table["solver_error"] > 1e-9).sum() > 0
+    assert "rows are not solved to the tolerance" in scores.text()
 
 
 # ---- stopping and going on

@@ -121,34 +121,18 @@ def solved(
 ) -> tuple[Tensor, str, int]:
     """The log-likelihood, its standard error and the solver's, float64 (n, 3); what it is, and its evaluations.
 
-    The rows of NaN are those that are hopeless, (n,), which are not tried, and those that the solver gives up. In the
+    The rows of NaN are those that are hopeless, (n,), which are not tried, and those without a finite path. In the
     place of a hopeless row another one is solved, so that the others get the random numbers that they get without it.
     """
-    nothing = torch.full((len(x), 3), math.nan, dtype=torch.float64)
     if hopeless.all():
-        return nothing, "", 0
+        return torch.full((len(x), 3), math.nan, dtype=torch.float64), "", 0
     if hopeless.any():
         first = int((~hopeless).nonzero()[0])
         places = torch.where(hopeless, first, torch.arange(len(x))).to(x.device)
         x, labels = x[places], None if labels is None else labels[places]
-    before = generator.get_state()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # of rows that are not solved, which are counted here
-            result = log_likelihood(model, x, labels=labels, generator=generator, **options)
-    except RuntimeError as error:
-        if "solver gave up" not in str(error):  # out of memory, for one
-            raise
-        if len(x) == 1:
-            return nothing, "", 0
-        halves = torch.arange(len(x)).tensor_split(2)
-        parts = []
-        for half in halves:
-            generator.set_state(before)
-            parts.append(
-                solved(model, x[half], None if labels is None else labels[half], hopeless[half], generator, options)
-            )
-        return torch.cat([part[0] for part in parts]), parts[0][1] or parts[1][1], sum(part[2] for part in parts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of rows that are not solved, which are counted
+        result = log_likelihood(model, x, labels=labels, generator=generator, **options)
     found = torch.stack([result.log_prob, result.stderr, result.solver_error], dim=1).double().cpu()
     found[hopeless | ~found[:, 0].isfinite()] = math.nan
     return found, result.kind, result.nfe
