@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -234,12 +235,45 @@ def test_the_paths_of_gaussian_data(name: str) -> None:
     z = torch.randn(6, 2, dtype=torch.float64)
     states = ndm.ode_paths(process, z, 50)
     t = torch.linspace(1, 0, 51, dtype=torch.float64)
-    q = SCHEDULES[name][1](t)[0]
-    # Schedules that are clipped stand still beyond; away from the ends it is the closed form.
-    inside = slice(5, 46)
-    expected = states[5] * (q[inside] / q[5]).sqrt()[:, None, None]
-    torch.testing.assert_close(states[inside], expected, rtol=1e-4, atol=1e-4)
+    level = process.schedule(t)
+    q = level.alpha**2 * R + level.sigma**2  # also where the schedule is clipped
+    torch.testing.assert_close(states, states[0] * (q / q[0]).sqrt()[:, None, None], rtol=1e-4, atol=1e-4)
+    inside = slice(1, 50)
+    torch.testing.assert_close(q[inside], SCHEDULES[name][1](t[inside])[0], rtol=1e-4, atol=0)
     assert torch.equal(states[0], z)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 10])
+def test_the_first_step_of_a_clipped_path_is_not_lost(steps: int) -> None:
+    """By Euler's method, with standard normal data on the straight path: (z - x_hat) / t, at the times of the clip."""
+    z = torch.ones(1, 1, dtype=torch.float64)
+    states = ndm.ode_paths(gaussian("straight path", variance=1.0), z, steps, solver="euler")
+    first = 1 / (1 + math.exp(13.3 / 2))
+    times = [min(max(i / steps, first), 1 - first) for i in range(steps, -1, -1)]
+    expected = [1.0]
+    for t, s in pairwise(times):
+        y = expected[-1]
+        expected.append(y - (t - s) * (y - (1 - t) * y / ((1 - t) ** 2 + t**2)) / t)
+    torch.testing.assert_close(states[:, 0, 0], torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=0)
+
+
+def test_the_cost_of_the_straight_path_of_gaussian_data() -> None:
+    """z_t = z sqrt(q(t)) up to the clip: the action by quadrature, and the transport by the ends."""
+    z = torch.ones(1, 1, dtype=torch.float64)
+    cost = ndm.path_cost(ndm.ode_paths(gaussian("straight path"), z, 400))
+    t = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
+    q, slope, _ = straight_path(t)
+    assert cost.action.item() == pytest.approx((slope**2 / (4 * q)).mean().item(), rel=1e-2)
+    assert cost.transport.item() == pytest.approx((math.sqrt(R) - 1) ** 2, rel=1e-2)
+
+
+@pytest.mark.parametrize("at", [0.0, 1.0])
+def test_the_acceleration_at_the_very_ends_is_the_limit(at: float) -> None:
+    process, z = gaussian("straight path"), torch.ones(1, 2, dtype=torch.float64)
+    ends = torch.tensor([at], dtype=torch.float64)
+    near = torch.tensor([abs(at - 0.0014)], dtype=torch.float64)
+    found, expected = (ndm.acceleration(process, z, t) for t in (ends, near))
+    torch.testing.assert_close(found, expected, rtol=0.01, atol=0)
 
 
 def test_paths_leave_the_model_as_it_was() -> None:

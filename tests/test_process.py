@@ -14,7 +14,7 @@ from torch.autograd.functional import jacobian
 import ndm
 from ndm.denoisers import BaseDenoiser, Estimate
 from ndm.networks import ResidualMLP
-from ndm.process import Instant, Stride
+from ndm.process import Instant, Process, Stride
 from ndm.schedules import per_example
 from ndm.variances import Step
 
@@ -380,3 +380,41 @@ def test_parts_are_told_the_schedules_range() -> None:
     )
     for part in (process.transform, process.denoiser, process.reverse_variance, process.volatility):
         assert part.gamma_range == (-7.0, 6.0)
+
+
+@pytest.mark.parametrize("schedule", [ndm.OTSchedule(), ndm.CosineSchedule(), ndm.DDPMSchedule()])
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_the_drift_at_the_ends_of_a_clipped_schedule_is_the_limit_from_the_inside(schedule, eta):
+    """Of which a solver's first step is made; where the schedule stands still there is none."""
+
+    class Shrunk(torch.nn.Module):
+        def forward(self, z, level):
+            return 2 + 0.3 * per_example(level.alpha, z) * z
+
+    process = Process(schedule, ndm.Identity(), Shrunk())
+    z = torch.tensor([[1.0], [1.0]], dtype=torch.float64)
+    ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    first, last = schedule.even_in_gamma(1).tolist()
+    near = torch.tensor([first * 1.001 if first else 0.0, 1 - (1 - last) * 1.001], dtype=torch.float64)
+    for found, expected in (
+        (process.drift(z, ends, eta=eta), process.drift(z, near, eta=eta)),
+        (process.diffusion(ends, eta), process.diffusion(near, eta)),
+    ):
+        torch.testing.assert_close(found, expected, rtol=0.01, atol=0)
+        if eta:
+            assert (found != 0).all()
+    if last < 0.9999:  # and not just by rounding
+        still = torch.full((2,), (1 + last) / 2, dtype=torch.float64)
+        assert (process.drift(z, still, eta=eta) == 0).all()
+
+
+def test_the_straight_paths_drift_at_its_end_is_flow_matchings():
+    """(z - x_hat) / t at t = 1, up to the clip."""
+
+    class Exact(torch.nn.Module):
+        def forward(self, z, level):
+            alpha, sigma = per_example(level.alpha, z), per_example(level.sigma, z)
+            return 2 + alpha * 0.25 * (z - 2 * alpha) / (alpha**2 * 0.25 + sigma**2)
+
+    process, z = Process(ndm.OTSchedule(), ndm.Identity(), Exact()), torch.tensor([[1.0]])
+    assert process.drift(z, torch.ones(1), eta=0.0).item() == pytest.approx(-1.0, abs=2e-3)

@@ -152,9 +152,8 @@ def test_labels_reach_the_denoiser(name):
     torch.testing.assert_close(adaptive, expected, rtol=0, atol=1e-2)
 
 
-@pytest.mark.parametrize("solver", ["heun", "rk4"])
 @pytest.mark.parametrize("transform", ["neural", "separable"])
-def test_learned_transformations_have_the_ode_of_a_linear_schedule(solver, transform):
+def test_learned_transformations_have_the_ode_of_a_linear_schedule(transform):
     """Whatever the clock, in the limit it is one flow: that of a schedule with slopes, solved in its own time."""
     found = []
     for schedule in (ndm.CosineSchedule(gamma_min=-6.0, gamma_max=3.0), ndm.LinearSchedule(-6.0, 3.0)):
@@ -167,7 +166,7 @@ def test_learned_transformations_have_the_ode_of_a_linear_schedule(solver, trans
         }[transform]()
         model = ndm.NDM(schedule, f, ndm.Denoiser(ResidualMLP(3, hidden=8, depth=1, zero_init=False))).double()
         with torch.no_grad():
-            *_, end = ode_states(model, start(6), falling(300), solver)
+            *_, end = ode_states(model, start(6), falling(60), "rk4")
         found.append(end)
     torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-3)
 
