@@ -2,7 +2,7 @@ r"""The Hugging Face hub's conventions: a model card beside a saved model, fetch
 
 huggingface_hub's own ``ModelHubMixin`` is not used. It wants the package at import time, wraps the constructors that a
 :class:`~ndm.parts.Part` already wraps, and its PyTorch flavour also reads pickled weights; here a model is only ever
-what :mod:`ndm.checkpoints` writes and reads. The package is imported when needed: ``pip install 'ndm[hub]'``.
+what :mod:`ndm.checkpoints` writes and reads. The package is imported when needed: ``pip install huggingface_hub``.
 """
 
 from __future__ import annotations
@@ -340,7 +340,7 @@ def _huggingface_hub(purpose: str) -> Any:
     try:
         import huggingface_hub
     except ImportError:
-        raise ImportError(f"{purpose} the package huggingface_hub is needed: pip install 'ndm[hub]'.") from None
+        raise ImportError(f"{purpose} the package huggingface_hub is needed: pip install huggingface_hub.") from None
     return huggingface_hub
 
 

@@ -177,7 +177,8 @@ class NDM(Process):
         """Read a model from a folder or from the Hugging Face hub, without executing anything in it.
 
         Args:
-            path: a folder; or, if there is none of that name, "user/model" on the hub (``pip install 'ndm[hub]'``).
+            path: a folder; or, if there is none of that name, "user/model" on the hub
+                (``pip install huggingface_hub``).
             allow: your own classes that the configuration may name.
             revision: on the hub: a branch, a tag or a commit.
             token: on the hub: see :func:`ndm.hub.fetch`, as for the rest.

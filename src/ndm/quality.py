@@ -9,8 +9,8 @@ Both are torchmetrics'. The network that gives the features is Inception v3 with
 torch-fidelity publishes, or one of yours: figures of different networks cannot be compared. FID grows as there are
 fewer examples, so a figure belongs with their numbers.
 
-``pip install 'ndm[metrics]'``. torch-fidelity needs torchvision, and torchvision must be built for the torch that is
-installed (CPU or CUDA), otherwise neither it nor torchmetrics can be imported.
+``pip install torch-fidelity torchmetrics``. torch-fidelity needs torchvision, and torchvision must be built for the
+torch that is installed (CPU or CUDA), otherwise neither it nor torchmetrics can be imported.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ try:
 except (ImportError, RuntimeError) as problem:  # RuntimeError: a torchvision that was built for another torch
     raise ImportError(
         f"FID and KID need torchmetrics, torch-fidelity and a torchvision that fits the installed torch: pip install "
-        f"'ndm[metrics]' ({' '.join(str(problem).split())[:120]})."
+        f"torch-fidelity torchmetrics ({' '.join(str(problem).split())[:120]})."
     ) from None
 
 __all__ = ["QualityScores", "feature_network", "fid_kid"]
@@ -232,7 +232,7 @@ class _Inception(nn.Module):
         except ImportError as error:
             raise ImportError(
                 f"Inception's features need torch-fidelity and torchvision (there is no {error.name}): pip install "
-                "'ndm[metrics]', or give a feature network of your own."
+                "torch-fidelity torchmetrics, or give a feature network of your own."
             ) from None
         tensors = _fetched(URL_INCEPTION_V3) if weights is None else _from_file(Path(weights))
         # torch-fidelity unpickles whatever file it is given. So it is given one that was read safely and written again.

@@ -47,7 +47,7 @@ def require_place(out: Path, overwrite: bool = False) -> None:
             try:
                 importlib.import_module(package)
             except ModuleNotFoundError:
-                raise ImportError(f"Parquet files need {package}: pip install 'ndm[tables]'.") from None
+                raise ImportError(f"Parquet files need {package}: pip install pandas pyarrow.") from None
 
 
 def classes_in_turn(model: NDM, n: int, label: int | None = None, counts: Sequence[int] | None = None) -> Tensor | None:

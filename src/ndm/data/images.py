@@ -307,5 +307,5 @@ def _require_packages() -> None:
     for package in ("datasets", "filelock", "PIL"):  # looked for, not imported: what is decoded needs none of them
         if importlib.util.find_spec(package) is None:
             raise ImportError(
-                f"Images need the package {package!r}, which is not installed: pip install 'ndm[images]'."
+                f"Images need the package {package!r}, which is not installed: pip install datasets filelock pillow."
             )

@@ -60,7 +60,7 @@ class TableFile:
         try:
             importlib.import_module("pyarrow")
         except ModuleNotFoundError:
-            raise ImportError("Tables need pyarrow: pip install 'ndm[tables]'.") from None
+            raise ImportError("Tables need pyarrow: pip install pandas pyarrow.") from None
 
     def _log(self, sentence: str) -> None:
         logger.warning("%s: %s", self.path, sentence.removeprefix("warning: "))

@@ -31,7 +31,7 @@ def check_out(out: Path) -> None:
         try:
             importlib.import_module("pyarrow")
         except ModuleNotFoundError:
-            raise ImportError("Parquet files need pyarrow: pip install 'ndm[tables]'.") from None
+            raise ImportError("Parquet files need pyarrow: pip install pandas pyarrow.") from None
 
 
 def check_options(

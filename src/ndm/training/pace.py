@@ -6,8 +6,6 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -153,19 +151,6 @@ class Interruption(Callback):
     def __init__(self, run: Run) -> None:
         self.run = run
         self.signal: int | None = None
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Take the signals over. Elsewhere than in the main thread that cannot be done, and nothing happens."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Here, since Lightning sets handlers of its own before.
