@@ -285,14 +285,14 @@ def test_inceptions_weights_are_fetched_safely(inception, monkeypatch) -> None:
 
 def test_without_torch_fidelity_a_sentence_says_what_to_install(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
-    with pytest.raises(ImportError, match=r"pip install 'ndm\[metrics\]', or give a feature network of your own"):
+    with pytest.raises(ImportError, match=r"pip install torch-fidelity torchmetrics, or give a feature network"):
         feature_network("inception")
 
 
 def test_without_torchmetrics_too(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "torchmetrics.image.fid", None)
     spec = importlib.util.spec_from_file_location("another_quality", quality.__file__)
-    with pytest.raises(ImportError, match=r"FID and KID need torchmetrics.*pip install 'ndm\[metrics\]'"):
+    with pytest.raises(ImportError, match=r"FID and KID need torchmetrics.*pip install torch-fidelity torchmetrics"):
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 

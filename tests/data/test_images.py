@@ -408,7 +408,7 @@ def test_too_few_to_split(tmp_path: Path, pixels: np.ndarray, encode, write_parq
 
 def test_packages_that_are_missing(train_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ImportError, match=r"Images need the package 'datasets'.*: pip install 'ndm\[images\]'"):
+    with pytest.raises(ImportError, match=r"the package 'datasets'.*: pip install datasets filelock pillow"):
         Images(str(train_file)).train  # noqa: B018
 
 
