@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -146,27 +147,31 @@ def contestants(row: Any, seed: int = 0) -> list[Any]:
     return made
 
 
-def test_every_model_gets_its_seconds_in_turns(tmp_path: Path) -> None:
-    from suite.racing import race
+def test_every_model_gets_its_seconds_in_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from suite import racing
 
     models = {"Identity": {}, "Neural": {"transform": "neural"}}
     runners = contestants(tiny(tmp_path, steps=None, seconds=1.5, turn=0.1, models=models))
-    order, seconds = [], {c.name: 0.0 for c in runners}
+    # A clock that only steps move, so that the outcome depends on the rule and not on the machine.
+    now, order, seconds = [0.0], [], {c.name: 0.0 for c in runners}
+    costs = {"Identity": 0.01, "Neural": 0.035}
+    monkeypatch.setattr(racing, "time", SimpleNamespace(process_time=lambda: now[0]))
     for c in runners:
 
         def timed(name: str = c.name, step: Any = c.step) -> None:
-            began = time.process_time()
             step()
-            seconds[name] += time.process_time() - began
+            now[0] += costs[name]
+            seconds[name] += costs[name]
             order.append(name)
 
         c.step = timed
-    race(runners, lambda model, entry: (0.0, 0.0))
+    racing.race(runners, lambda model, entry: (0.0, 0.0))
     for c in runners:
-        assert seconds[c.name] == pytest.approx(1.5, rel=0.03)
+        assert seconds[c.name] == pytest.approx(1.5, abs=costs[c.name] / 2 + 1e-9)
+        assert c.seconds == pytest.approx(seconds[c.name])
     # At most fifteen turns each, fewer where steps are long; and no model waits for the end of another.
     turns = [name for name, _ in itertools.groupby(order)]
-    assert len(turns) >= 2 * 6
+    assert len(turns) >= 2 * 13
     assert turns[:6] == [c.name for c in runners] * 3
 
 
