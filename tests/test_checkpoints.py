@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import random
+import shutil
 import signal
 import stat
 import subprocess
@@ -19,7 +21,7 @@ from torch import Tensor, nn
 
 import ndm
 import ndm.checkpoints
-from ndm.checkpoints import CARD, CONFIG, WEIGHTS, load_part, save_part
+from ndm.checkpoints import CARD, CHECKSUMS, CONFIG, WEIGHTS, load_part, save_part
 from ndm.networks import ResidualMLP
 from ndm.parts import Part
 
@@ -97,6 +99,7 @@ def edit(path: Path, change) -> None:
     config = json.loads((path / CONFIG).read_text())
     change(config)
     (path / CONFIG).write_text(json.dumps(config))
+    (path / CHECKSUMS).unlink()  # as whoever changes it on purpose has to
 
 
 # ---- there and back
@@ -110,7 +113,7 @@ def test_a_model_comes_back_bit_for_bit(make, dtype, tmp_path: Path) -> None:
     random_parameters(model)
     x = x.to(dtype) if x.is_floating_point() else x
     path = model.save_pretrained(tmp_path / "some" / "where")
-    assert sorted(p.name for p in path.iterdir()) == [CARD, CONFIG, WEIGHTS]
+    assert sorted(p.name for p in path.iterdir()) == [CARD, CHECKSUMS, CONFIG, WEIGHTS]
     loaded = ndm.NDM.from_pretrained(str(path))
     assert loaded.config() == model.config()
     before, after = model.state_dict(), loaded.state_dict()
@@ -160,7 +163,7 @@ def test_own_classes_need_leave(tmp_path: Path) -> None:
 def test_any_part_can_be_saved(tmp_path: Path) -> None:
     part = ndm.LearnedSchedule(-7.0, 2.0)
     save_part(part, tmp_path / "schedule")
-    assert sorted(p.name for p in (tmp_path / "schedule").iterdir()) == [CONFIG, WEIGHTS]
+    assert sorted(p.name for p in (tmp_path / "schedule").iterdir()) == [CHECKSUMS, CONFIG, WEIGHTS]
     assert load_part(tmp_path / "schedule", ndm.Schedule).config() == part.config()
     with pytest.raises(ValueError, match="holds a LearnedSchedule, not a NDM"):
         ndm.NDM.from_pretrained(tmp_path / "schedule")
@@ -266,6 +269,7 @@ def test_a_header_that_begins_like_a_pickle_is_none(length: int, tmp_path: Path)
     assert len(header) <= length
     padded = length.to_bytes(8, "little") + header.ljust(length) + content[8 + len(header) :]
     (tmp_path / "part" / WEIGHTS).write_bytes(padded)
+    (tmp_path / "part" / CHECKSUMS).unlink()
     assert padded[:2] == bytes([0x80, length >> 8])
     loaded = load_part(tmp_path / "part", ndm.Schedule).state_dict()
     assert all(torch.equal(loaded[k], v) for k, v in part.state_dict().items())
@@ -281,6 +285,42 @@ def test_tensors_that_do_not_fit_are_refused(saved: Path) -> None:
     edit(saved, widen)
     with pytest.raises(ValueError, match="do not fit its configuration"):
         ndm.NDM.from_pretrained(saved)
+
+
+@pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
+def test_a_flipped_bit_is_found(saved: Path, name: str) -> None:
+    whole = (saved / name).read_bytes()
+    for place in random.Random(0).sample(range(8 * len(whole)), 20):
+        flipped = bytearray(whole)
+        flipped[place // 8] ^= 1 << place % 8
+        (saved / name).write_bytes(flipped)
+        with pytest.raises(ValueError, match=r"damaged|format"):
+            ndm.NDM.from_pretrained(saved)
+    (saved / name).write_bytes(whole)
+    ndm.NDM.from_pretrained(saved)
+
+
+def test_a_change_on_purpose_says_how(saved: Path) -> None:
+    (saved / CONFIG).write_text((saved / CONFIG).read_text() + " ")
+    with pytest.raises(ValueError, match=rf"config\.json is not what was saved.*delete .*{CHECKSUMS}"):
+        ndm.NDM.from_pretrained(saved)
+    (saved / CHECKSUMS).unlink()
+    ndm.NDM.from_pretrained(saved)
+
+
+def test_the_checksums_are_those_of_the_program_that_everybody_has(saved: Path) -> None:
+    program = shutil.which("sha256sum") or pytest.skip("there is no sha256sum here")
+    done = subprocess.run([program, "--check", CHECKSUMS], cwd=saved, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [f"{CONFIG}: OK", f"{WEIGHTS}: OK"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(value: float, tmp_path: Path) -> None:
+    model = plain_model()
+    model.denoiser.net.output.weight.data[0, 0] = value
+    model.save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"denoiser\.net\.output\.weight has values that are NaN or infinite"):
+        ndm.NDM.from_pretrained(tmp_path / "model")
 
 
 def test_a_missing_folder_or_file_is_refused(saved: Path, tmp_path: Path) -> None:
@@ -323,7 +363,7 @@ def test_an_earlier_model_is_replaced_whole(saved: Path) -> None:
     new = plain_model()
     new.save_pretrained(saved)
     assert torch.equal(ndm.NDM.from_pretrained(saved).denoiser.net.output.weight, new.denoiser.net.output.weight)
-    assert sorted(p.name for p in saved.iterdir()) == [CARD, CONFIG, WEIGHTS]
+    assert sorted(p.name for p in saved.iterdir()) == [CARD, CHECKSUMS, CONFIG, WEIGHTS]
     assert [p.name for p in saved.parent.iterdir()] == ["model"]
 
 
@@ -372,7 +412,7 @@ def test_a_kill_between_the_renames_loses_nothing(saved: Path, monkeypatch) -> N
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", rename)
-        patch.setattr(ndm.checkpoints.shutil, "rmtree", lambda *args, **kwargs: None)
+        patch.setattr(ndm.files.shutil, "rmtree", lambda *args, **kwargs: None)
         with pytest.raises(KeyboardInterrupt):
             plain_model().save_pretrained(saved)
     assert not saved.exists()

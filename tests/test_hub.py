@@ -18,7 +18,7 @@ from huggingface_hub import errors
 from torch import Tensor, nn
 
 import ndm
-from ndm.checkpoints import CARD, CONFIG, WEIGHTS
+from ndm.checkpoints import CARD, CHECKSUMS, CONFIG, WEIGHTS
 from ndm.hub import fetch, model_card, push, was_edited
 from ndm.networks import ResidualMLP
 from ndm.parts import Part
@@ -189,7 +189,7 @@ class Hub:
         return call
 
     def snapshot_download(self, repo_id, allow_patterns, **_) -> str:
-        assert allow_patterns == [CONFIG, WEIGHTS]  # nothing else is even downloaded
+        assert allow_patterns == [CONFIG, WEIGHTS, CHECKSUMS]  # nothing else is even downloaded
         folder = self.root / "cache"
         folder.mkdir(exist_ok=True)
         for name in allow_patterns:
@@ -228,7 +228,7 @@ def test_there_and_back(hub: Hub) -> None:
     model = make()
     url = model.push_to_hub("me/model", card={"license": "mit"}, private=True, token="secret", commit_message="Hello")
     assert url == "https://hub/commit"
-    assert sorted(p.name for p in (hub.root / "me/model").iterdir()) == [CARD, CONFIG, WEIGHTS]
+    assert sorted(p.name for p in (hub.root / "me/model").iterdir()) == [CARD, CHECKSUMS, CONFIG, WEIGHTS]
     assert hub.arguments("create_repo") == {"repo_id": "me/model", "private": True, "exist_ok": True}
     upload = hub.arguments("upload_folder")
     assert (upload["commit_message"], upload["create_pr"], upload["revision"]) == ("Hello", False, None)

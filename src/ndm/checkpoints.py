@@ -3,15 +3,15 @@ files.
 
 The folder is written beside its final place, brought to the disk, and moved there whole. An earlier model is moved
 aside for that moment, and found there by ``load_part`` should a crash strike just then, so that a crash leaves either
-the old one or the new.
+the old one or the new. The file SHA256SUMS, in the format of the program ``sha256sum``, has the checksums of the
+configuration and the tensors; ``load_part`` compares them.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,11 +20,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from ndm.files import aside, atomic_folder, sha256_of
 from ndm.parts import Part, from_config
 
-__all__ = ["load_part", "save_part"]
+__all__ = ["aside", "load_part", "save_part"]
 
-CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+CONFIG, WEIGHTS, CHECKSUMS, CARD = "config.json", "model.safetensors", "SHA256SUMS", "README.md"
 FORMAT = 1
 
 #: Files that other programs keep pickled weights in.
@@ -51,27 +52,14 @@ def save_part(part: Part, path: str | os.PathLike[str], card: str | None = None)
     if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or (path / CONFIG).exists())):
         raise FileExistsError(f"{path} exists and is not a saved model; nothing was written. Choose another path.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
+    with atomic_folder(path) as fresh:
         (fresh / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
         _save_tensors(part, fresh / WEIGHTS)
+        (fresh / WEIGHTS).chmod((fresh / CONFIG).stat().st_mode)  # safetensors makes what only its owner can read
+        (fresh / CHECKSUMS).write_text("".join(f"{sha256_of(fresh / name)}  {name}\n" for name in (CONFIG, WEIGHTS)))
         if card is not None:
             (fresh / CARD).write_text(card, encoding="utf-8", errors="surrogateescape")
-        # mkdtemp and safetensors make what only their owner can read; a model is to be shared like any other file.
-        fresh.chmod(0o755)
-        (fresh / WEIGHTS).chmod(0o644)
-        for file in fresh.iterdir():
-            _to_disk(file)
-        _put_in_place(fresh, path)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
     return path
-
-
-def aside(path: Path) -> Path:
-    """Where an earlier model waits while the new one takes its place."""
-    return path.with_name(f".{path.name}-old")
 
 
 def _save_tensors(part: Part, path: Path) -> None:
@@ -85,26 +73,6 @@ def _save_tensors(part: Part, path: Path) -> None:
         ) from None
 
 
-def _to_disk(file: Path) -> None:
-    """Wait until a file's contents are on the disk: a move may get there before them, and a power cut between."""
-    with file.open("rb+") as f:
-        os.fsync(f.fileno())
-
-
-def _put_in_place(fresh: Path, path: Path) -> None:
-    old = aside(path)
-    if path.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        path.rename(old)
-    try:
-        fresh.rename(path)
-    except BaseException:
-        if old.exists():
-            old.rename(path)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def load_part(path: str | os.PathLike[str], kind: type[PartT], allow: Iterable[type[nn.Module]] = ()) -> PartT:
     """Read the part that :func:`save_part` wrote, in the mode (training or evaluation) that it was saved in.
 
@@ -115,7 +83,8 @@ def load_part(path: str | os.PathLike[str], kind: type[PartT], allow: Iterable[t
 
     Raises:
         FileNotFoundError: there is no saved model at ``path``.
-        ValueError: the files are damaged, from another version, or name a class that is not allowed.
+        ValueError: the files are damaged, from another version, or name a class that is not allowed; or a parameter is
+            NaN or infinite.
     """
     path = Path(path)
     if not path.exists() and aside(path).is_dir():
@@ -132,6 +101,11 @@ def load_part(path: str | os.PathLike[str], kind: type[PartT], allow: Iterable[t
             "writes it (RUN/model after `ndm train`)."
         )
     config = _read_config(path / CONFIG)
+    if _is_pickle(path / WEIGHTS):
+        raise ValueError(
+            f"{path / WEIGHTS} is a pickle under another name, which can run code when it is read; it was not read."
+        )
+    _compare_checksums(path)
     part = from_config(config.get("model"), allow)
     if not isinstance(part, kind):
         raise ValueError(f"{path} holds a {type(part).__name__}, not a {kind.__name__}.")
@@ -140,15 +114,31 @@ def load_part(path: str | os.PathLike[str], kind: type[PartT], allow: Iterable[t
         # tied to the file.
         part.load_state_dict({k: v.clone() for k, v in load_file(path / WEIGHTS).items()}, assign=True)
     except (SafetensorError, OSError) as error:
-        if _is_pickle(path / WEIGHTS):
-            raise ValueError(
-                f"{path / WEIGHTS} is a pickle under another name, which can run code when it is read; it was not read."
-            ) from None
         raise ValueError(f"{path / WEIGHTS} is damaged and cannot be read ({error}).") from None
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"The tensors in {path / WEIGHTS} do not fit its configuration: {reason}") from None
+    for name, parameter in part.named_parameters():
+        if not parameter.isfinite().all():
+            raise ValueError(
+                f"In {path / WEIGHTS}, {name} has values that are NaN or infinite: the model is of no use. Train it "
+                "again with a lower training.learning_rate."
+            )
     return part.train(config.get("training") is not False)  # earlier versions did not write it
+
+
+def _compare_checksums(path: Path) -> None:
+    """Compare the files with the checksums beside them; a model of an earlier version has none."""
+    if not (path / CHECKSUMS).is_file():
+        return
+    text = (path / CHECKSUMS).read_text(errors="replace")
+    known = dict(reversed(pair) for pair in re.findall(r"(?m)^([0-9a-f]{64})  (\S+)$", text))
+    for name in (CONFIG, WEIGHTS):
+        if known.get(name) != sha256_of(path / name):
+            raise ValueError(
+                f"{path / name} is not what was saved: it does not have the checksum in {CHECKSUMS}. It is damaged, or "
+                f"somebody has changed it; if that was on purpose, delete {path / CHECKSUMS}."
+            )
 
 
 def _is_pickle(path: Path) -> bool:

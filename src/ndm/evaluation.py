@@ -34,7 +34,6 @@ from ndm.results import (
     read_places,
     rounded,
     row_name,
-    written_whole,
 )
 from ndm.sampling import sample_batches
 from ndm.variances import CalibratedVariance
@@ -49,7 +48,6 @@ __all__ = [
     "read_per_example",
     "read_places",
     "row_name",
-    "written_whole",
 ]
 
 #: Network evaluations that a calibration may spend.

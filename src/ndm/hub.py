@@ -20,7 +20,7 @@ from typing import Any
 
 from torch import nn
 
-from ndm.checkpoints import CARD, CONFIG, WEIGHTS, aside, save_part
+from ndm.checkpoints import CARD, CHECKSUMS, CONFIG, WEIGHTS, aside, save_part
 from ndm.parts import Part
 
 __all__ = ["fetch", "find", "model_card", "push", "save_with_card", "was_edited"]
@@ -267,7 +267,7 @@ def fetch(
                 cache_dir=cache_dir,
                 force_download=force_download,
                 local_files_only=local_files_only,
-                allow_patterns=[CONFIG, WEIGHTS],
+                allow_patterns=[CONFIG, WEIGHTS, CHECKSUMS],
                 library_name="ndm",
             )
         )
@@ -331,7 +331,7 @@ def push(
                 commit_message=commit_message,
                 revision=branch,
                 create_pr=create_pr,
-                allow_patterns=[CONFIG, WEIGHTS, CARD],
+                allow_patterns=[CONFIG, WEIGHTS, CHECKSUMS, CARD],
             )
     return str(commit.pr_url if create_pr else commit.commit_url)
 

@@ -6,15 +6,16 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from ndm.files import atomic_write
 
 __all__ = [
     "MIXTURE",
@@ -25,7 +26,6 @@ __all__ = [
     "rounded",
     "row_name",
     "strict",
-    "written_whole",
 ]
 
 #: The quantity of a row about a Gaussian mixture, with which the model is compared.
@@ -104,9 +104,9 @@ class Evaluation:
             raise ValueError(f"{path} is to be a JSON file; the values of single examples go to a .npz beside it.")
         values = {row_name(r): v.numpy() for r, v in zip(self.rows, self.per_example, strict=False) if len(v)}
         values |= {_PLACES + row_name(r): v.numpy() for r, v in zip(self.rows, self.places, strict=False) if len(v)}
-        with written_whole(path.with_suffix(".npz")) as file:
+        with atomic_write(path.with_suffix(".npz")) as file:
             np.savez_compressed(file, **values)  # type: ignore[arg-type]
-        with written_whole(path) as file:
+        with atomic_write(path) as file:
             file.write((json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n").encode())
         return path
 
@@ -288,20 +288,6 @@ def _arrays(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         raise
     except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is damaged ({error}); evaluate the run again.") from None
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[BinaryIO]:
-    """A file beside ``path`` that takes its place when all has been written to it; after an error it is removed."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with fresh.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 def mean_and_error(values: Tensor) -> tuple[float, float]:

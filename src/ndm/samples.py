@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ndm.files import atomic_path
 from ndm.model import NDM
 
 __all__ = ["FORMATS", "classes_in_turn", "require_place", "save_samples", "write_samples"]
@@ -89,13 +90,9 @@ def save_samples(
     Raises:
         OSError: it cannot be written; the sentence says where the samples are.
     """
-    fresh = out.with_name(f".{out.stem}.{os.getpid()}{out.suffix}")
     try:
-        try:
+        with atomic_path(out) as fresh:
             write_samples(x, fresh, levels, numbered, columns, labels)
-            fresh.replace(out)
-        finally:
-            fresh.unlink(missing_ok=True)
     except OSError as error:
         rescued = Path(tempfile.mkdtemp(prefix="ndm-samples-")) / f"{out.stem}.npz"
         write_samples(x, rescued, levels, numbered, columns, labels)

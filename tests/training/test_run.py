@@ -23,7 +23,7 @@ def begun(folder: Path) -> Run:
     run = Run(folder)
     run.begin("seed: 0\n", DATA)
     for name in ("log.txt", "metrics.csv", "environment.json", "pictures/00000005-samples.png",
-                 "tensorboard/events.out.tfevents.17.host.3.0", "checkpoints/.last.ckpt-new"):  # fmt: skip
+                 "tensorboard/events.out.tfevents.17.host.3.0", "checkpoints/.last.0a1b2c3d.ckpt"):  # fmt: skip
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("early")
     return run

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from tqdm import tqdm
 
 from ndm.distributed import together, world_size
+from ndm.files import atomic_write
 from ndm.report.blocks import Section
 from ndm.report.drawing import swatch
 from ndm.report.findings import PIECES, Findings, affordable_examples, measure
@@ -87,7 +88,9 @@ def report(
                 bar.set_postfix_str(subject.name)
                 subject.take_examples(n, data or named_data, seed)
                 findings.append(measure(subject, seed, bar.update))
-        _write(out, render([room.section(findings) for room in _SECTIONS], findings, seed))
+        page = render([room.section(findings) for room in _SECTIONS], findings, seed)
+        with atomic_write(out) as file:
+            file.write(page.encode())
     return out
 
 
@@ -139,13 +142,3 @@ def _check(out: Path, examples: int | None, seed: int, overwrite: bool) -> None:
         raise ValueError(f"A standard error needs at least 2 examples, got {examples}.")
     if seed < 0:
         raise ValueError(f"The seed must not be negative, got {seed}.")
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)

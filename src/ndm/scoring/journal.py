@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from ndm.files import atomic_write
+
 __all__ = ["MEASURED", "Journal"]
 
 logger = logging.getLogger("ndm.scoring")
@@ -88,9 +90,8 @@ class Journal:
         """Write the settings down where nothing is done yet, or see that they are those that are written."""
         path = self.folder / "settings.json"
         if empty:
-            new = path.with_suffix(".new")
-            new.write_text(json.dumps(self.settings, indent=2) + "\n")
-            os.replace(new, path)
+            with atomic_write(path) as file:
+                file.write((json.dumps(self.settings, indent=2) + "\n").encode())
             return
         try:
             old = dict(json.loads(path.read_text()))

@@ -6,13 +6,13 @@ import contextlib
 import csv
 import json
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ndm.files import atomic_path
 from ndm.results import NAMED, strict
 from ndm.scoring.journal import MEASURED, Journal
 
@@ -83,20 +83,21 @@ def summary(journal: Journal, kind: str | None, tolerance: float, checked: float
 
 def write(out: Path, journal: Journal, about: dict[str, Any], bits: float | None) -> None:
     """Put the blocks together in one file, which comes to its place when it is whole."""
-    new = journal.folder / out.name
     columns = _columns(journal, about, bits)
-    if out.suffix == ".csv":
-        with open(new, "w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            for i, block in enumerate(columns):
-                if i == 0:
-                    writer.writerow(block)
-                writer.writerows(zip(*(_texts(values) for values in block.values()), strict=True))
-    else:
-        _write_parquet(new, columns, {"ndm": json.dumps(strict(about), allow_nan=False)})
-    with open(new, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(new, out)
+    with atomic_path(out) as new:
+        if out.suffix == ".csv":
+            _write_csv(new, columns)
+        else:
+            _write_parquet(new, columns, {"ndm": json.dumps(strict(about), allow_nan=False)})
+
+
+def _write_csv(path: Path, blocks: Iterator[dict[str, np.ndarray]]) -> None:
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        for i, block in enumerate(blocks):
+            if i == 0:
+                writer.writerow(block)
+            writer.writerows(zip(*(_texts(values) for values in block.values()), strict=True))
 
 
 def _columns(journal: Journal, about: dict[str, Any], bits: float | None) -> Iterator[dict[str, np.ndarray]]:

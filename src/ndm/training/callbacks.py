@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor
 from ndm import plotting
 from ndm.data.base import Data
 from ndm.data.choosing import evenly_spaced
+from ndm.files import atomic_write
 from ndm.noise import seed_of
 from ndm.sampling import sample
 from ndm.training.module import NDMModule
@@ -122,12 +122,8 @@ class AtomicCheckpoints(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f".{path.name}-new")
-        with fresh.open("wb") as file:
+        with atomic_write(path) as file:
             torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
 
 
 class Pictures(Callback):

@@ -33,7 +33,7 @@ import torch
 import yaml
 
 from ndm.data.base import Data
-from ndm.evaluation import written_whole
+from ndm.files import atomic_write
 from ndm.training.lock import FolderLock
 
 __all__ = ["Run"]
@@ -44,8 +44,8 @@ _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 
 #: What a training writes into its folder before its first checkpoint, by paths within the folder.
 _EARLY = re.compile(
-    r"(data\.json|config(-\d+)?\.yaml|log\.txt|metrics\.csv|environment\.json|\.lock|\.[^/]+\.\d+"
-    r"|pictures/\d+-\w+\.png|tensorboard/(events\.out\.tfevents\..*|hparams\.yaml)|checkpoints/\..*-new)"
+    r"(data\.json|config(-\d+)?\.yaml|log\.txt|metrics\.csv|environment\.json|\.lock|\.[^/]+\.[0-9a-f]{8}(\.\w+)?"
+    r"|pictures/\d+-\w+\.png|tensorboard/(events\.out\.tfevents\..*|hparams\.yaml)|checkpoints/\.\w+\.[0-9a-f]{8}\.ckpt)"
 )
 
 
@@ -192,7 +192,7 @@ class Run:
         if not resumed and self.is_unborn:
             for name in (self.log, self.metrics, self.environment):
                 name.unlink(missing_ok=True)
-            left = [*self.pictures.glob("*.png"), *self.tensorboard.glob("*"), *self.checkpoints.glob(".*-new")]
+            left = [*self.pictures.glob("*.png"), *self.tensorboard.glob("*"), *self.checkpoints.glob(".*.ckpt")]
             for file in filter(Path.is_file, left):
                 file.unlink()
         self.write_data(data)
@@ -204,7 +204,7 @@ class Run:
         if self.config.is_file() and self.config.read_text(encoding="utf-8") != config:
             numbered = (self.path / f"config-{i}.yaml" for i in itertools.count(1))
             self.config.rename(next(path for path in numbered if not path.exists()))
-        with written_whole(self.config) as file:
+        with atomic_write(self.config) as file:
             file.write(config.encode())
 
     def require_model(self) -> None:
@@ -231,7 +231,7 @@ class Run:
         labels = data.labels("train")
         if labels is not None and facts["fingerprint"] is not None and labels.min() >= 0:
             facts["classes"] = torch.bincount(labels).tolist()
-        with written_whole(self.data) as file:
+        with atomic_write(self.data) as file:
             file.write((json.dumps(facts) + "\n").encode())
 
     def require_same_data(self, data: Data, otherwise: str) -> None:
@@ -277,7 +277,7 @@ class Run:
             before = self._environment_before()
             times = [*before.get("resumed", []), facts["started"]]
             facts = (before or {k: v for k, v in facts.items() if k != "started"}) | {"resumed": times}
-        with written_whole(self.environment) as file:
+        with atomic_write(self.environment) as file:
             file.write((json.dumps(facts, indent=2) + "\n").encode())
 
     def _environment_before(self) -> dict[str, Any]:

@@ -1,0 +1,190 @@
+"""Files and folders that appear under their names only when they are complete.
+
+What is written goes to a temporary name in the same folder, is forced to the disk, and is renamed. A crash, a full disk
+or a killed process leaves the earlier file, or none. A temporary file is locked by its writer, so that what a killed
+process has left is told from what another one is writing, and is removed by the next writer of the same name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+__all__ = ["atomic_folder", "atomic_path", "atomic_write", "flush", "sha256_of"]
+
+#: Hexadecimal digits in a temporary name.
+DIGITS = 8
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A binary file for writing that takes the place of ``path`` when all has been written to it.
+
+    After an exception it is removed, and what was at ``path`` stays.
+
+    Args:
+        path: the file. The target of a symbolic link is replaced, not the link.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with atomic_path(path) as fresh, fresh.open("wb") as file:
+        yield file
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary path, with the suffix of ``path``, whose file takes the place of ``path`` at the end.
+
+    After an exception it is removed, and what was at ``path`` stays. An existing file's permissions are kept.
+
+    Args:
+        path: the file. The target of a symbolic link is replaced, not the link.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path = Path(os.path.realpath(path))
+    sweep(path)
+    fresh = path.with_name(_temporary(path))
+    held = os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+    try:
+        _try_lock(held)
+        yield fresh
+        flush(fresh)
+        if path.exists():
+            shutil.copymode(path, fresh)
+        fresh.replace(path)
+        flush(path.parent)
+    finally:
+        fresh.unlink(missing_ok=True)
+        os.close(held)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary folder that takes the place of ``path`` at the end, with all that is in it.
+
+    An earlier folder is moved to :func:`aside` for the moment of the exchange, and removed.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path = Path(os.path.realpath(path))
+    sweep(path)
+    fresh = path.with_name(_temporary(path))
+    fresh.mkdir()
+    held = _open_folder(fresh)
+    try:
+        if held is not None:
+            _try_lock(held)
+        yield fresh
+        for file in fresh.iterdir():
+            flush(file)
+        flush(fresh)
+        _exchange(fresh, path)
+        flush(path.parent)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        if held is not None:
+            os.close(held)
+
+
+def aside(path: Path) -> Path:
+    """Where an earlier folder waits while the new one takes its place."""
+    return path.with_name(f".{path.name}-old")
+
+
+def _exchange(fresh: Path, path: Path) -> None:
+    old = aside(path)
+    if path.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        path.rename(old)
+    try:
+        fresh.rename(path)
+    except BaseException:
+        if old.exists():
+            old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def flush(path: Path) -> None:
+    """Wait until the contents of a file, or the names in a folder, are on the disk.
+
+    A rename may get there before them, and a power cut between the two.
+    """
+    held = _open_folder(path) if path.is_dir() else os.open(path, os.O_RDWR)
+    if held is None:
+        return
+    try:
+        os.fsync(held)
+    except OSError:
+        if not path.is_dir():  # some file systems cannot do it for folders
+            raise
+    finally:
+        os.close(held)
+
+
+def sweep(path: Path) -> None:
+    """Remove the temporary files and folders of ``path`` that killed processes have left."""
+    for left in path.parent.glob(f".{_escaped(path.stem)}.{'[0-9a-f]' * DIGITS}{_escaped(path.suffix)}"):
+        with contextlib.suppress(OSError):
+            held = _open_folder(left) if left.is_dir() else os.open(left, os.O_RDWR)
+            if held is None:
+                continue
+            try:
+                if not _try_lock(held):
+                    continue  # another process is writing it
+                if left.is_dir():
+                    shutil.rmtree(left, ignore_errors=True)
+                else:
+                    left.unlink(missing_ok=True)
+            finally:
+                os.close(held)
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's contents, in hexadecimal digits.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            found.update(piece)
+    return found.hexdigest()
+
+
+def _temporary(path: Path) -> str:
+    return f".{path.stem}.{secrets.token_hex(DIGITS // 2)}{path.suffix}"
+
+
+def _escaped(text: str) -> str:
+    """A text in which the signs of a pattern stand for themselves."""
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in text)
+
+
+def _open_folder(path: Path) -> int | None:
+    """A descriptor of a folder; None where the system has none."""
+    return os.open(path, os.O_RDONLY) if hasattr(os, "O_DIRECTORY") else None
+
+
+def _try_lock(descriptor: int) -> bool:
+    """Lock an open file until it is closed; whether that was possible. Where there are no locks, it was not."""
+    try:
+        import fcntl
+    except ModuleNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
