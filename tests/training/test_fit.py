@@ -6,6 +6,7 @@ import math
 import os
 import pickle
 import platform
+import random
 import re
 import signal
 import sys
@@ -26,6 +27,8 @@ from ndm.data import Digits, Pinwheel
 from ndm.networks import ResidualMLP
 from ndm.training import NDMModule, NonFiniteLoss, Run, TrainerOptions, TrainingOptions, fit
 from ndm.training.batches import InOrder
+from ndm.training.lock import FolderLock
+from ndm.training.run import read_checkpoint
 
 
 def digits_model() -> ndm.NDM:
@@ -76,7 +79,7 @@ def test_a_run_writes_its_folder(train: Any, data: Pinwheel, tmp_path: Path) -> 
         "shape": [2], "levels": None, "splits": {"train": 70, "validation": 40, "test": 10},
         "fingerprint": data.fingerprint(),
     }  # fmt: skip
-    assert not (out / ".lock").exists()
+    FolderLock(out)  # which the training has let go
     log = (out / "log.txt").read_text()
     assert "started at step 0" in log
     assert len(re.findall(r"step +\d+   validation", log)) == 4
@@ -323,6 +326,74 @@ def test_a_finished_run_can_be_made_longer(train: Any, tmp_path: Path) -> None:
     assert contents(tmp_path / "whole" / "model") == contents(tmp_path / "longer" / "model")
     assert column(tmp_path / "whole", "val/total") == column(tmp_path / "longer", "val/total")
     assert checkpoint(tmp_path / "longer")["global_step"] == 20
+
+
+@pytest.mark.parametrize(
+    ("option", "still"),
+    [
+        ({"learning_rate": 1e-15}, ("schedule", "transform", "denoiser")),
+        ({"transform_rate": 1e-13}, ("transform",)),
+        ({"endpoint_rate": 1e-13}, ("end_shifts",)),
+    ],
+)
+def test_a_resumed_run_takes_the_rates_that_it_is_given(
+    train: Any, tmp_path: Path, option: dict[str, float], still: tuple[str, ...]
+) -> None:
+    train(tmp_path / "run", 10, rate="constant")
+    before = checkpoint(tmp_path / "run")["current_model_state"]
+    train(tmp_path / "run", 15, rate="constant", resume=True, **option)
+    after = checkpoint(tmp_path / "run")["current_model_state"]
+    change = {name: (after[name] - before[name]).abs().max().item() for name in after}
+    held = [name for name in change if set(name.split(".")) & set(still)]
+    assert held
+    assert max(change[name] for name in held) < 1e-9
+    if len(still) < 3:
+        assert sum(by > 1e-4 for by in change.values()) > 5
+    rate = option.get("learning_rate", 1e-2)
+    assert column(tmp_path / "run", "train/learning_rate")[-1] == pytest.approx(rate, rel=1e-6)
+    recorded = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["training"]
+    assert {name: recorded[name] for name in option} == option
+
+
+def test_a_resumed_run_takes_the_decay_and_the_betas_that_it_is_given(train: Any, tmp_path: Path) -> None:
+    train(tmp_path / "run", 10, rate="constant")
+    before = checkpoint(tmp_path / "run")
+    name = "model.denoiser.net.input.weight"
+    train(tmp_path / "run", 11, rate="constant", resume=True, weight_decay=50.0, beta2=0.5)
+    after = checkpoint(tmp_path / "run")
+    # AdamW (arXiv 1711.05101, algorithm 2): a step multiplies by 1 - rate * decay, and adds about the rate at most.
+    old, new = (c["current_model_state"][name] for c in (before, after))
+    assert torch.allclose(new, (1 - 1e-2 * 50) * old, atol=5e-2)
+    assert {group["betas"] for group in after["optimizer_states"][0]["param_groups"]} == {(0.9, 0.5)}
+    decays = {group["weight_decay"] for group in after["optimizer_states"][0]["param_groups"]}
+    assert decays == {0.0, 50.0}
+
+
+@pytest.mark.parametrize("option", [{"standardize": False}, {"base": "mixture"}])
+def test_what_the_model_is_made_of_cannot_be_changed_by_resuming(
+    train: Any, tmp_path: Path, option: dict[str, Any]
+) -> None:
+    train(tmp_path / "run", 5, base="none")
+    before = contents(tmp_path / "run")
+    with pytest.raises(ValueError, match=f"trained with another training.{next(iter(option))} than this one"):
+        train(tmp_path / "run", 10, resume=True, **{"base": "none", **option})
+    assert contents(tmp_path / "run") == before
+
+
+def test_a_flipped_bit_in_a_checkpoint_is_found_or_changes_nothing(train: Any, tmp_path: Path) -> None:
+    train(tmp_path / "run", 5)
+    whole, path = (tmp_path / "run" / "checkpoints" / "last.ckpt").read_bytes(), tmp_path / "flipped.ckpt"
+    refused, before = 0, checkpoint(tmp_path / "run")
+    for place in random.Random(0).sample(range(8 * len(whole)), 100):
+        flipped = bytearray(whole)
+        flipped[place // 8] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        try:
+            assert same(read_checkpoint(path), before)
+        except ValueError as error:
+            assert "is damaged, or not a checkpoint" in str(error)  # noqa: PT017
+            refused += 1
+    assert refused > 50
 
 
 def test_resuming_a_finished_run_changes_nothing(train: Any, tmp_path: Path) -> None:

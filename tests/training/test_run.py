@@ -44,7 +44,7 @@ def test_a_run_without_a_checkpoint_begins_again(tmp_path: Path) -> None:
     assert files(run.path) == {".lock", "config.yaml", "config-1.yaml", "data.json"}
     assert run.config.read_text() == "seed: 1\n"
     del lock
-    assert files(run.path) == {"config.yaml", "config-1.yaml", "data.json"}
+    FolderLock(run.path)
 
 
 OTHERS = ["notes.txt", "pictures/mine.png", "checkpoints/best.ckpt", "model/config.json", ".git/x.1"]
@@ -115,7 +115,6 @@ def test_another_process_cannot_train_in_the_same_folder(tmp_path: Path) -> None
     assert (tmp_path / ".lock").exists()
     del lock, again
     gc.collect()
-    assert not (tmp_path / ".lock").exists()
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 

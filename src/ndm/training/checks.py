@@ -44,10 +44,18 @@ def _require_same(run: Run, config: str) -> None:
     old, new = (yaml.safe_load(text) for text in (run.config.read_text(encoding="utf-8"), config))
     for key in ("model", "data", "seed"):
         if key in old and key in new and _without_places(old[key]) != _without_places(new[key]):
-            raise ValueError(
-                f"{run.path} was trained with another {key} than this one: give the configuration it was started with, "
-                f"{run.config}, or choose another --out."
-            )
+            raise _other(run, key)
+    for key in ("standardize", "base"):  # of which the model is made
+        then, now = ((tree.get("training") or {}).get(key) for tree in (old, new))
+        if None not in (then, now) and then != now:
+            raise _other(run, f"training.{key}")
+
+
+def _other(run: Run, key: str) -> ValueError:
+    return ValueError(
+        f"{run.path} was trained with another {key} than this one: give the configuration it was started with, "
+        f"{run.config}, or choose another --out."
+    )
 
 
 def _without_places(section: Any) -> Any:

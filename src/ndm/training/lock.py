@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import weakref
 from pathlib import Path
 
@@ -20,7 +19,7 @@ class FolderLock:
     A process that locks a folder again lets go of the old lock. Where the file system has no locks, nothing is locked.
 
     Args:
-        folder: the folder, in which the file ``.lock`` is written and taken away again.
+        folder: the folder, in which the file ``.lock`` is written, which stays.
 
     Raises:
         FileExistsError: another process has locked it.
@@ -46,6 +45,5 @@ class FolderLock:
 
 
 def _let_go(lock: FileLock) -> None:
-    with contextlib.suppress(OSError):
-        Path(lock.lock_file).unlink(missing_ok=True)
+    # The file stays: who had opened it before it was deleted could lock it, and another process a new one.
     lock.release(force=True)

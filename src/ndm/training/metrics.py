@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from ndm.files import atomic_write
 from ndm.training.module import METRICS
 
 __all__ = ["MetricsFile"]
@@ -37,11 +40,13 @@ class MetricsFile(Logger):
         kept = []
         if self.path.exists():
             with self.path.open(newline="") as file:
-                kept = [row for row in csv.DictReader(file) if int(row["step"]) <= first]
-        with self.path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(kept)
+                kept = [row for row in csv.DictReader(file) if _step(row) <= first]
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(kept)
+        with atomic_write(self.path) as file:
+            file.write(text.getvalue().encode())
 
     @property
     def name(self) -> str:
@@ -64,3 +69,11 @@ class MetricsFile(Logger):
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: they are in the run's configuration."""
+
+
+def _step(row: Mapping[str, Any]) -> float:
+    """The step of a row; infinite of one that was not written to its end."""
+    try:
+        return int(row["step"])
+    except (KeyError, TypeError, ValueError):
+        return math.inf

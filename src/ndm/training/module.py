@@ -294,14 +294,16 @@ class NDMModule(LightningModule):
         # Where the denoiser's network is divided among devices, its parameters cannot be updated in one call with those
         # that are not. The groups are the same where it is whole, so that a run can go on either way.
         network = {id(p) for p in getattr(self.model.denoiser, "net", nn.Identity()).parameters()}
-        rates = {id(p): self.options.transform_rate for p in self.model.transform.parameters()}
-        rates |= {id(p): self.options.endpoint_rate for p in self.model.schedule.endpoint_parameters()}
+        # And they are the same whatever the rates are, so that a run can go on with others.
+        own = {id(p): "transform" for p in self.model.transform.parameters()}
+        own |= {id(p): "end points" for p in self.model.schedule.endpoint_parameters()}
+        rates = {"": 1.0, "transform": self.options.transform_rate, "end points": self.options.endpoint_rate}
         groups: list[dict[str, Any]] = []
-        for divided, rate in itertools.product((True, False), dict.fromkeys((1.0, *rates.values()))):
+        for divided, (kind, rate) in itertools.product((True, False), rates.items()):
             parameters = [
                 p
                 for p in self.parameters()
-                if p.requires_grad and (id(p) in network) is divided and rates.get(id(p), 1.0) == rate
+                if p.requires_grad and (id(p) in network) is divided and own.get(id(p), "") == kind
             ]
             matrices = [p for p in parameters if p.ndim >= 2]
             # Biases, gains and the schedule's few numbers have a scale that means something: no decay.
@@ -309,15 +311,26 @@ class NDMModule(LightningModule):
             here = {"lr": self.options.learning_rate * rate}
             groups.append({"params": matrices, "weight_decay": self.options.weight_decay, **here})
             groups.append({"params": others, "weight_decay": 0.0, **here})
+        groups = [g for g in groups if g["params"]]
+        betas = (0.9, self.options.beta2)
+        self._asked = [{"lr": g["lr"], "weight_decay": g["weight_decay"], "betas": betas} for g in groups]
         optimizer = torch.optim.AdamW(
-            [g for g in groups if g["params"]],
+            groups,
             lr=self.options.learning_rate,
-            betas=(0.9, self.options.beta2),
+            betas=betas,
             fused=True if self.device.type in ("cpu", "cuda") else None,
         )
         # A function, not a bound method: a scheduler saves the attributes of any other callable.
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Put this session's rates, decay and betas in place of those that came with a checkpoint."""
+        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        now = self.rate(self.global_step)
+        for group, asked in zip(optimizer.param_groups, self._asked, strict=True):  # type: ignore[union-attr]
+            group.update(asked, lr=asked["lr"] * now, initial_lr=asked["lr"])
+        scheduler.base_lrs = [asked["lr"] for asked in self._asked]  # type: ignore[union-attr]
 
     def rate(self, step: int) -> float:
         """The learning rate at a step in units of ``learning_rate``: warm-up, then cosine or constant."""

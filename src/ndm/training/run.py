@@ -24,6 +24,8 @@ import os
 import pickle
 import re
 import shlex
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,7 +205,8 @@ class Run:
         """Write the configuration; another one that was there is kept beside it."""
         if self.config.is_file() and self.config.read_text(encoding="utf-8") != config:
             numbered = (self.path / f"config-{i}.yaml" for i in itertools.count(1))
-            self.config.rename(next(path for path in numbered if not path.exists()))
+            with atomic_write(next(path for path in numbered if not path.exists())) as file:
+                file.write(self.config.read_bytes())
         with atomic_write(self.config) as file:
             file.write(config.encode())
 
@@ -360,8 +363,15 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         ValueError: the file is damaged, or holds something other than tensors and plain data.
     """
     try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # compares the CRCs, which torch.load does not
+        if damaged is not None:
+            raise zipfile.BadZipFile(damaged)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         checkpoint["global_step"], checkpoint["state_dict"]
-    except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError):
+    except (
+        RuntimeError, EOFError, KeyError, TypeError, ValueError, AttributeError, IndexError, MemoryError,
+        pickle.UnpicklingError, zipfile.BadZipFile, zlib.error,
+    ):  # fmt: skip
         raise ValueError(f"{path} is damaged, or not a checkpoint that ndm has written; it was not loaded.") from None
     return checkpoint
