@@ -345,7 +345,7 @@ def test_rows_that_miss_the_tolerance_are_counted(tmp_path: Path) -> None:
     scores = score(small(), 30 * draw(3), tmp_path / "x.csv", times=2, tolerance=1e-9, progress=False)
     table = pandas.read_csv(tmp_path / "x.csv")
     assert scores.about["log_prob"]["missed_tolerance"] == (table["solver_error"] > 1e-9).sum() > 0
-    assert "rows are not solved to the tolerance" in scores.text()
+    assert "not solved to the tolerance: 3 of 3 rows" in scores.text()
 
 
 # ---- stopping and going on
@@ -532,6 +532,13 @@ def test_a_bad_cell_is_found_before_anything_is_scored(tmp_path: Path) -> None:
     with open(tmp_path / "x.csv", "a") as file:
         file.write("1,,3\n")
     with pytest.raises(ValueError, match="line 52, the column 'b' holds no value"):
+        TableRows(str(tmp_path / "x.csv"), (3,), columns=("a", "b", "c"))
+    draws = pandas.DataFrame(draw(3000).numpy(), columns=list("abc")).astype("float64")
+    draws.iloc[-1, 1] = 1e300
+    draws.to_csv(tmp_path / "x.csv", index=False)
+    with pytest.raises(
+        ValueError, match=r"line 3001, the column 'b' holds 1e\+300, which is larger than float32 holds"
+    ):
         TableRows(str(tmp_path / "x.csv"), (3,), columns=("a", "b", "c"))
 
 

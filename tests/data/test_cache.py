@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ndm.data import cache
 from ndm.data.cache import ArrayFile, cache_folder, key_of, made_once
 
 
@@ -50,6 +51,27 @@ def test_those_who_come_meanwhile_wait(tmp_path: Path) -> None:
         thread.join()
     assert found == [{"n": 10}] * 4
     assert making.times == 1
+
+
+def test_a_flipped_bit_has_the_folder_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    making = Making()
+    made_once(tmp_path / "a", making)
+    path = tmp_path / "a" / "x.npy"
+    whole = path.read_bytes()
+
+    def flip() -> None:
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+
+    flip()
+    made_once(tmp_path / "a", making)
+    assert (making.times, path.read_bytes()) == (2, whole)
+    monkeypatch.setattr(cache, "VERIFIED", 10)
+    flip()
+    made_once(tmp_path / "a", making)
+    assert making.times == 2  # a large folder is taken at its sizes
+    monkeypatch.setenv("NDM_VERIFY_CACHE", "1")
+    made_once(tmp_path / "a", making)
+    assert (making.times, path.read_bytes()) == (3, whole)
 
 
 def test_a_failed_making_leaves_nothing(tmp_path: Path) -> None:

@@ -216,6 +216,9 @@ def test_other_wrong_cells_are_refused_all_the_same(tmp_path: Path) -> None:
     lines[5] = "5,5"
     path = csv(tmp_path / "x.csv", "a,b\n" + "\n".join(lines))
     says(path, "line 10,", "an infinite value", missing="drop")
+    lines[8] = "8,-1e39"
+    path = csv(tmp_path / "x.csv", "a,b\n" + "\n".join(lines))
+    says(path, "line 10, the column 'b' holds -1e+39, which is larger than float32 holds (3.4e+38)", missing="drop")
     lines = [f"{i},{i / 3}," for i in range(40)]
     path = csv(tmp_path / "x.csv", "a,b,c\n" + "\n".join(lines))
     assert Table(path).columns == ("a", "b")  # c is empty
@@ -323,7 +326,7 @@ def test_single_precision_must_not_spoil_a_column(tmp_path: Path) -> None:
     pandas.DataFrame({"a": rng.normal(size=200), "time": times}).to_csv(path, index=False)
     says(str(path), "'time'", "single precision", "offset")
     pandas.DataFrame({"a": rng.normal(size=200), "big": 1e39 * times}).to_csv(path, index=False)
-    says(str(path), "'big'", "single precision")
+    says(str(path), "'big'", "larger than float32 holds", "199 more such cells")
     pandas.DataFrame({"near": 1e5 + rng.normal(size=200)}).to_csv(path, index=False)
     says(str(path), "'near'", "0.0039")
     pandas.DataFrame({"days": times // 86400 + rng.integers(0, 1000, 200)}).to_csv(path, index=False)

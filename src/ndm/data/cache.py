@@ -13,9 +13,17 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from ndm.files import flush, sha256_of
+
 __all__ = ["ArrayFile", "cache_folder", "key_of", "made_once"]
 
 _CONTENTS = "contents.json"  # written last: what the folder holds
+
+#: Bytes of a folder up to which its contents are compared with their checksums whenever it is opened: about a second.
+VERIFIED = 1 << 30
+
+#: Set to have those of larger folders compared as well.
+VERIFY = "NDM_VERIFY_CACHE"
 
 
 def cache_folder(given: str | None = None) -> Path:
@@ -35,7 +43,9 @@ def made_once(folder: Path, make: Callable[[Path], Mapping[str, Any]]) -> dict[s
     """See that a folder is there and complete, and return what its maker said about it.
 
     The maker writes into a temporary folder that takes the name when it is complete; meanwhile other processes that
-    want the same folder wait. What a killed maker left is removed, and a damaged folder is made again.
+    want the same folder wait. What a killed maker left is removed, and a damaged folder is made again: of another size,
+    or, up to :data:`VERIFIED` bytes in all or where the environment variable ``NDM_VERIFY_CACHE`` is set, with other
+    SHA-256 checksums than when it was made.
 
     Args:
         folder: the folder.
@@ -59,10 +69,11 @@ def made_once(folder: Path, make: Callable[[Path], Mapping[str, Any]]) -> dict[s
         unfinished = Path(tempfile.mkdtemp(prefix=f"{folder.name}.making-", dir=folder.parent))
         try:
             facts = dict(make(unfinished))
-            sizes = {file.name: file.stat().st_size for file in sorted(unfinished.iterdir())}
-            (unfinished / _CONTENTS).write_text(json.dumps({"files": sizes, "facts": facts}, indent=1))
+            made = sorted(unfinished.iterdir())
+            files = {file.name: {"bytes": file.stat().st_size, "sha256": sha256_of(file)} for file in made}
+            (unfinished / _CONTENTS).write_text(json.dumps({"files": files, "facts": facts}, indent=1))
             for file in unfinished.iterdir():
-                _flush(file)
+                flush(file)
             if folder.exists():
                 shutil.rmtree(folder)
             unfinished.chmod(0o777 & ~_umask())  # mkdtemp's folders are for their owner alone
@@ -76,20 +87,17 @@ def _facts(folder: Path) -> dict[str, Any] | None:
     """What the maker said about a folder, or None if it is not there or not as it was made."""
     try:
         contents = json.loads((folder / _CONTENTS).read_text())
-        for name, size in contents["files"].items():
-            if (folder / name).stat().st_size != size:
+        verified = bool(os.environ.get(VERIFY)) or sum(file["bytes"] for file in contents["files"].values()) <= VERIFIED
+        for name, file in contents["files"].items():
+            if (folder / name).stat().st_size != file["bytes"]:
                 return None
             if name.endswith(".npy"):
                 np.load(folder / name, mmap_mode="r")  # reads the header only
+            if verified and sha256_of(folder / name) != file["sha256"]:
+                return None
         return dict(contents["facts"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-
-
-def _flush(file: Path) -> None:
-    """Have a file's contents on the disk, lest the folder's name outlive them in a power cut."""
-    with file.open("rb") as opened:
-        os.fsync(opened.fileno())
 
 
 def _umask() -> int:

@@ -69,8 +69,12 @@ def lines(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise ValueError(f"{path} cannot be read as CSV ({error}).") from None
 
 
+#: The largest number that single precision holds, in which models compute.
+LARGEST = float(np.finfo(np.float32).max)
+
+
 def wrong_in_csv(path: Path, names: Sequence[str], columns: Sequence[str], levels: int | None) -> Iterator[Cell]:
-    """The cells of a CSV file's columns that are not finite numbers, or not one of the levels.
+    """The cells of a CSV file's columns that are not numbers within float32's range, or not one of the levels.
 
     Raises:
         ValueError: a line has more or fewer cells than there are names.
@@ -135,9 +139,9 @@ def refusal(
 
 
 def is_right(values: np.ndarray | np.float64, levels: int | None) -> Any:
-    """Whether each value is finite, and one of the levels 0 ... K - 1 if there are such."""
+    """Whether float32 holds each value, infinity not being one, and whether it is one of the levels 0 ... K - 1."""
     if levels is None:
-        return np.isfinite(values)
+        return np.abs(values) <= LARGEST  # false of NaN
     return (values == np.floor(values)) & (values >= 0) & (values < levels)  # all false of NaN
 
 
@@ -159,4 +163,6 @@ def _described(value: float, levels: int | None) -> str:
         return _NOTHING
     if math.isinf(value):
         return "an infinite value"
+    if levels is None:
+        return f"{value:g}, which is larger than float32 holds ({LARGEST:.2g})"
     return f"{value:g}, which is not one of the whole numbers 0 ... {(levels or 0) - 1} that levels={levels} stands for"

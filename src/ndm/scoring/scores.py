@@ -71,7 +71,8 @@ class Scores:
                 lines.append(f"{'':<16} half the solver's steps change a row by {part['solver_error']:.1g} on average")
             if part["missed_tolerance"]:
                 lines.append(
-                    f"{'':<16} {part['missed_tolerance']:,} rows are not solved to the tolerance: see solver_error"
+                    f"{'':<16} not solved to the tolerance: {part['missed_tolerance']:,} of {about['rows']:,} rows, "
+                    "see solver_error"
                 )
             if part["checked_error"] is not None:
                 many = "many more steps in double precision change some random rows by"
