@@ -536,9 +536,7 @@ def test_a_bad_cell_is_found_before_anything_is_scored(tmp_path: Path) -> None:
     draws = pandas.DataFrame(draw(3000).numpy(), columns=list("abc")).astype("float64")
     draws.iloc[-1, 1] = 1e300
     draws.to_csv(tmp_path / "x.csv", index=False)
-    with pytest.raises(
-        ValueError, match=r"line 3001, the column .b. holds 1e\+300, which is larger"
-    ):
+    with pytest.raises(ValueError, match=r"line 3001, the column .b. holds 1e\+300, which is larger"):
         TableRows(str(tmp_path / "x.csv"), (3,), columns=("a", "b", "c"))
 
 

@@ -65,6 +65,11 @@ def save_part(part: Part, path: str | os.PathLike[str], card: str | None = None)
 def _save_tensors(part: Part, path: Path) -> None:
     try:
         save_file({k: v.detach().cpu().contiguous() for k, v in part.state_dict().items()}, path)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from None
     except RuntimeError as error:
         if "share memory" not in str(error):
             raise

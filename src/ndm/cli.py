@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import importlib
 import math
 import os
@@ -167,6 +168,10 @@ def _train(arguments: list[str]) -> None:
         )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_after_stop(run, command)) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise OSError(f"{_one_line(error)}: make room; {_after_stop(run, command)}") from None
 
 
 def _without_out(command: Sequence[str]) -> str:
@@ -697,7 +702,9 @@ def _list(names: Sequence[str]) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    text = error.strerror + f": {error.filename}" if isinstance(error, OSError) and error.strerror else str(error)
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
     return " ".join(text.split()) or type(error).__name__
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["atomic_folder", "atomic_path", "atomic_write", "flush", "sha256_of"]
+__all__ = ["atomic_folder", "atomic_path", "atomic_write", "flush", "naming", "sha256_of"]
 
 #: Hexadecimal digits in a temporary name.
 DIGITS = 8
@@ -56,7 +56,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     held = os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
     try:
         _try_lock(held)
-        yield fresh
+        with naming(path):
+            yield fresh
         flush(fresh)
         if path.exists():
             shutil.copymode(path, fresh)
@@ -84,7 +85,8 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         if held is not None:
             _try_lock(held)
-        yield fresh
+        with naming(path):
+            yield fresh
         for file in fresh.iterdir():
             flush(file)
         flush(fresh)
@@ -94,6 +96,21 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(fresh, ignore_errors=True)
         if held is not None:
             os.close(held)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give an OSError that names no file this one's name, and let what libraries make of one be one again."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    except RuntimeError as error:  # torch.save's, while an OSError goes up through it
+        if not isinstance(error.__context__, OSError) or error.__context__.errno is None:
+            raise
+        raise OSError(error.__context__.errno, error.__context__.strerror, str(path)) from None
 
 
 def aside(path: Path) -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from ndm.files import atomic_write
+from ndm.files import atomic_write, naming
 from ndm.training.module import METRICS
 
 __all__ = ["MetricsFile"]
@@ -64,7 +64,7 @@ class MetricsFile(Logger):
         if self._first is not None:
             self._prepare(self._first)
             self._first = None
-        with self.path.open("a", newline="") as file:
+        with naming(self.path), self.path.open("a", newline="") as file:
             csv.DictWriter(file, COLUMNS).writerow({"step": int(step or 0), **row})
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:

@@ -130,6 +130,7 @@ class _AboveTheBar(logging.Handler):
 def journal(path: Path) -> Iterator[None]:
     """Write what the training says to a file, and to stderr."""
     to_file = logging.FileHandler(path)
+    to_file.handleError = lambda record: None  # type: ignore[method-assign]  # of a full disk the next checkpoint tells
     to_file.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
     to_stderr = _AboveTheBar()
     to_stderr.setFormatter(logging.Formatter(f"{path.parent.name}: %(message)s"))

@@ -1,0 +1,129 @@
+"""The trial of faults: commands that are run in forked processes, and the table of what was tried and what held."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ndm.cli
+
+#: What was tried, and how often it held.
+TALLY: dict[str, list[bool]] = collections.defaultdict(list)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A command that has ended: its exit code, negative for a signal, and what it wrote."""
+
+    code: int
+    text: str
+
+    def said_in_one_line(self) -> bool:
+        """Whether it ended well, or with one sentence about what went wrong, and without a traceback."""
+        if "Traceback" in self.text:
+            return False
+        errors = [line for line in self.text.splitlines() if line.startswith("ndm: error:")]
+        return (self.code == 0 and not errors) or (self.code in (1, 2) and len(errors) == 1)
+
+
+class Running:
+    """A command in a process that was forked from this one, so that nothing has to be imported again.
+
+    Args:
+        arguments: of ``ndm``.
+        folder: the working folder.
+        log: the file that its output goes to.
+        before: is called in the new process first, to set its limits.
+    """
+
+    def __init__(
+        self, arguments: Sequence[str], folder: Path, log: Path, before: Callable[[], Any] | None = None
+    ) -> None:
+        self.log = log
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._child(arguments, folder, before)
+
+    def _child(self, arguments: Sequence[str], folder: Path, before: Callable[[], Any] | None) -> None:
+        code = 70
+        try:
+            out = os.open(self.log, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND)
+            os.dup2(out, 1)
+            os.dup2(out, 2)
+            sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+            sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            os.chdir(folder)
+            if before is not None:
+                before()
+            code = ndm.cli.main(list(arguments))
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            with contextlib.suppress(Exception):
+                sys.stderr.flush()
+            os._exit(code)
+
+    def running(self) -> bool:
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
+    def stop_after(self, seconds: float, number: int = signal.SIGKILL) -> None:
+        """Send a signal after some time, unless it has ended."""
+        end = time.monotonic() + seconds
+        while self.running() and time.monotonic() < end:
+            time.sleep(0.002)
+        os.kill(self.pid, number)
+
+    def wait(self, seconds: float = 300) -> Ended:
+        end = time.monotonic() + seconds
+        while self.running():
+            if time.monotonic() > end:
+                os.kill(self.pid, signal.SIGKILL)
+            time.sleep(0.005)
+        _, status = os.waitpid(self.pid, 0)
+        return Ended(os.waitstatus_to_exitcode(status), self.log.read_text(errors="replace"))
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
+    """start(*arguments, before=None): run ``ndm`` with arguments, in the test's folder."""
+    started: list[Running] = []
+
+    def run(*arguments: str, before: Callable[[], Any] | None = None) -> Running:
+        logs = tmp_path.parent / f"{tmp_path.name}-logs"
+        logs.mkdir(exist_ok=True)
+        started.append(Running(arguments, tmp_path, logs / f"{len(started)}.txt", before))
+        return started[-1]
+
+    yield run
+    for process in started:
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(process.pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def tally() -> Callable[[str, bool], None]:
+    """tally(what, held): count a trial for the table at the end."""
+    return lambda what, held: TALLY[what].append(bool(held))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if not TALLY:
+        return
+    terminalreporter.section("faults")
+    for what, held in TALLY.items():
+        terminalreporter.write_line(f"{what:<72} tried {len(held):>3}   held {sum(held):>3}")
