@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 import math
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from scipy.integrate import solve_ivp
+from scipy.optimize import brentq
+from scipy.stats import norm
 from torch import Tensor, nn
 
 import ndm
@@ -21,6 +24,48 @@ from ndm.schedules import NoiseLevel, per_example
 TIGHT = {"tolerance": 1e-7}
 LEVELS = torch.tensor([-2 / 3, 0.0, 2 / 3], dtype=torch.float64)
 LOOSE = {"tolerance": 2e-2}  # where the Monte-Carlo error is larger still
+
+
+class Mixed(nn.Module):
+    """E[x | z] for x of a mixture of normal distributions in one dimension."""
+
+    def __init__(self, weights: list[float], means: list[float], variances: list[float]) -> None:
+        super().__init__()
+        self.weights, self.means, self.variances = (
+            torch.tensor(v, dtype=torch.float64) for v in (weights, means, variances)
+        )
+
+    def forward(self, z: Tensor, level: NoiseLevel, labels: Tensor | None = None) -> Tensor:
+        alpha, sigma = per_example(level.alpha, z), per_example(level.sigma, z)
+        variance = alpha**2 * self.variances + sigma**2
+        gap = z - alpha * self.means
+        share = torch.softmax(self.weights.log() - variance.log() / 2 - gap**2 / (2 * variance), dim=1)
+        return (share * (self.means + alpha * self.variances / variance * gap)).sum(1, keepdim=True)
+
+
+def density_along_the_ode(schedule: ndm.Schedule, mixture: Mixed, x: float) -> float:
+    """log p(x): in one dimension the ODE keeps the order of its paths, and so the share of the mass below each."""
+    weights, means, variances = (v.numpy() for v in (mixture.weights, mixture.means, mixture.variances))
+
+    def at(gamma: float) -> tuple[float, np.ndarray, np.ndarray]:
+        level = schedule.level_at(torch.tensor([gamma], dtype=torch.float64))
+        alpha, sigma = level.alpha.item(), level.sigma.item()
+        return alpha, alpha * means, np.sqrt(alpha**2 * variances + sigma**2)
+
+    def total(kind: Callable[..., np.ndarray], z: float, m: np.ndarray, s: np.ndarray) -> float:
+        return float(np.logaddexp.reduce(np.log(weights) + kind((z - m) / s)))
+
+    low, high = schedule.end_points()
+    (alpha, *first), (_, *last) = at(low), at(high)
+    below = total(norm.logcdf, alpha * x, *first) < total(norm.logsf, alpha * x, *first)
+    kind = norm.logcdf if below else norm.logsf  # the smaller share is the one that is exact
+    share = total(kind, alpha * x, *first)
+    end = brentq(lambda z: total(kind, z, *last) - share, -1000, 1000, xtol=1e-13)
+    p_first, p_last = (
+        float(np.logaddexp.reduce(np.log(weights) + norm.logpdf(z, m, s)))
+        for z, (m, s) in ((alpha * x, first), (end, last))
+    )
+    return norm.logpdf(end) + p_first - p_last + math.log(alpha)
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -305,6 +350,30 @@ def test_the_stated_error_covers_the_true_one_of_networks(transform):
         covered = (found.log_prob - exact).abs() <= found.solver_error
         assert covered.double().mean() > 0.99
         assert found.solver_error.mean() < tolerance
+
+
+MIXTURES = {
+    "narrow": ([0.7, 0.3], [0.0, 0.0], [1e-6, 1.0]),
+    "two": ([0.5, 0.5], [-1.0, 1.0], [1e-2, 1e-2]),
+    "rare": ([0.01, 0.99], [3.0, -0.1], [1e-3, 1.0]),
+}
+
+
+@pytest.mark.parametrize("kind", [ndm.LinearSchedule, ndm.CosineSchedule, ndm.OTSchedule, ndm.DDPMSchedule])
+@pytest.mark.parametrize("name", MIXTURES)
+def test_the_solvers_error_is_covered_where_paths_turn_sharply(kind: type[ndm.Schedule], name: str) -> None:
+    schedule, mixture = kind(), Mixed(*MIXTURES[name])
+    model = ndm.NDM(schedule, ndm.Identity(), mixture).double()
+    # Not between two narrow modes, where the share of the mass below a point says too little about it.
+    places = [-1.5, -1.1, -0.9, 0.8, 1.3] if name == "two" else [-2.5, -0.03, 0.001, 0.004, 0.012, 0.9, 2.9, 3.1]
+    x = torch.tensor(places, dtype=torch.float64)
+    expected = torch.tensor([density_along_the_ode(schedule, mixture, value) for value in x.tolist()])
+    for tolerance in (1e-2, 1e-5):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of those that are not solved
+            found = log_likelihood(model, x[:, None], tolerance=tolerance)
+        assert found.solved.sum() >= len(x) - 3
+        assert ((found.log_prob - expected).abs() <= found.solver_error + 1e-8).all()
 
 
 def test_the_stated_error_knows_of_rounding():

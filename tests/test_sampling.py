@@ -435,6 +435,19 @@ def test_a_direct_process_without_an_estimate_of_f_refuses_in_a_sentence(method,
         sample(model, 2, (2,), method, 3, eta=eta)
 
 
+@pytest.mark.parametrize("method", ["ancestral", "ddim", "ode", "sde"])
+@pytest.mark.parametrize("eta", [-1.0, float("nan"), float("inf")])
+def test_a_volatility_that_is_none_is_refused(method, eta):
+    with pytest.raises(ValueError, match="eta"):
+        sample(small(), 2, (2,), method, 3, eta=eta)
+
+
+@pytest.mark.parametrize("method", ["ddim", "ode"])
+def test_a_method_without_noise_has_no_volatility(method):
+    with pytest.raises(ValueError, match=f"for the methods ancestral and sde; leave it out with '{method}'"):
+        sample(small(), 2, (2,), method, 3, eta=1.0)
+
+
 # ---- random numbers
 
 EVERY_WAY = [

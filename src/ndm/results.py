@@ -180,7 +180,11 @@ class Evaluation:
     def _examples(self, row: Mapping[str, Any]) -> str:
         """How many examples a row is about, in words."""
         n, whole = row["examples"], self.about.get("split_examples")
-        part = f"{n:,} random examples of {whole:,}" if whole and whole > n else f"{n:,} example{'s' * (n != 1)}"
+        part = (
+            f"{n:,} random example{'s' * (n != 1)} of {whole:,}"
+            if whole and whole > n
+            else f"{n:,} example{'s' * (n != 1)}"
+        )
         return part + (f", of which {row['not_finite']:,} not finite and left out" if row.get("not_finite") else "")
 
 

@@ -9,6 +9,7 @@ The methods:
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -99,11 +100,13 @@ def sample(
         states are those of z / alpha in the data's units.
 
     Raises:
-        ValueError: an unknown method, solver or spacing, fewer than one step or example; a spacing for a solver that
-            chooses its steps itself; labels that are none of the model's classes; guidance without labels, or of a
-            network without classes; a precision that the model is not in.
+        ValueError: an unknown method, solver or spacing, fewer than one step or example; an eta that is negative or not
+            finite, or for a method without noise; a spacing for a solver that chooses its steps itself; labels that are
+            none of the model's classes; guidance without labels, or of a network without classes; a precision that the
+            model is not in.
     """
     _check(n, method, steps)
+    _check_eta(eta, method)
     _check_spacing(spacing, method, steps, solver)
     labels = None if labels is None else as_tensor(labels, "labels")
     _check_labels(n, labels, guidance)
@@ -233,6 +236,15 @@ def _check(n: int, method: str, steps: int | None) -> None:
         raise ValueError(f"method={method!r} needs a number of steps; only ode and sde have adaptive solvers.")
     if steps is not None and steps < 1:
         raise ValueError(f"The number of steps must be at least 1, got {steps}.")
+
+
+def _check_eta(eta: float | None, method: str) -> None:
+    if eta is None:
+        return
+    if method not in ("ancestral", "sde"):
+        raise ValueError(f"eta, the volatility, is for the methods ancestral and sde; leave it out with {method!r}.")
+    if not 0 <= eta < math.inf:
+        raise ValueError(f"eta must be a finite number of at least 0, got {eta}.")
 
 
 def _chooses_steps(method: str, steps: int | None, solver: str | None) -> bool:

@@ -341,6 +341,27 @@ def test_few_values_are_spoken_of(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert "'c'" not in caplog.text
 
 
+def test_few_values_of_few_rows_are_spoken_of_too(tmp_path: Path) -> None:
+    for rows, taken in ((100, 2), (100, 8), (30, 4)):
+        frame(rows).assign(rooms=np.arange(rows) % taken).to_csv(tmp_path / "x.csv", index=False)
+        said = " ".join(Table(str(tmp_path / "x.csv")).summary())
+        assert (f"'rooms' takes {taken} values" in said) is (taken * 10 <= 0.8 * rows), (rows, taken)
+
+
+def test_columns_that_depend_on_each_other_are_spoken_of(tmp_path: Path) -> None:
+    def said(data: pandas.DataFrame) -> str:
+        data.to_csv(tmp_path / "x.csv", index=False)
+        return " ".join(Table(str(tmp_path / "x.csv")).summary())
+
+    data = frame(200)
+    assert "linear function" not in said(data)
+    assert "linear function" not in said(data.assign(near=data["a"] + 1e-3 * np.random.default_rng(1).normal(size=200)))
+    assert "one of the columns 'a', 'copy' is a linear function of the others" in said(data.assign(copy=data["a"]))
+    assert "one of the columns 'a', 'c', 'sum' is" in said(data.assign(sum=3 * data["a"] - 0.001 * data["c"] + 7))
+    few = pandas.DataFrame(np.random.default_rng(0).normal(size=(12, 20)), columns=[f"x{i}" for i in range(20)])
+    assert "linear function" not in said(few)
+
+
 def test_a_warning_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """By the summary, or else by the log."""
     frame(600).assign(rooms=np.arange(600) % 4, doors=np.arange(600) % 3).to_csv(tmp_path / "x.csv", index=False)

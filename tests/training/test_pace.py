@@ -75,6 +75,12 @@ def test_training_stops_when_the_validation_no_longer_falls(
     assert checkpoint(tmp_path / "run")["global_step"] == best + 15
 
 
+def test_patience_begins_after_the_warm_up(train: Any, tmp_path: Path) -> None:
+    train(tmp_path / "run", max_steps=200, patience=2, warmup=23, learning_rate=1e-12)
+    # Nothing is learned; the validations after steps 25 and 30 are the first that count.
+    assert checkpoint(tmp_path / "run")["global_step"] == 30
+
+
 def test_without_patience_it_goes_on(train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     worse_from(monkeypatch, 5)
     train(tmp_path / "run", max_steps=40, patience=None)

@@ -9,12 +9,22 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["as_names", "check_column", "counts_rows", "far_values", "few_values", "is_counter", "kinds_line"]
+__all__ = [
+    "as_names",
+    "check_column",
+    "counts_rows",
+    "dependent_columns",
+    "far_values",
+    "few_values",
+    "is_counter",
+    "kinds_line",
+]
 
 #: Of a column's standard deviation: what single precision may take away from its values.
 _ROUNDING = 1e-3
 
-_FEW = 20  # values, of so many rows, are not what a density is for
+_COMPARED, _DEPENDENT = 500, 1e-9  # columns at most, and the smallest eigenvalue of their correlations
+_FEW, _OFTEN = 20, 10  # values, each so many times on average, are not what a density is for
 _LOOKED_AT = 10_000
 
 #: Of a column's standard deviation: what nine tenths of the values must keep between them, in units of what they would
@@ -141,8 +151,8 @@ def few_values(columns: Mapping[str, np.ndarray]) -> list[str]:
     Args:
         columns: their values in the training split by name, each (n,).
     """
-    few = {name: np.unique(x[:_LOOKED_AT]).size for name, x in columns.items() if len(x) > _FEW**2}
-    few = {name: n for name, n in few.items() if n <= _FEW}
+    few = {name: np.unique(x[:_LOOKED_AT]).size for name, x in columns.items()}
+    few = {name: n for name, n in few.items() if n <= _FEW and n * _OFTEN <= len(columns[name][:_LOOKED_AT])}
     if not few:
         return []
     if len(few) == 1:
@@ -153,6 +163,25 @@ def few_values(columns: Mapping[str, np.ndarray]) -> list[str]:
         out = "them"
     advice = f"leave {out} out by columns=, or give levels= if all columns are of whole numbers"
     return [f"{which}, on which a density grows without end as a model learns: {advice}"]
+
+
+def dependent_columns(columns: Mapping[str, np.ndarray]) -> list[str]:
+    """A sentence about columns of which one is a linear function of the others, if there are such.
+
+    Args:
+        columns: their values in the training split by name, each (n,).
+    """
+    d, n = len(columns), len(next(iter(columns.values())))
+    if not 2 <= d <= _COMPARED or n <= d:  # of few rows any columns depend on each other
+        return []
+    correlation = np.corrcoef(np.stack(list(columns.values())))
+    values, vectors = np.linalg.eigh(correlation)
+    if values[0] > _DEPENDENT:
+        return []
+    weights = np.abs(vectors[:, 0])
+    names = [repr(name) for name, weight in zip(columns, weights, strict=True) if weight > weights.max() / 100]
+    which = f"one of the columns {_some(names)} is a linear function of the others"
+    return [f"{which}, on which a density grows without end as a model learns: leave one out by columns="]
 
 
 def far_values(name: str, column: np.ndarray) -> Iterator[str]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ndm.data.base import SPLITS, Data, from_levels
 from ndm.data.cells import Missing
-from ndm.data.columns import as_names, check_column, counts_rows, far_values, few_values, kinds_line
+from ndm.data.columns import as_names, check_column, counts_rows, dependent_columns, far_values, few_values, kinds_line
 from ndm.data.files import left_out_line, walk
 from ndm.data.sources import by_split
 from ndm.data.tablefile import TABLE_SUFFIXES, TableFile
@@ -147,7 +147,7 @@ class Table(Data):
             columns = dict(zip(self.columns, found["train"].T, strict=True))
             for name, column in columns.items():
                 check_column(name, column, self.path)
-            spoken_of = few_values(columns)
+            spoken_of = [*few_values(columns), *dependent_columns(columns)]
             for i, name in enumerate(self.columns):
                 spoken_of += far_values(name, np.concatenate([rows[:, i] for rows in found.values()]))
             self._notes += [f"warning: {sentence}" for sentence in spoken_of]

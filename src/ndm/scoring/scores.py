@@ -68,7 +68,7 @@ class Scores:
             part = about["log_prob"]
             lines.append(f"{'':<16} {part['kind']}")
             if part["solver_error"] is not None:
-                lines.append(f"{'':<16} half the solver's steps change a row by {part['solver_error']:.1g} on average")
+                lines.append(f"{'':<16} solver's error of a row: below {part['solver_error']:.1g} nats on average")
             if part["missed_tolerance"]:
                 lines.append(
                     f"{'':<16} not solved to the tolerance: {part['missed_tolerance']:,} of {about['rows']:,} rows, "
@@ -131,7 +131,7 @@ def score(
 
     Its columns are ``row``, from 0; ``nelbo`` and ``nelbo_stderr``, the bound on -log p in continuous time, with the
     noise's square for a control variate; ``log_prob`` and ``log_prob_stderr``, the log-likelihood under the reverse
-    ODE, whose meaning is in ``kind``; ``solver_error``, how far half as many of the solver's steps are away; all in
+    ODE, whose meaning is in ``kind``; ``solver_error``, a bound on the solver's error; all in
     nats, the standard errors being those of what is random in each row's own figure. (The bound's comes of ``times`` /
     2 differences and is itself uncertain: with 20 times the mean lies within two of it for nine rows of ten.) For
     K-level data also ``bits_per_dim``, of the log-likelihood, or of the bound where there is none.

@@ -191,6 +191,7 @@ class Pictures(Callback):
 def callbacks(
     run: Run,
     decay: float,
+    warmup: int,
     limits: TrainerOptions,
     timer: Timer | None,
     progress: bool,
@@ -201,6 +202,7 @@ def callbacks(
     Args:
         run: where checkpoints go.
         decay: of the average of the weights.
+        warmup: steps over which the learning rate rises.
         limits: how long to train, with no number ``auto``.
         timer: ends the training, where there is a limit on the time.
         progress: show a bar.
@@ -221,7 +223,7 @@ def callbacks(
         chosen.insert(0, pictures)  # before the average of the weights is put back
     chosen += [Pace(limits.val_check_interval * limits.accumulate, limits.max_time)]
     chosen += [Outlook(limits.max_steps, limits.max_time)]
-    chosen += [Patience(limits.patience)] if limits.patience is not None else []
+    chosen += [Patience(limits.patience, warmup)] if limits.patience is not None else []
     chosen += [Bar(limits.max_steps, timer, limits.max_time)] if progress else []
     return [*chosen, *([timer] if timer else []), Saving(run), Interruption(run), best, last]
 

@@ -109,7 +109,13 @@ def fit(
     timer = timer_for(trainer.max_time)
     pictures = Pictures(run, data, trainer.pictures_every, seed) if trainer.pictures_every else None
     called = callbacks(
-        run, training.ema, trainer, timer, sys.stderr.isatty() if progress is None else progress, pictures
+        run,
+        training.ema,
+        training.warmup,
+        trainer,
+        timer,
+        sys.stderr.isatty() if progress is None else progress,
+        pictures,
     )
     unused = some_unused(model, data, training)
     strategy = sharding.Sharded(_processes(trainer)) if sharding else _strategy(trainer, unused)

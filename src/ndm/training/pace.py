@@ -87,15 +87,22 @@ def agreed(trainer: Trainer, decision: bool) -> bool:
 class Patience(EarlyStopping):
     """Early stopping: ends the training after so many validations without a lower bound than the best.
 
-    A training that was stopped and is resumed begins to count again.
+    A training that was stopped and is resumed begins to count again. While the learning rate rises nothing is counted.
 
     Args:
         validations: how many.
+        warmup: steps over which the learning rate rises.
     """
 
-    def __init__(self, validations: int) -> None:
+    def __init__(self, validations: int, warmup: int = 0) -> None:
         super().__init__(monitor="val/total", patience=validations, check_finite=False, check_on_train_epoch_end=False)
         self._asked = validations
+        self._warmup = warmup
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step <= self._warmup:
+            self.wait_count = -1  # to which this validation adds one, or makes it zero
+        super().on_validation_end(trainer, pl_module)
 
     @property
     def over(self) -> bool:
