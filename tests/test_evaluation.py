@@ -426,7 +426,7 @@ def test_a_bar_is_shown_on_a_terminal_or_as_wanted(
 
 
 def test_wrong_names_are_refused(exact: ndm.NDM, gaussian: Gaussian) -> None:
-    with pytest.raises(ValueError, match="isotropic, diagonal, full"):
+    with pytest.raises(ValueError, match="choose among posterior, own, isotropic, diagonal, full"):
         evaluate(exact, gaussian, steps=(2,), covariances=("isotropc",), likelihood=False)
     with pytest.raises(ValueError, match="tset"):
         evaluate(exact, gaussian, split="tset")

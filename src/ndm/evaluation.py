@@ -53,6 +53,9 @@ __all__ = [
 #: Network evaluations that a calibration may spend.
 CALIBRATION_BUDGET = 50_000
 
+#: The reverse variances that a bound can have: the last three are calibrated.
+VARIANCES = ("posterior", "own", "isotropic", "diagonal", "full")
+
 
 def evaluate(
     model: NDM,
@@ -105,10 +108,12 @@ def evaluate(
         likelihood_options: for :func:`ndm.log_likelihood`.
 
     Raises:
-        ValueError: the data do not fit the model, or there is no such grid.
+        ValueError: the data do not fit the model, or there is no such grid or reverse variance.
     """
     if grid not in GRIDS:
         raise ValueError(f"There is no grid {grid!r}; choose one of {', '.join(GRIDS)}.")
+    if unknown := [name for name in covariances if name not in (*VARIANCES, own_variance(model))]:
+        raise ValueError(f"There is no reverse variance {unknown[0]!r}; choose among {', '.join(VARIANCES)}.")
     part = _Part.of(data, split, max_examples, seed, _conditional(model))
     about = {"data": type(data).__name__, "split": split, "split_examples": len(data.examples(split)), "seed": seed}
     result = Evaluation(about=about | {"parameters": sum(p.numel() for p in model.parameters())})
