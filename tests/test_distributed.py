@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,7 +16,7 @@ from torch import Tensor, multiprocessing
 
 import ndm
 from ndm.data import Digits
-from ndm.distributed import everywhere, is_first, mine, rank, share_of, summed, together, world_size
+from ndm.distributed import everywhere, in_turn, is_first, mine, rank, share_of, summed, together, world_size
 from ndm.evaluation import Evaluation, evaluate
 from ndm.networks import ResidualMLP
 
@@ -25,12 +28,15 @@ def _work(process: int, job: Callable[..., Any], world: int, port: int, path: st
     dist.destroy_process_group()
 
 
-def in_processes(job: Callable[..., Any], world: int, path: Any) -> list[Any]:
-    """What a job returns in each of several processes."""
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.spawn(_work, (job, world, port, str(path)), nprocs=world)
+        return int(free.getsockname()[1])
+
+
+def in_processes(job: Callable[..., Any], world: int, path: Any) -> list[Any]:
+    """What a job returns in each of several processes."""
+    multiprocessing.spawn(_work, (job, world, free_port(), str(path)), nprocs=world)
     return [torch.load(f"{path}/{i}.pt", weights_only=True) for i in range(world)]
 
 
@@ -64,6 +70,47 @@ def test_three_processes_put_their_findings_together(tmp_path: Any) -> None:
         assert jobs == list(range(i, 7, 3))
         assert torch.equal(whole, torch.stack([torch.arange(7.0), 10 * torch.arange(7.0)], 1))
         assert total.item() == 3
+
+
+@pytest.mark.parametrize("total", [1, 4, 5, 13, 24])
+def test_blocks_come_in_turn_from_three_processes(tmp_path: Any, total: int) -> None:
+    for found in in_processes(partial(_in_turn, total), 3, tmp_path):
+        whole, blocks = found
+        assert torch.equal(whole, torch.arange(1.0, total + 1)[:, None])
+        assert blocks == -(-total // 12)  # three blocks of four at a time
+
+
+def _in_turn(total: int) -> tuple[Tensor, int]:
+    values = torch.arange(1.0, total + 1)[:, None]
+    mine_of_them = (values[4 * b : 4 * b + 4] for b in mine(-(-total // 4)))
+    blocks = list(in_turn(mine_of_them, 4, total, torch.empty(0, 1)))
+    return torch.cat(blocks), len(blocks)
+
+
+def _left_alone(process: int, port: int, path: str) -> None:
+    os.environ |= {"RANK": str(process), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    began = time.monotonic()
+    try:
+        with together("cpu"):
+            summed(torch.ones(3))
+            if process == 1:
+                os._exit(0)  # as after `kill -9`
+            summed(torch.ones(3))
+    except ConnectionError as error:
+        torch.save([str(error), time.monotonic() - began], path)
+
+
+def test_a_process_whose_other_one_has_died_ends_with_a_sentence(tmp_path: Any) -> None:
+    port = free_port()
+    multiprocessing.spawn(_left_alone, (port, f"{tmp_path}/said.pt"), nprocs=2)
+    said, seconds = torch.load(f"{tmp_path}/said.pt", weights_only=True)
+    assert said.startswith("Another of the 2 processes has ended, or has not answered in time, and so process 0 ends")
+    assert seconds < 120
+
+
+def test_other_errors_among_several_processes_are_left_alone() -> None:
+    with pytest.raises(RuntimeError, match="of another matter"), together("cpu"):
+        raise RuntimeError("of another matter")
 
 
 class Many(Digits):

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ndm.files import aside, atomic_folder, atomic_path, atomic_write, sha256_of
+from ndm.files import aside, atomic_folder, atomic_path, atomic_write, refuse_if_being_written, sha256_of
 
 
 def names(folder: Path) -> list[str]:
@@ -45,10 +45,24 @@ def test_after_an_error_the_earlier_file_is_there(tmp_path: Path, error: BaseExc
             file.write(b"new")
             raise error
 
-    with pytest.raises(type(error)):
+    with pytest.raises(type(error)) as found:
         write()
+    assert getattr(found.value, "filename", str(path)) == str(path)
     assert path.read_text() == "earlier"
     assert names(tmp_path) == ["rows.csv"]
+
+
+def test_errors_name_the_file_and_not_its_temporary_name(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError) as error, atomic_write(tmp_path / "folder") as file:
+        file.write(b"x")
+    assert (error.value.filename, error.value.filename2) == (str(tmp_path / "folder"), None)
+    with pytest.raises(FileNotFoundError) as missing, atomic_folder(tmp_path / "model") as fresh:
+        (fresh / "none" / "a.txt").write_text("x")
+    assert missing.value.filename == str(tmp_path / "model" / "none" / "a.txt")
+    with pytest.raises(OSError, match="of another matter") as other, atomic_write(tmp_path / "x"):
+        raise OSError(104, "of another matter")
+    assert other.value.filename is None
 
 
 def test_a_writer_by_path_gets_the_suffix(tmp_path: Path) -> None:
@@ -115,6 +129,10 @@ def test_what_a_killed_process_left_is_removed_and_what_another_one_writes_is_no
             assert process.stdout is not None
             assert process.stdout.readline() == "writing\n"
             (left,) = names(tmp_path)
+            if name != "model":
+                refuse_if_being_written(path, tmp_path / left)
+                with pytest.raises(FileExistsError, match="Another process is writing"):
+                    refuse_if_being_written(path)
             if name == "model":
                 write_folder(path, "mine")
             else:

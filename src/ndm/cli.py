@@ -14,13 +14,13 @@ import importlib
 import math
 import os
 import shlex
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
+
+from ndm.stopping import telling, terminable, uninterrupted
 
 if TYPE_CHECKING:
     import torch
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv``, by default the process's own, and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        with _terminable():
+        with terminable():
             return _dispatch(arguments)
     except SystemExit as stop:  # --help
         return stop.code if isinstance(stop.code, int) else 0
@@ -70,24 +70,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             _say(f"error: {_one_line(error)}")
             return FAILED
         raise
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM, which clusters and ``kill`` send, be a KeyboardInterrupt."""
-
-    def stop(signum: int, frame: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is being saved should not be stopped as well
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():  # which alone may do so
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -268,7 +250,9 @@ def _evaluate(arguments: list[str]) -> None:
     from ndm.training import Run
 
     run = Run(Path(options.run))
-    with together(options.device) as device, _precision(options.precision, device):
+    file = run.path / "evaluation-other-data.json" if options.other_data else run.evaluation
+    told = telling(file, f"the figures are in {file}.", STOPPED["evaluate"])
+    with told, together(options.device) as device, _precision(options.precision, device):
         features: Any = options.features
         if options.fid and options.inception_weights:
             features = importlib.import_module("ndm.quality").feature_network(features, options.inception_weights)
@@ -299,7 +283,7 @@ def _evaluate(arguments: list[str]) -> None:
         if is_first():
             if options.other_data:
                 evaluation.about["other_data"] = " ".join(overrides) or f"what {run.config} names"
-            _show(evaluation, run.path / "evaluation-other-data.json" if options.other_data else run.evaluation)
+            _show(evaluation, file)
             if options.other_data:
                 print("These are figures of data other than those of the training: the run's own are not touched.")
 
@@ -312,7 +296,8 @@ def _show(evaluation: Evaluation, file: Path) -> None:
         ValueError: a figure is finite for no example.
     """
     try:
-        path = evaluation.save(file)
+        with uninterrupted():
+            path = evaluation.save(file)
     except OSError as error:
         print(evaluation.text(), flush=True)
         raise OSError(f"These figures could not be saved in {file} ({_one_line(error)}).") from None
@@ -349,38 +334,52 @@ def _sample(arguments: list[str]) -> None:
     _add_common(parser)
     options = parser.parse_args(arguments)
     out = Path(options.out)
-    import torch
 
-    from ndm.distributed import everywhere, is_first, rank, together, world_size
-    from ndm.samples import classes_in_turn, require_place, save_samples
+    from ndm.distributed import together
+    from ndm.samples import require_place
+
+    require_place(out, options.overwrite)
+    told = telling(out, f"{options.n} samples are in {out}.", STOPPED["sample"])
+    with told, together(options.device) as device, _precision(options.precision, device):
+        _draw(Path(options.run), out, device, options)
+
+
+def _draw(path: Path, out: Path, device: torch.device, options: argparse.Namespace) -> None:
+    """Draw samples of the run there, and write each block as it comes."""
+    from ndm.distributed import in_turn, is_first, rank, world_size
+    from ndm.inputs import state_like
+    from ndm.samples import class_turns, formula_warning, sample_file
     from ndm.sampling import sample_batches
     from ndm.training import Run
 
-    require_place(out, options.overwrite)
-    run = Run(Path(options.run))
-    with together(options.device) as device, _precision(options.precision, device):
-        model = _load(run.path, device)
-        shape, levels = run.read_data()
-        labels = classes_in_turn(model, options.n, options.label, run.read_classes())
-        _check_guidance(run, options.guidance)
-        blocks = sample_batches(
-            model,
-            options.n,
-            shape,
-            seed=options.seed,
-            batch_size=options.batch_size,
-            labels=labels,
-            rank=rank(),
-            world_size=world_size(),
-            steps=options.steps,
-            **_sampling(options),
-        )
-        found = [(torch.arange(options.n)[where], x.cpu()) for where, x in blocks]
-        places = torch.cat([torch.zeros(0, dtype=torch.long), *(where for where, _ in found)])
-        x = everywhere(torch.cat([torch.empty(0, *shape), *(x for _, x in found)]), places, options.n)
-        if is_first():
-            save_samples(x, out, model.decoder.levels, levels, run.read_columns(), labels)
-            _say(f"{options.n} samples are in {out}")
+    run, model = Run(path), _load(path, device)
+    (shape, levels), columns = run.read_data(), run.read_columns()
+    labels = class_turns(model, options.label, run.read_classes())
+    _check_guidance(run, options.guidance)
+    drawn = sample_batches(
+        model,
+        options.n,
+        shape,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        labels=labels,
+        rank=rank(),
+        world_size=world_size(),
+        steps=options.steps,
+        **_sampling(options),
+    )
+    like = state_like(model, 0, shape).cpu()
+    blocks = in_turn((x.to("cpu", like.dtype) for _, x in drawn), options.batch_size, options.n, like)
+    if not is_first():
+        for _ in blocks:  # in the making of which it has a part
+            pass
+        return
+    with sample_file(out, options.n, shape, model.decoder.levels, levels, columns, labels) as file:
+        for x in blocks:
+            file.write(x)
+    _say(f"{options.n} samples are in {out}")
+    if warning := formula_warning(out, columns):
+        _say(f"warning: {warning}")
 
 
 def _add_sampling(parser: argparse.ArgumentParser, steps: int, flag: str) -> None:
@@ -484,7 +483,8 @@ def _score(arguments: list[str]) -> None:
     from ndm.training import Run
 
     run = Run(Path(options.run))
-    with together(options.device) as device:
+    told = telling(Path(options.out), f"the scores are in {options.out}.", STOPPED["score"])
+    with told, together(options.device) as device:
         if world_size() > 1:
             raise ValueError("ndm score is for one process: cut the table into several to share the work.")
         model = _load(run.path, device)
@@ -546,16 +546,17 @@ def _report(arguments: list[str]) -> None:
     from ndm.report import report
     from ndm.training import Run
 
-    out = report(
-        options.runs,
-        options.out,
-        examples=options.examples,
-        seed=options.seed,
-        device=options.device,
-        data=lambda config: read_run_data(Run(config.parent)),
-        overwrite=options.overwrite,
-        progress=sys.stderr.isatty(),
-    )
+    with telling(Path(options.out), f"the report is in {options.out}.", STOPPED["report"]):
+        out = report(
+            options.runs,
+            options.out,
+            examples=options.examples,
+            seed=options.seed,
+            device=options.device,
+            data=lambda config: read_run_data(Run(config.parent)),
+            overwrite=options.overwrite,
+            progress=sys.stderr.isatty(),
+        )
     _say(f"the report is in {out}")
 
 

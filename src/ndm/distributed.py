@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["everywhere", "is_first", "mine", "rank", "share_of", "summed", "together", "world_size"]
+__all__ = ["everywhere", "in_turn", "is_first", "mine", "rank", "share_of", "summed", "together", "world_size"]
 
 
 def rank() -> int:
@@ -45,6 +45,7 @@ def together(device: str = "auto") -> Iterator[torch.device]:
 
     Raises:
         ValueError: the device is not there, or the processes cannot reach each other.
+        ConnectionError: another process has ended before its work was done.
     """
     joining = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not _running()
     try:
@@ -61,9 +62,21 @@ def together(device: str = "auto") -> Iterator[torch.device]:
         raise ValueError(f"The device {device!r} is not there or not a device ({reason}); try --device cpu.") from None
     try:
         yield place
+    except RuntimeError as error:
+        if not (joining and _is_of_the_others(error)):
+            raise
+        raise ConnectionError(
+            f"Another of the {world_size()} processes has ended, or has not answered in time, and so process {rank()} "
+            "ends: see what that one has said. The same command starts again."
+        ) from None
     finally:
         if joining:
             dist.destroy_process_group()
+
+
+def _is_of_the_others(error: RuntimeError) -> bool:
+    """Whether an error comes of what connects the processes: Gloo's are known by their text only."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
 
 
 def _chosen(device: str) -> str:
@@ -93,6 +106,25 @@ def everywhere(values: Tensor, places: Tensor, total: int) -> Tensor:
     whole = torch.zeros((total, *values.shape[1:]), dtype=values.dtype, device=values.device)
     whole[places.to(values.device)] = values
     return summed(whole)  # every place is zero in all processes but one, so that the sum is exact
+
+
+def in_turn(found: Iterator[Tensor], size: int, total: int, like: Tensor) -> Iterator[Tensor]:
+    """The blocks that the processes find, in their order, the same in every process: as many as there are processes at
+    a time, so that memory holds no more.
+
+    Args:
+        found: the blocks of this process, (size, ...), the last of all maybe smaller: those numbered by :func:`mine`.
+        size: how many values are in a block.
+        total: how many there are in all.
+        like: of the shape, (0, ...), and the type of the blocks, for a process that has none.
+    """
+    if world_size() == 1:
+        yield from found
+        return
+    for start in range(0, total, size * world_size()):
+        stop = min(total, start + size * world_size())
+        values = next(found, like)
+        yield everywhere(values, rank() * size + torch.arange(len(values)), stop - start)
 
 
 def summed(values: Tensor) -> Tensor:

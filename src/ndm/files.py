@@ -8,6 +8,7 @@ process has left is told from what another one is writing, and is removed by the
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
@@ -16,10 +17,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["atomic_folder", "atomic_path", "atomic_write", "flush", "naming", "sha256_of"]
+__all__ = ["atomic_folder", "atomic_path", "atomic_write", "flush", "naming", "refuse_if_being_written", "sha256_of"]
 
 #: Hexadecimal digits in a temporary name.
 DIGITS = 8
+
+#: The numbers of errors that a disk may answer with when it is written to.
+_OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 @contextlib.contextmanager
@@ -50,22 +54,36 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         OSError: it cannot be written.
     """
-    path = Path(os.path.realpath(path))
+    asked, path = os.fspath(path), Path(os.path.realpath(path))
     sweep(path)
     fresh = path.with_name(_temporary(path))
-    held = os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
-    try:
-        _try_lock(held)
-        with naming(path):
+    with naming(asked, fresh):
+        held = _open_locked(fresh)
+        try:
             yield fresh
-        flush(fresh)
-        if path.exists():
-            shutil.copymode(path, fresh)
-        fresh.replace(path)
-        flush(path.parent)
-    finally:
-        fresh.unlink(missing_ok=True)
-        os.close(held)
+            flush(fresh)
+            if path.exists():
+                shutil.copymode(path, fresh)
+            fresh.replace(path)
+            flush(path.parent)
+        finally:
+            fresh.unlink(missing_ok=True)
+            os.close(held)
+
+
+def refuse_if_being_written(path: str | os.PathLike[str], own: Path | None = None) -> None:
+    """Raise FileExistsError if another process is writing the file.
+
+    Of two that begin at the same moment, and look after each has its temporary file, one at least finds the other.
+
+    Args:
+        path: the file.
+        own: the temporary file of this process, if it is writing the file.
+    """
+    where = Path(os.path.realpath(path))
+    for other in _temporaries(where):
+        if other != own and _is_locked(other):
+            raise FileExistsError(f"Another process is writing {path}: wait for it, or choose another name.")
 
 
 @contextlib.contextmanager
@@ -77,40 +95,51 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         OSError: it cannot be written.
     """
-    path = Path(os.path.realpath(path))
+    asked, path = os.fspath(path), Path(os.path.realpath(path))
     sweep(path)
     fresh = path.with_name(_temporary(path))
-    fresh.mkdir()
-    held = _open_folder(fresh)
-    try:
-        if held is not None:
-            _try_lock(held)
-        with naming(path):
+    with naming(asked, fresh):
+        fresh.mkdir()
+        held = _open_folder(fresh)
+        try:
+            if held is not None:
+                _try_lock(held)
             yield fresh
-        for file in fresh.iterdir():
-            flush(file)
-        flush(fresh)
-        _exchange(fresh, path)
-        flush(path.parent)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-        if held is not None:
-            os.close(held)
+            for file in fresh.iterdir():
+                flush(file)
+            flush(fresh)
+            _exchange(fresh, path)
+            flush(path.parent)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+            if held is not None:
+                os.close(held)
 
 
 @contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Give an OSError that names no file this one's name, and let what libraries make of one be one again."""
+def naming(path: str | os.PathLike[str], temporary: Path | None = None) -> Iterator[None]:
+    """Let errors of the disk name what was to be written: a write to an open file names nothing, and a temporary name
+    is of no use to anyone. What libraries make of an OSError becomes one again.
+
+    Args:
+        path: the file or folder that is written.
+        temporary: what it is called while it is.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno is None or error.filename is not None:
+        name = str(error.filename or "")
+        if error.filename is None and error.errno in _OF_A_DISK:
+            name = os.fspath(path)
+        elif temporary is not None and (name == str(temporary) or name.startswith(f"{temporary}{os.sep}")):
+            name = os.fspath(path) + name[len(str(temporary)) :]
+        else:
             raise
-        raise OSError(error.errno, error.strerror, str(path)) from None
+        raise OSError(error.errno, error.strerror, name) from None
     except RuntimeError as error:  # torch.save's, while an OSError goes up through it
         if not isinstance(error.__context__, OSError) or error.__context__.errno is None:
             raise
-        raise OSError(error.__context__.errno, error.__context__.strerror, str(path)) from None
+        raise OSError(error.__context__.errno, error.__context__.strerror, os.fspath(path)) from None
 
 
 def aside(path: Path) -> Path:
@@ -151,7 +180,7 @@ def flush(path: Path) -> None:
 
 def sweep(path: Path) -> None:
     """Remove the temporary files and folders of ``path`` that killed processes have left."""
-    for left in path.parent.glob(f".{_escaped(path.stem)}.{'[0-9a-f]' * DIGITS}{_escaped(path.suffix)}"):
+    for left in _temporaries(path):
         with contextlib.suppress(OSError):
             held = _open_folder(left) if left.is_dir() else os.open(left, os.O_RDWR)
             if held is None:
@@ -180,6 +209,11 @@ def sha256_of(path: Path) -> str:
     return found.hexdigest()
 
 
+def _temporaries(path: Path) -> list[Path]:
+    """The temporary files and folders of ``path``, by whomever."""
+    return list(path.parent.glob(f".{_escaped(path.stem)}.{'[0-9a-f]' * DIGITS}{_escaped(path.suffix)}"))
+
+
 def _temporary(path: Path) -> str:
     return f".{path.stem}.{secrets.token_hex(DIGITS // 2)}{path.suffix}"
 
@@ -194,14 +228,43 @@ def _open_folder(path: Path) -> int | None:
     return os.open(path, os.O_RDONLY) if hasattr(os, "O_DIRECTORY") else None
 
 
-def _try_lock(descriptor: int) -> bool:
+def _open_locked(fresh: Path) -> int:
+    """Make a temporary file; a descriptor of it that holds its lock."""
+    while True:
+        held = os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        _try_lock(held, wait=True)  # for one who looks whether it is locked
+        if os.fstat(held).st_nlink:
+            return held
+        os.close(held)  # another writer has swept it before it was locked
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether another process holds the lock of a file."""
+    try:
+        import fcntl
+
+        held = os.open(path, os.O_RDWR)
+    except (ModuleNotFoundError, OSError):
+        return False
+    try:
+        fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return False
+    finally:
+        os.close(held)
+    return False
+
+
+def _try_lock(descriptor: int, wait: bool = False) -> bool:
     """Lock an open file until it is closed; whether that was possible. Where there are no locks, it was not."""
     try:
         import fcntl
     except ModuleNotFoundError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError:
         return False
     return True

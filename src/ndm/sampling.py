@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -143,7 +143,7 @@ def sample_batches(
     *,
     seed: int = 0,
     batch_size: int = 256,
-    labels: Values | None = None,
+    labels: Values | Callable[[slice], Values] | None = None,
     rank: int = 0,
     world_size: int = 1,
     **options: Any,
@@ -160,7 +160,7 @@ def sample_batches(
         shape: the shape of one.
         seed: a non-negative integer; another one gives other samples, as another ``batch_size`` does.
         batch_size: how many at a time.
-        labels: class labels, (n,), of all the examples.
+        labels: class labels, (n,), of all the examples; or a function that gives those of a slice of them.
         rank: the number of this process, from 0; see :func:`ndm.distributed.rank`.
         world_size: how many processes there are.
         options: for :func:`sample`: ``method``, ``steps``, ``guidance``, ...
@@ -184,9 +184,11 @@ def sample_batches(
         )
     if not 0 <= rank < world_size:
         raise ValueError(f"rank must be 0 to world_size - 1, got rank={rank} and world_size={world_size}.")
-    labels = None if labels is None else as_tensor(labels, "labels")
-    _check_labels(n, labels, options.get("guidance"))
-    labels = as_labels(model, labels, n)
+    if not callable(labels):
+        labels = None if labels is None else as_tensor(labels, "labels")
+        _check_labels(n, labels, options.get("guidance"))
+        labels = as_labels(model, labels, n)
+        labels = None if labels is None else labels.__getitem__
     return _blocks(model, n, shape, seed, batch_size, labels, range(rank, -(-n // batch_size), world_size), options)
 
 
@@ -196,7 +198,7 @@ def _blocks(
     shape: Sequence[int],
     seed: int,
     batch_size: int,
-    labels: Tensor | None,
+    labels: Callable[[slice], Values] | None,
     numbers: Iterable[int],
     options: dict[str, Any],
 ) -> Iterator[tuple[slice, Tensor]]:
@@ -204,7 +206,7 @@ def _blocks(
         where = slice(block * batch_size, min(n, (block + 1) * batch_size))
         # Drawn on the CPU, the random numbers are the same on every device.
         generator = torch.Generator().manual_seed(seed_of(seed, block))
-        some = None if labels is None else labels[where]
+        some = None if labels is None else labels(where)
         yield where, sample(model, where.stop - where.start, shape, labels=some, generator=generator, **options)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ndm.files import atomic_write
+from ndm.files import atomic_write, naming
 
 __all__ = ["MEASURED", "Journal"]
 
@@ -60,14 +60,16 @@ class Journal:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._file.close()
+        with naming(self.path):  # what could not be written is tried again
+            self._file.close()
 
     def append(self, values: np.ndarray) -> None:
         """Write a block, (n, 5), so that it is there whatever happens next."""
         data = np.ascontiguousarray(values, "<f8").tobytes()
-        self._file.write(data + self._checksum(data, self.blocks))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with naming(self.path):
+            self._file.write(data + self._checksum(data, self.blocks))
+            self._file.flush()
+            os.fsync(self._file.fileno())
         self._count(values)
 
     def read(self) -> Iterator[np.ndarray]:

@@ -16,7 +16,7 @@ from ndm.data.choosing import part_of
 from ndm.likelihood import log_likelihood
 from ndm.model import NDM
 from ndm.noise import seed_of
-from ndm.samples import classes_in_turn, save_samples
+from ndm.samples import classes_in_turn, formula_warning, save_samples
 from ndm.sampling import sample
 from ndm.training.module import NDMModule, Validation, with_error
 from ndm.training.options import TrainerOptions, TrainingOptions
@@ -150,4 +150,6 @@ def _write_samples(model: NDM, data: Data, run: Run, seed: int) -> Path:
     x = sample(model, count, data.shape, steps=steps, labels=labels, generator=generator, progress=False)
     path = run.path / ("samples.png" if data.columns is None else "samples.csv")
     save_samples(x, path, model.decoder.levels, data.levels, data.columns, labels)
+    if warning := formula_warning(path, data.columns):
+        logger.warning("warning: %s", warning)
     return path

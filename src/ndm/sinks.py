@@ -1,0 +1,274 @@
+"""Files that take samples block by block, so that memory holds one block: CSV, Parquet, NumPy's .npz, and a picture."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import io
+import math
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["SINKS", "Content", "Sink", "Spill"]
+
+#: Rows of a Parquet file's row group, at most, and numbers in it. Small groups make a large footer, which is in memory.
+ROWS, NUMBERS = 65_536, 2**22
+
+
+class Content:
+    """What is written.
+
+    Args:
+        n: how many samples there will be.
+        shape: of one.
+        levels: K of a decoder of K levels, whose samples are of these levels.
+        numbered: K of data that were read as level numbers.
+        columns: the names of a table's columns.
+        labels: the classes of the samples in a slice, (n,); None if there are none.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        shape: Sequence[int],
+        levels: int | None = None,
+        numbered: int | None = None,
+        columns: Sequence[str] | None = None,
+        labels: Callable[[slice], Tensor] | None = None,
+    ) -> None:
+        self.n, self.shape, self.levels, self.labels = n, tuple(shape), levels, labels
+        self.names = [f"x{i}" for i in range(math.prod(shape))] if columns is None else list(columns)
+        self._numbered = None if columns is None else numbered
+        self.label = "label"
+        while self.label in self.names:
+            self.label += "_"
+
+    def rows(self, x: Tensor) -> np.ndarray:
+        """Samples as rows of a table, (n, d): in the numbers that the table had."""
+        flat = x.flatten(1).numpy()
+        if self._numbered is None:
+            return flat
+        flat = (flat + 1) * (self._numbered / 2) - 0.5  # the inverse of from_levels
+        return flat if self.levels is None else np.rint(flat).astype(int)
+
+    def labels_of(self, where: slice) -> dict[str, np.ndarray]:
+        """The column of labels of some rows; empty if there are none."""
+        return {} if self.labels is None else {self.label: self.labels(where).numpy()}
+
+
+class Sink(Protocol):
+    """Takes samples in their order; what it has been given is a whole file after :meth:`close`."""
+
+    def __init__(self, file: BinaryIO, content: Content) -> None: ...
+
+    def write(self, x: Tensor, where: slice) -> None:
+        """Take the samples, (B, \\*shape), in float32 at least, that stand there among all."""
+
+    def close(self, whole: bool = True) -> None:
+        """Write what is left, or if the file is not to be ``whole`` only let go of it; it stays open."""
+
+
+class CsvSink:
+    """A header and a line for each sample; labels are the last column."""
+
+    def __init__(self, file: BinaryIO, content: Content) -> None:
+        self._content = content
+        self._text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        names = [*content.names, *([] if content.labels is None else [content.label])]
+        # Older versions of Python do not quote a name for a carriage return in it, at which readers would end the line.
+        quoted = any("\r" in name for name in names)
+        how: Any = {"quoting": csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL, "lineterminator": "\n"}
+        csv.writer(self._text, **how).writerow(names)
+
+    def write(self, x: Tensor, where: slice) -> None:
+        rows, labels = self._content.rows(x), self._content.labels_of(where)
+        formats = ["%.9g"] * rows.shape[1] + ["%d"] * len(labels)
+        np.savetxt(self._text, np.column_stack([rows, *labels.values()]), delimiter=",", fmt=formats)
+
+    def close(self, whole: bool = True) -> None:
+        self._text.detach()  # which writes what is left
+
+
+class ParquetSink:
+    """A column for each number of a sample; labels are the last one."""
+
+    def __init__(self, file: BinaryIO, content: Content) -> None:
+        self._file, self._content = file, content
+        self._group = max(1, min(ROWS, NUMBERS // math.prod(content.shape)))
+        self._waiting: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
+        self._writer: Any = None
+
+    def write(self, x: Tensor, where: slice) -> None:
+        self._waiting.append((self._content.rows(x), self._content.labels_of(where)))
+        if sum(len(rows) for rows, _ in self._waiting) >= self._group:
+            self._write_group()
+
+    def _write_group(self) -> None:
+        import pyarrow as pa
+        from pyarrow.parquet import ParquetWriter
+
+        columns = dict(zip(self._content.names, np.concatenate([rows for rows, _ in self._waiting]).T, strict=True))
+        for name in self._waiting[0][1]:
+            columns[name] = np.concatenate([labels[name] for _, labels in self._waiting])
+        self._waiting = []
+        # A NaN is a missing value, as in what pandas writes.
+        table = pa.table({name: pa.array(values, from_pandas=True) for name, values in columns.items()})
+        if self._writer is None:
+            self._writer = ParquetWriter(self._file, table.schema)
+        self._writer.write_table(table)
+
+    def close(self, whole: bool = True) -> None:
+        if whole and self._waiting:
+            self._write_group()
+        if self._writer is not None:
+            try:
+                self._writer.close()
+            finally:
+                self._writer.is_open = False  # or it tries again when it is forgotten
+
+
+class NpzSink:
+    """The arrays ``x``, (n, \\*shape), and ``labels``, (n,), compressed as :func:`numpy.savez_compressed` does it."""
+
+    def __init__(self, file: BinaryIO, content: Content) -> None:
+        self._content = content
+        self._zip = zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED)
+        self._member: Any = None
+
+    def write(self, x: Tensor, where: slice) -> None:
+        if self._member is None:
+            self._member = self._begin("x", x.numpy().dtype, (self._content.n, *self._content.shape))
+        self._member.write(np.ascontiguousarray(x.numpy()).tobytes())
+
+    def _begin(self, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> Any:
+        member = self._zip.open(f"{name}.npy", "w", force_zip64=True)
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(member, header)
+        return member
+
+    def close(self, whole: bool = True) -> None:
+        if self._member is not None:
+            self._member.close()
+        if whole:
+            self._write_labels()
+        self._zip.close()
+
+    def _write_labels(self) -> None:
+        """The labels, which are made a second time: in the file they come after all samples."""
+        if self._content.labels is None:
+            return
+        with self._begin("labels", np.dtype(np.int64), (self._content.n,)) as member:
+            for start in range(0, self._content.n, ROWS):
+                where = slice(start, min(start + ROWS, self._content.n))
+                member.write(self._content.labels(where).numpy().astype(np.int64).tobytes())
+
+
+class PictureSink:
+    """Images in a grid, vectors as points; it needs all of them."""
+
+    #: Samples that a picture is made of, and numbers in them, at most: 512 MB of them in float32.
+    MOST, NUMBERS = 10_000, 2**27
+
+    def __init__(self, file: BinaryIO, content: Content) -> None:
+        self._file, self._content = file, content
+        self._found: list[Tensor] = []
+
+    @classmethod
+    def most(cls, shape: Sequence[int]) -> int:
+        """How many samples of a shape a picture is made of, at most."""
+        return max(1, min(cls.MOST, cls.NUMBERS // math.prod(shape)))
+
+    def write(self, x: Tensor, where: slice) -> None:
+        self._found.append(x)
+
+    def close(self, whole: bool = True) -> None:
+        if whole:
+            picture = io.BytesIO()
+            plotting = importlib.import_module("ndm.plotting")  # it needs matplotlib
+            plotting.save_grid(torch.cat(self._found), picture, self._content.levels)
+            self._file.write(picture.getbuffer())
+
+
+#: What writes a file, by what its name ends in.
+SINKS: dict[str, type[Sink]] = {".png": PictureSink, ".csv": CsvSink, ".npz": NpzSink, ".parquet": ParquetSink}
+
+
+class Spill(io.RawIOBase):
+    """A file for writing that moves to the folder of temporary files, and goes on there, when its own disk is full.
+
+    Args:
+        path: the file, which exists.
+        name: what it is called where it moves to.
+
+    Attributes:
+        error: why it has moved; None if it has not.
+        elsewhere: where it is then.
+    """
+
+    def __init__(self, path: Path, name: str) -> None:
+        super().__init__()
+        self._path, self._name, self._ended = path, name, False
+        self._file = path.open("r+b", buffering=0)
+        self.error: OSError | None = None
+        self.elsewhere: Path | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def write(self, data: Any) -> Any:
+        if self._ended:
+            return memoryview(data).nbytes
+        return self._tried(lambda: self._file.write(data))
+
+    def sync(self) -> None:
+        """Wait until all is on the disk, where it may still not fit."""
+        self._tried(lambda: os.fsync(self._file.fileno()))
+
+    def _tried(self, work: Callable[[], Any]) -> Any:
+        """Do some work; if it fails, do it again elsewhere."""
+        try:
+            return work()
+        except OSError as error:
+            if self.error is not None:
+                raise
+            self.error = error
+        self._move()
+        return work()
+
+    def _move(self) -> None:
+        position = self._file.tell()
+        self.elsewhere = Path(tempfile.mkdtemp(prefix="ndm-samples-")) / self._name
+        shutil.copyfile(self._path, self.elsewhere)
+        self._file.truncate(0)  # so that others can go on
+        self._file.close()
+        self._file = self.elsewhere.open("r+b", buffering=0)
+        self._file.seek(position)
+
+    def abandon(self) -> None:
+        """Write nothing from now on, whatever those who use the file still try, and leave nothing elsewhere."""
+        self._ended = True
+        if self.elsewhere is not None:
+            shutil.rmtree(self.elsewhere.parent, ignore_errors=True)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
