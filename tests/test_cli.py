@@ -12,7 +12,7 @@ import sys
 import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas
@@ -24,6 +24,7 @@ import ndm
 from ndm.cli import main
 from ndm.data import Digits, Table
 from ndm.evaluation import read_places
+from ndm.files import atomic_path
 from ndm.training import NDMModule, Run
 
 Capture = pytest.CaptureFixture[str]
@@ -512,14 +513,14 @@ def test_samples_as_a_picture(run: Path, tmp_path: Path, monkeypatch: pytest.Mon
     drawn: list[Any] = []
     plotting = types.ModuleType("ndm.plotting")
 
-    def save_grid(x: torch.Tensor, path: Path, levels: int | None) -> None:
-        drawn.append((x.shape, path.suffix, levels))
-        path.write_text("a picture")
+    def save_grid(x: torch.Tensor, file: BinaryIO, levels: int | None) -> None:
+        drawn.append((x.shape, levels))
+        file.write(b"a picture")
 
     plotting.save_grid = save_grid  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "ndm.plotting", plotting)
     assert main(["sample", str(run), "-n", "9", "--steps", "2", "--out", str(tmp_path / "x.png")]) == 0
-    assert drawn == [((9, 2), ".png", None)]
+    assert drawn == [((9, 2), None)]
     assert (tmp_path / "x.png").read_text() == "a picture"
 
 
@@ -609,6 +610,35 @@ def test_a_table_is_trained_on_and_sampled_with_its_columns(table: Path, tmp_pat
         assert main(command) == 0
         assert list(read(tmp_path / name)) == ["a", "b, in m", "c"]
         assert read(tmp_path / name).shape == (5, 3)
+
+
+def test_columns_that_are_formulas_are_told_and_stay_readable(table: Path, tmp_path: Path, capsys: Capture) -> None:
+    names = ["=cmd|' /C calc'!A0", "b", "@c"]
+    run, out = shutil.copytree(table / "run", tmp_path / "run"), tmp_path / "s.csv"
+    facts = json.loads((run / "data.json").read_text())
+    (run / "data.json").write_text(json.dumps(facts | {"columns": names}))
+    assert main(["sample", str(run), "-n", "5", "--steps", "3", "--out", str(out)]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == f"ndm: 5 samples are in {out}"
+    assert said[1].startswith(f"ndm: warning: {out} has columns that a program for spreadsheets takes for formulas")
+    assert said[1].count("'@c'; open it in another program") == len(said) - 1 == 1
+    assert list(pandas.read_csv(out)) == names
+    assert main(["score", str(run), str(out), "--out", str(tmp_path / "y.csv"), "--no-likelihood", "--times", "2"]) == 0
+    assert len(pandas.read_csv(tmp_path / "y.csv")) == 5
+
+
+def test_samples_are_refused_before_they_are_drawn(
+    table: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ndm.sampling.sample", None)  # which cannot be called
+    (tmp_path / "folder.csv").mkdir()
+    command = ["sample", str(table / "run"), "-n", "20000", "--overwrite", "--out"]
+    assert "20,000: give a name that ends in .npz" in error(capsys, *command, str(tmp_path / "x.png"))
+    assert "is a folder" in error(capsys, *command, str(tmp_path / "folder.csv"))
+    with atomic_path(tmp_path / "x.csv"):
+        assert "Another process is writing" in error(capsys, *command, str(tmp_path / "x.csv"))
+    assert (tmp_path / "x.csv").read_bytes() == b""  # that of the other one
+    assert {p.name for p in tmp_path.iterdir()} == {"folder.csv", "x.csv"}
 
 
 def test_levels_are_sampled_as_the_table_has_them(tmp_path: Path) -> None:

@@ -652,6 +652,7 @@ def test_the_seed_decides_the_samples_and_labels_follow_their_examples():
 
     assert torch.equal(draw(), draw())
     assert not torch.equal(draw(), draw(seed=2))
+    assert torch.equal(draw(), draw(labels=labels.__getitem__))  # asked for block by block
     torch.testing.assert_close(draw().mean(1), MEAN + labels, rtol=0, atol=8)
 
 

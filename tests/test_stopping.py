@@ -36,6 +36,24 @@ def test_what_must_not_be_interrupted_is_stopped_when_it_is_done(interruptible: 
     assert handlers == [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_that_a_library_takes_for_another_fault_is_a_stop(
+    tmp_path: Path, interruptible: None, number: int
+) -> None:
+    def stop() -> None:
+        with terminable(), telling(tmp_path / "x.csv", "it is there", "it is not"):
+            try:
+                os.kill(os.getpid(), number)
+            except KeyboardInterrupt:
+                raise ValueError("of another matter") from None
+
+    with pytest.raises(KeyboardInterrupt, match="it is not"):
+        stop()
+    for context in (terminable(), telling(tmp_path / "x.csv", "it is there", "it is not")):
+        with pytest.raises(ValueError, match="of another matter"), context:
+            raise ValueError("of another matter")
+
+
 def test_what_is_ignored_stays_ignored(interruptible: None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with uninterrupted():

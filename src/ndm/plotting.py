@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -33,8 +34,9 @@ def _panels(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure,
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=150, bbox_inches="tight")
+def _save(figure: Figure, path: Path | BinaryIO) -> None:
+    kind = None if isinstance(path, (str, os.PathLike)) else "png"
+    figure.savefig(path, format=kind, dpi=150, bbox_inches="tight")
 
 
 def _show(axes: Axes, image: Tensor, limit: float = 1.0, colours: str = "gray") -> None:
@@ -70,12 +72,12 @@ def _draw(axes: Axes, x: Tensor) -> None:
     axes.set_aspect("equal")
 
 
-def save_grid(x: Tensor, path: Path, levels: int | None = None) -> None:
+def save_grid(x: Tensor, path: Path | BinaryIO, levels: int | None = None) -> None:
     """Samples: images in a grid, vectors as points.
 
     Args:
         x: (N, C, H, W) or (N, d).
-        path: the file.
+        path: the file, or one that is open for writing, for a PNG picture.
         levels: K of K-level data, whose levels nearest to black and white are then drawn as black and white.
     """
     x = x.detach().float()
@@ -84,7 +86,7 @@ def save_grid(x: Tensor, path: Path, levels: int | None = None) -> None:
     side_by_side({"": x}, path)
 
 
-def side_by_side(panels: Mapping[str, Tensor], path: Path) -> None:
+def side_by_side(panels: Mapping[str, Tensor], path: Path | BinaryIO) -> None:
     """Several sets of samples beside each other, each (N, C, H, W) or (N, d), under their names."""
     figure, axes = _panels(1, len(panels), (4 * len(panels), 4))
     for ax, (name, x) in zip(axes[0], panels.items(), strict=True):

@@ -21,7 +21,7 @@ from torch import Tensor
 __all__ = ["SINKS", "Content", "Sink", "Spill"]
 
 #: Rows of a Parquet file's row group, at most, and numbers in it. Small groups make a large footer, which is in memory.
-ROWS, NUMBERS = 65_536, 2**22
+ROWS, NUMBERS = 8_192, 2**22
 
 
 class Content:
@@ -123,7 +123,9 @@ class ParquetSink:
         # A NaN is a missing value, as in what pandas writes.
         table = pa.table({name: pa.array(values, from_pandas=True) for name, values in columns.items()})
         if self._writer is None:
-            self._writer = ParquetWriter(self._file, table.schema)
+            # A dictionary of samples that are all different takes memory and is given up.
+            recurring = [field.name for field in table.schema if not pa.types.is_floating(field.type)]
+            self._writer = ParquetWriter(self._file, table.schema, use_dictionary=recurring)
         self._writer.write_table(table)
 
     def close(self, whole: bool = True) -> None:

@@ -11,22 +11,42 @@ from pathlib import Path
 __all__ = ["telling", "terminable", "uninterrupted"]
 
 
+#: Whether the command that is running was told to stop.
+_told = False
+
+
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Let SIGTERM, which clusters and ``kill`` send, be a KeyboardInterrupt."""
+    """Let SIGTERM, which clusters and ``kill`` send, be a KeyboardInterrupt, and let a KeyboardInterrupt stay one.
 
-    def stop(signum: int, frame: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is being saved should not be stopped as well
-        raise KeyboardInterrupt
-
+    Libraries in C take one that comes while they look at an argument for a fault of the argument.
+    """
+    global _told
     if threading.current_thread() is not threading.main_thread():  # which alone may do so
         yield
         return
-    before = signal.signal(signal.SIGTERM, stop)
+
+    def stop(signum: int, frame: object) -> None:
+        global _told
+        _told = True
+        if signum == signal.SIGTERM:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is being saved should not be stopped as well
+        raise KeyboardInterrupt
+
+    _told = False
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, stop)}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, stop)
     try:
         yield
+    except Exception:
+        if _told:
+            raise KeyboardInterrupt from None
+        raise
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+        _told = False
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 @contextmanager
@@ -59,7 +79,9 @@ def telling(file: Path, written: str, otherwise: str) -> Iterator[None]:
     before = _stamp(file)
     try:
         yield
-    except KeyboardInterrupt:
+    except BaseException as error:
+        if not (isinstance(error, KeyboardInterrupt) or (_told and isinstance(error, Exception))):
+            raise
         raise KeyboardInterrupt(otherwise if _stamp(file) == before else written) from None
 
 

@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tqdm import tqdm
 
 import ndm.cli
 
@@ -66,6 +68,8 @@ class Running:
             sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr
             signal.signal(signal.SIGINT, signal.default_int_handler)
             os.chdir(folder)
+            # tqdm's own lock is shared with the processes forked before, of which one may have been killed with it.
+            tqdm.set_lock(threading.RLock())
             if before is not None:
                 before()
             code = ndm.cli.main(list(arguments))

@@ -89,11 +89,12 @@ def trained(data: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, **optio
 
 def test_a_table_ends_with_rows_of_its_columns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     values = np.random.default_rng(0).normal(5.0, 2.0, (200, 2))
-    np.savetxt(tmp_path / "data.csv", values, delimiter=",", header="height,weight", comments="")
+    np.savetxt(tmp_path / "data.csv", values, delimiter=",", header="height,=weight", comments="")
     run, text = trained(Table(str(tmp_path / "data.csv")), tmp_path, caplog)
     with (run.path / "samples.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
-    assert header == ["height", "weight"]
+    assert header == ["height", "=weight"]
+    assert "takes for formulas, and may run: '=weight'; open it in another program" in text
     drawn = np.array(rows, float)
     assert drawn.shape == (1000, 2)
     assert np.abs(drawn.mean(0) - values.mean(0)).max() < 1.0  # in the data's units
