@@ -500,6 +500,16 @@ def test_the_seed_decides_the_samples(run: Path, tmp_path: Path) -> None:
     assert a == b != c
 
 
+def test_samples_that_are_not_finite_are_not_written(run: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "x.csv"
+    said = error(capsys, "sample", str(run), "-n", "5", "--method", "sde", "--eta", "1e30", "--out", str(out))
+    assert "of the samples 0 to 4 hold NaN or infinite values, and no file was written" in said
+    assert list(tmp_path.iterdir()) == []
+    for eta in ("nan", "-1", "inf"):
+        assert "eta must be" in error(capsys, "sample", str(run), "--eta", eta, "--out", str(out))
+    assert "leave it out" in error(capsys, "sample", str(run), "--method", "ode", "--eta", "1", "--out", str(out))
+
+
 def test_samples_are_overwritten_only_when_asked(run: Path, tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "x.csv"
     out.write_text("mine")

@@ -376,10 +376,21 @@ def _draw(path: Path, out: Path, device: torch.device, options: argparse.Namespa
         return
     with sample_file(out, options.n, shape, model.decoder.levels, levels, columns, labels) as file:
         for x in blocks:
+            _require_finite(x, file.done, options)
             file.write(x)
     _say(f"{options.n} samples are in {out}")
     if warning := formula_warning(out, columns):
         _say(f"warning: {warning}")
+
+
+def _require_finite(x: torch.Tensor, first: int, options: argparse.Namespace) -> None:
+    wrong = int((~x.flatten(1).isfinite().all(1)).sum())
+    if wrong:
+        other = "another --method" if options.eta is None else "another --method or --eta"
+        raise ValueError(
+            f"{wrong} of the samples {first} to {first + len(x) - 1} hold NaN or infinite values, and no file was "
+            f"written: take more --steps, or {other}."
+        )
 
 
 def _add_sampling(parser: argparse.ArgumentParser, steps: int, flag: str) -> None:
