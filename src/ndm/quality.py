@@ -19,6 +19,7 @@ import io
 import os
 import pickle
 import warnings
+import zipfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ndm.checkpoints import load_part
+from ndm.memory import require_unpacked
 from ndm.parts import Part
 
 try:
@@ -277,6 +279,8 @@ def _from_file(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        if zipfile.is_zipfile(path):  # the older format has no lengths of its own
+            require_unpacked(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken file breaks the readers in many ways
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]

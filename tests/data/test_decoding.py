@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from ndm.data import decoding
 from ndm.data.decoding import DecodingError, Seen, check_background, decode, measure
 from ndm.data.metadata import without_metadata
 
@@ -315,3 +316,41 @@ def test_a_very_long_image_is_cropped_before_it_is_enlarged() -> None:
     assert found.shape == (1, 16, 16)
     middle = long[:, 199_999:200_001]
     assert middle.min() - 3 <= np.median(found) <= middle.max() + 3
+
+
+@pytest.mark.parametrize(("limit", "value"), [("MOST_PIXELS", 20 * 30), ("LONGEST", 30)])
+def test_a_large_image_is_refused_by_its_header(monkeypatch: pytest.MonkeyPatch, limit: str, value: int) -> None:
+    data = file_of_array(np.zeros((20, 30), np.uint8))
+    monkeypatch.setattr(decoding, limit, value)
+    assert decode(data, None, None).shape == (1, 20, 30)
+    monkeypatch.setattr(decoding, limit, value - 1)
+    with pytest.raises(DecodingError, match=r"has 30 x 20 pixels, and may have .* make it smaller"):
+        decode(data, None, None)
+
+
+def test_what_pillow_takes_for_a_bomb_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(DecodingError, match=r"has more than .* pixels: make it smaller, or leave it out"):
+        decode(file_of_array(np.zeros((20, 30), np.uint8)), None, None)
+
+
+def test_large_images_are_decoded_as_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = file_of_array(np.arange(600, dtype=np.uint8).reshape(20, 30))
+    expected = decode(data, 8, 3)
+    monkeypatch.setattr(decoding, "_LARGE", 10)
+    assert np.array_equal(decode(data, 8, 3), expected)
+
+
+def test_a_large_file_is_refused_unread(tmp_path: Path) -> None:
+    with (tmp_path / "x.png").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(DecodingError, match="larger than 536,870,912 bytes"):
+        decode({"bytes": None, "path": str(tmp_path / "x.png")}, None, None)
+
+
+@pytest.mark.parametrize(
+    "address", ["http://127.0.0.1:9/x.png", "file:///dev/zero", "zip://x::http://127.0.0.1:9/y", "x"]
+)
+def test_addresses_in_a_table_are_not_followed(address: str) -> None:
+    with pytest.raises(DecodingError, match="addresses other than the hub's are not followed"):
+        decode({"bytes": None, "path": address}, None, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from ndm.data.decoding import BACKGROUND, DecodingError, Seen, decode, measure
 from ndm.data.describing import row_hashes
 from ndm.data.files import counted
 from ndm.data.rows import Rows
+from ndm.memory import in_words
 
 __all__ = ["ColouredError", "Decoder", "UnequalError", "build", "name_of", "write_split"]
 
@@ -134,6 +136,7 @@ def write_split(rows: Rows, split: str, folder: Path, decoder: Decoder) -> tuple
                 f"There are no images for the {split} split: {rows.where} has too few "
                 "(if streaming, lower held or validation)."
             )
+        _require_disk(folder, (rows.count or 0) * first[0][0].size, rows.where)
         with ArrayFile(folder / f"{split}.npy", first[0].shape[1:], np.uint8) as file:
             for images, their_labels in _chain(first, pieces):
                 file.append(images)
@@ -148,6 +151,21 @@ def write_split(rows: Rows, split: str, folder: Path, decoder: Decoder) -> tuple
     with ArrayFile(folder / f"{split}-hashes.npy", (), np.uint64) as file:
         file.append(np.concatenate(hashes))
     return len(every), labelled
+
+
+def _require_disk(folder: Path, size: int, where: str) -> None:
+    """Refuse to decode what the disk has no room for.
+
+    Raises:
+        ValueError: it has none.
+    """
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise ValueError(
+            f"The images of {where} take {in_words(size)} when they are decoded, and the disk of {folder.parent} has "
+            f"{in_words(free)} free: give --data.cache a folder on a larger one, a smaller --data.size, or "
+            "--data.streaming true."
+        )
 
 
 def _chain(first: tuple[np.ndarray, np.ndarray], rest: Iterable[Any]) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ndm.files import flush, sha256_of
+from ndm.texts import read_json
 
 __all__ = ["ArrayFile", "cache_folder", "key_of", "made_once"]
 
@@ -86,10 +87,10 @@ def made_once(folder: Path, make: Callable[[Path], Mapping[str, Any]]) -> dict[s
 def _facts(folder: Path) -> dict[str, Any] | None:
     """What the maker said about a folder, or None if it is not there or not as it was made."""
     try:
-        contents = json.loads((folder / _CONTENTS).read_text())
+        contents = read_json(folder / _CONTENTS)
         verified = bool(os.environ.get(VERIFY)) or sum(file["bytes"] for file in contents["files"].values()) <= VERIFIED
         for name, file in contents["files"].items():
-            if (folder / name).stat().st_size != file["bytes"]:
+            if not (folder / name).is_file() or (folder / name).stat().st_size != file["bytes"]:
                 return None
             if name.endswith(".npy"):
                 np.load(folder / name, mmap_mode="r")  # reads the header only

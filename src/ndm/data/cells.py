@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TextIO
 
 import numpy as np
 
@@ -31,7 +31,7 @@ MISSING = frozenset({"", "NA", "N/A", "#N/A", "NaN", "nan", "-nan", "NULL", "Nul
 Missing = Literal["error", "drop"]
 
 _NOTHING = "no value"
-_LONGEST = 2**31 - 1  # characters of a cell
+_LONGEST = 1 << 26  # characters of a cell, or of a line
 
 
 class Cell(NamedTuple):
@@ -53,7 +53,7 @@ def lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST))  # by itself it is 131,072 characters
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
+            reader = csv.reader(_bounded(file, path))
             line, width, empty = 1, 0, list[int]()
             for row in reader:
                 if row:
@@ -73,6 +73,14 @@ def lines(path: Path) -> Iterator[tuple[int, list[str]]]:
 LARGEST = float(np.finfo(np.float32).max)
 
 
+def _bounded(file: TextIO, path: Path) -> Iterator[str]:
+    """The lines of a file, of which none may fill the memory."""
+    while line := file.readline(_LONGEST + 1):
+        if len(line) > _LONGEST:
+            raise ValueError(f"{path} has a line of more than {_LONGEST:,} characters: it is no table.")
+        yield line
+
+
 def wrong_in_csv(path: Path, names: Sequence[str], columns: Sequence[str], levels: int | None) -> Iterator[Cell]:
     """The cells of a CSV file's columns that are not numbers within float32's range, or not one of the levels.
 
@@ -81,7 +89,8 @@ def wrong_in_csv(path: Path, names: Sequence[str], columns: Sequence[str], level
     """
     rows = lines(path)
     next(rows, None)
-    places = {name: names.index(name) for name in columns}
+    every = {name: place for place, name in enumerate(names)}
+    places = {name: every[name] for name in columns}
     for line, row in rows:
         if len(row) != len(names):
             raise ValueError(f"{path}, line {line}, has {len(row)} cells under {len(names)} column names.")

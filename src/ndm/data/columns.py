@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
+import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from ndm.texts import parse_yaml
 
 __all__ = [
     "as_names",
@@ -18,6 +20,9 @@ __all__ = [
     "few_values",
     "is_counter",
     "kinds_line",
+    "nearest",
+    "some",
+    "twice_in",
 ]
 
 #: Of a column's standard deviation: what single precision may take away from its values.
@@ -37,6 +42,8 @@ _NORMAL = 3.2897  # standard deviations between the 5% and the 95% quantile of a
 _UNNAMED = re.compile(r"Unnamed: \d+([._]\w+)*")
 
 _NAMED = 12  # columns that a line names
+_COMPARED = 2_000  # names that a wrong one is compared with
+_LONG = 200  # letters of a name: YAML makes a number or a date of no longer one
 
 
 # ---- which columns are meant
@@ -65,7 +72,7 @@ def _meant(given: Any, names: Sequence[str], path: str) -> str:
     if len(meant) == 1:
         return meant[0]
     quoted = meant[0] if meant else str(given)
-    which = f"may be any of {', '.join(meant)}" if meant else f"is none of {', '.join(names)}"
+    which = f"may be any of {some(meant)}" if meant else f"is none of {some(names)}"
     raise ValueError(
         f"columns names {given!r}, which YAML has read as a {type(given).__name__} and which {which} of {path}: write "
         f"names in quotes, as in --data.columns '[\"{quoted}\"]'."
@@ -85,13 +92,11 @@ def _stands_for(given: Any, name: str) -> bool:
 
 
 def _read_as_yaml(name: str) -> Any:
-    try:
-        yaml = importlib.import_module("yaml")
-    except ModuleNotFoundError:
+    if len(name) > _LONG:
         return name
     try:
-        return yaml.safe_load(name)
-    except yaml.YAMLError:
+        return parse_yaml(name)
+    except (ValueError, ModuleNotFoundError):
         return name
 
 
@@ -180,7 +185,7 @@ def dependent_columns(columns: Mapping[str, np.ndarray]) -> list[str]:
         return []
     weights = np.abs(vectors[:, 0])
     names = [repr(name) for name, weight in zip(columns, weights, strict=True) if weight > weights.max() / 100]
-    which = f"one of the columns {_some(names)} is a linear function of the others"
+    which = f"one of the columns {some(names)} is a linear function of the others"
     return [f"{which}, on which a density grows without end as a model learns: leave one out by columns="]
 
 
@@ -231,11 +236,25 @@ def far_values(name: str, column: np.ndarray) -> Iterator[str]:
 
 def kinds_line(columns: Sequence[str], rows: np.ndarray) -> str:
     """Which columns there are, and which of them hold whole numbers only: rows (n, d)."""
-    whole = [name for name, column in zip(columns, rows.T, strict=True) if (column == np.floor(column)).all()]
-    real = [name for name in columns if name not in whole]
-    kinds = [f"{len(k):,} {what} ({_some(k)})" for k, what in ((real, "real"), (whole, "of whole numbers")) if k]
+    is_whole = [bool((column == np.floor(column)).all()) for column in rows.T]
+    whole = [name for name, yes in zip(columns, is_whole, strict=True) if yes]
+    real = [name for name, yes in zip(columns, is_whole, strict=True) if not yes]
+    kinds = [f"{len(k):,} {what} ({some(k)})" for k, what in ((real, "real"), (whole, "of whole numbers")) if k]
     return f"columns: {', '.join(kinds)}"
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first names of a list, in words."""
     return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """The end of a sentence about a wrong name: what may have been meant, or what there is."""
+    close = difflib.get_close_matches(name[:100], known[:_COMPARED], n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; it has {some(known)}."
+
+
+def twice_in(names: Sequence[str]) -> str | None:
+    """The first name that has come before."""
+    seen: set[str] = set()
+    return next((name for name in names if name in seen or seen.add(name)), None)  # type: ignore[func-returns-value]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import threading
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,8 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageColor
 
-from ndm.data.files import require_regular
 from ndm.data.metadata import without_metadata
+from ndm.texts import require_regular
 
 __all__ = ["BACKGROUND", "DecodingError", "Seen", "check_background", "decode", "measure"]
 
@@ -33,6 +36,16 @@ _UPRIGHT = {  # by the tag's value
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+#: Pixels of an image, which is Pillow's own limit, and of its longer side; and bytes of its file: others may be made to
+#: fill the memory.
+MOST_PIXELS, LONGEST, LARGEST = 89_478_485, 1_000_000, 1 << 29
+
+_LARGE = 1 << 24  # pixels: images of more are decoded one at a time, whatever the number of threads
+_ALONE = threading.RLock()
+
+# What Pillow warns of is refused here.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
 _LONG, _KEPT = 128, 16  # times the shorter side: of a longer image the middle, so long, is resized
 _REDUCING_GAP = 3.0  # from here on, a first reduction by whole numbers cannot be told from doing without, says Pillow
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
@@ -85,15 +98,16 @@ def decode(
         uint8, (channels, H, W).
 
     Raises:
-        DecodingError: there is no image, it is damaged, has more than 16 bits a channel or is partly transparent and
-            no background is given.
+        DecodingError: there is no image, it is damaged or too large, has more than 16 bits a channel or is partly
+            transparent and no background is given.
     """
     seen = Seen() if seen is None else seen
-    image = _converted(_opened(_bytes(cell), seen), channels, background, seen)
-    if size is not None:
-        image = _cropped(image, size)
-    array = np.asarray(image)
-    return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
+    with contextlib.ExitStack() as held:
+        image = _converted(_opened(_bytes(cell), seen, held), channels, background, seen)
+        if size is not None:
+            image = _cropped(image, size)
+        array = np.asarray(image)
+        return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
 def measure(cell: Any) -> tuple[int, int]:
@@ -134,25 +148,38 @@ def _read(path: str) -> bytes:
     try:
         if os.path.exists(path):
             require_regular(path)
+            if os.path.getsize(path) > LARGEST:
+                raise ValueError(f"it is larger than {LARGEST:,} bytes")
             with open(path, "rb") as file:
                 return file.read()
+        if not path.rpartition("::")[2].startswith("hf://"):
+            raise FileNotFoundError("there is no such file, and addresses other than the hub's are not followed")
         import fsspec  # which reads what the hub's library addresses by hf://, in archives or not
 
         with fsspec.open(path, "rb") as file:
-            return file.read()
+            data: bytes = file.read(LARGEST + 1)
+        if len(data) > LARGEST:
+            raise ValueError(f"it is larger than {LARGEST:,} bytes")
+        return data
     except (OSError, ValueError) as error:
         raise DecodingError(f"cannot be read ({error})") from None
 
 
-def _opened(data: bytes, seen: Seen) -> Image.Image:
-    """The image of a file, all of its pixels read, of eight bits a channel and upright."""
+def _opened(data: bytes, seen: Seen, held: contextlib.ExitStack) -> Image.Image:
+    """The image of a file, all of its pixels read, of eight bits a channel and upright.
+
+    Args:
+        data: the file.
+        seen: counts what the image was like.
+        held: gets the lock that a large image is decoded under.
+    """
     try:
-        return _loaded(data, seen)
+        return _loaded(data, seen, held)
     except _BROKEN as error:
         bare = without_metadata(data)
         if bare is not None and not isinstance(error, DecodingError):
             try:
-                image = _loaded(bare, seen)
+                image = _loaded(bare, seen, held)
                 seen.done["read without their damaged metadata"] += 1
                 return image
             except _BROKEN:
@@ -165,11 +192,26 @@ def _refusal(error: Exception) -> DecodingError:
         return error
     if isinstance(error, Image.UnidentifiedImageError):
         return DecodingError(f"is not an image in a format that is read here ({', '.join(_FORMATS)})")
+    if isinstance(error, Image.DecompressionBombError):
+        return DecodingError(f"has more than {MOST_PIXELS:,} pixels: make it smaller, or leave it out")
     return DecodingError(f"cannot be decoded, its file may be truncated or damaged ({error})")
 
 
-def _loaded(data: bytes, seen: Seen) -> Image.Image:
+def _require_moderate(image: Image.Image) -> None:
+    """Refuse an image by what its header says of its size."""
+    width, height = image.size
+    if width * height > MOST_PIXELS or max(width, height) > LONGEST:
+        raise DecodingError(
+            f"has {width:,} x {height:,} pixels, and may have {MOST_PIXELS:,} and {LONGEST:,} a side: make it smaller, "
+            "or leave it out"
+        )
+
+
+def _loaded(data: bytes, seen: Seen, held: contextlib.ExitStack) -> Image.Image:
     with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
+        _require_moderate(opened)
+        if opened.width * opened.height > _LARGE:
+            held.enter_context(_ALONE)
         mode, done = opened.mode, []
         if opened.format in ("GIF", "WEBP", "TIFF") and _has_frames(opened):
             done.append("with several frames, of which the first was taken")
@@ -248,7 +290,7 @@ def _put_on(image: Image.Image, background: str) -> Image.Image:
 def _cropped(image: Image.Image, size: int) -> Image.Image:
     """The middle size x size of an image whose shorter side is brought to that length."""
     if max(image.size) > _LONG * min(image.size):
-        # Of an image of 2 x 8,000,000 pixels, what is to be cropped away would not fit into memory once it is enlarged.
+        # Of an image of 2 x 800,000 pixels, what is to be cropped away would not fit into memory once it is enlarged.
         image = _middle(image, *(min(side, _KEPT * min(image.size)) for side in image.size))
     if min(image.size) != size:
         width, height = (max(size, round(side * size / min(image.size))) for side in image.size)

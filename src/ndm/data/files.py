@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["IMAGE_SUFFIXES", "Found", "by_suffix", "counted", "left_out_line", "require_regular", "walk"]
+from ndm.texts import require_regular
+
+__all__ = ["IMAGE_SUFFIXES", "Found", "by_suffix", "counted", "left_out_line", "walk"]
 
 #: Endings of image files, and the formats that they stand for.
 IMAGE_SUFFIXES = {
@@ -94,16 +95,6 @@ def _sort(file: Path, kinds: Mapping[str, str], found: Found) -> None:
 
 def _ending(file: Path) -> str:
     return file.suffix.lower() or "file without an ending"
-
-
-def require_regular(path: str | os.PathLike[str]) -> None:
-    """Raise a ValueError if a path is neither a regular file nor a link to one: reading it might never end."""
-    mode = os.stat(path).st_mode
-    if not stat.S_ISREG(mode):
-        what = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}.get(
-            stat.S_IFMT(mode), "a device"
-        )
-        raise ValueError(f"{path} is {what} and no file: remove it, or give it another ending.")
 
 
 def by_suffix(files: Sequence[Path]) -> Counter[str]:

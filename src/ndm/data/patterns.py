@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ndm.data.base import SPLITS, Data
 from ndm.data.pixels import Pixels
+from ndm.memory import require
 
 __all__ = ["Patterns"]
 
@@ -62,6 +63,8 @@ class Patterns(Data):
 
     @cached_property
     def _splits(self) -> dict[str, tuple[Pixels, Tensor]]:
+        size = sum(self.sizes.values()) * math.prod(self.shape) + 100 * self.shape[1] ** 2
+        require(size, "The data set", "give a smaller size, or fewer examples")
         # A stream for each split, so that a split stays the same whatever the size of the others.
         return {
             name: self._draw(n, np.random.RandomState([self.seed, i])) for i, (name, n) in enumerate(self.sizes.items())

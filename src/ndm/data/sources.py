@@ -14,11 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from ndm.data.arrow import require_moderate
 from ndm.data.base import SPLITS
 from ndm.data.files import IMAGE_SUFFIXES, by_suffix, counted, left_out_line, walk
 from ndm.data.rows import Rows, first_line, rows_of
 
 __all__ = ["Rows", "Source", "by_split", "find_source"]
+
+#: Rows of a Parquet file that are read at once: by itself the library takes a row group, which may be all of them.
+_ROWS_AT_ONCE = 1024
 
 _FORMATS = ", ".join(dict.fromkeys(IMAGE_SUFFIXES.values()))
 _NAMES = {
@@ -168,6 +172,7 @@ class _Parquet:
             "parquet",
             data_files={split: [glob.escape(str(f.resolve())) for f in files] for split, files in self.files.items()},
             streaming=True,
+            batch_size=_ROWS_AT_ONCE,
         )
         return {
             split: rows_of(tables[split], column, label_column, counts[split], f"the {split} split of {self.path}")
@@ -192,6 +197,7 @@ def _length(file: Path) -> int:
     import pyarrow
     import pyarrow.parquet
 
+    require_moderate(file)
     try:
         return pyarrow.parquet.read_metadata(file).num_rows
     except pyarrow.ArrowException:

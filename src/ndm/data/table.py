@@ -21,6 +21,7 @@ from ndm.data.columns import as_names, check_column, counts_rows, dependent_colu
 from ndm.data.files import left_out_line, walk
 from ndm.data.sources import by_split
 from ndm.data.tablefile import TABLE_SUFFIXES, TableFile
+from ndm.texts import require_regular
 
 __all__ = ["Table", "TableFile"]
 
@@ -155,10 +156,8 @@ class Table(Data):
         return {name: from_levels(torch.from_numpy(found[name]).long(), self.levels) for name in SPLITS}
 
     def _read(self, split: str, files: Sequence[TableFile]) -> np.ndarray:
-        pieces = [
-            piece for file in files for piece in file.pieces(self.columns, levels=self.levels, missing=self.missing)
-        ]
-        rows = np.concatenate([np.empty((0, len(self.columns))), *pieces])
+        every = [file.all_of(self.columns, self.levels, self.missing) for file in files]
+        rows = every[0] if len(every) == 1 else np.concatenate(every)
         dropped = sum(file.dropped for file in files)
         cells = sum((file.missing for file in files), Counter[str]())
         columns = ", ".join(f"{name} {n:,}" for name, n in cells.items())
@@ -217,6 +216,8 @@ def _find(path: str) -> tuple[dict[str, list[Path]], list[str]]:
     local = Path(path).expanduser()
     if local.is_file():
         return {"train": [local]}, []  # whatever its name: one file has no other splits
+    if local.exists() and not local.is_dir():
+        require_regular(local)
     if local.is_dir():
         found = walk(local, dict.fromkeys(TABLE_SUFFIXES, "tables"))
         files = sorted(found.files["tables"])

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ndm.data.arrow import is_numeric, open_parquet, pandas_index, stacked, without_last
 from ndm.data.cells import MISSING, Missing, is_number, is_right, lines, refusal, short, wrong_in_csv, wrong_values
-from ndm.data.columns import counts_rows, is_counter
+from ndm.data.columns import counts_rows, is_counter, nearest, some, twice_in
 from ndm.data.rows import first_line
+from ndm.memory import TooLargeError, require
+from ndm.texts import require_regular
 
 __all__ = ["TABLE_SUFFIXES", "TableFile"]
 
@@ -24,8 +26,13 @@ logger = logging.getLogger("ndm.data")
 
 TABLE_SUFFIXES = (".csv", ".parquet")
 
+#: Columns that a table may have.
+MOST_COLUMNS = 100_000
+
 _AT_ONCE = 65_536  # rows read before they are looked at
-_BLOCK, _LARGEST = 1 << 22, 1 << 30  # bytes of a CSV file that Arrow takes at once: a row must fit in
+_CELLS_AT_ONCE = 1 << 22  # likewise, of a wide table
+_BLOCK, _LARGEST = 1 << 22, 1 << 28  # bytes of a CSV file that Arrow takes at once: a row must fit in
+_BYTES = 32  # of memory for a cell: four copies in double precision, at the time of the splits
 _SLIP = 0.05  # of a column's cells are text: the rest are numbers, and these are slips
 
 
@@ -55,6 +62,8 @@ class TableFile:
         self._is_csv = self.path.suffix.lower() == ".csv"
         if self.path.suffix.lower() not in TABLE_SUFFIXES:
             raise ValueError(f"{path} is not a table: its name should end in {' or '.join(TABLE_SUFFIXES)}.")
+        if self.path.exists():
+            require_regular(self.path)
         if not self.path.is_file():
             raise FileNotFoundError(f"There is no file {path}.")
         try:
@@ -72,12 +81,19 @@ class TableFile:
         """What stands where the columns' names should be; empty if nothing does.
 
         Raises:
-            ValueError: the file is damaged.
+            ValueError: the file is damaged, or has too many columns.
         """
-        if not self._is_csv:
-            return tuple(self._parquet().schema_arrow.names)
-        first = next(self._lines(), None)
-        return () if first is None else tuple(first[1])
+        if self._is_csv:
+            first = next(self._lines(), None)
+            names = () if first is None else tuple(first[1])
+        else:
+            names = tuple(self._schema.names)
+        if len(names) > MOST_COLUMNS:
+            raise ValueError(
+                f"{self.path} has {len(names):,} columns, and a table may have {MOST_COLUMNS:,}: write those that are "
+                "of use to another file."
+            )
+        return names
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -89,10 +105,15 @@ class TableFile:
         names = self.header
         if self._is_csv:
             self._check_header(names)
-        twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+        twice = twice_in(names)
         if twice is not None:
             raise ValueError(f"{self.path} has two columns of the name {twice!r}: rename one.")
         return names
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        """Where each column is, by its name."""
+        return {name: place for place, name in enumerate(self.names)}
 
     def choose(self, columns: Sequence[str] | None = None) -> tuple[str, ...]:
         """These columns, or all that hold numbers.
@@ -104,18 +125,19 @@ class TableFile:
             self._names_are_numbers = set(columns) <= set(self.header)  # whoever names numbers means names
             if not columns:
                 raise ValueError("columns names no column: leave it out to take all that hold numbers.")
-            for i, name in enumerate(columns):
-                if name in columns[:i]:
-                    raise ValueError(f"columns names {name!r} twice.")
-                if name not in self.names:
-                    raise ValueError(f"{self.path} has no column {name!r}{_nearest(name, self.names)}")
+            twice, unknown = twice_in(columns), next((name for name in columns if name not in self._places), None)
+            if twice is not None:
+                raise ValueError(f"columns names {twice!r} twice.")
+            if unknown is not None:
+                raise ValueError(f"{self.path} has no column {unknown!r}{nearest(unknown, self.names)}")
             if not self._is_csv:  # of a CSV file the cells will tell
                 self._refuse_other_types(columns)
             return tuple(columns)
         numbers = self._numbers_of_csv() if self._is_csv else self._numbers_of_parquet()
-        left_out = {name: self._why_not(name) for name in self.names if name not in numbers}
+        taken = set(numbers)
+        left_out = {name: self._why_not(name) for name in self.names if name not in taken}
         if not numbers:
-            others = ", ".join(name or "(one without a name)" for name in left_out)
+            others = some([name or "(one without a name)" for name in left_out])
             raise ValueError(f"{self.path} has no column of numbers: it has {others}.")
         for name in filter(is_counter, numbers):
             if self._counts_rows(name):
@@ -126,20 +148,22 @@ class TableFile:
                     "the rows and is taken for data: name the others by columns= to leave it out"
                 )
         if left_out:
-            reasons = ", ".join(f"{name or 'one without a name'} ({why})" for name, why in left_out.items())
+            reasons = some([f"{name or 'one without a name'} ({why})" for name, why in left_out.items()])
             self._say(f"left out columns: {reasons}")
         return tuple(name for name in numbers if name not in left_out)
 
     def _why_not(self, name: str) -> str:
         """Why a column is not taken."""
         if not self._is_csv:
-            kind = self._parquet().schema_arrow.field(name).type
-            return "an index" if _is_numeric(kind) else f"holds {kind}"
+            kind = self._schema.field(name).type
+            return "an index" if is_numeric(kind) else f"holds {kind}"
         return self._texts.get(name, "holds no value") if name else "an index"
 
     def _counts_rows(self, name: str) -> bool:
         try:
-            return counts_rows(np.concatenate([np.empty((0, 1)), *self.pieces([name])])[:, 0])
+            return counts_rows(self.all_of([name])[:, 0])
+        except TooLargeError:
+            raise
         except ValueError:  # a cell is missing or wrong: that will be told where the column is read
             return False
 
@@ -165,28 +189,26 @@ class TableFile:
                     compute.utf8_trim_whitespace(cells).cast(pa.float64())
                 except pa.ArrowInvalid:
                     numbers[name] = False
-                    some = [cell for cell in cells[:1000].to_pylist() if cell is not None]
-                    texts = [cell for cell in some if not is_number(cell)]
-                    few = len(texts) <= _SLIP * len(some) or len(set(texts)) <= 2
-                    if 2 * len(texts) < len(some) and few:  # a column of numbers with a slip in it
+                    held = [cell for cell in cells[:1000].to_pylist() if cell is not None]
+                    texts = [cell for cell in held if not is_number(cell)]
+                    few = len(texts) <= _SLIP * len(held) or len(set(texts)) <= 2
+                    if 2 * len(texts) < len(held) and few:  # a column of numbers with a slip in it
                         raise self._wrong_cell([name], None, missing="drop") from None
-                    self._texts[name] = "text" if len(texts) == len(some) else f"text such as {short(texts[0])}"
+                    self._texts[name] = "text" if len(texts) == len(held) else f"text such as {short(texts[0])}"
                 seen[name] = seen[name] or cells.null_count < len(cells)
         if not any(seen.values()):
             return tuple(name for name in numbers)  # no rows: whatever is wrong with that is not for here to say
         return tuple(name for name, still in numbers.items() if still and seen[name])
 
     def _numbers_of_parquet(self) -> tuple[str, ...]:
-        schema = self._parquet().schema_arrow
-        index = (schema.pandas_metadata or {}).get("index_columns", [])
-        return tuple(field.name for field in schema if _is_numeric(field.type) and field.name not in index)
+        index = pandas_index(self._schema)
+        return tuple(field.name for field in self._schema if is_numeric(field.type) and field.name not in index)
 
     def _refuse_other_types(self, columns: Sequence[str]) -> None:
-        schema = self._parquet().schema_arrow
         for name in columns:
-            if not _is_numeric(schema.field(name).type):
+            if not is_numeric(self._schema.field(name).type):
                 raise ValueError(
-                    f"The column {name!r} of {self.path} holds {schema.field(name).type} and not numbers: "
+                    f"The column {name!r} of {self.path} holds {self._schema.field(name).type} and not numbers: "
                     "leave it out of columns=."
                 )
 
@@ -229,6 +251,29 @@ class TableFile:
         if count:
             yield np.concatenate(waiting)
 
+    def all_of(self, columns: Sequence[str], levels: int | None = None, missing: Missing | None = None) -> np.ndarray:
+        """The values of some columns in all rows, float64 (n, d): see :meth:`pieces`.
+
+        Raises:
+            ValueError: they do not fit into the memory, or a value is wrong.
+        """
+        if not self._is_csv:
+            self._require_room(self._parquet().metadata.num_rows, columns)
+        found, count = [np.empty((0, len(columns)))], 0
+        for piece in self.pieces(columns, levels=levels, missing=missing):
+            found.append(piece)
+            count += len(piece)
+            self._require_room(count, columns)
+        return np.concatenate(found)
+
+    def _require_room(self, rows: int, columns: Sequence[str]) -> None:
+        d = len(columns)
+        require(
+            _BYTES * rows * d,
+            f"{self.path}, {rows:,} rows of {d:,} column{'s' * (d > 1)},",
+            "take fewer columns by columns=, or write fewer rows to another file",
+        )
+
     def check(self, columns: Sequence[str], levels: int | None = None) -> int:
         """Read all rows, refuse what :meth:`pieces` refuses, and count them."""
         return sum(len(piece) for piece in self._all(columns, levels))
@@ -258,7 +303,7 @@ class TableFile:
         import pyarrow as pa
 
         for batch in self._csv(columns, pa.float64()):
-            yield _stacked(batch.column(name) for name in columns)
+            yield stacked(batch.column(name) for name in columns)
 
     def _csv(self, columns: Sequence[str], kind: Any) -> Iterator[Any]:
         """Batches of a CSV file's columns, all read as one type."""
@@ -269,7 +314,7 @@ class TableFile:
             return  # names alone, which Arrow takes for an error
         try:
             if len(names) == 1:
-                yield from _without_last(self._blocks(columns, kind), self._blank_lines_at_the_end())
+                yield from without_last(self._blocks(columns, kind), self._blank_lines_at_the_end())
             else:
                 yield from self._blocks(columns, kind)
         except pa.ArrowInvalid as error:
@@ -317,20 +362,19 @@ class TableFile:
         import pyarrow as pa
 
         try:
-            for batch in self._parquet().iter_batches(_AT_ONCE, columns=list(columns)):
-                yield _stacked(batch.column(name).cast(pa.float64(), safe=False) for name in columns)
+            rows = max(1, min(_AT_ONCE, _CELLS_AT_ONCE // len(columns)))
+            for batch in self._parquet().iter_batches(rows, columns=list(columns)):
+                yield stacked(batch.column(name).cast(pa.float64(), safe=False) for name in columns)
         except (pa.ArrowException, OSError) as error:
             reason = first_line(error)
             raise ValueError(f"{self.path} cannot be read to its end: it may be damaged ({reason}).") from None
 
     def _parquet(self) -> Any:
-        import pyarrow as pa
-        from pyarrow.parquet import ParquetFile
+        return open_parquet(self.path)
 
-        try:
-            return ParquetFile(self.path)
-        except (pa.ArrowException, OSError):
-            raise ValueError(f"{self.path} cannot be read as a Parquet file: it may be damaged.") from None
+    @cached_property
+    def _schema(self) -> Any:
+        return self._parquet().schema_arrow
 
     # ---- saying what is wrong
 
@@ -350,36 +394,3 @@ class TableFile:
         else:
             found = wrong_values(self._parquet_values(columns), columns, levels)
         return refusal(self.path, found, levels, reason, missing)
-
-
-def _without_last(batches: Iterator[Any], n: int) -> Iterator[Any]:
-    """Batches of rows without the last n rows of all."""
-    waiting: list[Any] = []
-    for batch in batches:
-        waiting.append(batch)
-        while waiting and sum(b.num_rows for b in waiting[1:]) >= n:
-            yield waiting.pop(0)
-    for batch in waiting:
-        rest = sum(b.num_rows for b in waiting) - n
-        kept = batch.slice(0, max(0, min(batch.num_rows, rest)))
-        n -= batch.num_rows - kept.num_rows
-        waiting = waiting[1:]
-        if kept.num_rows:
-            yield kept
-
-
-def _stacked(columns: Iterable[Any]) -> np.ndarray:
-    """Columns of Arrow's side by side, (n, d); what is missing is NaN."""
-    return np.stack([column.to_numpy(zero_copy_only=False) for column in columns], axis=1)
-
-
-def _is_numeric(kind: Any) -> bool:
-    from pyarrow import types
-
-    return types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind)
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    """The end of a sentence about a wrong name: what may have been meant, or what there is."""
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; it has {', '.join(known)}."

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ndm.data.base import SPLITS, Data
+from ndm.memory import require
 
 __all__ = ["Checkerboard", "EightGaussians", "Gaussian", "Pinwheel", "SwissRoll", "Toy", "TwoMoons"]
 
@@ -84,6 +85,7 @@ class Toy(Data):
 
     @cached_property
     def _splits(self) -> dict[str, Tensor]:
+        require(12 * sum(self.sizes.values()) * math.prod(self.shape), "The data set", "give smaller splits")
         # A stream for each split, so that the test split stays the same whatever the size of the others.
         streams = [torch.Generator().manual_seed(len(SPLITS) * self.seed + i) for i in range(len(SPLITS))]
         return {name: self.sample(n, g) for (name, n), g in zip(self.sizes.items(), streams, strict=True)}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ndm.data.base import Examples, from_levels
+from ndm.data.columns import some
 from ndm.data.sources import find_source
 from ndm.data.table import TableFile
 
@@ -84,7 +85,7 @@ class TableRows:
         if len(self.columns) != math.prod(self.shape):
             raise ValueError(
                 f"The model is of {math.prod(self.shape)} numbers a row, and {path} has {len(self.columns)} columns "
-                f"of numbers: {', '.join(self.columns)}."
+                f"of numbers: {some(self.columns)}."
             )
         self.count = self.file.check(self.columns, levels)
         if self.count == 0:

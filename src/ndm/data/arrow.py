@@ -1,0 +1,91 @@
+"""What tables ask of Arrow, the library that reads CSV and Parquet files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ndm.texts import parse_json, require_regular
+
+__all__ = ["is_numeric", "open_parquet", "pandas_index", "require_moderate", "stacked", "without_last"]
+
+
+#: Bytes that a Parquet file may need to say what is in it, about 190 for each column of each group of rows: for these
+#: Arrow needs some 20 times as much memory.
+MOST_METADATA = 1 << 25
+
+
+def require_moderate(path: Path) -> None:
+    """Refuse a Parquet file that says more of itself than a table has to say, before that is read.
+
+    Raises:
+        ValueError: it does.
+        OSError: it cannot be read.
+    """
+    require_regular(path)
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 8))
+        end = file.read(8)
+    size = int.from_bytes(end[:4], "little") if end[4:] == b"PAR1" else 0
+    if size > MOST_METADATA:
+        raise ValueError(
+            f"{path} has {size:,} bytes that say which columns and groups of rows it has, and may have "
+            f"{MOST_METADATA:,}: write fewer columns, or larger groups of rows, to another file."
+        )
+
+
+def open_parquet(path: Path) -> Any:
+    """A Parquet file, of which what it says of itself is read.
+
+    Raises:
+        ValueError: it is damaged, or says too much.
+    """
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetFile
+
+    require_moderate(path)
+    try:
+        return ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        many = ", or have too many columns" if "thrift" in str(error).lower() else ""
+        raise ValueError(f"{path} cannot be read as a Parquet file: it may be damaged{many}.") from None
+
+
+def without_last(batches: Iterator[Any], n: int) -> Iterator[Any]:
+    """Batches of rows without the last n rows of all."""
+    waiting: list[Any] = []
+    for batch in batches:
+        waiting.append(batch)
+        while waiting and sum(b.num_rows for b in waiting[1:]) >= n:
+            yield waiting.pop(0)
+    for batch in waiting:
+        rest = sum(b.num_rows for b in waiting) - n
+        kept = batch.slice(0, max(0, min(batch.num_rows, rest)))
+        n -= batch.num_rows - kept.num_rows
+        waiting = waiting[1:]
+        if kept.num_rows:
+            yield kept
+
+
+def stacked(columns: Iterable[Any]) -> np.ndarray:
+    """Columns of Arrow's side by side, (n, d); what is missing is NaN."""
+    return np.stack([column.to_numpy(zero_copy_only=False) for column in columns], axis=1)
+
+
+def is_numeric(kind: Any) -> bool:
+    from pyarrow import types
+
+    return types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind)
+
+
+def pandas_index(schema: Any) -> frozenset[str]:
+    """The columns that pandas has written its index to, as far as that can be read."""
+    try:
+        index = parse_json((schema.metadata or {}).get(b"pandas", b"{}").decode())["index_columns"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return frozenset()
+    return frozenset(name for name in index if isinstance(name, str)) if isinstance(index, list) else frozenset()
