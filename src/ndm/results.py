@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from ndm.files import atomic_write
+from ndm.memory import TooLargeError, require
+from ndm.texts import require_regular
 
 __all__ = [
     "MIXTURE",
@@ -286,11 +288,15 @@ def read_places(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 def _arrays(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     try:
+        require_regular(path)
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        require(2 * size, f"What {path} unfolds to", "take it away to do without, or evaluate the run again")
         with np.load(path, allow_pickle=False) as file:
             return {name: torch.from_numpy(file[name]) for name in file.files}
-    except FileNotFoundError:
+    except (FileNotFoundError, TooLargeError):
         raise
-    except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, AttributeError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is damaged ({error}); evaluate the run again.") from None
 
 

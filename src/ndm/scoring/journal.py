@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ndm.files import atomic_write, naming
+from ndm.texts import read_json
 
 __all__ = ["MEASURED", "Journal"]
 
@@ -96,7 +97,7 @@ class Journal:
                 file.write((json.dumps(self.settings, indent=2) + "\n").encode())
             return
         try:
-            old = dict(json.loads(path.read_text()))
+            old = dict(read_json(path))
         except (OSError, ValueError, TypeError):
             raise self._other("its settings.json is missing or damaged") from None
         new_settings = json.loads(json.dumps(self.settings))

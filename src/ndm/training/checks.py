@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from ndm.data import require_labels
 from ndm.data.base import Data
 from ndm.data.choosing import part_of
 from ndm.model import NDM
+from ndm.texts import LARGEST_YAML, parse_yaml, read_text
 from ndm.training.options import TrainingOptions
-from ndm.training.run import Run, read_checkpoint
+from ndm.training.reading import read_checkpoint, require_fitting
+from ndm.training.run import Run
 
 __all__ = ["check", "first_step", "some_unused"]
 
@@ -24,24 +25,29 @@ CHECKED = 1024
 PLACES = ("path", "cache")
 
 
-def first_step(run: Run, config: str, data: Data) -> int:
+def first_step(run: Run, config: str, data: Data, model: NDM) -> int:
     """The step that a run goes on from.
 
     Raises:
         FileNotFoundError: there is no checkpoint to go on from.
-        ValueError: the run was of another model, of another seed or on other data.
+        ValueError: the run was of another model, of another seed or on other data, or its checkpoint is damaged.
     """
     run.require_checkpoint()
     _require_same(run, config)
     run.require_same_data(data, "or train on these data from the beginning, with another --out")
-    return int(read_checkpoint(run.last)["global_step"])
+    checkpoint = read_checkpoint(run.last)
+    require_fitting(checkpoint, model, run.last)
+    return int(checkpoint["global_step"])
 
 
 def _require_same(run: Run, config: str) -> None:
     """Refuse to resume a run with another model, data read in another way, or another seed."""
     if not run.config.is_file():
         return
-    old, new = (yaml.safe_load(text) for text in (run.config.read_text(encoding="utf-8"), config))
+    try:
+        old, new = (dict(parse_yaml(text)) for text in (read_text(run.config, LARGEST_YAML), config))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{run.config} is damaged: {error}.") from None
     for key in ("model", "data", "seed"):
         if key in old and key in new and _without_places(old[key]) != _without_places(new[key]):
             raise _other(run, key)

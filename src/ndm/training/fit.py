@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 import yaml
-from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -101,7 +101,7 @@ def fit(
         model.schedule.train_in_steps()
     run = Run(Path(out))
     config = config or _configuration(model, training, trainer, seed)
-    first = first_step(run, config, data) if resume else 0
+    first = first_step(run, config, data, model) if resume else 0
     if not resume:
         run.require_new()
     check(model, data, training)
@@ -169,12 +169,28 @@ def _train(trainer: Trainer, module: NDMModule, stream: Stream, run: Run, resume
     if limits.channels_last:
         module.to(memory_format=torch.channels_last)
     validation = _validation(stream, options, limits, trainer)
+    begun = _Begun()
+    trainer.callbacks.append(begun)  # type: ignore[attr-defined]
     try:
         with module.prepared(), _interruptible(trainer):
             trainer.fit(module, stream, validation, ckpt_path=run.last if resume else None, weights_only=True)
     except NonFiniteLoss as error:
         logger.info("stopped: %s", error)
         raise NonFiniteLoss(_advice(str(error), run, module)) from None
+    except (KeyError, IndexError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+        if begun.begun or not resume:
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{run.last} cannot be gone on from, it does not fit this training: {reason}.") from error
+
+
+class _Begun(Callback):
+    """Knows whether a training has begun: until then a checkpoint is being read."""
+
+    begun = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.begun = True
 
 
 def _validation(stream: Stream, options: TrainingOptions, limits: TrainerOptions, trainer: Trainer) -> InOrder:
@@ -329,7 +345,10 @@ def _take_weights(model: NDM, checkpoint: Path) -> None:
     if not checkpoint.is_file():
         return
     weights = read_checkpoint(checkpoint)["state_dict"]
-    model.load_state_dict({name.removeprefix("model."): value for name, value in weights.items()})
+    try:
+        model.load_state_dict({name.removeprefix("model."): value for name, value in weights.items()})
+    except RuntimeError as error:
+        raise ValueError(f"{checkpoint} is of another model: {' '.join(str(error).split())[:300]}") from None
     model.cpu().eval()
 
 

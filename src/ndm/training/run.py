@@ -21,24 +21,22 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import pickle
 import re
 import shlex
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from ndm.data.base import Data
 from ndm.files import atomic_write
+from ndm.texts import LARGEST_YAML, read_json, read_text, read_yaml
 from ndm.training.lock import FolderLock
+from ndm.training.reading import read_checkpoint, read_facts
 
-__all__ = ["Run"]
+__all__ = ["Run", "read_checkpoint"]
 
 
 #: Where Lightning, torchrun and SLURM tell a process its number.
@@ -157,10 +155,10 @@ class Run:
     def _longer(self) -> str:
         """The command that goes on with the training, beyond its end if that is where it is."""
         try:
-            limit = yaml.safe_load(self.config.read_text(encoding="utf-8"))["trainer"]["max_steps"]
-            done = int(self.metrics.read_text().rstrip().rpartition("\n")[2].partition(",")[0])
+            limit = read_yaml(self.config)["trainer"]["max_steps"]
+            done = int(read_text(self.metrics).rstrip().rpartition("\n")[2].partition(",")[0])
             return f"{self.resume} --trainer.max_steps {2 * limit}" if done >= limit else self.resume
-        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        except (OSError, ValueError, KeyError, TypeError):
             return self.resume
 
     def require_checkpoint(self) -> None:
@@ -203,7 +201,7 @@ class Run:
 
     def _write_config(self, config: str) -> None:
         """Write the configuration; another one that was there is kept beside it."""
-        if self.config.is_file() and self.config.read_text(encoding="utf-8") != config:
+        if self.config.is_file() and read_text(self.config, LARGEST_YAML) != config:
             numbered = (self.path / f"config-{i}.yaml" for i in itertools.count(1))
             with atomic_write(next(path for path in numbered if not path.exists())) as file:
                 file.write(self.config.read_bytes())
@@ -250,10 +248,7 @@ class Run:
             ValueError: the data are others.
         """
         now = contents(data)
-        try:
-            before = {key: value for key, value in json.loads(self.data.read_text()).items() if key in _CONTENTS}
-        except (OSError, ValueError, AttributeError) as error:
-            raise ValueError(f"{self.data} is missing or damaged ({error}).") from None
+        before = {key: value for key, value in read_facts(self.data).items() if key in _CONTENTS}
         if all(before[key] in (None, now[key]) for key in before):
             return
         rows = "rows" if data.columns is not None else "examples"
@@ -278,7 +273,8 @@ class Run:
         """
         if resumed:
             before = self._environment_before()
-            times = [*before.get("resumed", []), facts["started"]]
+            earlier = before.get("resumed", [])
+            times = [*(earlier if isinstance(earlier, list) else []), facts["started"]]
             facts = (before or {k: v for k, v in facts.items() if k != "started"}) | {"resumed": times}
         with atomic_write(self.environment) as file:
             file.write((json.dumps(facts, indent=2) + "\n").encode())
@@ -286,7 +282,7 @@ class Run:
     def _environment_before(self) -> dict[str, Any]:
         """What an earlier session has written down; empty if it has not, or if that cannot be read."""
         try:
-            return dict(json.loads(self.environment.read_text()))
+            return dict(read_json(self.environment))
         except (OSError, ValueError, TypeError):
             return {}
 
@@ -297,7 +293,7 @@ class Run:
             ValueError: the file is missing or damaged.
         """
         try:
-            return dict(json.loads(self.evaluation.read_text()))
+            return dict(read_json(self.evaluation))
         except (OSError, ValueError, TypeError) as error:
             raise ValueError(f"{self.evaluation} is missing or damaged ({error}); evaluate the run again.") from None
 
@@ -307,18 +303,15 @@ class Run:
         Raises:
             ValueError: the file is missing or damaged.
         """
-        shape, _ = self.read_data()
-        columns = json.loads(self.data.read_text()).get("columns")
-        if columns is not None and (not isinstance(columns, list) or (len(columns),) != shape):
-            raise ValueError(f"{self.data} is damaged: its columns are not those of examples of shape {shape}.")
-        return None if columns is None else tuple(map(str, columns))
+        columns = read_facts(self.data).get("columns")
+        return None if columns is None else tuple(columns)
 
     def read_classes(self) -> list[int] | None:
         """How many training examples each class had; None if there were no classes, or that was not written down."""
         try:
-            counts = json.loads(self.data.read_text()).get("classes")
+            counts = read_facts(self.data).get("classes")
             return None if counts is None else [int(n) for n in counts]
-        except (OSError, ValueError, TypeError, AttributeError):
+        except (ValueError, TypeError, OverflowError):
             return None
 
     def read_data(self) -> tuple[tuple[int, ...], int | None]:
@@ -327,11 +320,8 @@ class Run:
         Raises:
             ValueError: the file is missing or damaged.
         """
-        try:
-            data = json.loads(self.data.read_text())
-            return tuple(data["shape"]), data["levels"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{self.data} is missing or damaged ({error}).") from None
+        facts = read_facts(self.data)
+        return tuple(facts["shape"]), facts["levels"]
 
 
 #: The entries of data.json that tell one data set from another.
@@ -354,24 +344,3 @@ def _counted(splits: Mapping[str, int], rows: str) -> str:
         '200 rows (160 train, 40 test)'
     """
     return f"{sum(splits.values()):,} {rows} ({', '.join(f'{n:,} {split}' for split, n in splits.items())})"
-
-
-def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a checkpoint of Lightning's without executing anything in it.
-
-    Raises:
-        ValueError: the file is damaged, or holds something other than tensors and plain data.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # compares the CRCs, which torch.load does not
-        if damaged is not None:
-            raise zipfile.BadZipFile(damaged)
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        checkpoint["global_step"], checkpoint["state_dict"]
-    except (
-        RuntimeError, EOFError, KeyError, TypeError, ValueError, AttributeError, IndexError, MemoryError,
-        pickle.UnpicklingError, zipfile.BadZipFile, zlib.error,
-    ):  # fmt: skip
-        raise ValueError(f"{path} is damaged, or not a checkpoint that ndm has written; it was not loaded.") from None
-    return checkpoint
