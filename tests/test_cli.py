@@ -330,8 +330,8 @@ WRONG = [
     ("train digit", "no configuration 'digit'.*did you mean 'digits'"),
     ("train zzz", "there are celebahq256, .*digits, digits-identity"),
     ("train {tmp}/missing.yaml", "no configuration"),
-    ("train {tmp}/broken.yaml", r"not YAML and cannot be read \(line 2\)"),
-    ("train {tmp}/binary.yaml", "not YAML"),
+    ("train {tmp}/broken.yaml", r"not YAML and cannot be read \(line 2"),
+    ("train {tmp}/binary.yaml", "not text in UTF-8"),
     ("train {tmp}/text.yaml", "not a configuration"),
     ("train {tmp}/flat.yaml", "training should be a section"),
     ("train {tmp}/empty.yaml", r"lacks model\.schedule, model\.transform, model\.denoiser, data"),
@@ -463,6 +463,55 @@ def test_an_error_of_the_program_is_not_hidden(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr("ndm.training.fit", broken)
     with pytest.raises(KeyError, match="a bug"):
         main(["train", tiny, "--out", str(tmp_path / "run")])
+
+
+@pytest.mark.parametrize(
+    "lack",
+    [
+        MemoryError(),
+        MemoryError("Unable to allocate 7.28 TiB for an array"),
+        torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to ..."),
+    ],
+    ids=["python", "numpy", "gpu", "cpu"],
+)
+def test_a_lack_of_memory_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: Capture, lack: Exception) -> None:
+    def command(arguments: list[str]) -> None:
+        raise lack
+
+    monkeypatch.setitem(ndm.cli.COMMANDS, "sample", (command, ""))
+    assert re.search(r"there is not enough memory for this \(.*\): take a smaller batch", error(capsys, "sample"))
+
+
+def test_classes_of_ones_own_are_allowed_by_every_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    (tmp_path / "ownparts.py").write_text(
+        "from ndm import Identity\nfrom ndm.data import Pinwheel\n"
+        "class Own(Pinwheel):\n    pass\nclass Same(Identity):\n    pass\n"
+    )
+    config = TINY.replace("class_path: Pinwheel", "class_path: ownparts.Own")
+    own = re.sub(r"  transform:\n(    .*\n)+", "  transform: {class_path: ownparts.Same}\n", config)
+    (tmp_path / "own.yaml").write_text(own)
+    (tmp_path / "rows.csv").write_text("a,b\n0.1,0.2\n0.3,0.4\n")
+    commands = [
+        ["train", "own.yaml", "--out", "run"],
+        ["train", "--resume", "--out", "run", "--trainer.max_steps", "8"],
+        ["evaluate", "run", "--no-likelihood", "--steps", "2", "--times", "4"],
+        ["sample", "run", "-n", "2", "--steps", "2", "--out", "samples.csv"],
+        ["score", "run", "rows.csv", "--no-likelihood", "--out", "scores.csv"],
+        ["report", "run", "--examples", "4", "--out", "report.html"],
+    ]
+    try:
+        for command in commands:
+            assert "allow" in error(capsys, *command)
+            assert main([*command, "--allow", "ownparts"]) == 0, capsys.readouterr().err
+            capsys.readouterr()
+    finally:
+        sys.modules.pop("ownparts", None)
+    assert "ownparts.Own" in (tmp_path / "report.html").read_text()
 
 
 def test_the_traceback_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

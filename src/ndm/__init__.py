@@ -4,6 +4,27 @@ A model is four parts put together, a noise schedule, a data transformation, a d
 samplers and the likelihood are written once against those four.
 """
 
+import sys
+
+
+def _leave_the_current_folder() -> None:
+    """Take the current folder, which `python -m ndm` puts there first, out of the places that modules are looked for.
+
+    Else a file torch.py or yaml.py in it would be run in the place of the package. `python -m` imports this module
+    while the name of the program is still "-m"; nobody else's import of ndm is touched.
+    """
+    if sys.argv[:1] != ["-m"] or getattr(sys.flags, "safe_path", False) or sys.flags.isolated:
+        return
+    for word, following in zip(sys.orig_argv[1:], [*sys.orig_argv[2:], ""], strict=True):
+        flags, option, module = word[1:].partition("m")
+        if word.startswith("-") and option and set(flags) <= set("bBdEiIOPqsSuvx"):  # as in -um
+            if (module or following).partition(".")[0] == "ndm":
+                sys.path.pop(0)
+            return
+
+
+_leave_the_current_folder()
+
 from ndm.bounds import BoundTerms
 from ndm.decoders import Decoder, DiscretizedDecoder, GaussianDecoder, WeightedDecoder
 from ndm.denoisers import Denoiser, DirectDenoiser, Estimate, GuidedDenoiser

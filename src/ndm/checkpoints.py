@@ -21,7 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ndm.files import aside, atomic_folder, sha256_of
+from ndm.memory import Allowance
 from ndm.parts import Part, from_config
+from ndm.texts import read_json, read_text, require_regular
 
 __all__ = ["aside", "load_part", "save_part"]
 
@@ -30,6 +32,10 @@ FORMAT = 1
 
 #: Files that other programs keep pickled weights in.
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+#: Bytes of tensors that may be made to build a model: so many for each byte of its weights, which may be saved in half
+#: precision, and so many besides, for tables of constants.
+_MANY, _SOME = 8, 1 << 28
 
 PartT = TypeVar("PartT", bound=Part)
 
@@ -78,13 +84,13 @@ def _save_tensors(part: Part, path: Path) -> None:
         ) from None
 
 
-def load_part(path: str | os.PathLike[str], kind: type[PartT], allow: Iterable[type[nn.Module]] = ()) -> PartT:
+def load_part(path: str | os.PathLike[str], kind: type[PartT], allow: Iterable[type[nn.Module] | str] = ()) -> PartT:
     """Read the part that :func:`save_part` wrote, in the mode (training or evaluation) that it was saved in.
 
     Args:
         path: the folder.
         kind: the class that the part must be of.
-        allow: the caller's own classes that the configuration may name.
+        allow: the caller's own classes that the configuration may name, or the names of modules with such classes.
 
     Raises:
         FileNotFoundError: there is no saved model at ``path``.
@@ -106,12 +112,18 @@ def load_part(path: str | os.PathLike[str], kind: type[PartT], allow: Iterable[t
             "writes it (RUN/model after `ndm train`)."
         )
     config = _read_config(path / CONFIG)
+    require_regular(path / WEIGHTS)
     if _is_pickle(path / WEIGHTS):
         raise ValueError(
             f"{path / WEIGHTS} is a pickle under another name, which can run code when it is read; it was not read."
         )
     _compare_checksums(path)
-    part = from_config(config.get("model"), allow)
+    with Allowance(
+        _MANY * (path / WEIGHTS).stat().st_size + _SOME,
+        f"The configuration in {path}",
+        "its weights are of a smaller model, so that one of the two files is damaged or another model's",
+    ):
+        part = from_config(config.get("model"), allow)
     if not isinstance(part, kind):
         raise ValueError(f"{path} holds a {type(part).__name__}, not a {kind.__name__}.")
     try:
@@ -136,7 +148,7 @@ def _compare_checksums(path: Path) -> None:
     """Compare the files with the checksums beside them; a model of an earlier version has none."""
     if not (path / CHECKSUMS).is_file():
         return
-    text = (path / CHECKSUMS).read_text(errors="replace")
+    text = read_text(path / CHECKSUMS, 1 << 16)
     known = dict(reversed(pair) for pair in re.findall(r"(?m)^([0-9a-f]{64})  (\S+)$", text))
     for name in (CONFIG, WEIGHTS):
         if known.get(name) != sha256_of(path / name):
@@ -157,8 +169,8 @@ def _is_pickle(path: Path) -> bool:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        config = read_json(path)
+    except ValueError as error:
         raise ValueError(f"{path} is damaged and cannot be read ({error}).") from None
     version = config.get("ndm_format") if isinstance(config, dict) else None
     if version != FORMAT:

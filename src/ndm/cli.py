@@ -37,6 +37,9 @@ FAILED, WRONG, INTERRUPTED = 1, 2, 130
 #: Set to see where in the program an error comes from.
 TRACEBACK = "NDM_TRACEBACK"
 
+#: What may be done where there is not enough memory.
+LESS_MEMORY = "take a smaller batch, a smaller network or fewer columns, or another computer"
+
 #: What is left of a command that was stopped, and what to do; `ndm train` says it itself.
 STOPPED = {
     "evaluate": "no figures were written; the same command starts again.",
@@ -51,6 +54,8 @@ STOPPED = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv``, by default the process's own, and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:  # the processes that this one starts are not to look for modules in the current folder either
+        os.environ.setdefault("PYTHONSAFEPATH", "1")
     try:
         with terminable():
             return _dispatch(arguments)
@@ -66,10 +71,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, (ValueError, OSError, ImportError)):
             _say(f"error: {_one_line(error)}")
             return WRONG
+        if _is_lack_of_memory(error):
+            _say(f"error: there is not enough memory for this ({_one_line(error)[:200]}): {LESS_MEMORY}.")
+            return WRONG
         if type(error).__name__ == "NonFiniteLoss":  # by name: its module would import Lightning
             _say(f"error: {_one_line(error)}")
             return FAILED
         raise
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    """Whether Python, NumPy, Arrow or PyTorch, whose error of the processor has no class, was refused memory."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
+    )
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -111,9 +128,11 @@ def _train(arguments: list[str]) -> None:
     own.add_argument("--resume", action="store_true")
     own.add_argument("--tiny", action="store_true")
     own.add_argument("--print_config", action="store_true")
+    _add_allow(own)
     options, overrides = own.parse_known_args(arguments)
+    _find(options.allow)
     if {"-h", "--help"} & set(overrides) or any(o.partition("=")[0].endswith(".help") for o in overrides):
-        Configuration.help(overrides)
+        Configuration.help(overrides, options.allow)
     run = training.Run(Path(options.out)) if options.out else None
     if name is None and options.resume and run is not None:
         if not run.is_unborn:
@@ -121,7 +140,7 @@ def _train(arguments: list[str]) -> None:
         name = str(run.config)
     if name is None:
         raise ValueError("Which configuration? Give a file or the name of a shipped one, as in `ndm train digits`.")
-    configuration = Configuration.read(name, overrides, options.tiny)
+    configuration = Configuration.read(name, overrides, options.tiny, options.allow)
     if options.print_config:
         print(configuration.text, end="")
         return
@@ -149,11 +168,11 @@ def _train(arguments: list[str]) -> None:
             notes=built.notes,
         )
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(_after_stop(run, command)) from None
+        raise KeyboardInterrupt(_after_stop(run, command, options.allow)) from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        raise OSError(f"{_one_line(error)}: make room; {_after_stop(run, command)}") from None
+        raise OSError(f"{_one_line(error)}: make room; {_after_stop(run, command, options.allow)}") from None
 
 
 def _without_out(command: Sequence[str]) -> str:
@@ -163,10 +182,11 @@ def _without_out(command: Sequence[str]) -> str:
     return shlex.join(word for word in kept if not word.startswith("--out="))
 
 
-def _after_stop(run: Run, command: Sequence[str]) -> str:
+def _after_stop(run: Run, command: Sequence[str], allow: Sequence[str]) -> str:
     """What is left of a training that was stopped, and what goes on with it."""
     if run.last.is_file():
-        return f"its last checkpoint is kept; go on with: {run.resume}"
+        allowed = "".join(f" --allow {name}" for name in allow)
+        return f"its last checkpoint is kept; go on with: {run.resume}{allowed}"
     return f"there was no checkpoint yet; start again with: {shlex.join(command)}"
 
 
@@ -243,6 +263,7 @@ def _evaluate(arguments: list[str]) -> None:
     _add_common(parser, seeded="the same seed gives the same, and takes the same random examples")
     arguments, overrides = _without_data(arguments)
     options = parser.parse_args(arguments)
+    _find(options.allow)
 
     from ndm.configs.recorded import read_run_data
     from ndm.distributed import is_first, together
@@ -256,11 +277,11 @@ def _evaluate(arguments: list[str]) -> None:
         features: Any = options.features
         if options.fid and options.inception_weights:
             features = importlib.import_module("ndm.quality").feature_network(features, options.inception_weights)
-        model = _load(run.path, device)
+        model = _load(run.path, device, options.allow)
         _check_guidance(run, options.guidance)
         evaluation = evaluate(
             model,
-            read_run_data(run, overrides, options.other_data),
+            read_run_data(run, overrides, options.other_data, options.allow),
             split=options.split,
             steps=tuple(options.steps),
             covariances=tuple(options.variances),
@@ -333,6 +354,7 @@ def _sample(arguments: list[str]) -> None:
     )  # fmt: skip
     _add_common(parser)
     options = parser.parse_args(arguments)
+    _find(options.allow)
     out = Path(options.out)
 
     from ndm.distributed import together
@@ -352,7 +374,7 @@ def _draw(path: Path, out: Path, device: torch.device, options: argparse.Namespa
     from ndm.sampling import sample_batches
     from ndm.training import Run
 
-    run, model = Run(path), _load(path, device)
+    run, model = Run(path), _load(path, device, options.allow)
     (shape, levels), columns = run.read_data(), run.read_columns()
     labels = class_turns(model, options.label, run.read_classes())
     _check_guidance(run, options.guidance)
@@ -429,6 +451,21 @@ def _add_common(parser: argparse.ArgumentParser, seeded: str = "the same seed gi
         "--precision", choices=("32", "bf16"), default="32", help="of the networks' arithmetic (default: %(default)s)"
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
+    _add_allow(parser)
+
+
+def _add_allow(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow", action="append", default=[], metavar="MODULE",
+        help="let configurations and models name classes of this module of yours, which runs its code; it is looked "
+        "for where Python looks, and in the current folder",
+    )  # fmt: skip
+
+
+def _find(allow: Sequence[str]) -> None:
+    """Let the modules that are allowed be found in the current folder too."""
+    if allow:
+        importlib.import_module("ndm.configs.allowing").find_here(allow)
 
 
 def _precision(name: str, device: torch.device) -> AbstractContextManager:
@@ -487,7 +524,9 @@ def _score(arguments: list[str]) -> None:
         help="of the arithmetic; bf16: of the networks alone (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
+    _add_allow(parser)
     options = parser.parse_args(arguments)
+    _find(options.allow)
 
     from ndm.distributed import together, world_size
     from ndm.scoring import score
@@ -498,10 +537,10 @@ def _score(arguments: list[str]) -> None:
     with told, together(options.device) as device:
         if world_size() > 1:
             raise ValueError("ndm score is for one process: cut the table into several to share the work.")
-        model = _load(run.path, device)
+        model = _load(run.path, device, options.allow)
         scores = score(
             model,
-            _rows(run, options.data, options.split),
+            _rows(run, options.data, options.split, options.allow),
             options.out,
             likelihood=not options.no_likelihood,
             times=options.times,
@@ -518,7 +557,7 @@ def _score(arguments: list[str]) -> None:
     scores.require_finite()
 
 
-def _rows(run: Run, path: str, split: str | None) -> Rows:
+def _rows(run: Run, path: str, split: str | None, allow: Sequence[str]) -> Rows:
     """The rows of a path, of the kind that a run's model is for."""
     from ndm.scoring import ImageRows, TableRows
 
@@ -526,7 +565,7 @@ def _rows(run: Run, path: str, split: str | None) -> Rows:
     if len(shape) == 3 and levels == 256:
         from ndm.configs.configuration import read_data
 
-        data = read_data(run.config)  # says how the images were brought to their shape
+        data = read_data(run.config, allow=allow)  # says how the images were brought to their shape
         background = getattr(data, "background", "white")
         return ImageRows(path, shape, getattr(data, "size", None), getattr(data, "channels", None), split, background)
     if split is not None:
@@ -551,7 +590,9 @@ def _report(arguments: list[str]) -> None:
     )  # fmt: skip
     parser.add_argument("--seed", type=_natural, default=0, help="the same seed gives the same (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
+    _add_allow(parser)
     options = parser.parse_args(arguments)
+    _find(options.allow)
 
     from ndm.configs.recorded import read_run_data
     from ndm.report import report
@@ -564,7 +605,8 @@ def _report(arguments: list[str]) -> None:
             examples=options.examples,
             seed=options.seed,
             device=options.device,
-            data=lambda config: read_run_data(Run(config.parent)),
+            data=lambda config: read_run_data(Run(config.parent), allow=options.allow),
+            allow=options.allow,
             overwrite=options.overwrite,
             progress=sys.stderr.isatty(),
         )
@@ -581,14 +623,16 @@ def _push(arguments: list[str]) -> None:
     parser.add_argument("--private", action="store_true", help="for your eyes only, if the place is new")
     parser.add_argument("--branch", help="another branch than the main one")
     parser.add_argument("--pull-request", action="store_true", help="propose it instead")
+    _add_allow(parser)
     options = parser.parse_args(arguments)
+    _find(options.allow)
 
     import torch
 
     from ndm.training import Run
 
     run = Run(Path(options.run))
-    model = _load(run.path, torch.device("cpu"))
+    model = _load(run.path, torch.device("cpu"), options.allow)
     card: dict[str, Any] = {"shape": list(run.read_data()[0])}
     if run.evaluation.is_file():
         card["evaluation"] = run.read_evaluation()
@@ -661,13 +705,13 @@ def _without_data(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return left, data
 
 
-def _load(run: Path, device: torch.device) -> NDM:
+def _load(run: Path, device: torch.device, allow: Sequence[str] = ()) -> NDM:
     """The trained model of a run, on a device."""
     from ndm.model import NDM
     from ndm.training import Run
 
     Run(run).require_model()
-    return NDM.from_pretrained(Run(run).model).to(device).eval()
+    return NDM.from_pretrained(Run(run).model, allow).to(device).eval()
 
 
 def _steps(text: str) -> int | None:

@@ -166,7 +166,7 @@ class NDM(Process):
     def from_pretrained(
         cls,
         path: str | os.PathLike[str],
-        allow: Iterable[type[nn.Module]] = (),
+        allow: Iterable[type[nn.Module] | str] = (),
         *,
         revision: str | None = None,
         token: str | bool | None = None,
@@ -179,7 +179,7 @@ class NDM(Process):
         Args:
             path: a folder; or, if there is none of that name, "user/model" on the hub
                 (``pip install huggingface_hub``).
-            allow: your own classes that the configuration may name.
+            allow: your own classes that the configuration may name, or the names of modules with such classes.
             revision: on the hub: a branch, a tag or a commit.
             token: on the hub: see :func:`ndm.hub.fetch`, as for the rest.
             cache_dir: where the hub's files are kept.

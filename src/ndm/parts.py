@@ -10,7 +10,10 @@ import copy
 import functools
 import importlib
 import inspect
-from collections.abc import Iterable, Mapping
+import math
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -134,23 +137,26 @@ def _plain(value: Any, where: str) -> Any:
     )
 
 
-def from_config(config: Mapping[str, Any] | None, allow: Iterable[type[nn.Module]] = ()) -> nn.Module:
+def from_config(config: Mapping[str, Any] | None, allow: Iterable[type[nn.Module] | str] = ()) -> nn.Module:
     """Build the tree of parts that a configuration describes. Nothing but constructors of parts is ever called.
 
     Args:
         config: as returned by :meth:`Part.config`.
-        allow: the caller's own classes that a configuration may name besides those of ``ndm``.
+        allow: the caller's own classes that a configuration may name besides those of ``ndm``, or the names of modules
+            with such classes, which are imported where one is named.
 
     Raises:
         ValueError: the configuration names a class that is neither a part of ``ndm`` nor among ``allow``, or gives a
             class arguments that it does not take.
     """
-    allowed = {f"{c.__module__}.{c.__qualname__}": c for c in allow}
+    allow = tuple(allow)
+    allowed = {f"{c.__module__}.{c.__qualname__}": c for c in allow if not isinstance(c, str)}
+    modules = [name for name in allow if isinstance(name, str)]
 
     def build(value: Any) -> Any:
         if isinstance(value, Mapping) and "class_path" in value:
             path = value["class_path"]
-            cls = allowed[path] if isinstance(path, str) and path in allowed else _own_class(path)
+            cls = allowed[path] if isinstance(path, str) and path in allowed else _named_class(path, modules)
             given = value.get("init_args") or {}
             if not isinstance(given, Mapping):
                 raise ValueError(
@@ -163,7 +169,14 @@ def from_config(config: Mapping[str, Any] | None, allow: Iterable[type[nn.Module
                 raise ValueError(
                     f"The configuration does not fit {path}: {error}. It may come from another version."
                 ) from None
-            return cls(**arguments)
+            _require_fitting(cls, arguments, path)
+            try:
+                return cls(**arguments)
+            except (ValueError, OSError, ImportError, MemoryError):
+                raise
+            except Exception as error:  # a wrong number breaks a constructor in many ways
+                reason = " ".join(str(error).split()) or type(error).__name__
+                raise ValueError(f"The configuration does not fit {path}: {reason}.") from error
         if isinstance(value, Mapping):
             return {k: build(v) for k, v in value.items()}
         if isinstance(value, list):
@@ -175,12 +188,54 @@ def from_config(config: Mapping[str, Any] | None, allow: Iterable[type[nn.Module
     return build(config)
 
 
-def _own_class(path: Any) -> type[Part]:
+def _require_fitting(cls: type, arguments: Mapping[str, Any], path: str) -> None:
+    """Refuse arguments of another type than the constructor says: in a file anything may stand anywhere."""
+    try:
+        hints = typing.get_type_hints(cls.__init__)  # type: ignore[misc]
+    except (NameError, TypeError):  # what is written there has no value here
+        return
+    for name, value in arguments.items():
+        if name in hints and not _fits(value, hints[name]):
+            raise ValueError(
+                f"The configuration does not fit {path}: {name} cannot be {value!r:.60}. It may be damaged, or of "
+                "another version."
+            )
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value may be of the type of a hint; of what is not understood here, it may."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, one) for one in typing.get_args(hint))
+    if origin is typing.Literal:
+        return any(value == one and type(value) is type(one) for one in typing.get_args(hint))
+    kind = origin or hint
+    if not isinstance(kind, type):
+        return True
+    if isinstance(value, nn.Module):
+        return issubclass(kind, nn.Module) or kind in (object, Callable)
+    if kind in (int, float, bool):
+        if not isinstance(value, (int, float)) or isinstance(value, bool) != (kind is bool):
+            return False
+        return kind is not int or (math.isfinite(value) and value == int(value))
+    if kind in (str, type(None)):
+        return isinstance(value, kind)
+    if kind in (list, tuple, Sequence):
+        return isinstance(value, list)
+    return not issubclass(kind, nn.Module)
+
+
+def _named_class(path: Any, modules: Sequence[str]) -> type[nn.Module]:
+    """The class of a path in ndm or in one of the modules; nothing else is imported."""
     refusal = ValueError(
-        f"The configuration names {path!r}, which is not a part of ndm. "
-        "If it is your own class and you trust the file, pass it: from_pretrained(path, allow=[YourClass])."
+        f"The configuration names {path!r:.200}, which is not a part of ndm. "
+        "If it is your own class and you trust the file, pass it: from_pretrained(path, allow=[YourClass]), or --allow "
+        "and the name of its module on the command line."
     )
-    if not isinstance(path, str) or not path.startswith("ndm."):
+    if not isinstance(path, str):
+        raise refusal
+    theirs = any(path.startswith(f"{name}.") for name in modules)
+    if not (theirs or path.startswith("ndm.")):
         raise refusal
     module, _, name = path.rpartition(".")
     try:
@@ -189,6 +244,6 @@ def _own_class(path: Any) -> type[Part]:
         if (error.name or "").startswith("ndm"):
             raise refusal from None
         raise ValueError(f"{path} needs the package {error.name!r}: install it and load again.") from None
-    if not (isinstance(cls, type) and issubclass(cls, Part)):
+    if not (isinstance(cls, type) and issubclass(cls, nn.Module if theirs else Part)):
         raise refusal
     return cls

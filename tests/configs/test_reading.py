@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ndm.configs.allowing import allowing
 from ndm.configs.configuration import Configuration, read_data
 from ndm.configs.yamltext import kind_of_text
 from ndm.data import Table
@@ -52,13 +53,14 @@ def test_texts_in_a_file_are_what_is_written(tmp_path: Path) -> None:
 
 
 def test_a_class_of_the_users_has_texts_too() -> None:
-    kinds = {
-        name: kind_of_text(f"{__name__}.Named", name) for name in ("path", "names", "title", "width", "levels", "x")
-    }
+    names = ("path", "names", "title", "width", "levels", "x")
+    with allowing([__name__]):
+        kinds = {name: kind_of_text(f"{__name__}.Named", name) for name in names}
     assert kinds == {"path": "text", "names": "texts", "title": "text", "width": None, "levels": None, "x": None}
     assert kind_of_text("Table", "columns") == "texts"
     assert kind_of_text("ndm.no.such", "path") is None
     assert kind_of_text("ndm.data.Pinwheel", "train") is None
+    assert kind_of_text(f"{__name__}.Named", "path") is None  # it is not allowed
 
 
 def test_a_list_of_texts_is_asked_for() -> None:

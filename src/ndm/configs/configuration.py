@@ -10,7 +10,7 @@ import argparse
 import math
 import random
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,12 +20,14 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 
 from ndm import configs
+from ndm.configs.allowing import allowing, as_modules, require_classes, require_harmless
 from ndm.configs.explaining import UNLISTED, explain
 from ndm.configs.reading import forget_other_classes, has_section, import_networks, pairs, read_tree, take_texts
 from ndm.configs.yamltext import MODE, dump
 from ndm.data import Data
 from ndm.decoders import Decoder
 from ndm.denoisers import BaseDenoiser
+from ndm.memory import Allowance, free, require
 from ndm.model import NDM
 from ndm.process import ConstantVolatility, LearnedVolatility, Standardize
 from ndm.schedules import Schedule
@@ -44,6 +46,7 @@ USAGE = """ndm train CONFIG [--out RUN] [--resume] [--tiny] [--print_config] [--
   --resume        go on with the run in --out from its last checkpoint
   --tiny          the small version that a configuration has of itself, to see it run on any computer
   --print_config  print the full configuration, and train nothing
+  --allow MODULE  let the configuration name classes of this module of yours, which runs its code
   --a.b VALUE     override any field, with a class by its name:
                     --trainer.max_steps 2000
                     --model.schedule LinearSchedule --model.schedule.gamma_min -10
@@ -93,25 +96,39 @@ class Configuration:
         parser: which it was read by.
         values: what was read.
         notes: what is to be said about it.
+        allow: modules whose classes it may name besides those of ndm.
     """
 
-    def __init__(self, parser: ArgumentParser, values: Namespace, notes: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, parser: ArgumentParser, values: Namespace, notes: tuple[str, ...] = (), allow: tuple[str, ...] = ()
+    ) -> None:
         self.parser = parser
         self.values = values
         self.notes = notes
+        self.allow = allow
 
     @classmethod
-    def read(cls, name: str, overrides: Sequence[str] = (), tiny: bool = False) -> Configuration:
+    def read(
+        cls, name: str, overrides: Sequence[str] = (), tiny: bool = False, allow: Iterable[str] = ()
+    ) -> Configuration:
         """Read a configuration; without a GPU, or with ``trainer.accelerator: cpu``, with its section ``cpu``.
 
         Args:
             name: a file, or the bare name of a shipped configuration.
             overrides: ``--a.b value`` or ``--a.b=value``, as on the command line.
             tiny: take the configuration's section ``tiny`` over the rest of it.
+            allow: modules whose classes it may name besides those of ndm. To name a class is to import its module,
+                which runs it: what is not allowed is not imported.
 
         Raises:
             ValueError: the file cannot be read, or a name or a value in it or in the overrides is wrong.
         """
+        allow = as_modules(allow)
+        with allowing(allow):
+            return cls._read(name, overrides, tiny, allow)
+
+    @classmethod
+    def _read(cls, name: str, overrides: Sequence[str], tiny: bool, allow: tuple[str, ...]) -> Configuration:
         whole = read_tree(name, tiny)
         written = whole.get("trainer", {}).get("accelerator", "auto")
         cpu = not tiny and on_cpu(str(_last(overrides, "trainer.accelerator") or written))
@@ -119,14 +136,15 @@ class Configuration:
         tree = read_tree(name, tiny, cpu)
         parser = _parser()
         note = f"no GPU is used: the section cpu of the configuration {name} is laid over the rest of it"
-        return cls(parser, _parsed(parser, tree, overrides), (note,) if small else ())
+        return cls(parser, _parsed(parser, tree, overrides), (note,) if small else (), allow)
 
     @staticmethod
-    def help(overrides: Sequence[str]) -> NoReturn:
+    def help(overrides: Sequence[str], allow: Iterable[str] = ()) -> NoReturn:
         """Print the help that the options ask for, and exit."""
         parser = _parser()
         try:
-            parser.parse_args(list(overrides))
+            with allowing(allow):
+                parser.parse_args(list(overrides))
         except Exception as error:
             explain(str(error), parser)
         raise SystemExit(0)
@@ -145,6 +163,10 @@ class Configuration:
         Raises:
             ValueError: a part refuses its arguments, or the parts do not fit each other.
         """
+        with allowing(self.allow):
+            return self._build()
+
+    def _build(self) -> Built:
         seed = self.values.seed
         if seed < 0:
             raise ValueError(f"seed must be 0 or more, got {seed}.")
@@ -156,14 +178,20 @@ class Configuration:
         _fill(self.values.model, "channels", lambda: data.shape[0])
         _fill(self.values.model, "hidden", lambda: width(data))
         try:
-            built = self.parser.instantiate(self.values)
+            with Allowance(free(), "The model", "make it smaller, as by a smaller `hidden`, `channels` or `depth`"):
+                built = self.parser.instantiate(self.values)
         except (ValueError, TypeError) as error:
             explain(str(error), self.parser)
+        except Exception as error:  # a wrong number breaks a constructor in many ways
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(f"The model cannot be built ({reason:.300}): correct its parts' arguments.") from error
         parts = dict(vars(built.model))
         training, trainer, chosen = resolve(built.training, built.trainer, data)
         continuous = data.levels is None and getattr(parts["decoder"], "levels", None) is None
         if parts["standardize"] is None and training.standardize and continuous:
             parts["standardize"] = _standardize(data)
+        if on_cpu(trainer.accelerator):
+            _require_room(parts)
         training, started = add_base(training, parts["denoiser"], data, parts["standardize"], seed)
         self._keep_numbers(training, trainer)
         return Built(compose(**parts), data, training, trainer, seed, (*self.notes, *filter(None, (chosen, started))))
@@ -176,18 +204,26 @@ class Configuration:
                     self.values[f"{section}.{name}"] = getattr(options, name)
 
 
+def _require_room(parts: dict[str, Any]) -> None:
+    """Refuse a model that this computer cannot train: besides the weights are gradients, and Adam's two averages."""
+    modules = [part for part in parts.values() if isinstance(part, torch.nn.Module)]
+    size = sum(p.nbytes for module in modules for p in module.parameters())
+    require(3 * size, "To train the model", "make it smaller, as by a smaller `hidden`, `channels` or `depth`")
+
+
 def _last(overrides: Sequence[str], name: str) -> str | None:
     """The last value among the overrides of the option ``--name``; None if it is not there."""
     values = [value for key, value in pairs(overrides) if key == name]
     return values[-1] if values else None
 
 
-def read_data(path: Path, overrides: Sequence[str] = ()) -> Data:
+def read_data(path: Path, overrides: Sequence[str] = (), allow: Iterable[str] = ()) -> Data:
     """The data set that a run's configuration names.
 
     Args:
         path: the configuration.
         overrides: ``--data.x value`` or ``--data.x=value``, as on the command line.
+        allow: modules whose classes it may name besides those of ndm.
 
     Raises:
         FileNotFoundError: there is no such configuration.
@@ -195,16 +231,17 @@ def read_data(path: Path, overrides: Sequence[str] = ()) -> Data:
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no {path}, which would say what data the run was trained on.")
-    tree = read_tree(str(path))
-    if "data" not in tree:
-        raise ValueError(f"{path} does not say what data the run was trained on.")
-    parser = _bare_parser()
-    parser.add_subclass_arguments(Data, "data", required=True)
-    values = _parsed(parser, {"data": tree["data"]}, overrides)
-    try:
-        data: Data = parser.instantiate(values).data
-    except Exception as error:
-        explain(str(error), parser)
+    with allowing(allow):
+        tree = read_tree(str(path))
+        if "data" not in tree:
+            raise ValueError(f"{path} does not say what data the run was trained on.")
+        parser = _bare_parser()
+        parser.add_subclass_arguments(Data, "data", required=True)
+        values = _parsed(parser, {"data": tree["data"]}, overrides)
+        try:
+            data: Data = parser.instantiate(values).data
+        except Exception as error:
+            explain(str(error), parser)
     return data
 
 
@@ -221,14 +258,17 @@ def _data(description: Any) -> Data:
 
 def _parsed(parser: ArgumentParser, tree: dict[str, Any], overrides: Sequence[str]) -> Namespace:
     """The values of a configuration with the overrides laid over it."""
+    require_harmless(tree, overrides)
     import_networks(f"{tree} {overrides}")
     forget_other_classes(tree, overrides)
     left = take_texts(tree, overrides)
     try:
         # As text, since a file would be read again without what was forgotten.
-        return parser.parse_args(["--config", dump(tree), *left])
+        values = parser.parse_args(["--config", dump(tree), *left])
     except Exception as error:  # jsonargparse lets errors of several kinds through
         explain(str(error), parser)
+    require_classes(values)
+    return values
 
 
 def _fill(part: Any, name: str, value: Callable[[], int]) -> None:

@@ -14,6 +14,7 @@ from torch import nn
 
 import ndm.data
 import ndm.networks
+from ndm.configs.allowing import is_allowed, not_allowed
 from ndm.data import Data
 from ndm.decoders import Decoder
 from ndm.denoisers import BaseDenoiser
@@ -47,6 +48,8 @@ def explain(message: str, parser: ArgumentParser) -> NoReturn:
 
     What it says is taken apart by its own words; if they should change, the fall-back is the whole of it in one line.
     """
+    if denied := _first(r"Importing '([^']+)' is not allowed", message):
+        raise not_allowed(denied)
     inner = re.findall(r'Parser key "([\w.]+)"', message)
     if class_name := _first(r"Expected a dot import path string: (\S+)", message) or _first(
         r"module '[\w.]+' has no attribute '(\w+)'", message
@@ -82,8 +85,13 @@ def bare(class_path: Any) -> str:
 
 
 def class_of(class_path: Any) -> type | None:
-    """The class that a configuration names, by its path or by the bare name of one of ours; None if it is unknown."""
+    """The class that a configuration names, by its path or by the bare name of one of ours.
+
+    None if there is no such class, or if it is not allowed: then nothing is imported.
+    """
     module, _, name = str(class_path).rpartition(".")
+    if module and not is_allowed(str(class_path)):
+        return None
     try:
         places = [importlib.import_module(module)] if module else [ndm.data, ndm.networks, ndm]
     except ImportError:
@@ -129,8 +137,9 @@ def _is_base(cls: type) -> bool:
 
 def _arguments(class_path: str) -> list[str]:
     """The arguments of a class's constructor, and those it hands on to its bases."""
-    module, _, name = class_path.rpartition(".")
-    cls: type = getattr(importlib.import_module(module), name)
+    cls = class_of(class_path)
+    if cls is None:
+        return []
     kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     signatures = [inspect.signature(c) for c in cls.__mro__ if c.__module__.startswith("ndm.")]
     return list(dict.fromkeys(p.name for s in signatures for p in s.parameters.values() if p.kind not in kinds))

@@ -7,12 +7,11 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import ndm.networks
 from ndm import configs
 from ndm.configs.explaining import bare, nearest
 from ndm.configs.yamltext import as_written, kind_of_text, load, load_texts
+from ndm.texts import LARGEST_YAML, read_text, require_regular
 
 __all__ = ["forget_other_classes", "has_section", "import_networks", "pairs", "read_tree", "take_texts"]
 
@@ -57,17 +56,17 @@ def _load(name: str, seen: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[
     """
     path = configs.find(name)
     if path is None:
+        if Path(name).exists():
+            require_regular(name)
         raise ValueError(
             f"There is no configuration {name!r}: it is neither a file nor shipped with ndm"
             + nearest(name, configs.names())
         )
     try:
-        content = path.read_text(encoding="utf-8")
+        content = read_text(path, LARGEST_YAML)
         tree, texts = load(content), load_texts(content)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" (line {mark.line + 1})" if mark else ""
-        raise ValueError(f"{path} is not YAML and cannot be read{where}.") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is no configuration: {error}.") from None
     if not isinstance(tree, dict):
         raise ValueError(
             f"{path} is not a configuration: it should have the sections model, data, training and trainer."
@@ -166,7 +165,7 @@ def _take(tree: dict[str, Any], key: str, value: str, chosen: dict[tuple[str, ..
         return True
     try:
         entries = load_texts(value)
-    except yaml.YAMLError:
+    except ValueError:
         entries = None
     if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
         if not key.endswith("+"):

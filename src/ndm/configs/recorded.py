@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ndm.configs.configuration import read_data
 from ndm.data import Data
+from ndm.texts import read_yaml
 from ndm.training import Run
 
 __all__ = ["label_dropout", "looked_for", "read_run_data"]
 
 
-def read_run_data(run: Run, overrides: Sequence[str] = (), other: bool = False) -> Data:
+def read_run_data(run: Run, overrides: Sequence[str] = (), other: bool = False, allow: Iterable[str] = ()) -> Data:
     """The data that a run was trained on, which are refused if they have changed since.
 
     Args:
         run: the run.
         overrides: where the data are, if they have been moved: ``--data.path PATH``, as on the command line.
         other: take whatever data are there.
+        allow: modules whose classes the configuration may name besides those of ndm.
 
     Raises:
         FileNotFoundError: there are no data.
         ValueError: they are not those of the training; the configuration is damaged, or an override is wrong.
     """
-    data = read_data(run.config, overrides)
+    data = read_data(run.config, overrides, allow)
     with looked_for(run, overrides):
         if other:
             len(data.examples("train"))  # so that what is wrong with them is told here
@@ -63,8 +63,7 @@ def label_dropout(run: Run) -> float | None:
 def _section(run: Run, name: str) -> dict[str, Any]:
     """A section of a run's configuration; empty if there is none that can be read."""
     try:
-        tree = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-        section = tree.get(name)
-    except (OSError, ValueError, AttributeError, yaml.YAMLError):
+        section = read_yaml(run.config).get(name)
+    except (OSError, ValueError, AttributeError):
         return {}
     return section if isinstance(section, dict) else {}

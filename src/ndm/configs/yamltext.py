@@ -17,27 +17,38 @@ import yaml
 from jsonargparse import get_loader, set_dumper, set_loader
 
 from ndm.configs.explaining import class_of
+from ndm.texts import check_yaml, not_yaml, parse_yaml
 
 __all__ = ["MODE", "as_written", "dump", "kind_of_text", "load", "load_texts"]
 
 #: What jsonargparse calls this way of reading and writing.
 MODE = "ndm"
 
+_TextLoader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+
 
 def load(text: str) -> Any:
-    """What a text in YAML says, as jsonargparse understands it."""
-    return get_loader("yaml")(text)
+    """What a text in YAML says, as jsonargparse understands it.
+
+    Raises:
+        ValueError: it is not YAML, or too large or too deep: see :func:`ndm.texts.parse_yaml`.
+    """
+    check_yaml(text)
+    try:
+        return get_loader("yaml")(text)
+    except (yaml.YAMLError, TypeError, OverflowError) as error:  # a key that is no text is a TypeError
+        raise ValueError(not_yaml(error)) from None
 
 
 def load_texts(text: str) -> Any:
     """The same, with every number, truth value, date and null as the text that stands there."""
-    return yaml.load(text, Loader=yaml.BaseLoader)
+    return parse_yaml(text, _TextLoader)
 
 
 def dump(tree: Any) -> str:
     """A text in YAML that says it, of which :func:`load` and ``yaml.safe_load`` make the same again."""
     text = _dumped(tree, readable=True)
-    if not text.isascii() and not (load(text) == tree and yaml.safe_load(text) == tree):
+    if not text.isascii() and not (load(text) == tree and parse_yaml(text) == tree):
         return _dumped(tree, readable=False)  # among letters that need no escape are signs that the readers lose
     return text
 
@@ -58,12 +69,12 @@ _Dumper.add_representer(str, _Dumper.represent_text)
 def _is_plain(text: str) -> bool:
     """Whether a text without quotes is that text, to both readers."""
     try:
-        return bool(load(text) == text and yaml.safe_load(text) == text)
-    except (yaml.YAMLError, TypeError):  # jsonargparse's stumbles over a question mark
+        return bool(load(text) == text and parse_yaml(text) == text)
+    except ValueError:
         return False
 
 
-set_loader(MODE, get_loader("yaml"), (yaml.YAMLError,))
+set_loader(MODE, load, (ValueError,))
 set_dumper(MODE, dump)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
+from torch import nn
 from tqdm import tqdm
 
 from ndm.distributed import together, world_size
@@ -49,6 +50,7 @@ def report(
     data: DataReader | None = None,
     overwrite: bool = False,
     progress: bool = False,
+    allow: Iterable[type[nn.Module] | str] = (),
 ) -> Path:
     """Write a page about one or several runs, side by side: one HTML file that loads nothing from elsewhere.
 
@@ -65,6 +67,7 @@ def report(
         data: reads the data set that a run's config.yaml names; by default those of :mod:`ndm.data` are known.
         overwrite: replace ``out`` if it exists.
         progress: show a bar on stderr.
+        allow: your own classes that a model's configuration may name, or the names of modules with such classes.
 
     Returns:
         ``out``.
@@ -80,7 +83,7 @@ def report(
     with together(device) as place, torch.random.fork_rng(devices=[]):
         if world_size() > 1:
             raise ValueError("ndm report is for one process: start it without torchrun.")
-        found = subjects([Path(run) for run in runs], place)
+        found = subjects([Path(run) for run in runs], place, allow)
         n = affordable_examples(found) if examples is None else examples
         with tqdm(total=PIECES * len(found), desc="measuring", disable=not progress, leave=False) as bar:
             findings = []

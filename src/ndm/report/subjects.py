@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
-import json
+import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from torch import Tensor
+from torch import Tensor, nn
 
 import ndm.data
 from ndm.data import Data
@@ -22,6 +21,7 @@ from ndm.data.choosing import part_of
 from ndm.evaluation import read_per_example, read_places, row_name
 from ndm.model import NDM
 from ndm.report.blocks import Entry, with_error
+from ndm.texts import LARGEST_YAML, parse_yaml, read_json, read_text
 from ndm.training.run import Run
 
 __all__ = ["Curve", "DataReader", "Subject", "about", "groups", "legend", "named_data", "same_data", "subjects"]
@@ -161,11 +161,11 @@ class Subject:
         if not self.run.metrics.is_file():
             return []
         try:
-            with self.run.metrics.open(newline="", encoding="utf-8") as file:
-                rows = [{k: float(v) for k, v in row.items() if k and v} for row in csv.DictReader(file)]
-        except (TypeError, ValueError) as error:
+            file = io.StringIO(read_text(self.run.metrics), newline="")
+            rows = [{k: float(v) for k, v in row.items() if k and v} for row in csv.DictReader(file)]
+        except (TypeError, ValueError, csv.Error) as error:
             raise ValueError(f"{self.run.metrics} is damaged ({error}); take it away to do without.") from None
-        return [row for row in rows if "step" in row]
+        return [row for row in rows if math.isfinite(row.get("step", math.nan))]
 
     @cached_property
     def clock(self) -> list[tuple[float, float]]:
@@ -267,21 +267,24 @@ class Subject:
         """
         path = self.run.environment
         try:
-            return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+            return dict(read_json(path)) if path.is_file() else {}
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path} is damaged ({error}); take it away to do without.") from None
 
     def training_steps_of_bound(self) -> int | None:
         """T of the bound that it was trained on; None for continuous time, or if that is not known."""
-        return (self.config.get("training") or {}).get("steps")
+        section = self.config.get("training")
+        steps = section.get("steps") if isinstance(section, Mapping) else None
+        return steps if isinstance(steps, int) else None
 
 
-def subjects(paths: Sequence[Path], device: torch.device) -> list[Subject]:
+def subjects(paths: Sequence[Path], device: torch.device, allow: Iterable[type[nn.Module] | str] = ()) -> list[Subject]:
     """Read the folders of runs, without their data.
 
     Args:
         paths: the folders.
         device: where the models are put.
+        allow: as :meth:`ndm.NDM.from_pretrained` takes it.
 
     Raises:
         ValueError: there is no run, one is given twice, or a file in one is damaged.
@@ -291,15 +294,14 @@ def subjects(paths: Sequence[Path], device: torch.device) -> list[Subject]:
         raise ValueError("A report needs at least one run.")
     for path in paths:
         Run(path).require_model()  # of all of them, before the first model is read
-    found = []
+    found, allow = [], tuple(allow)
     for index, (path, name) in enumerate(zip(paths, _names(paths), strict=True)):
         run = Run(path)
         shape, _ = run.read_data()
-        model = NDM.from_pretrained(run.model).to(device).eval()
+        model = NDM.from_pretrained(run.model, allow).to(device).eval()
         subject = Subject(index, name, run, model, shape, model.decoder.levels, run.read_columns())
         if run.config.is_file():
-            subject.text = run.config.read_text(encoding="utf-8")
-            subject.config = _parsed(run.config, subject.text)
+            subject.text, subject.config = _parsed(run.config)
         # Damaged files are found before work.
         subject.logged, subject.per_example, subject.places, subject.environment  # noqa: B018
         found.append(subject)
@@ -317,20 +319,43 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return ["/".join(parts[-length:]) for parts in whole]
 
 
+#: What a row of an evaluation holds, besides what is not there.
+_FIELDS: dict[str, tuple[type, ...]] = {
+    "quantity": (str,),
+    "steps": (int,),
+    "variance": (str,),
+    "value": (int, float),
+    "stderr": (int, float),
+    "unit": (str,),
+    "reconstruction": (int, float),
+    "prior": (int, float),
+    "examples": (int,),
+    "kind": (str,),
+    "not_finite": (int,),
+    "not_finite_examples": (list,),
+    "missed_tolerance": (int,),
+    "solver_error": (int, float),
+}
+
+
 def _has_value(row: Any) -> bool:
-    if not (isinstance(row, dict) and "quantity" in row and "value" in row):
+    if not (isinstance(row, dict) and {"quantity", "steps", "variance", "value", "stderr", "unit"} <= row.keys()):
         return False
-    return row["value"] is None or (isinstance(row["value"], (int, float)) and not isinstance(row["value"], bool))
+    known = {name: row[name] for name in _FIELDS if row.get(name) is not None}
+    right = (isinstance(v, _FIELDS[name]) and not isinstance(v, bool) for name, v in known.items())
+    return all(right) and isinstance(row["quantity"], str) and isinstance(row["unit"], str)
 
 
-def _parsed(path: Path, text: str) -> dict[str, Any]:
+def _parsed(path: Path) -> tuple[str, dict[str, Any]]:
+    """A configuration as it is written, and what it says."""
     try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError:
-        tree = None
+        text = read_text(path, LARGEST_YAML)
+        tree = parse_yaml(text)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged, and not a configuration: {error}; take it away to do without.") from None
     if not isinstance(tree, dict):
         raise ValueError(f"{path} is damaged: it is not a configuration in YAML; take it away to do without.")
-    return tree
+    return text, tree
 
 
 def named_data(config: Path) -> Data:
@@ -342,7 +367,7 @@ def named_data(config: Path) -> Data:
     """
     if not config.is_file():
         raise FileNotFoundError(f"There is no {config.name} in the run's folder, which would say what the data are.")
-    section = _parsed(config, config.read_text(encoding="utf-8")).get("data")
+    section = _parsed(config)[1].get("data")
     description: Any = {"class_path": section} if isinstance(section, str) else section
     if not isinstance(description, Mapping) or not isinstance(description.get("class_path"), str):
         raise ValueError(f"The {config.name} does not say what data the run was trained on.")
