@@ -54,9 +54,12 @@ class Running:
         self.log = log
         sys.stdout.flush()
         sys.stderr.flush()
+        log.touch()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until it is the command that is stopped
         self.pid = os.fork()
         if self.pid == 0:
             self._child(arguments, folder, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def _child(self, arguments: Sequence[str], folder: Path, before: Callable[[], Any] | None) -> None:
         code = 70
@@ -72,6 +75,7 @@ class Running:
             tqdm.set_lock(threading.RLock())
             if before is not None:
                 before()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
             code = ndm.cli.main(list(arguments))
         except BaseException:
             import traceback
