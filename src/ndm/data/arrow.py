@@ -50,6 +50,8 @@ def open_parquet(path: Path) -> Any:
     require_moderate(path)
     try:
         return ParquetFile(path)
+    except MemoryError:  # Arrow's own is one, too
+        raise
     except (pa.ArrowException, OSError) as error:
         many = ", or have too many columns" if "thrift" in str(error).lower() else ""
         raise ValueError(f"{path} cannot be read as a Parquet file: it may be damaged{many}.") from None

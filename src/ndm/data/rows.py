@@ -94,6 +94,8 @@ class Rows:
 
         try:
             yield from rows
+        except MemoryError:  # Arrow's own is one, too
+            raise
         except (pyarrow.ArrowException, OSError) as error:
             raise OSError(
                 f"Rows of {self.where} cannot be read, a file may be damaged or the network away ({first_line(error)})."

@@ -365,6 +365,8 @@ class TableFile:
             rows = max(1, min(_AT_ONCE, _CELLS_AT_ONCE // len(columns)))
             for batch in self._parquet().iter_batches(rows, columns=list(columns)):
                 yield stacked(batch.column(name).cast(pa.float64(), safe=False) for name in columns)
+        except MemoryError:  # Arrow's own is one, too
+            raise
         except (pa.ArrowException, OSError) as error:
             reason = first_line(error)
             raise ValueError(f"{self.path} cannot be read to its end: it may be damaged ({reason}).") from None
