@@ -63,8 +63,17 @@ def folder(tmp_path: Path) -> Path:
     return work
 
 
+@pytest.fixture(autouse=True)
+def counted(request: pytest.FixtureRequest, tally: Callable[[str, bool], None]) -> Iterator[list[bool]]:
+    """Counts each test as a trial, which holds where the test says at its end that it did."""
+    held: list[bool] = []
+    yield held
+    what = request.node.originalname.removeprefix("test_").replace("_", " ")
+    tally(f"hostile files: {what}", bool(held))
+
+
 @pytest.fixture
-def refused(commands: Any, folder: Path) -> Callable[..., None]:
+def refused(commands: Any, folder: Path, counted: list[bool]) -> Callable[..., None]:
     """Sees that a command is refused as it should be."""
 
     def check(words: list[str], sentence: str, memory: int = MEMORY) -> None:
@@ -79,6 +88,7 @@ def refused(commands: Any, folder: Path) -> Callable[..., None]:
         assert result.memory < memory
         assert result.seconds < SECONDS
         assert contents(folder) == before
+        counted.append(True)
 
     return check
 
@@ -305,7 +315,9 @@ def test_a_run_is_refused(trained: Path, folder: Path, name: str, refused: Calla
     refused(words, sentence)
 
 
-def test_the_settings_of_a_score_may_be_anything(trained: Path, folder: Path, commands: Any) -> None:
+def test_the_settings_of_a_score_may_be_anything(
+    trained: Path, folder: Path, commands: Any, counted: list[bool]
+) -> None:
     hostile.copy_of(trained, folder)
     (folder / "x.csv").write_text("a,b\n1,2\n3,4\n")
     (folder / "new.csv.partial").mkdir()
@@ -314,9 +326,10 @@ def test_the_settings_of_a_score_may_be_anything(trained: Path, folder: Path, co
     result = commands(folder, *SCORE)
     assert result.code in (0, 2)
     assert "Traceback" not in result.err
+    counted.append(True)
 
 
-def test_a_report_says_what_it_did_not_import(trained: Path, folder: Path, commands: Any) -> None:
+def test_a_report_says_what_it_did_not_import(trained: Path, folder: Path, commands: Any, counted: list[bool]) -> None:
     run = hostile.copy_of(trained, folder)
     (folder / "evilmod.py").write_text(EVIL)
     in_config(data={"class_path": "evilmod.X"})(run)
@@ -324,6 +337,7 @@ def test_a_report_says_what_it_did_not_import(trained: Path, folder: Path, comma
     assert result.code == 0, result.err
     assert "--allow evilmod" in (folder / "new.html").read_text()
     assert not (folder / "ran").exists()
+    counted.append(True)
 
 
 def test_an_evaluation_that_unfolds_is_refused(trained: Path, folder: Path, refused: Callable[..., None]) -> None:
@@ -398,7 +412,7 @@ def test_an_image_is_refused(folder: Path, name: str, refused: Callable[..., Non
 # ---- the current folder
 
 
-def test_nothing_is_imported_from_the_current_folder(folder: Path) -> None:
+def test_nothing_is_imported_from_the_current_folder(folder: Path, counted: list[bool]) -> None:
     for name in ("torch", "yaml", "numpy", "lightning", "jsonargparse", "argparse", "evilmod"):
         (folder / f"{name}.py").write_text(f"open('ran-{name}', 'w').close()\n")
     (folder / "x.yaml").write_text(CONFIG)
@@ -411,9 +425,10 @@ def test_nothing_is_imported_from_the_current_folder(folder: Path) -> None:
     assert found.returncode == 2
     assert "--allow evilmod" in found.stderr
     assert contents(folder) == before
+    counted.append(True)
 
 
-def test_what_is_allowed_is_found_in_the_current_folder(folder: Path) -> None:
+def test_what_is_allowed_is_found_in_the_current_folder(folder: Path, counted: list[bool]) -> None:
     (folder / "mine.py").write_text("from ndm.data import Pinwheel\nclass Own(Pinwheel):\n    pass\n")
     (folder / "torch.py").write_text(EVIL)
     (folder / "x.yaml").write_text(changed(CONFIG, data__class_path="mine.Own"))
@@ -425,3 +440,4 @@ def test_what_is_allowed_is_found_in_the_current_folder(folder: Path) -> None:
     found = hostile.program(folder, *EVALUATE)
     assert found.returncode == 2
     assert "--allow mine" in found.stderr
+    counted.append(True)
