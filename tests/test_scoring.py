@@ -434,6 +434,25 @@ def test_data_that_do_not_fit_leave_nothing_behind(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_stop_while_the_partial_is_removed_spoils_no_later_scoring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, x = tmp_path / "x.csv", draw(10)
+
+    def stopped(folder: Path) -> None:
+        (folder / "settings.json").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("shutil.rmtree", stopped)
+        score(small(), x, out, likelihood=False, times=2)
+    expected = out.read_bytes()
+    out.unlink()
+    score(small(), x, out, likelihood=False, times=2)
+    assert out.read_bytes() == expected
+    assert [p.name for p in tmp_path.iterdir()] == [out.name]
+
+
 def test_two_processes_do_not_write_to_one_partial(tmp_path: Path) -> None:
     pytest.importorskip("fcntl")
     settings = {"rows": 10, "batch_size": 5}

@@ -117,7 +117,10 @@ def in_words(count: float) -> str:
         >>> in_words(3.2e9), in_words(4e18), in_words(120)
         ('3.2 GB', '4,000,000,000 GB', '0.00012 MB')
     """
-    return f"{count / 1e6:.2g} MB" if count < 1e8 else f"{float(f'{count / 1e9:.2g}'):,g} GB"
+    if count < 1e8:
+        return f"{count / 1e6:.2g} MB"
+    rounded = float(f"{count / 1e9:.2g}")
+    return f"{rounded:.2g} GB" if rounded < 10 else f"{rounded:,.0f} GB"
 
 
 class Allowance(TorchFunctionMode):

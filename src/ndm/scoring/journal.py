@@ -87,6 +87,7 @@ class Journal:
     def remove(self) -> None:
         """Delete the folder: it has served its purpose."""
         self._file.close()
+        self.path.unlink()  # first: blocks without their settings cannot be gone on with
         shutil.rmtree(self.folder)
 
     def _claim(self, empty: bool) -> None:
