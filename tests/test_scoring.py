@@ -443,9 +443,10 @@ def test_a_stop_while_the_partial_is_removed_spoils_no_later_scoring(
         (folder / "settings.json").unlink()
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr("shutil.rmtree", stopped)
-        score(small(), x, out, likelihood=False, times=2)
+        with pytest.raises(KeyboardInterrupt):
+            score(small(), x, out, likelihood=False, times=2)
     expected = out.read_bytes()
     out.unlink()
     score(small(), x, out, likelihood=False, times=2)
