@@ -57,9 +57,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     asked, path = os.fspath(path), Path(os.path.realpath(path))
     sweep(path)
     fresh = path.with_name(_temporary(path))
+    held = None
     with naming(asked, fresh):
-        held = _open_locked(fresh)
         try:
+            held = _open_locked(fresh)
             yield fresh
             flush(fresh)
             if path.exists():
@@ -68,7 +69,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             flush(path.parent)
         finally:
             fresh.unlink(missing_ok=True)
-            os.close(held)
+            if held is not None:
+                os.close(held)
 
 
 def refuse_if_being_written(path: str | os.PathLike[str], own: Path | None = None) -> None:
@@ -98,10 +100,11 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     asked, path = os.fspath(path), Path(os.path.realpath(path))
     sweep(path)
     fresh = path.with_name(_temporary(path))
+    held = None
     with naming(asked, fresh):
-        fresh.mkdir()
-        held = _open_folder(fresh)
         try:
+            fresh.mkdir()
+            held = _open_folder(fresh)
             if held is not None:
                 _try_lock(held)
             yield fresh

@@ -55,7 +55,7 @@ class Running:
         sys.stdout.flush()
         sys.stderr.flush()
         log.touch()
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until it is the command that is stopped
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # it is to stop the command, not what is here
         self.pid = os.fork()
         if self.pid == 0:
             self._child(arguments, folder, before)
@@ -69,13 +69,14 @@ class Running:
             os.dup2(out, 2)
             sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
             sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
             os.chdir(folder)
             # tqdm's own lock is shared with the processes forked before, of which one may have been killed with it.
             tqdm.set_lock(threading.RLock())
             if before is not None:
                 before()
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             code = ndm.cli.main(list(arguments))
         except BaseException:
             import traceback
