@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -54,23 +55,13 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         OSError: it cannot be written.
     """
-    asked, path = os.fspath(path), Path(os.path.realpath(path))
-    sweep(path)
-    fresh = path.with_name(_temporary(path))
-    held = None
-    with naming(asked, fresh):
-        try:
-            held = _open_locked(fresh)
-            yield fresh
-            flush(fresh)
-            if path.exists():
-                shutil.copymode(path, fresh)
-            fresh.replace(path)
-            flush(path.parent)
-        finally:
-            fresh.unlink(missing_ok=True)
-            if held is not None:
-                os.close(held)
+    with _beside(path, _open_locked, lambda fresh: fresh.unlink(missing_ok=True)) as (place, fresh):
+        yield fresh
+        flush(fresh)
+        if place.exists():
+            shutil.copymode(place, fresh)
+        fresh.replace(place)
+        flush(place.parent)
 
 
 def refuse_if_being_written(path: str | os.PathLike[str], own: Path | None = None) -> None:
@@ -97,24 +88,35 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         OSError: it cannot be written.
     """
-    asked, path = os.fspath(path), Path(os.path.realpath(path))
-    sweep(path)
-    fresh = path.with_name(_temporary(path))
-    held = None
-    with naming(asked, fresh):
+    with _beside(path, _make_locked, lambda fresh: shutil.rmtree(fresh, ignore_errors=True)) as (place, fresh):
+        yield fresh
+        for file in fresh.iterdir():
+            flush(file)
+        flush(fresh)
+        _exchange(fresh, place)
+        flush(place.parent)
+
+
+@contextlib.contextmanager
+def _beside(
+    path: str | os.PathLike[str], make: Callable[[Path], int | None], remove: Callable[[Path], object]
+) -> Iterator[tuple[Path, Path]]:
+    """Where a path leads, and a temporary file or folder beside it, of which nothing is left at the end.
+
+    Args:
+        path: as it was asked for, perhaps a symbolic link.
+        make: makes what is temporary; a descriptor of it that holds its lock, or None.
+        remove: takes it away, if it is still there.
+    """
+    place = Path(os.path.realpath(path))
+    sweep(place)
+    fresh, held = place.with_name(_temporary(place)), None
+    with naming(path, fresh):
         try:
-            fresh.mkdir()
-            held = _open_folder(fresh)
-            if held is not None:
-                _try_lock(held)
-            yield fresh
-            for file in fresh.iterdir():
-                flush(file)
-            flush(fresh)
-            _exchange(fresh, path)
-            flush(path.parent)
+            held = make(fresh)
+            yield place, fresh
         finally:
-            shutil.rmtree(fresh, ignore_errors=True)
+            remove(fresh)
             if held is not None:
                 os.close(held)
 
@@ -214,16 +216,11 @@ def sha256_of(path: Path) -> str:
 
 def _temporaries(path: Path) -> list[Path]:
     """The temporary files and folders of ``path``, by whomever."""
-    return list(path.parent.glob(f".{_escaped(path.stem)}.{'[0-9a-f]' * DIGITS}{_escaped(path.suffix)}"))
+    return list(path.parent.glob(f".{glob.escape(path.stem)}.{'[0-9a-f]' * DIGITS}{glob.escape(path.suffix)}"))
 
 
 def _temporary(path: Path) -> str:
     return f".{path.stem}.{secrets.token_hex(DIGITS // 2)}{path.suffix}"
-
-
-def _escaped(text: str) -> str:
-    """A text in which the signs of a pattern stand for themselves."""
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in text)
 
 
 def _open_folder(path: Path) -> int | None:
@@ -239,6 +236,15 @@ def _open_locked(fresh: Path) -> int:
         if os.fstat(held).st_nlink:
             return held
         os.close(held)  # another writer has swept it before it was locked
+
+
+def _make_locked(fresh: Path) -> int | None:
+    """Make a temporary folder; a descriptor of it that holds its lock, where there are such."""
+    fresh.mkdir()
+    held = _open_folder(fresh)
+    if held is not None:
+        _try_lock(held)
+    return held
 
 
 def _is_locked(path: Path) -> bool:

@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ndm.data.base import to_levels
+
 __all__ = ["SINKS", "Content", "Sink", "Spill"]
 
 #: Rows of a Parquet file's row group, at most, and numbers in it. Small groups make a large footer, which is in memory.
@@ -57,7 +59,7 @@ class Content:
         flat = x.flatten(1).numpy()
         if self._numbered is None:
             return flat
-        flat = (flat + 1) * (self._numbered / 2) - 0.5  # the inverse of from_levels
+        flat = to_levels(flat, self._numbered)
         return flat if self.levels is None else np.rint(flat).astype(int)
 
     def labels_of(self, where: slice) -> dict[str, np.ndarray]:

@@ -11,7 +11,8 @@ import torch
 
 from ndm.data import Pinwheel, part_of
 from ndm.evaluation import row_name
-from ndm.report.subjects import Subject, groups, named_data, same_data, subjects
+from ndm.report.grouping import groups, same_data
+from ndm.report.subjects import Subject, named_data, subjects
 
 CPU = torch.device("cpu")
 

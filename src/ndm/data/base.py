@@ -6,14 +6,16 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from functools import cached_property
 from math import prod
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from torch import Tensor
 
 from ndm.data import describing
 
-__all__ = ["SPLITS", "Data", "Examples", "from_levels"]
+__all__ = ["SPLITS", "Data", "Examples", "from_levels", "to_levels"]
+
+ArrayT = TypeVar("ArrayT", Tensor, np.ndarray)
 
 SPLITS = ("train", "validation", "test")
 
@@ -226,3 +228,14 @@ def from_levels(k: Tensor, levels: int) -> Tensor:
     if low < 0 or high >= levels:  # Python's numbers: 256 as a uint8 would be 0
         raise ValueError(f"Level numbers must lie in 0 ... {levels - 1}, not {low} ... {high}.")
     return ((2 * k.double() + 1) / levels - 1).float()
+
+
+def to_levels(x: ArrayT, levels: int) -> ArrayT:
+    """The level numbers of values, (x + 1) levels / 2 - 1/2, not rounded: the inverse of :func:`from_levels`.
+
+    Example:
+        >>> import torch
+        >>> to_levels(torch.tensor([-0.75, 0.75, 1.0]), levels=4)
+        tensor([0.0000, 3.0000, 3.5000])
+    """
+    return (x + 1) * (levels / 2) - 0.5

@@ -257,4 +257,8 @@ def nearest(name: str, known: Sequence[str]) -> str:
 def twice_in(names: Sequence[str]) -> str | None:
     """The first name that has come before."""
     seen: set[str] = set()
-    return next((name for name in names if name in seen or seen.add(name)), None)  # type: ignore[func-returns-value]
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None

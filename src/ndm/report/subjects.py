@@ -20,11 +20,11 @@ from ndm.data import Data
 from ndm.data.choosing import part_of
 from ndm.evaluation import read_per_example, read_places, row_name
 from ndm.model import NDM
-from ndm.report.blocks import Entry, with_error
+from ndm.report.blocks import with_error
 from ndm.texts import LARGEST_YAML, parse_yaml, read_json, read_text
 from ndm.training.run import Run
 
-__all__ = ["Curve", "DataReader", "Subject", "about", "groups", "legend", "named_data", "same_data", "subjects"]
+__all__ = ["Curve", "DataReader", "Subject", "named_data", "subjects"]
 
 #: From a run's config.yaml to the data set that it names.
 DataReader = Callable[[Path], Data]
@@ -381,35 +381,3 @@ def named_data(config: Path) -> Data:
         return cls(**dict(description.get("init_args") or {}))
     except TypeError as error:
         raise ValueError(f"The arguments in {config.name} do not fit the data set: {error}.") from None
-
-
-def same_data(a: Subject, b: Subject) -> bool:
-    """Whether the figures of two runs can stand side by side: they are of the same data."""
-    if (a.shape, a.levels) != (b.shape, b.levels):
-        return False
-    if a.examples is not None and b.examples is not None:
-        return torch.equal(a.examples, b.examples)
-    return "data" in a.config and a.config["data"] == b.config.get("data")
-
-
-def groups(subjects: Sequence[Subject]) -> list[list[Subject]]:
-    """The runs, those of the same data together."""
-    found: list[list[Subject]] = []
-    for subject in subjects:
-        for group in found:
-            if same_data(group[0], subject):
-                group.append(subject)
-                break
-        else:
-            found.append([subject])
-    return found
-
-
-def legend(subjects: Sequence[Subject]) -> list[Entry]:
-    """The legend of a figure that shows these runs."""
-    return [Entry(s.name, s.index) for s in subjects]
-
-
-def about(some: Sequence[Subject], every: Sequence[Subject]) -> str:
-    """Which runs a figure is about, for its title: " of A, B"; nothing where it is about all of them."""
-    return "" if len(some) == len(every) else " of " + ", ".join(s.name for s in some)

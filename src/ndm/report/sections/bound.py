@@ -12,8 +12,8 @@ from ndm.evaluation import mean_and_error
 from ndm.report.blocks import Figure, Gallery, Section, Table, Text, minus, with_error
 from ndm.report.drawing import INK, MUTED, axes, colour, dash, numbers, svg
 from ndm.report.findings import TERMS, Findings
+from ndm.report.grouping import about, groups, legend
 from ndm.report.measures import Profile
-from ndm.report.subjects import about, groups, legend
 
 __all__ = ["section"]
 

@@ -11,8 +11,9 @@ from ndm.data.choosing import evenly_spaced
 from ndm.report.blocks import Entry, Figure, Gallery, Section
 from ndm.report.drawing import DRAWN, MUTED, axes, colour, dash, grid_of_axes, label_of, limits, numbers, svg
 from ndm.report.findings import POINTS_DRAWN, Findings, numbers_of_steps
+from ndm.report.grouping import groups
 from ndm.report.pixels import nearly_square, picture, shown
-from ndm.report.subjects import Subject, groups
+from ndm.report.subjects import Subject
 
 __all__ = ["section"]
 

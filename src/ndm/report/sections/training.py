@@ -10,7 +10,8 @@ from markupsafe import Markup
 from ndm.report.blocks import Figure, Gallery, Section, Table, Text, minus
 from ndm.report.drawing import axes, colour, dash, svg
 from ndm.report.findings import Findings
-from ndm.report.subjects import Subject, about, groups, legend
+from ndm.report.grouping import about, groups, legend
+from ndm.report.subjects import Subject
 
 __all__ = ["section"]
 
