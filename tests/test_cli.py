@@ -269,7 +269,12 @@ def interruptible() -> Iterator[None]:
             "sample_batches",
             "no samples were written; .*starts again",
         ),
-        (["score", "{run}", "x.csv", "--out", "y.csv"], "ndm.cli", "_rows", "the same command goes on where it was"),
+        (
+            ["score", "{run}", "x.csv", "--out", "y.csv"],
+            "ndm.cli.score",
+            "_rows",
+            "the same command goes on where it was",
+        ),
         (["report", "{run}", "--out", "x.html"], "ndm.report", "report", "no page was written; .*starts again"),
     ],
 )
@@ -478,7 +483,7 @@ def test_a_lack_of_memory_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsy
     def command(arguments: list[str]) -> None:
         raise lack
 
-    monkeypatch.setitem(ndm.cli.COMMANDS, "sample", (command, ""))
+    monkeypatch.setattr("ndm.cli.sample.run", command)
     assert re.search(r"there is not enough memory for this \(.*\): take a smaller batch", error(capsys, "sample"))
 
 

@@ -4,7 +4,10 @@ A model is four parts put together, a noise schedule, a data transformation, a d
 samplers and the likelihood are written once against those four.
 """
 
+import importlib
+import importlib.util
 import sys
+from typing import TYPE_CHECKING, Any
 
 
 def _leave_the_current_folder() -> None:
@@ -25,31 +28,83 @@ def _leave_the_current_folder() -> None:
 
 _leave_the_current_folder()
 
-from ndm.bounds import BoundTerms
-from ndm.decoders import Decoder, DiscretizedDecoder, GaussianDecoder, WeightedDecoder
-from ndm.denoisers import Denoiser, DirectDenoiser, Estimate, GuidedDenoiser
-from ndm.distances import SampleDistance, mmd, sliced_wasserstein
-from ndm.dynamics import PathCost, acceleration, curvature, ode_paths, path_cost
-from ndm.grids import optimal_grid
-from ndm.likelihood import LogLikelihood, log_likelihood
-from ndm.mixture import MixtureBase
-from ndm.model import NDM
-from ndm.parts import Part
-from ndm.process import ConstantVolatility, LearnedVolatility, Standardize
-from ndm.sampling import sample, sample_batches
-from ndm.schedules import (
-    CosineSchedule,
-    DDPMSchedule,
-    LearnedSchedule,
-    LinearSchedule,
-    NoiseLevel,
-    OTSchedule,
-    Schedule,
-)
-from ndm.transforms import Blur, Curve, Identity, Neural, Scale, Separable, Transform
-from ndm.variances import CalibratedVariance, LearnedVariance, PosteriorVariance, PredictedVariance, ReverseVariance
+if TYPE_CHECKING:
+    from ndm.bounds import BoundTerms
+    from ndm.decoders import Decoder, DiscretizedDecoder, GaussianDecoder, WeightedDecoder
+    from ndm.denoisers import Denoiser, DirectDenoiser, Estimate, GuidedDenoiser
+    from ndm.distances import SampleDistance, mmd, sliced_wasserstein
+    from ndm.dynamics import PathCost, acceleration, curvature, ode_paths, path_cost
+    from ndm.grids import optimal_grid
+    from ndm.likelihood import LogLikelihood, log_likelihood
+    from ndm.mixture import MixtureBase
+    from ndm.model import NDM
+    from ndm.parts import Part
+    from ndm.process import ConstantVolatility, LearnedVolatility, Standardize
+    from ndm.sampling import sample, sample_batches
+    from ndm.schedules import (
+        CosineSchedule,
+        DDPMSchedule,
+        LearnedSchedule,
+        LinearSchedule,
+        NoiseLevel,
+        OTSchedule,
+        Schedule,
+    )
+    from ndm.transforms import Blur, Curve, Identity, Neural, Scale, Separable, Transform
+    from ndm.variances import CalibratedVariance, LearnedVariance, PosteriorVariance, PredictedVariance, ReverseVariance
 
 __version__ = "0.1.0"
+
+#: The module of each public name. It is imported when the name is first used, so that `ndm --help` needs no PyTorch.
+_HOMES = {
+    "Blur": "transforms",
+    "BoundTerms": "bounds",
+    "CalibratedVariance": "variances",
+    "ConstantVolatility": "process",
+    "CosineSchedule": "schedules",
+    "Curve": "transforms",
+    "DDPMSchedule": "schedules",
+    "Decoder": "decoders",
+    "Denoiser": "denoisers",
+    "DirectDenoiser": "denoisers",
+    "DiscretizedDecoder": "decoders",
+    "Estimate": "denoisers",
+    "GaussianDecoder": "decoders",
+    "GuidedDenoiser": "denoisers",
+    "Identity": "transforms",
+    "LearnedSchedule": "schedules",
+    "LearnedVariance": "variances",
+    "LearnedVolatility": "process",
+    "LinearSchedule": "schedules",
+    "LogLikelihood": "likelihood",
+    "MixtureBase": "mixture",
+    "NDM": "model",
+    "Neural": "transforms",
+    "NoiseLevel": "schedules",
+    "OTSchedule": "schedules",
+    "Part": "parts",
+    "PathCost": "dynamics",
+    "PosteriorVariance": "variances",
+    "PredictedVariance": "variances",
+    "ReverseVariance": "variances",
+    "SampleDistance": "distances",
+    "Scale": "transforms",
+    "Schedule": "schedules",
+    "Separable": "transforms",
+    "Standardize": "process",
+    "Transform": "transforms",
+    "WeightedDecoder": "decoders",
+    "acceleration": "dynamics",
+    "curvature": "dynamics",
+    "log_likelihood": "likelihood",
+    "mmd": "distances",
+    "ode_paths": "dynamics",
+    "optimal_grid": "grids",
+    "path_cost": "dynamics",
+    "sample": "sampling",
+    "sample_batches": "sampling",
+    "sliced_wasserstein": "distances",
+}
 
 __all__ = [
     "NDM",
@@ -100,3 +155,16 @@ __all__ = [
     "sample_batches",
     "sliced_wasserstein",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        if not name.startswith("_") and importlib.util.find_spec(f"{__name__}.{name}") is not None:
+            return importlib.import_module(f"{__name__}.{name}")  # as in ndm.networks.UNet
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(f"ndm.{_HOMES[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -49,7 +49,7 @@ def require_place(out: Path, overwrite: bool = False) -> None:
         OSError: it exists, or nothing can be written beside it.
         ImportError: what writes such files is not installed.
     """
-    if out.suffix not in FORMATS:
+    if out.suffix.lower() not in FORMATS:
         raise ValueError(f"{out} should end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, which says what to write.")
     if out.is_dir():
         raise IsADirectoryError(f"{out} is a folder; nothing was written: choose another --out.")
@@ -59,7 +59,7 @@ def require_place(out: Path, overwrite: bool = False) -> None:
         raise FileNotFoundError(f"There is no folder {out.parent} to write {out.name} in.")
     if not os.access(out.parent, os.W_OK):
         raise PermissionError(f"The folder {out.parent} may not be written to, and {out.name} is to be in it.")
-    if out.suffix == ".parquet":
+    if out.suffix.lower() == ".parquet":
         try:
             importlib.import_module("pyarrow")
         except ModuleNotFoundError:
@@ -82,7 +82,7 @@ def formula_warning(out: Path, columns: Sequence[str] | None) -> str | None:
 it in another program, or rename them."
     """
     names = [name for name in columns or () if _FORMULA.search(name) and not _is_number(name)]
-    if out.suffix != ".csv" or not names:
+    if out.suffix.lower() != ".csv" or not names:
         return None
     shown = ", ".join(repr(name if len(name) <= 40 else name[:40] + "...") for name in names[:5])
     return (
@@ -145,7 +145,7 @@ class SampleFile:
 
     def __init__(self, out: Path, content: Content, buffer: BinaryIO, spill: Spill) -> None:
         self._out, self._content, self._buffer, self._spill = out, content, buffer, spill
-        self._sink: Sink = SINKS[out.suffix](buffer, content)
+        self._sink: Sink = SINKS[out.suffix.lower()](buffer, content)
         self.done = 0
 
     def write(self, x: Tensor) -> None:
@@ -222,7 +222,7 @@ def sample_file(
         FileExistsError: another process is writing it.
         OSError: it cannot be written; the sentence says where the samples are, if they are anywhere.
     """
-    if out.suffix == ".png" and n > (most := PictureSink.most(shape)):
+    if out.suffix.lower() == ".png" and n > (most := PictureSink.most(shape)):
         raise ValueError(
             f"{out} is to be a picture, which shows {most:,} of these samples at most, not {n:,}: give a name that "
             "ends in .npz, or draw fewer."

@@ -6,15 +6,19 @@ name: whoever reads a file knows how to call it.
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import re
 import stat
+from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 __all__ = [
     "TooMuchError",
     "check_yaml",
+    "did_you_mean",
     "not_yaml",
     "parse_json",
     "parse_yaml",
@@ -38,6 +42,23 @@ _LONGEST = 4_300
 _LONG_NUMBER = re.compile(rf"[-+]?[0-9][0-9_:.]{{{_LONGEST},}}")
 
 _DEEP = f"it is nested deeper than {DEEPEST} levels"
+
+
+#: Characters of an unknown name, and known names that it is compared with.
+_COMPARED, _CANDIDATES = 100, 1_000
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str, prefix: str = "") -> str:
+    """The end of a sentence about an unknown name: the known name nearest to it, or what is said otherwise.
+
+    Example:
+        >>> did_you_mean("sampel", ["sample", "score"], "there are sample, score")
+        "; did you mean 'sample'?"
+        >>> did_you_mean("x", ["sample", "score"], "there are sample, score")
+        '; there are sample, score.'
+    """
+    close = difflib.get_close_matches(name[:_COMPARED], list(islice(known, _CANDIDATES)), n=1)
+    return f"; did you mean {prefix + close[0]!r}?" if close else f"; {otherwise}."
 
 
 class TooMuchError(ValueError):

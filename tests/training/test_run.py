@@ -99,6 +99,7 @@ def test_earlier_configurations_are_kept(tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     for text in ("a: 1\n", "a: 2\n", "a: 2\n", "a: \u00e9\n"):
         run.begin(text, DATA, True)
+        run.write_config(text)
     kept = {p.name: p.read_text(encoding="utf-8") for p in run.path.glob("config*.yaml")}
     assert kept == {"config-1.yaml": "a: 1\n", "config-2.yaml": "a: 2\n", "config.yaml": "a: \u00e9\n"}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import re
@@ -20,6 +19,7 @@ from ndm.decoders import Decoder
 from ndm.denoisers import BaseDenoiser
 from ndm.networks import Backbone
 from ndm.schedules import Schedule
+from ndm.texts import did_you_mean
 from ndm.transforms import Transform
 from ndm.variances import ReverseVariance
 
@@ -152,6 +152,5 @@ def _options(parser: ArgumentParser) -> list[str]:
 def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
     """The end of a sentence about a wrong name: what may have been meant, or what there is."""
     known = list(known)
-    if close := difflib.get_close_matches(name, known, n=1):
-        return f"; did you mean {prefix + close[0]!r}?"
-    return f"; there are {', '.join(known)}." if len(known) <= LISTED else "; see `ndm train --help`."
+    listed = f"there are {', '.join(known)}" if len(known) <= LISTED else "see `ndm train --help`"
+    return did_you_mean(name, known, listed, prefix)

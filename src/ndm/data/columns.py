@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -20,7 +19,6 @@ __all__ = [
     "few_values",
     "is_counter",
     "kinds_line",
-    "nearest",
     "some",
     "twice_in",
 ]
@@ -42,7 +40,6 @@ _NORMAL = 3.2897  # standard deviations between the 5% and the 95% quantile of a
 _UNNAMED = re.compile(r"Unnamed: \d+([._]\w+)*")
 
 _NAMED = 12  # columns that a line names
-_COMPARED = 2_000  # names that a wrong one is compared with
 _LONG = 200  # letters of a name: YAML makes a number or a date of no longer one
 
 
@@ -246,12 +243,6 @@ def kinds_line(columns: Sequence[str], rows: np.ndarray) -> str:
 def some(names: Sequence[str]) -> str:
     """The first names of a list, in words."""
     return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """The end of a sentence about a wrong name: what may have been meant, or what there is."""
-    close = difflib.get_close_matches(name[:100], known[:_COMPARED], n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; it has {some(known)}."
 
 
 def twice_in(names: Sequence[str]) -> str | None:

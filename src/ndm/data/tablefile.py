@@ -15,10 +15,10 @@ import numpy as np
 
 from ndm.data.arrow import is_numeric, open_parquet, pandas_index, stacked, without_last
 from ndm.data.cells import MISSING, Missing, is_number, is_right, lines, refusal, short, wrong_in_csv, wrong_values
-from ndm.data.columns import counts_rows, is_counter, nearest, some, twice_in
+from ndm.data.columns import counts_rows, is_counter, some, twice_in
 from ndm.data.rows import first_line
 from ndm.memory import TooLargeError, require
-from ndm.texts import require_regular
+from ndm.texts import did_you_mean, require_regular
 
 __all__ = ["TABLE_SUFFIXES", "TableFile"]
 
@@ -129,7 +129,8 @@ class TableFile:
             if twice is not None:
                 raise ValueError(f"columns names {twice!r} twice.")
             if unknown is not None:
-                raise ValueError(f"{self.path} has no column {unknown!r}{nearest(unknown, self.names)}")
+                end = did_you_mean(unknown, self.names, f"it has {some(self.names)}")
+                raise ValueError(f"{self.path} has no column {unknown!r}{end}")
             if not self._is_csv:  # of a CSV file the cells will tell
                 self._refuse_other_types(columns)
             return tuple(columns)

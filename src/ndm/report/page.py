@@ -135,7 +135,7 @@ def _lead(findings: Sequence[Findings]) -> str:
 
 def _check(out: Path, examples: int | None, seed: int, overwrite: bool) -> None:
     """Refuse what cannot be done before time is spent on it."""
-    if out.suffix not in (".html", ".htm"):
+    if out.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"{out} should end in .html: that is what a report is.")
     if out.exists() and not overwrite:
         raise FileExistsError(f"{out} exists; nothing was written: choose another --out, or --overwrite it.")

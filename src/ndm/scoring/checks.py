@@ -21,13 +21,13 @@ FORMATS = (".parquet", ".csv")
 
 
 def check_out(out: Path) -> None:
-    if out.suffix not in FORMATS:
+    if out.suffix.lower() not in FORMATS:
         raise ValueError(f"{out} should end in {' or '.join(FORMATS)}, which says what to write.")
     if out.exists():
         raise FileExistsError(f"{out} exists; nothing was written: choose another --out.")
     if not out.parent.is_dir():
         raise FileNotFoundError(f"There is no folder {out.parent} to write {out.name} in.")
-    if out.suffix == ".parquet":
+    if out.suffix.lower() == ".parquet":
         try:
             importlib.import_module("pyarrow")
         except ModuleNotFoundError:

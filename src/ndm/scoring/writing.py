@@ -85,7 +85,7 @@ def write(out: Path, journal: Journal, about: dict[str, Any], bits: float | None
     """Put the blocks together in one file, which comes to its place when it is whole."""
     columns = _columns(journal, about, bits)
     with atomic_path(out) as new:
-        if out.suffix == ".csv":
+        if out.suffix.lower() == ".csv":
             _write_csv(new, columns)
         else:
             _write_parquet(new, columns, {"ndm": json.dumps(strict(about), allow_nan=False)})

@@ -130,6 +130,8 @@ def fit(
         _lock = run.begin(config, data, resume)  # until this function returns
         if goes_on:
             run.write_environment(_environment(lightning, trainer, command), resumed=resume)
+        elif resume:
+            run.write_config(config)
     with _quiet(), journal(run.log) if first_process else contextlib.nullcontext():
         for line in [] if resume else [*data.summary(), *notes, chosen]:
             if line:
@@ -138,7 +140,7 @@ def fit(
         logger.info("%s", _sizes(model))
         if goes_on:
             try:
-                _train(lightning, module, stream, run, resume)
+                _train(lightning, module, stream, run, config if resume else None)
             except KeyboardInterrupt:
                 if first_process and run.last.is_file():
                     _keep(model, training, run, data)
@@ -161,7 +163,8 @@ def _keep(model: NDM, training: TrainingOptions, run: Run, data: Data, write: bo
         model.save_pretrained(run.model, card={"shape": list(data.shape)})
 
 
-def _train(trainer: Trainer, module: NDMModule, stream: Stream, run: Run, resume: bool) -> None:
+def _train(trainer: Trainer, module: NDMModule, stream: Stream, run: Run, resumed: str | None) -> None:
+    """Train from the beginning, or from the last checkpoint with the configuration ``resumed``."""
     options, limits = module.options, module.limits
     seed_everything(module.seed, verbose=False)
     if limits.precision == "64-true":
@@ -169,28 +172,34 @@ def _train(trainer: Trainer, module: NDMModule, stream: Stream, run: Run, resume
     if limits.channels_last:
         module.to(memory_format=torch.channels_last)
     validation = _validation(stream, options, limits, trainer)
-    begun = _Begun()
+    begun = _Begun(run, resumed)
     trainer.callbacks.append(begun)  # type: ignore[attr-defined]
     try:
         with module.prepared(), _interruptible(trainer):
-            trainer.fit(module, stream, validation, ckpt_path=run.last if resume else None, weights_only=True)
+            trainer.fit(module, stream, validation, ckpt_path=None if resumed is None else run.last, weights_only=True)
     except NonFiniteLoss as error:
         logger.info("stopped: %s", error)
         raise NonFiniteLoss(_advice(str(error), run, module)) from None
     except (KeyError, IndexError, AttributeError, TypeError, ValueError, RuntimeError) as error:
-        if begun.begun or not resume:
+        if begun.begun or resumed is None:
             raise
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{run.last} cannot be gone on from, it does not fit this training: {reason}.") from error
 
 
 class _Begun(Callback):
-    """Knows whether a training has begun: until then a checkpoint is being read."""
+    """Knows whether a training has begun, and then writes the configuration of one that goes on.
 
-    begun = False
+    Until then a checkpoint is being read, which may not fit.
+    """
+
+    def __init__(self, run: Run, resumed: str | None) -> None:
+        self.run, self.resumed, self.begun = run, resumed, False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.begun = True
+        if self.resumed is not None and trainer.is_global_zero:
+            self.run.write_config(self.resumed)
 
 
 def _validation(stream: Stream, options: TrainingOptions, limits: TrainerOptions, trainer: Trainer) -> InOrder:

@@ -177,7 +177,7 @@ class Run:
         What a training has left that wrote no checkpoint is taken away first.
 
         Args:
-            config: the configuration, in YAML.
+            config: the configuration, in YAML; of a run that goes on it is not written.
             data: the data set.
             resumed: the run goes on.
 
@@ -196,11 +196,16 @@ class Run:
             for file in filter(Path.is_file, left):
                 file.unlink()
         self.write_data(data)
-        self._write_config(config)
+        if not resumed:
+            self.write_config(config)
         return lock
 
-    def _write_config(self, config: str) -> None:
-        """Write the configuration; another one that was there is kept beside it."""
+    def write_config(self, config: str) -> None:
+        """Write the configuration; another one that was there is kept beside it.
+
+        A run that goes on is given its configuration when its checkpoint has been read: a checkpoint that does not fit
+        leaves the earlier one.
+        """
         if self.config.is_file() and read_text(self.config, LARGEST_YAML) != config:
             numbered = (self.path / f"config-{i}.yaml" for i in itertools.count(1))
             with atomic_write(next(path for path in numbered if not path.exists())) as file:

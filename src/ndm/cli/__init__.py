@@ -1,0 +1,134 @@
+"""The ``ndm`` command: train, evaluate, sample, score, report, push, demo.
+
+Nothing heavy is imported before it is needed, so that ``ndm --help`` answers at once. A mistake of the user is answered
+by one sentence on stderr and exit code 2. A training that failed has exit code 1, a command that was stopped by Ctrl-C
+or SIGTERM 130.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TextIO
+
+from ndm.cli.messages import LESS_MEMORY, STOPPED, one_line, say
+from ndm.cli.parsing import Parser
+from ndm.stopping import terminable
+from ndm.texts import did_you_mean
+
+__all__ = ["COMMANDS", "STOPPED", "main"]
+
+FAILED, WRONG, INTERRUPTED = 1, 2, 130
+
+#: Set to see where in the program an error comes from.
+TRACEBACK = "NDM_TRACEBACK"
+
+#: The commands, and what each does; `ndm train` is :func:`ndm.cli.train.run`.
+COMMANDS = {
+    "train": "train a model by a configuration, and write a run's folder",
+    "evaluate": "the bound and the likelihood of a run, with standard errors",
+    "sample": "draw examples from a run's model, as a picture or a table",
+    "score": "the bound and the likelihood of every row of a table, with their errors",
+    "report": "write a page about runs, side by side: curves, bounds, samples, parts",
+    "push": "put a run's model on the Hugging Face hub",
+    "demo": "train a small model and show what it does",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line ``argv``, by default the process's own, and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    code = 0  # of --help
+    if argv is None:  # the processes that this one starts are not to look for modules in the current folder either
+        os.environ.setdefault("PYTHONSAFEPATH", "1")
+    try:
+        with terminable(), _printing():
+            code = _dispatch(arguments)
+        return code  # noqa: RET504 (--help leaves the block before it is assigned)
+    except KeyboardInterrupt as stopped:
+        name = arguments[0] if arguments else ""
+        say(f"stopped; {str(stopped) or STOPPED.get(name, 'nothing was written; the same command starts again.')}")
+        return INTERRUPTED
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        if isinstance(error, (ValueError, OSError, ImportError)):
+            say(f"error: {one_line(error)}")
+            return WRONG
+        if _is_lack_of_memory(error):
+            say(f"error: there is not enough memory for this ({one_line(error)[:200]}): {LESS_MEMORY}.")
+            return WRONG
+        if type(error).__name__ == "NonFiniteLoss":  # by name: its module would import Lightning
+            say(f"error: {one_line(error)}")
+            return FAILED
+        raise
+
+
+@contextlib.contextmanager
+def _printing() -> Iterator[None]:
+    """Let a standard output that cannot be written be an error with a sentence, and one that is closed be none.
+
+    Python would print what is left of it at the exit of the process, when it is too late for a sentence. A program that
+    reads the output, as ``head`` does, may close it early.
+    """
+    try:
+        with contextlib.suppress(SystemExit):  # of --help
+            yield
+        if sys.stdout is not None:  # as it is for a process that was started without
+            sys.stdout.flush()
+    except OSError as error:
+        if error.filename is not None or not _is_lost(sys.stdout):
+            raise
+        if not isinstance(error, BrokenPipeError):
+            raise OSError(f"The standard output cannot be written: {error.strerror}.") from None
+
+
+def _is_lost(stream: TextIO | None) -> bool:
+    """Whether a stream cannot be written; what was to be written to it is then dropped."""
+    if stream is None:
+        return False
+    try:
+        stream.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+        return True
+    return False
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    """Whether Python, NumPy, Arrow or PyTorch, whose error of the processor has no class, was refused memory."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
+    )
+
+
+def _dispatch(arguments: list[str]) -> int:
+    parser = Parser(
+        prog="ndm",
+        description="Neural Diffusion Models: train, evaluate, sample and score.",
+        epilog="`ndm COMMAND --help` says more about a command.",
+    )
+    parser.add_argument("--version", action="store_true", help="say which version this is")
+    commands = parser.add_subparsers(metavar="COMMAND", dest="command", prog="ndm", parser_class=Parser)
+    for name, what in COMMANDS.items():
+        commands.add_parser(name, help=what, add_help=False)
+    if not arguments:
+        parser.print_help()
+        return WRONG
+    name = arguments[0]
+    if name in COMMANDS:
+        importlib.import_module(f"ndm.cli.{name}").run(arguments[1:])
+        return 0
+    if not name.startswith("-"):
+        end = did_you_mean(name, COMMANDS, f"there are {', '.join(COMMANDS)}")
+        raise ValueError(f"There is no command {name!r}{end}")
+    if parser.parse_args(arguments).version:
+        print(f"ndm {importlib.import_module('ndm').__version__}")
+    return 0

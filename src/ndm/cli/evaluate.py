@@ -1,0 +1,165 @@
+"""``ndm evaluate``: the bound, the likelihood and the quality of samples of a run."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ndm.cli.messages import STOPPED, one_line, say
+from ndm.cli.options import (
+    add_common,
+    add_sampling,
+    check_guidance,
+    find_allowed,
+    load_model,
+    precision,
+    sampling_options,
+)
+from ndm.cli.parsing import Parser, positive, steps, tolerance, without_data
+from ndm.stopping import telling, uninterrupted
+
+if TYPE_CHECKING:
+    from ndm.evaluation import Evaluation
+
+__all__ = ["run"]
+
+
+def run(arguments: list[str]) -> None:
+    parser = Parser(
+        prog="ndm evaluate",
+        description="The bound per number of steps, the ODE likelihood, and the quality of samples.",
+        epilog="Several processes share the work: torchrun --nproc_per_node 8 -m ndm evaluate RUN ...",
+    )
+    parser.add_argument("run", metavar="RUN", help="the folder of a run")
+    splits = ("train", "validation", "test")
+    parser.add_argument("--split", choices=splits, default="test", help="which examples (default: %(default)s)")
+    parser.add_argument(
+        "--steps", nargs="+", type=steps, default=[10, 50, 1000, None], metavar="T",
+        help="numbers of steps, and `continuous` (default: 10 50 1000 continuous)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--variances", nargs="+", default=["posterior", "own", "isotropic"], metavar="W",
+        help="reverse variances: posterior, own (the model's), isotropic, diagonal, full (the last three calibrated on "
+        "training data; default: posterior own isotropic)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--grid", choices=("even", "gamma", "optimal"), default="even",
+        help="the steps of bounds with calibrated variances: even in time, even in gamma, the log noise-to-signal "
+        "ratio, or the best ones, by training data, for up to 100 steps (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--times", type=positive, default=100, metavar="N",
+        help="noise levels per example where not every step is looked at; fewer are faster and give larger standard "
+        "errors (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--no-likelihood", action="store_true", help="leave the ODE likelihood out, which takes longest"
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=tolerance,
+        metavar="NATS",
+        help="of the likelihood's ODE solver (default: 0.01 a dimension)",
+    )
+    parser.add_argument("--probes", type=positive, default=4, help="for its divergence (default: %(default)s)")
+    parser.add_argument("--samples", type=positive, default=4, help="of its z_0, K-level data (default: %(default)s)")
+    parser.add_argument("--max-examples", type=positive, metavar="N", help="evaluate N random examples only")
+    parser.add_argument(
+        "--likelihood-examples", type=positive, metavar="N", help="N random ones of them only, for the ODE likelihood"
+    )
+    parser.add_argument(
+        "--fid", type=positive, metavar="N", help="compare N samples with N random real images by FID and KID"
+    )
+    parser.add_argument(
+        "--features", default="inception", metavar="NET",
+        help="whose features FID and KID compare: inception, or a folder in which ndm has saved a network "
+        "(default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--inception-weights", metavar="FILE", help="Inception's weights, for a computer without a connection"
+    )
+    parser.add_argument(
+        "--no-mixture", action="store_true",
+        help="leave out the comparison with a Gaussian mixture, which is made for continuous tables",
+    )  # fmt: skip
+    parser.add_argument(
+        "--data.path", metavar="PATH", help="where the data are, if they were moved; any --data.x of `ndm train`"
+    )
+    parser.add_argument(
+        "--other-data", action="store_true",
+        help="evaluate on data other than those of the training, on purpose: the figures are written to "
+        "RUN/evaluation-other-data.json",
+    )  # fmt: skip
+    add_sampling(parser, steps=250, flag="--sampling-steps")
+    add_common(parser, seeded="the same seed gives the same, and takes the same random examples")
+    arguments, overrides = without_data(arguments)
+    options = parser.parse_args(arguments)
+    find_allowed(options.allow)
+
+    from ndm.configs.recorded import read_run_data
+    from ndm.distributed import is_first, together
+    from ndm.evaluation import evaluate
+    from ndm.training import Run
+
+    run = Run(Path(options.run))
+    file = run.path / "evaluation-other-data.json" if options.other_data else run.evaluation
+    told = telling(file, f"the figures are in {file}.", STOPPED["evaluate"])
+    with told, together(options.device) as device, precision(options.precision, device):
+        features: Any = options.features
+        if options.fid and options.inception_weights:
+            features = importlib.import_module("ndm.quality").feature_network(features, options.inception_weights)
+        model = load_model(run.path, device, options.allow)
+        check_guidance(run, options.guidance)
+        evaluation = evaluate(
+            model,
+            read_run_data(run, overrides, options.other_data, options.allow),
+            split=options.split,
+            steps=tuple(options.steps),
+            covariances=tuple(options.variances),
+            likelihood=not options.no_likelihood,
+            max_examples=options.max_examples,
+            likelihood_examples=options.likelihood_examples,
+            seed=options.seed,
+            progress=sys.stderr.isatty(),
+            batch_size=options.batch_size,
+            times=options.times,
+            grid=options.grid,
+            quality=options.fid,
+            features=features,
+            sampling=sampling_options(options) | {"steps": options.sampling_steps},
+            mixture=not options.no_mixture,
+            probes=options.probes,
+            samples=options.samples,
+            tolerance=options.tolerance,
+        )
+        if is_first():
+            if options.other_data:
+                evaluation.about["other_data"] = " ".join(overrides) or f"what {run.config} names"
+            _show(evaluation, file)
+            if options.other_data:
+                print("These are figures of data other than those of the training: the run's own are not touched.")
+
+
+def _show(evaluation: Evaluation, file: Path) -> None:
+    """Save what was measured, and print it whether it can be saved or not.
+
+    Raises:
+        OSError: it cannot be saved.
+        ValueError: a figure is finite for no example.
+    """
+    try:
+        with uninterrupted():
+            path = evaluation.save(file)
+    except OSError as error:
+        print(evaluation.text(), flush=True)
+        raise OSError(f"These figures could not be saved in {file} ({one_line(error)}).") from None
+    print(evaluation.text(), flush=True)
+    say(f"the same numbers are in {path}")
+    nothing = [row["kind"] for row in evaluation.rows if row["value"] is None]
+    if nothing:
+        raise ValueError(
+            f"No example has a finite value of: {'; '.join(nothing)}. Look at the data for values far from those that "
+            "were trained on; if there are none, the model is of no use: train it again with a lower learning rate."
+        )

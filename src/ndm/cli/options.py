@@ -1,0 +1,108 @@
+"""The options that several commands share, and what they mean."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ndm.cli.parsing import natural, positive
+
+if TYPE_CHECKING:
+    import torch
+
+    from ndm.model import NDM
+    from ndm.training import Run
+
+__all__ = [
+    "add_allow",
+    "add_common",
+    "add_sampling",
+    "check_guidance",
+    "find_allowed",
+    "load_model",
+    "precision",
+    "sampling_options",
+]
+
+
+def add_sampling(parser: argparse.ArgumentParser, steps: int, flag: str) -> None:
+    parser.add_argument("--method", default="ancestral", help="ancestral, ddim, ode or sde (default: %(default)s)")
+    parser.add_argument(
+        flag, type=positive, default=steps, metavar="T", help="number of sampling steps (default: %(default)s)"
+    )
+    parser.add_argument("--eta", type=float, help="volatility in place of the model's own")
+    parser.add_argument(
+        "--spacing", choices=("time", "gamma"),
+        help="steps that are even in time, or in gamma, the log noise-to-signal ratio (default: gamma for a learned "
+        "schedule that was trained in continuous time, else time)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--guidance", type=float, metavar="W", help="weight of classifier-free guidance, for a conditional model"
+    )
+
+
+def sampling_options(options: argparse.Namespace) -> dict[str, Any]:
+    """What :func:`_add_sampling` has asked for, as options of ndm.sample."""
+    chosen = {
+        "method": options.method,
+        "eta": options.eta,
+        "guidance": options.guidance,
+        "spacing": options.spacing,
+    }
+    return {name: value for name, value in chosen.items() if value is not None}
+
+
+def add_common(parser: argparse.ArgumentParser, seeded: str = "the same seed gives the same") -> None:
+    parser.add_argument("--seed", type=natural, default=0, help=f"{seeded} (default: %(default)s)")
+    parser.add_argument(
+        "--batch-size", type=positive, default=250, metavar="N", help="at a time (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--precision", choices=("32", "bf16"), default="32", help="of the networks' arithmetic (default: %(default)s)"
+    )
+    parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
+    add_allow(parser)
+
+
+def add_allow(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow", action="append", default=[], metavar="MODULE",
+        help="let configurations and models name classes of this module of yours, which runs its code; it is looked "
+        "for where Python looks, and in the current folder",
+    )  # fmt: skip
+
+
+def find_allowed(allow: Sequence[str]) -> None:
+    """Let the modules that are allowed be found in the current folder too."""
+    if allow:
+        importlib.import_module("ndm.configs.allowing").find_here(allow)
+
+
+def precision(name: str, device: torch.device) -> AbstractContextManager:
+    import torch
+
+    return torch.autocast(device.type, torch.bfloat16) if name == "bf16" else nullcontext()
+
+
+def check_guidance(run: Run, guidance: float | None) -> None:
+    """Refuse to guide a model that was never shown an example without its label."""
+    from ndm.configs.recorded import label_dropout
+
+    if guidance and label_dropout(run) == 0:
+        raise ValueError(
+            f"--guidance needs a model that was trained with label dropout, and {run.path} was trained without: train "
+            "with --training.labels true --training.label_dropout 0.1, or leave --guidance out."
+        )
+
+
+def load_model(run: Path, device: torch.device, allow: Sequence[str] = ()) -> NDM:
+    """The trained model of a run, on a device."""
+    from ndm.model import NDM
+    from ndm.training import Run
+
+    Run(run).require_model()
+    return NDM.from_pretrained(Run(run).model, allow).to(device).eval()

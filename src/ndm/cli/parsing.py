@@ -1,0 +1,79 @@
+"""Arguments of the command line: a parser whose errors are exceptions, and the types of its values."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from ndm.texts import did_you_mean
+
+__all__ = ["Parser", "at_least", "natural", "positive", "steps", "tolerance", "without_data"]
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are exceptions, with the nearest right option."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        known, unknown = self.parse_known_args(args, namespace)
+        for option in unknown:
+            options = [o for action in self._actions for o in action.option_strings]
+            end = did_you_mean(option, options, f"there are {', '.join(options)}")
+            raise ValueError(f"{self.prog} has no option {option.partition('=')[0]!r}{end}")
+        return known
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{self.prog}: {message}; see `{self.prog} --help`.")
+
+
+def without_data(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments of a command but for --data.x, and those: argparse would take their values for its own."""
+    left: list[str] = []
+    data: list[str] = []
+    for argument in arguments:
+        follows = len(data) > 0 and len(data) % 2 == 1
+        if follows:
+            data.append(argument)
+        elif argument.startswith("--data."):
+            data += argument.split("=", 1)
+        else:
+            left.append(argument)
+    if len(data) % 2:
+        raise ValueError(f"{data[-1]} lacks its value.")
+    return left, data
+
+
+def steps(text: str) -> int | None:
+    return None if text == "continuous" else positive(text)
+
+
+def positive(text: str) -> int:
+    return at_least(1, text)
+
+
+def natural(text: str) -> int:
+    return at_least(0, text)
+
+
+def tolerance(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a positive number, got {text!r}")
+    return value
+
+
+def at_least(low: int, text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = low - 1
+    if value < low:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least {low}, got {text!r}")
+    return value

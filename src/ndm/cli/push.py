@@ -1,0 +1,42 @@
+"""``ndm push``: put the model of a run on the Hugging Face hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ndm.cli.messages import say
+from ndm.cli.options import add_allow, find_allowed, load_model
+from ndm.cli.parsing import Parser
+
+__all__ = ["run"]
+
+
+def run(arguments: list[str]) -> None:
+    parser = Parser(prog="ndm push", description="Put a run's model on the Hugging Face hub, with its figures.")
+    parser.add_argument("run", metavar="RUN", help="the folder of a run")
+    parser.add_argument("name", metavar="NAME", help="where to: user/model")
+    parser.add_argument("--private", action="store_true", help="for your eyes only, if the place is new")
+    parser.add_argument("--branch", help="another branch than the main one")
+    parser.add_argument("--pull-request", action="store_true", help="propose it instead")
+    add_allow(parser)
+    options = parser.parse_args(arguments)
+    find_allowed(options.allow)
+
+    import torch
+
+    from ndm.training import Run
+
+    run = Run(Path(options.run))
+    model = load_model(run.path, torch.device("cpu"), options.allow)
+    card: dict[str, Any] = {"shape": list(run.read_data()[0])}
+    if run.evaluation.is_file():
+        card["evaluation"] = run.read_evaluation()
+    address = model.push_to_hub(
+        options.name,
+        card=card,
+        private=options.private or None,
+        branch=options.branch,
+        create_pr=options.pull_request,
+    )
+    say(f"the model is at {address}")

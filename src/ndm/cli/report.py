@@ -1,0 +1,50 @@
+"""``ndm report``: write one page about runs, side by side."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from ndm.cli.messages import STOPPED, say
+from ndm.cli.options import add_allow, find_allowed
+from ndm.cli.parsing import Parser, natural, positive
+from ndm.stopping import telling
+
+__all__ = ["run"]
+
+
+def run(arguments: list[str]) -> None:
+    parser = Parser(
+        prog="ndm report",
+        description="Write a page about runs, side by side: one HTML file that needs nothing but itself.",
+    )
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="the folder of a run")
+    parser.add_argument("--out", required=True, metavar="FILE", help="what to write: a file ending in .html")
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+    parser.add_argument(
+        "--examples", type=positive, metavar="N",
+        help="test examples to measure the bound by noise level on (default: 256, or fewer for a large model)",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=natural, default=0, help="the same seed gives the same (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
+    add_allow(parser)
+    options = parser.parse_args(arguments)
+    find_allowed(options.allow)
+
+    from ndm.configs.recorded import read_run_data
+    from ndm.report import report
+    from ndm.training import Run
+
+    with telling(Path(options.out), f"the report is in {options.out}.", STOPPED["report"]):
+        out = report(
+            options.runs,
+            options.out,
+            examples=options.examples,
+            seed=options.seed,
+            device=options.device,
+            data=lambda config: read_run_data(Run(config.parent), allow=options.allow),
+            allow=options.allow,
+            overwrite=options.overwrite,
+            progress=sys.stderr.isatty(),
+        )
+    say(f"the report is in {out}")

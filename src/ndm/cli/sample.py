@@ -1,0 +1,105 @@
+"""``ndm sample``: draw examples from the model of a run, as a picture or a table."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ndm.cli.messages import STOPPED, say
+from ndm.cli.options import (
+    add_common,
+    add_sampling,
+    check_guidance,
+    find_allowed,
+    load_model,
+    precision,
+    sampling_options,
+)
+from ndm.cli.parsing import Parser, natural, positive
+from ndm.stopping import telling
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["run"]
+
+
+def run(arguments: list[str]) -> None:
+    parser = Parser(
+        prog="ndm sample",
+        description="Draw examples from a trained model.",
+        epilog="Several processes share the work: torchrun --nproc_per_node 8 -m ndm sample RUN -n 50000 ...",
+    )
+    parser.add_argument("run", metavar="RUN", help="the folder of a run")
+    parser.add_argument("-n", type=positive, default=64, metavar="N", help="how many (default: %(default)s)")
+    parser.add_argument(
+        "--out", required=True, metavar="FILE", help="what to write: a file ending in .png, .csv, .npz or .parquet"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+    add_sampling(parser, steps=100, flag="--steps")
+    parser.add_argument(
+        "--label", type=natural, metavar="K",
+        help="the class to draw from, for a model of several (default: each in turn; a table of samples tells which)",
+    )  # fmt: skip
+    add_common(parser)
+    options = parser.parse_args(arguments)
+    find_allowed(options.allow)
+    out = Path(options.out)
+
+    from ndm.distributed import together
+    from ndm.samples import require_place
+
+    require_place(out, options.overwrite)
+    told = telling(out, f"{options.n} samples are in {out}.", STOPPED["sample"])
+    with told, together(options.device) as device, precision(options.precision, device):
+        _draw(Path(options.run), out, device, options)
+
+
+def _draw(path: Path, out: Path, device: torch.device, options: argparse.Namespace) -> None:
+    """Draw samples of the run there, and write each block as it comes."""
+    from ndm.distributed import in_turn, is_first, rank, world_size
+    from ndm.inputs import state_like
+    from ndm.samples import class_turns, formula_warning, sample_file
+    from ndm.sampling import sample_batches
+    from ndm.training import Run
+
+    run, model = Run(path), load_model(path, device, options.allow)
+    (shape, levels), columns = run.read_data(), run.read_columns()
+    labels = class_turns(model, options.label, run.read_classes())
+    check_guidance(run, options.guidance)
+    drawn = sample_batches(
+        model,
+        options.n,
+        shape,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        labels=labels,
+        rank=rank(),
+        world_size=world_size(),
+        steps=options.steps,
+        **sampling_options(options),
+    )
+    like = state_like(model, 0, shape).cpu()
+    blocks = in_turn((x.to("cpu", like.dtype) for _, x in drawn), options.batch_size, options.n, like)
+    if not is_first():
+        for _ in blocks:  # in the making of which it has a part
+            pass
+        return
+    with sample_file(out, options.n, shape, model.decoder.levels, levels, columns, labels) as file:
+        for x in blocks:
+            _require_finite(x, file.done, options)
+            file.write(x)
+    say(f"{options.n} samples are in {out}")
+    if warning := formula_warning(out, columns):
+        say(f"warning: {warning}")
+
+
+def _require_finite(x: torch.Tensor, first: int, options: argparse.Namespace) -> None:
+    wrong = int((~x.flatten(1).isfinite().all(1)).sum())
+    if wrong:
+        other = "another --method" if options.eta is None else "another --method or --eta"
+        raise ValueError(
+            f"{wrong} of the samples {first} to {first + len(x) - 1} hold NaN or infinite values, and no file was "
+            f"written: take more --steps, or {other}."
+        )

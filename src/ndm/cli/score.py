@@ -1,0 +1,103 @@
+"""``ndm score``: the bound and the log-likelihood of every row of a table, or of every image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ndm.cli.messages import STOPPED, say
+from ndm.cli.options import add_allow, find_allowed, load_model
+from ndm.cli.parsing import Parser, natural, positive, tolerance
+from ndm.stopping import telling
+
+if TYPE_CHECKING:
+    from ndm.scoring import Rows
+    from ndm.training import Run
+
+__all__ = ["run"]
+
+
+def run(arguments: list[str]) -> None:
+    parser = Parser(
+        prog="ndm score",
+        description="The bound and the log-likelihood of every row of a table, or of every image, in a file.",
+        epilog="A command that was stopped, or killed, goes on where it was when it is given again.",
+    )
+    parser.add_argument("run", metavar="RUN", help="the folder of a run")
+    parser.add_argument(
+        "data", metavar="DATA", help="a CSV or Parquet file; for a model of images what data.path takes: a folder, ..."
+    )
+    parser.add_argument("--out", required=True, metavar="FILE", help="what to write: a file ending in .parquet or .csv")
+    parser.add_argument("--no-likelihood", action="store_true", help="the bound only, which is faster")
+    parser.add_argument(
+        "--times", type=positive, default=20, metavar="N",
+        help="noise levels per row for the bound, an even number (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tolerance",
+        type=tolerance,
+        metavar="NATS",
+        help="of the likelihood's ODE solver (default: 0.01 a dimension)",
+    )
+    parser.add_argument(
+        "--probes", type=positive, default=4,
+        help="for its divergence, which is exact up to 16 dimensions (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--samples", type=positive, default=4, help="of its z_0, K-level data (default: %(default)s)")
+    parser.add_argument("--split", choices=("train", "validation", "test"), help="of images that come in several")
+    parser.add_argument("--max-rows", type=positive, metavar="N", help="score the first N only")
+    parser.add_argument("--seed", type=natural, default=0, help="the same seed gives the same (default: %(default)s)")
+    parser.add_argument("--batch-size", type=positive, metavar="N", help="at a time (default: by the row's size)")
+    parser.add_argument(
+        "--precision", choices=("32", "bf16", "64"), default="32",
+        help="of the arithmetic; bf16: of the networks alone (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
+    add_allow(parser)
+    options = parser.parse_args(arguments)
+    find_allowed(options.allow)
+
+    from ndm.distributed import together, world_size
+    from ndm.scoring import score
+    from ndm.training import Run
+
+    run = Run(Path(options.run))
+    told = telling(Path(options.out), f"the scores are in {options.out}.", STOPPED["score"])
+    with told, together(options.device) as device:
+        if world_size() > 1:
+            raise ValueError("ndm score is for one process: cut the table into several to share the work.")
+        model = load_model(run.path, device, options.allow)
+        scores = score(
+            model,
+            _rows(run, options.data, options.split, options.allow),
+            options.out,
+            likelihood=not options.no_likelihood,
+            times=options.times,
+            tolerance=options.tolerance,
+            samples=options.samples,
+            probes=options.probes,
+            precision=options.precision,
+            batch_size=options.batch_size,
+            max_rows=options.max_rows,
+            seed=options.seed,
+        )
+    print(scores.text(), flush=True)
+    say(f"the scores are in {scores.path}")
+    scores.require_finite()
+
+
+def _rows(run: Run, path: str, split: str | None, allow: Sequence[str]) -> Rows:
+    """The rows of a path, of the kind that a run's model is for."""
+    from ndm.scoring import ImageRows, TableRows
+
+    shape, levels = run.read_data()
+    if len(shape) == 3 and levels == 256:
+        from ndm.configs.configuration import read_data
+
+        data = read_data(run.config, allow=allow)  # says how the images were brought to their shape
+        background = getattr(data, "background", "white")
+        return ImageRows(path, shape, getattr(data, "size", None), getattr(data, "channels", None), split, background)
+    if split is not None:
+        raise ValueError("--split is for images: a table is scored as a whole.")
+    return TableRows(path, shape, run.read_columns(), levels)

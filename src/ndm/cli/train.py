@@ -1,0 +1,93 @@
+"""``ndm train``: train a model by a configuration, and write the folder of a run."""
+
+from __future__ import annotations
+
+import errno
+import shlex
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ndm.cli.messages import one_line, say
+from ndm.cli.options import add_allow, find_allowed
+from ndm.cli.parsing import Parser
+
+if TYPE_CHECKING:
+    from ndm.training import Run
+
+__all__ = ["run"]
+
+
+def run(arguments: list[str]) -> None:
+    from ndm import training
+    from ndm.configs.configuration import Configuration
+    from ndm.configs.recorded import looked_for
+
+    command = ["ndm", "train", *arguments]
+    name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
+    own = Parser(prog="ndm train", add_help=False)
+    own.add_argument("--out")
+    own.add_argument("--resume", action="store_true")
+    own.add_argument("--tiny", action="store_true")
+    own.add_argument("--print_config", action="store_true")
+    add_allow(own)
+    options, overrides = own.parse_known_args(arguments)
+    find_allowed(options.allow)
+    if {"-h", "--help"} & set(overrides) or any(o.partition("=")[0].endswith(".help") for o in overrides):
+        Configuration.help(overrides, options.allow)
+    run = training.Run(Path(options.out)) if options.out else None
+    if name is None and options.resume and run is not None:
+        if not run.is_unborn:
+            run.require_checkpoint()
+        name = str(run.config)
+    if name is None:
+        raise ValueError("Which configuration? Give a file or the name of a shipped one, as in `ndm train digits`.")
+    configuration = Configuration.read(name, overrides, options.tiny, options.allow)
+    if options.print_config:
+        print(configuration.text, end="")
+        return
+    run = run or training.Run(Path("runs") / Path(name).stem)
+    resume = options.resume and not run.is_unborn
+    if resume:
+        run.require_checkpoint()
+    else:
+        run.require_new(_without_out(command))  # before the time is spent on building anything
+    if run.is_unborn and not run.is_shared:
+        say(f"{run.path} is of a training that ended before its first checkpoint; it begins again.")
+    try:
+        with looked_for(run, overrides) if resume else nullcontext():
+            built = configuration.build()
+        training.fit(
+            built.model,
+            built.data,
+            run.path,
+            built.training,
+            built.trainer,
+            seed=built.seed,
+            resume=resume,
+            config=configuration.text,
+            command=shlex.join(command),
+            notes=built.notes,
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_after_stop(run, command, options.allow)) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise OSError(f"{one_line(error)}: make room; {_after_stop(run, command, options.allow)}") from None
+
+
+def _without_out(command: Sequence[str]) -> str:
+    """The command of a training, without the name of its folder and without --resume."""
+    skipped = {i + k for i, word in enumerate(command) if word == "--out" for k in (0, 1)}
+    kept = [word for i, word in enumerate(command) if i not in skipped and word != "--resume"]
+    return shlex.join(word for word in kept if not word.startswith("--out="))
+
+
+def _after_stop(run: Run, command: Sequence[str], allow: Sequence[str]) -> str:
+    """What is left of a training that was stopped, and what goes on with it."""
+    if run.last.is_file():
+        allowed = "".join(f" --allow {name}" for name in allow)
+        return f"its last checkpoint is kept; go on with: {run.resume}{allowed}"
+    return f"there was no checkpoint yet; start again with: {shlex.join(command)}"
