@@ -65,7 +65,7 @@ def train_and_measure(config: str, options: dict[str, Any]) -> dict[str, Any]:
     """One side: train it, measure it, draw samples."""
     from ndm.configs.configuration import Configuration
     from ndm.evaluation import evaluate
-    from ndm.sampling import sample_batches
+    from ndm.inference.sampling import sample_batches
     from ndm.training import Run, fit
     from ndm.training.run import read_checkpoint
 

@@ -38,8 +38,8 @@ from torch import Tensor, nn
 
 import ndm
 from ndm.data import Digits, Pinwheel
+from ndm.method.process import at_rest
 from ndm.networks import ConvNet, ImageTransformer, ResidualMLP, UNet
-from ndm.process import at_rest
 
 ROUNDS = 5
 

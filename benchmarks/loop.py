@@ -30,9 +30,9 @@ from torch import Tensor, nn
 
 import ndm
 from ndm import training
+from ndm._internal.random import Share, seed_of
 from ndm.data.base import Data, from_levels
 from ndm.networks import UNet
-from ndm.noise import Share, seed_of
 from ndm.training import batches, fit
 
 WARMUP, RATE, DECAY, CLIP, SEED, LOGGED = 100, 1e-3, 0.999, 1.0, 0, 50

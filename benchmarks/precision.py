@@ -26,9 +26,9 @@ from torch import Tensor
 
 from ndm.configs.configuration import Configuration
 from ndm.data import part_of
-from ndm.denoisers import BaseDenoiser, Estimate
 from ndm.evaluation import bound_per_example
-from ndm.schedules import NoiseLevel
+from ndm.method.denoisers import BaseDenoiser, Estimate
+from ndm.method.schedules import NoiseLevel
 from ndm.training import fit
 
 CONFIGS = Path(__file__).parent / "configs"

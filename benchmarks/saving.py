@@ -16,10 +16,10 @@ import torch
 from bench import parameters, table
 
 import ndm
-from ndm.checkpoints import CHECKSUMS, CONFIG, WEIGHTS
 from ndm.configs.configuration import Configuration
-from ndm.files import sha256_of
-from ndm.training.lock import FolderLock
+from ndm.storage.atomic import sha256_of
+from ndm.storage.checkpoints import CHECKSUMS, CONFIG, WEIGHTS
+from ndm.storage.lock import FolderLock
 
 REPEATS = 7
 DATA = ["--data", "Patterns", "--data.channels", "3", "--data.size", "32", "--data.examples", "8"]

@@ -678,7 +678,7 @@ def best_steps(found: figures.Rows) -> str:
     return f"""## Even steps, or the best ones?
 
 The same trained models at few steps, with the variance per dimension that is calibrated for these steps: even steps in the schedule's time, and
-the ones whose bound on the first {how["examples"]:,} training examples is lowest, among {how["candidates"]} even times (`ndm.grids`). How the noise levels are spread over
+the ones whose bound on the first {how["examples"]:,} training examples is lowest, among {how["candidates"]} even times (`ndm.method.grids`). How the noise levels are spread over
 time does not matter to a bound in continuous time, and is not trained to make few even steps good: they are as good as that happens to be. Differences are
 from the reference with the same kind of steps.
 

@@ -24,7 +24,7 @@ import ndm
 from ndm.cli import main
 from ndm.data import Digits, Table
 from ndm.evaluation import read_places
-from ndm.files import atomic_path
+from ndm.storage.atomic import atomic_path
 from ndm.training import NDMModule, Run
 
 Capture = pytest.CaptureFixture[str]
@@ -265,7 +265,7 @@ def interruptible() -> Iterator[None]:
         ),
         (
             ["sample", "{run}", "--out", "x.csv"],
-            "ndm.sampling",
+            "ndm.inference.sampling",
             "sample_batches",
             "no samples were written; .*starts again",
         ),
@@ -693,7 +693,7 @@ def test_columns_that_are_formulas_are_told_and_stay_readable(table: Path, tmp_p
 def test_samples_are_refused_before_they_are_drawn(
     table: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ndm.sampling.sample", None)  # which cannot be called
+    monkeypatch.setattr("ndm.inference.sampling.sample", None)  # which cannot be called
     (tmp_path / "folder.csv").mkdir()
     command = ["sample", str(table / "run"), "-n", "20000", "--overwrite", "--out"]
     assert "20,000: give a name that ends in .npz" in error(capsys, *command, str(tmp_path / "x.png"))

@@ -113,16 +113,16 @@ def test_single_and_double_precision_agree() -> None:
     times = (torch.arange(400) + 0.5) / 400
     model = make()
     noise = torch.randn(400, 2)
-    original = ndm.bounds.normal_like
+    original = ndm.method.bounds.normal_like
     try:
-        ndm.bounds.normal_like = lambda x, generator: noise.to(x)
+        ndm.method.bounds.normal_like = lambda x, generator: noise.to(x)
         for steps in (None, 1, 10, 1000):
             single = model.float().bound(x, steps, times=times).diffusion.detach()
             double = model.double().bound(x.double(), steps, times=times).diffusion.detach()
             torch.testing.assert_close(single.double(), double, rtol=5e-3, atol=1e-3)
             assert single.mean().item() == pytest.approx(double.mean().item(), rel=2e-4)
     finally:
-        ndm.bounds.normal_like = original
+        ndm.method.bounds.normal_like = original
 
 
 def test_training_lowers_the_bound() -> None:

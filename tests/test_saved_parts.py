@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 import ndm
 import ndm.networks
-from ndm.checkpoints import CHECKSUMS, CONFIG
+from ndm.method.parts import Part
+from ndm.method.process import ConstantVolatility
 from ndm.networks import ConvNet, ImageTransformer, LevelTable, ResidualMLP, UNet
-from ndm.parts import Part
-from ndm.process import ConstantVolatility
+from ndm.storage.checkpoints import CHECKSUMS, CONFIG
 
 
 class Rising(Part):

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 import ndm
 from ndm.data import from_levels, part_of
+from ndm.method.schedules import NoiseLevel, per_example
 from ndm.networks import ResidualMLP, UNet
-from ndm.schedules import NoiseLevel, per_example
 from ndm.scoring import ExampleRows, ImageRows, TableRows, score
 from ndm.scoring.journal import Journal
 from ndm.scoring.scorer import Scorer
@@ -166,13 +166,13 @@ def test_the_precision_is_the_one_asked_for_and_the_model_is_left_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x, model, seen, found = draw(6), small().train(), [], {}
-    real = ndm.measuring.log_likelihood
+    real = ndm.evaluation.per_example.log_likelihood
 
     def spy(model: ndm.NDM, x: Tensor, **options):
         seen.append((x.dtype, next(model.parameters()).dtype, torch.is_autocast_enabled("cpu")))
         return real(model, x, **options)
 
-    monkeypatch.setattr("ndm.measuring.log_likelihood", spy)
+    monkeypatch.setattr("ndm.evaluation.per_example.log_likelihood", spy)
     for precision in ("32", "64", "bf16"):
         out = tmp_path / f"{precision}.parquet"
         score(model, x, out, precision=precision, tolerance=1e-3, times=2, progress=False)
@@ -262,14 +262,14 @@ def test_what_helps_the_bound_is_found_on_samples_of_the_model() -> None:
 def test_a_row_without_a_finite_bound_is_not_solved_and_counted_in_both(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    x, real, solved = draw(20), ndm.measuring.log_likelihood, []
+    x, real, solved = draw(20), ndm.evaluation.per_example.log_likelihood, []
     x[7, 0] = 1e30
 
     def spy(model: ndm.NDM, x: Tensor, **options):
         solved.append(x)
         return real(model, x, **options)
 
-    monkeypatch.setattr("ndm.measuring.log_likelihood", spy)
+    monkeypatch.setattr("ndm.evaluation.per_example.log_likelihood", spy)
     scores = score(gaussian(), x, tmp_path / "x.parquet", times=2, tolerance=0.1, progress=False)
     assert torch.cat(solved).abs().max() < 100
     for name in ("nelbo", "log_prob"):
@@ -319,14 +319,14 @@ def test_the_rows_that_are_solved_again_are_random_ones(
 def test_a_row_that_cannot_be_solved_spoils_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     x = draw(20)
     x[[3, 17]] = 9.0
-    real = ndm.measuring.log_likelihood
+    real = ndm.evaluation.per_example.log_likelihood
 
     def fragile(model: ndm.NDM, x: Tensor, **options):
         result = real(model, x, **options)
         return dataclasses.replace(result, log_prob=result.log_prob.where((x != 9).all(1), math.nan))
 
     score(gaussian(), x, tmp_path / "whole.csv", times=2, precision="64", progress=False)
-    monkeypatch.setattr("ndm.measuring.log_likelihood", fragile)
+    monkeypatch.setattr("ndm.evaluation.per_example.log_likelihood", fragile)
     scores = score(gaussian(), x, tmp_path / "x.csv", times=2, precision="64", progress=False)
     whole, table = pandas.read_csv(tmp_path / "whole.csv"), pandas.read_csv(tmp_path / "x.csv")
     assert np.flatnonzero(table["log_prob"].isna()).tolist() == [3, 17]
@@ -336,7 +336,7 @@ def test_a_row_that_cannot_be_solved_spoils_no_other(tmp_path: Path, monkeypatch
     assert scores.about["log_prob"]["unsolved"] == 2
     assert "not finite (inf or nan) for 2 of 20 rows, which are left out: rows 3, 17" in scores.text()
     failing = lambda *a, **o: (_ for _ in ()).throw(RuntimeError("no memory"))  # noqa: E731
-    monkeypatch.setattr("ndm.measuring.log_likelihood", failing)
+    monkeypatch.setattr("ndm.evaluation.per_example.log_likelihood", failing)
     with pytest.raises(RuntimeError, match="no memory"):
         score(gaussian(), x, tmp_path / "y.csv", times=2, progress=False)
 

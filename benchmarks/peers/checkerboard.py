@@ -38,8 +38,8 @@ from torch import Tensor, nn
 import ndm
 from ndm.data import Checkerboard
 from ndm.evaluation import bound_per_example
+from ndm.method.transforms.curve import Curve
 from ndm.networks import ResidualMLP
-from ndm.transforms.curve import Curve
 from peers.racing import Contestant, Ours, distances, epochs, load, over_seeds, race, widest
 
 URL = "AlexanderNekrasov/NDM"

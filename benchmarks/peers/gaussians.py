@@ -32,10 +32,10 @@ from bench import mean_and_error, parameters
 from torch import Tensor, nn
 
 import ndm
+from ndm._internal.random import low_discrepancy
 from ndm.data import EightGaussians
 from ndm.evaluation import bound_per_example
 from ndm.networks import ResidualMLP
-from ndm.noise import low_discrepancy
 from peers.racing import Contestant, Ours, distances, draws, over_seeds, race, widest
 
 URL = "GrigoryBartosh/neural_diffusion"

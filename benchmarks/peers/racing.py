@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
 import ndm
-from ndm.noise import seed_of
+from ndm._internal.random import seed_of
 
 #: Seconds of the processor that a model trains before the next one's turn.
 TURN = 1.0

@@ -15,7 +15,7 @@ from torch import nn
 
 import ndm
 from ndm.data import Data
-from ndm.denoisers import BaseDenoiser
+from ndm.method.denoisers import BaseDenoiser
 from ndm.networks import Backbone, ConvNet, LevelTable, ResidualMLP, UNet
 from suite.settings import Entry, Row
 

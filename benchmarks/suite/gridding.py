@@ -1,4 +1,4 @@
-"""Bounds of a row's models at few steps: even ones, and the best ones for each model (:mod:`ndm.grids`).
+"""Bounds of a row's models at few steps: even ones, and the best ones for each model (:mod:`ndm.method.grids`).
 
 The weights are those that a row's run has left in the work folder, at the end of the equal times. Steps and variances
 are chosen by training examples, for every model alike: the grid by the first ones, then a variance per dimension at its
@@ -19,10 +19,10 @@ from bench import environment, mean_and_error, table
 from torch import Tensor
 
 import ndm
+from ndm._internal.random import seed_of
 from ndm.data import Data
 from ndm.evaluation import bound_per_example
-from ndm.grids import even_grid, grid_from, pair_moments
-from ndm.noise import seed_of
+from ndm.method.grids import even_grid, grid_from, pair_moments
 from suite import figures, jobs
 from suite.afterwards import Afterwards, each, weights_of
 from suite.figures import Result, told

@@ -25,8 +25,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import ndm
+from ndm._internal.random import seed_of
 from ndm.data import Data
-from ndm.noise import seed_of
 from suite.building import Widths, build, matched
 from suite.datasets import entropy
 from suite.measuring import compared, measure, unit, validate

@@ -11,12 +11,12 @@ from bench import mean_and_error
 from torch import Tensor
 
 import ndm
-from ndm.bounds import calibrated_variance, error_moments
+from ndm._internal.random import seed_of
 from ndm.data import Data, Examples
-from ndm.denoisers import Estimate
 from ndm.evaluation import own_variance
-from ndm.noise import seed_of
-from ndm.variances import Covariance, Moments, PosteriorVariance, ReverseVariance, Step
+from ndm.method.bounds import calibrated_variance, error_moments
+from ndm.method.denoisers import Estimate
+from ndm.method.variances import Covariance, Moments, PosteriorVariance, ReverseVariance, Step
 from suite.settings import Row
 
 CALIBRATED = ("isotropic", "diagonal")

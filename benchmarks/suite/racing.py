@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 import ndm
+from ndm._internal.random import seed_of
 from ndm.data import Examples
-from ndm.noise import seed_of
 from suite.settings import Entry, Row
 
 #: Ratio of neighbouring steps of the grid, and so how much of the slowest model's steps a comparison at equal steps may

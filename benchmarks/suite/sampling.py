@@ -30,11 +30,11 @@ from bench import environment
 from torch import Tensor, nn
 
 import ndm
+from ndm._internal.random import seed_of
 from ndm.data import Data
-from ndm.distances import jackknife, mmd, sliced_wasserstein
 from ndm.evaluation import own_variance
-from ndm.noise import seed_of
-from ndm.variances import PosteriorVariance, ReverseVariance
+from ndm.evaluation.distances import jackknife, mmd, sliced_wasserstein
+from ndm.method.variances import PosteriorVariance, ReverseVariance
 from suite import jobs
 from suite.afterwards import Afterwards, each, weights_of
 from suite.classifier import Classifier, classifier
@@ -271,7 +271,7 @@ def _without(rows: Tensor, group: int) -> Tensor:
 
 
 def _frechet(a: Tensor, b: Tensor) -> float:
-    from ndm.quality import fid_kid  # it needs torchmetrics
+    from ndm.evaluation.quality import fid_kid  # it needs torchmetrics
 
     # The features are there: nothing is left for a network to do. The other distance is made as short as can be.
     return fid_kid([a], [b], nn.Identity(), kid_subsets=1, kid_subset_size=2).fid

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ndm import Curve, Part, Schedule
 from ndm.data import SPLITS, Data
-from ndm.transforms import LinearTransform
+from ndm.method.transforms import LinearTransform
 
 
 class Perceptron(Part):

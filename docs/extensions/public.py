@@ -1,7 +1,8 @@
 """The API reference: every name in a module's ``__all__``, and references that find a name wherever it is documented.
 
-``{public} ndm.schedules`` documents a module. What ``ndm`` itself exports is documented as ndm.X, and what a package
-exports as ndm.data.X, since that is how they are written; :func:`public_name` says which. ``{names}`` lists them.
+``{public} ndm.method.schedules`` documents a module. What ``ndm`` itself exports is documented as ndm.X, and what a
+package exports as ndm.data.X, since that is how they are written; :func:`public_name` says which. ``{names}`` lists
+them.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def page_of(module: str, name: str) -> str:
     if home != "ndm":
         return home
     made_in: str = getattr(getattr(ndm, name), "__module__", module)
-    return "ndm.transforms" if made_in.startswith("ndm.transforms.") else made_in
+    return "ndm.method.transforms" if made_in.startswith("ndm.method.transforms.") else made_in
 
 
 def kind_of(value: Any) -> str:
@@ -121,7 +122,7 @@ def _first_sentence(value: Any) -> str:
 
 
 def _find(app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, text: nodes.Node) -> nodes.Node | None:
-    """The target of a reference by another name than the documented one, such as ndm.process.Standardize.
+    """The target of a reference by another name than the documented one, such as ndm.method.process.Standardize.
 
     A name in a signature that is not ndm's (torch.Tensor) is left as text; a role that leads nowhere is a warning.
     """
@@ -137,7 +138,7 @@ def _find(app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, text:
 
 
 def _documented(path: str) -> str | None:
-    """The documented name of what a path such as ndm.process.Standardize.fit stands for."""
+    """The documented name of what a path such as ndm.method.process.Standardize.fit stands for."""
     module, rest = path, ""
     while module.startswith("ndm"):
         module, _, name = module.rpartition(".")

@@ -4,10 +4,8 @@ A model is four parts put together, a noise schedule, a data transformation, a d
 samplers and the likelihood are written once against those four.
 """
 
-import importlib
-import importlib.util
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 
 def _leave_the_current_folder() -> None:
@@ -28,20 +26,21 @@ def _leave_the_current_folder() -> None:
 
 _leave_the_current_folder()
 
+from ndm._internal.lazy import lazy
+
 if TYPE_CHECKING:
-    from ndm.bounds import BoundTerms
-    from ndm.decoders import Decoder, DiscretizedDecoder, GaussianDecoder, WeightedDecoder
-    from ndm.denoisers import Denoiser, DirectDenoiser, Estimate, GuidedDenoiser
-    from ndm.distances import SampleDistance, mmd, sliced_wasserstein
-    from ndm.dynamics import PathCost, acceleration, curvature, ode_paths, path_cost
-    from ndm.grids import optimal_grid
-    from ndm.likelihood import LogLikelihood, log_likelihood
-    from ndm.mixture import MixtureBase
-    from ndm.model import NDM
-    from ndm.parts import Part
-    from ndm.process import ConstantVolatility, LearnedVolatility, Standardize
-    from ndm.sampling import sample, sample_batches
-    from ndm.schedules import (
+    from ndm.evaluation.distances import SampleDistance, mmd, sliced_wasserstein
+    from ndm.inference.dynamics import PathCost, acceleration, curvature, ode_paths, path_cost
+    from ndm.inference.likelihood import LogLikelihood, log_likelihood
+    from ndm.inference.sampling import sample, sample_batches
+    from ndm.method.bounds import BoundTerms
+    from ndm.method.decoders import Decoder, DiscretizedDecoder, GaussianDecoder, WeightedDecoder
+    from ndm.method.denoisers import Denoiser, DirectDenoiser, Estimate, GuidedDenoiser
+    from ndm.method.grids import optimal_grid
+    from ndm.method.mixture import MixtureBase
+    from ndm.method.parts import Part
+    from ndm.method.process import ConstantVolatility, LearnedVolatility, Standardize
+    from ndm.method.schedules import (
         CosineSchedule,
         DDPMSchedule,
         LearnedSchedule,
@@ -50,60 +49,67 @@ if TYPE_CHECKING:
         OTSchedule,
         Schedule,
     )
-    from ndm.transforms import Blur, Curve, Identity, Neural, Scale, Separable, Transform
-    from ndm.variances import CalibratedVariance, LearnedVariance, PosteriorVariance, PredictedVariance, ReverseVariance
+    from ndm.method.transforms import Blur, Curve, Identity, Neural, Scale, Separable, Transform
+    from ndm.method.variances import (
+        CalibratedVariance,
+        LearnedVariance,
+        PosteriorVariance,
+        PredictedVariance,
+        ReverseVariance,
+    )
+    from ndm.model import NDM
 
 __version__ = "0.1.0"
 
 #: The module of each public name. It is imported when the name is first used, so that `ndm --help` needs no PyTorch.
 _HOMES = {
-    "Blur": "transforms",
-    "BoundTerms": "bounds",
-    "CalibratedVariance": "variances",
-    "ConstantVolatility": "process",
-    "CosineSchedule": "schedules",
-    "Curve": "transforms",
-    "DDPMSchedule": "schedules",
-    "Decoder": "decoders",
-    "Denoiser": "denoisers",
-    "DirectDenoiser": "denoisers",
-    "DiscretizedDecoder": "decoders",
-    "Estimate": "denoisers",
-    "GaussianDecoder": "decoders",
-    "GuidedDenoiser": "denoisers",
-    "Identity": "transforms",
-    "LearnedSchedule": "schedules",
-    "LearnedVariance": "variances",
-    "LearnedVolatility": "process",
-    "LinearSchedule": "schedules",
-    "LogLikelihood": "likelihood",
-    "MixtureBase": "mixture",
+    "Blur": "method.transforms",
+    "BoundTerms": "method.bounds",
+    "CalibratedVariance": "method.variances",
+    "ConstantVolatility": "method.process",
+    "CosineSchedule": "method.schedules",
+    "Curve": "method.transforms",
+    "DDPMSchedule": "method.schedules",
+    "Decoder": "method.decoders",
+    "Denoiser": "method.denoisers",
+    "DirectDenoiser": "method.denoisers",
+    "DiscretizedDecoder": "method.decoders",
+    "Estimate": "method.denoisers",
+    "GaussianDecoder": "method.decoders",
+    "GuidedDenoiser": "method.denoisers",
+    "Identity": "method.transforms",
+    "LearnedSchedule": "method.schedules",
+    "LearnedVariance": "method.variances",
+    "LearnedVolatility": "method.process",
+    "LinearSchedule": "method.schedules",
+    "LogLikelihood": "inference.likelihood",
+    "MixtureBase": "method.mixture",
     "NDM": "model",
-    "Neural": "transforms",
-    "NoiseLevel": "schedules",
-    "OTSchedule": "schedules",
-    "Part": "parts",
-    "PathCost": "dynamics",
-    "PosteriorVariance": "variances",
-    "PredictedVariance": "variances",
-    "ReverseVariance": "variances",
-    "SampleDistance": "distances",
-    "Scale": "transforms",
-    "Schedule": "schedules",
-    "Separable": "transforms",
-    "Standardize": "process",
-    "Transform": "transforms",
-    "WeightedDecoder": "decoders",
-    "acceleration": "dynamics",
-    "curvature": "dynamics",
-    "log_likelihood": "likelihood",
-    "mmd": "distances",
-    "ode_paths": "dynamics",
-    "optimal_grid": "grids",
-    "path_cost": "dynamics",
-    "sample": "sampling",
-    "sample_batches": "sampling",
-    "sliced_wasserstein": "distances",
+    "Neural": "method.transforms",
+    "NoiseLevel": "method.schedules",
+    "OTSchedule": "method.schedules",
+    "Part": "method.parts",
+    "PathCost": "inference.dynamics",
+    "PosteriorVariance": "method.variances",
+    "PredictedVariance": "method.variances",
+    "ReverseVariance": "method.variances",
+    "SampleDistance": "evaluation.distances",
+    "Scale": "method.transforms",
+    "Schedule": "method.schedules",
+    "Separable": "method.transforms",
+    "Standardize": "method.process",
+    "Transform": "method.transforms",
+    "WeightedDecoder": "method.decoders",
+    "acceleration": "inference.dynamics",
+    "curvature": "inference.dynamics",
+    "log_likelihood": "inference.likelihood",
+    "mmd": "evaluation.distances",
+    "ode_paths": "inference.dynamics",
+    "optimal_grid": "method.grids",
+    "path_cost": "inference.dynamics",
+    "sample": "inference.sampling",
+    "sample_batches": "inference.sampling",
+    "sliced_wasserstein": "evaluation.distances",
 }
 
 __all__ = [
@@ -156,15 +162,4 @@ __all__ = [
     "sliced_wasserstein",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        if not name.startswith("_") and importlib.util.find_spec(f"{__name__}.{name}") is not None:
-            return importlib.import_module(f"{__name__}.{name}")  # as in ndm.networks.UNet
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(f"ndm.{_HOMES[name]}"), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+__getattr__, __dir__ = lazy(__name__, _HOMES)

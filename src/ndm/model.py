@@ -9,16 +9,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ndm.bounds import BoundTerms, bound, calibrate
-from ndm.checkpoints import load_part
-from ndm.decoders import Decoder
-from ndm.denoisers import Estimate
-from ndm.hub import find, push, save_with_card
-from ndm.noise import Randomness
-from ndm.process import Process, Standardize, as_part
-from ndm.schedules import Schedule
-from ndm.transforms.curve import Transform
-from ndm.variances import CalibratedVariance, Covariance, ReverseVariance, Step
+from ndm._internal.random import Randomness
+from ndm.method.bounds import BoundTerms, bound, calibrate
+from ndm.method.decoders import Decoder
+from ndm.method.denoisers import Estimate
+from ndm.method.process import Process, Standardize, as_part
+from ndm.method.schedules import Schedule
+from ndm.method.transforms.curve import Transform
+from ndm.method.variances import CalibratedVariance, Covariance, ReverseVariance, Step
+from ndm.storage.checkpoints import load_part
+from ndm.storage.hub import find, push, save_with_card
 
 __all__ = ["NDM"]
 
@@ -35,7 +35,7 @@ class NDM(Process):
         denoiser: Denoiser(net), DirectDenoiser(net), or any module called as denoiser(z, level) -> x_hat.
         decoder: GaussianDecoder() for continuous data (the default), DiscretizedDecoder(levels=K) for K-level data.
         reverse_variance: ``posterior``, ``learned`` (a function of the noise level), ``predicted`` (a head of the
-            denoiser), or a :class:`~ndm.variances.ReverseVariance` of your own.
+            denoiser), or a :class:`~ndm.method.variances.ReverseVariance` of your own.
         volatility: eta, a positive number, or a module gamma -> eta such as LearnedVolatility().
         standardize: for continuous data in their own units; bound, sample and log_likelihood then speak in those units.
         calibrations: reverse variances for given numbers of steps, as :meth:`calibrate` makes them.
@@ -95,7 +95,7 @@ class NDM(Process):
         generator: Randomness = None,
         check: bool = True,
     ) -> BoundTerms:
-        """The terms of the bound on -log p(x), each (B,), in nats; see :func:`ndm.bounds.bound`."""
+        """The terms of the bound on -log p(x), each (B,), in nats; see :func:`ndm.method.bounds.bound`."""
         return bound(self, x, steps, labels=labels, times=times, generator=generator, check=check)
 
     def calibrate(
@@ -112,7 +112,7 @@ class NDM(Process):
 
         From then on the bound and ancestral sampling use both whenever they run with this number of steps. They replace
         earlier ones for the same T and are saved with the model; :meth:`uncalibrate` takes them away. For the
-        arguments see :func:`ndm.bounds.calibrate`.
+        arguments see :func:`ndm.method.bounds.calibrate`.
         """
         self.calibrations[str(steps)] = calibrate(
             self, batches, steps, covariance, rank=rank, grid=grid, generator=generator
@@ -154,7 +154,7 @@ class NDM(Process):
 
         Args:
             path: the folder.
-            card: what only you know about the model; see :func:`ndm.hub.model_card`.
+            card: what only you know about the model; see :func:`ndm.storage.hub.model_card`.
 
         Raises:
             TypeError: the model has an argument that a configuration cannot hold.
@@ -181,7 +181,7 @@ class NDM(Process):
                 (``pip install huggingface_hub``).
             allow: your own classes that the configuration may name, or the names of modules with such classes.
             revision: on the hub: a branch, a tag or a commit.
-            token: on the hub: see :func:`ndm.hub.fetch`, as for the rest.
+            token: on the hub: see :func:`ndm.storage.hub.fetch`, as for the rest.
             cache_dir: where the hub's files are kept.
             force_download: download again what is kept.
             local_files_only: do not ask the hub.
@@ -208,7 +208,11 @@ class NDM(Process):
         branch: str | None = None,
         create_pr: bool = False,
     ) -> str:
-        """Upload the model and its card to the Hugging Face hub; the commit's address; see :func:`ndm.hub.push`."""
+        """Upload the model and its card to the Hugging Face hub: see :func:`ndm.storage.hub.push`.
+
+        Returns:
+            The address of the commit.
+        """
         return push(
             self, repo_id, card=card, private=private, token=token, commit_message=commit_message, branch=branch,
             create_pr=create_pr,

@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from ndm.evaluation import Evaluation
-from ndm.process import Process
-from ndm.sampling import sample
+from ndm.inference.sampling import sample
+from ndm.method.process import Process
 
 __all__ = ["bound_by_steps", "save_grid", "side_by_side", "trajectories", "transformation"]
 

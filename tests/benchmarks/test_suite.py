@@ -252,8 +252,8 @@ def test_m_is_trained_for_variance_unless_it_is_left_to_the_bound(tmp_path: Path
 def test_one_pass_measures_every_variance_as_passes_of_their_own_do(tmp_path: Path) -> None:
     from suite.measuring import bounds, calibrated
 
-    from ndm.noise import seed_of
-    from ndm.variances import PosteriorVariance
+    from ndm._internal.random import seed_of
+    from ndm.method.variances import PosteriorVariance
 
     c = contestants(tiny(tmp_path))[1]
     for _ in range(3):

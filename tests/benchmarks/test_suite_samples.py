@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import ndm
+from ndm._internal.random import seed_of
 from ndm.data import Digits, Tensors
-from ndm.noise import seed_of
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

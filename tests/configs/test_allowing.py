@@ -126,7 +126,7 @@ def test_an_error_cannot_be_made_to_import(own: str) -> None:
         ("data", {"class_path": "ndm.data.cache.ArrayFile", "init_args": {"path": "x.npy"}}),
         ("data", {"class_path": "ndm.data.files.os.system"}),
         ("model__transform", {"class_path": "Scale", "init_args": {"a": "ndm.cli.main"}}),
-        ("model__transform", {"class_path": "Scale", "init_args": {"a": "ndm.schedules.per_example"}}),
+        ("model__transform", {"class_path": "Scale", "init_args": {"a": "ndm.method.schedules.per_example"}}),
         ("model__transform", {"class_path": "Scale", "init_args": {"a": "os.system"}}),
     ],
 )

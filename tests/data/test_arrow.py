@@ -9,11 +9,11 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from ndm import memory
 from ndm.data import Table, arrow, tablefile
 from ndm.data.arrow import open_parquet, pandas_index, require_moderate
 from ndm.data.tablefile import TableFile
-from ndm.memory import TooLargeError
+from ndm.storage import memory
+from ndm.storage.memory import TooLargeError
 
 
 def wide(path: Path, columns: int) -> Path:

@@ -77,8 +77,8 @@ def test_a_notebook_becomes_markdown_with_its_outputs() -> None:
 
 def test_a_name_is_documented_where_it_is_imported_from() -> None:
     public = extension("public")
-    assert public.public_name("ndm.schedules", "LinearSchedule") == "ndm.LinearSchedule"
+    assert public.public_name("ndm.method.schedules", "LinearSchedule") == "ndm.LinearSchedule"
     assert public.public_name("ndm.data.base", "Data") == "ndm.data.Data"
-    assert public.public_name("ndm.variances", "Step") == "ndm.variances.Step"
-    assert public.page_of("ndm.transforms", "Blur") == "ndm.transforms"
-    assert public.page_of("ndm.process", "Standardize") == "ndm.process"
+    assert public.public_name("ndm.method.variances", "Step") == "ndm.method.variances.Step"
+    assert public.page_of("ndm.method.transforms", "Blur") == "ndm.method.transforms"
+    assert public.page_of("ndm.method.process", "Standardize") == "ndm.method.process"

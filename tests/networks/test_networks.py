@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.func import jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ndm.method.parts import from_config
 from ndm.networks import Backbone, ConvNet, ImageTransformer, ResidualMLP, UNet
-from ndm.parts import from_config
 
 
 def vector_mlp(**options) -> ResidualMLP:

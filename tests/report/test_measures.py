@@ -12,12 +12,12 @@ from scipy.integrate import quad
 from torch import Tensor, nn
 
 import ndm
+from ndm._internal.random import seed_of
 from ndm.evaluation import bound_per_example
+from ndm.method.schedules import per_example
+from ndm.method.variances import LearnedVariance, PosteriorVariance, PredictedVariance
 from ndm.networks import ResidualMLP
-from ndm.noise import seed_of
 from ndm.report.measures import WALK, cost, noise_profile, steps_of_interest, time_of, variance_ratio, walk
-from ndm.schedules import per_example
-from ndm.variances import LearnedVariance, PosteriorVariance, PredictedVariance
 
 R, LOW, HIGH = 1.7, -8.0, 6.0
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import ndm
-from ndm.baselines import gaussian_mixture
 from ndm.data import Pinwheel, Tensors
+from ndm.evaluation.baselines import gaussian_mixture
 from ndm.networks import ResidualMLP
 from ndm.training import TrainerOptions, TrainingOptions
 from ndm.training.automatic import add_base, resolve, width

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from ndm._internal.random import seed_of
 from ndm.data import Data
 from ndm.data.base import Examples
-from ndm.noise import seed_of
 from ndm.training.batches import Batch, InOrder, Stream
 
 CPU = SimpleNamespace(root_device=torch.device("cpu"))

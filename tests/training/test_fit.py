@@ -22,12 +22,12 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 import ndm
-from ndm.bounds import BoundTerms
 from ndm.data import Digits, Pinwheel
+from ndm.method.bounds import BoundTerms
 from ndm.networks import ResidualMLP
+from ndm.storage.lock import FolderLock
 from ndm.training import NDMModule, NonFiniteLoss, Run, TrainerOptions, TrainingOptions, fit
 from ndm.training.batches import InOrder
-from ndm.training.lock import FolderLock
 from ndm.training.run import read_checkpoint
 
 
@@ -595,4 +595,4 @@ def test_the_configuration_is_kept(train: Any, tmp_path: Path) -> None:
     assert config["seed"] == 5
     assert config["trainer"]["max_steps"] == 3
     assert config["training"]["batch_size"] == 24
-    assert config["model"]["transform"]["class_path"] == "ndm.transforms.learned.Separable"
+    assert config["model"]["transform"]["class_path"] == "ndm.Separable"

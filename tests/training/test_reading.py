@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from ndm import memory
-from ndm.memory import TooLargeError
+from ndm.storage import memory
+from ndm.storage.memory import TooLargeError
 from ndm.training.reading import read_checkpoint, read_facts, require_fitting
 from ndm.training.run import Run
 

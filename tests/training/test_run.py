@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from ndm.data import Pinwheel, Tensors
+from ndm.storage.lock import FolderLock
 from ndm.training import Run
-from ndm.training.lock import FolderLock
 
 DATA = Tensors(torch.randn(8, 2), torch.randn(4, 2), torch.randn(2, 2), labels={"train": torch.arange(8) % 3 + 1})
 
@@ -108,7 +108,7 @@ def test_earlier_configurations_are_kept(tmp_path: Path) -> None:
 
 
 def test_another_process_cannot_train_in_the_same_folder(tmp_path: Path) -> None:
-    script = f"from pathlib import Path; from ndm.training.lock import FolderLock; FolderLock(Path({str(tmp_path)!r}))"
+    script = f"from pathlib import Path; from ndm.storage.lock import FolderLock; FolderLock(Path({str(tmp_path)!r}))"
     lock = FolderLock(tmp_path)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert "FileExistsError: Another process is training in" in done.stderr

@@ -14,10 +14,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TextIO
 
+from ndm._internal.signals import terminable
 from ndm.cli.messages import LESS_MEMORY, STOPPED, one_line, say
 from ndm.cli.parsing import Parser
-from ndm.stopping import terminable
-from ndm.texts import did_you_mean
+from ndm.storage.texts import did_you_mean
 
 __all__ = ["COMMANDS", "STOPPED", "main"]
 

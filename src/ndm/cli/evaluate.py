@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ndm._internal.signals import telling, uninterrupted
 from ndm.cli.messages import STOPPED, one_line, say
 from ndm.cli.options import (
     add_common,
@@ -18,7 +19,6 @@ from ndm.cli.options import (
     sampling_options,
 )
 from ndm.cli.parsing import Parser, positive, steps, tolerance, without_data
-from ndm.stopping import telling, uninterrupted
 
 if TYPE_CHECKING:
     from ndm.evaluation import Evaluation
@@ -98,8 +98,8 @@ def run(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     find_allowed(options.allow)
 
+    from ndm._internal.distributed import is_first, together
     from ndm.configs.recorded import read_run_data
-    from ndm.distributed import is_first, together
     from ndm.evaluation import evaluate
     from ndm.training import Run
 
@@ -109,7 +109,9 @@ def run(arguments: list[str]) -> None:
     with told, together(options.device) as device, precision(options.precision, device):
         features: Any = options.features
         if options.fid and options.inception_weights:
-            features = importlib.import_module("ndm.quality").feature_network(features, options.inception_weights)
+            features = importlib.import_module("ndm.evaluation.quality").feature_network(
+                features, options.inception_weights
+            )
         model = load_model(run.path, device, options.allow)
         check_guidance(run, options.guidance)
         evaluation = evaluate(

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from ndm.texts import did_you_mean
+from ndm.storage.texts import did_you_mean
 
 __all__ = ["Parser", "at_least", "natural", "positive", "steps", "tolerance", "without_data"]
 

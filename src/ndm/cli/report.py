@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from ndm._internal.signals import telling
 from ndm.cli.messages import STOPPED, say
 from ndm.cli.options import add_allow, find_allowed
 from ndm.cli.parsing import Parser, natural, positive
-from ndm.stopping import telling
 
 __all__ = ["run"]
 

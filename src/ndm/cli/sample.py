@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ndm._internal.signals import telling
 from ndm.cli.messages import STOPPED, say
 from ndm.cli.options import (
     add_common,
@@ -17,7 +18,6 @@ from ndm.cli.options import (
     sampling_options,
 )
 from ndm.cli.parsing import Parser, natural, positive
-from ndm.stopping import telling
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +47,7 @@ def run(arguments: list[str]) -> None:
     find_allowed(options.allow)
     out = Path(options.out)
 
-    from ndm.distributed import together
+    from ndm._internal.distributed import together
     from ndm.samples import require_place
 
     require_place(out, options.overwrite)
@@ -58,10 +58,10 @@ def run(arguments: list[str]) -> None:
 
 def _draw(path: Path, out: Path, device: torch.device, options: argparse.Namespace) -> None:
     """Draw samples of the run there, and write each block as it comes."""
-    from ndm.distributed import in_turn, is_first, rank, world_size
-    from ndm.inputs import state_like
+    from ndm._internal.distributed import in_turn, is_first, rank, world_size
+    from ndm._internal.inputs import state_like
+    from ndm.inference.sampling import sample_batches
     from ndm.samples import class_turns, formula_warning, sample_file
-    from ndm.sampling import sample_batches
     from ndm.training import Run
 
     run, model = Run(path), load_model(path, device, options.allow)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ndm._internal.signals import telling
 from ndm.cli.messages import STOPPED, say
 from ndm.cli.options import add_allow, find_allowed, load_model
 from ndm.cli.parsing import Parser, natural, positive, tolerance
-from ndm.stopping import telling
 
 if TYPE_CHECKING:
     from ndm.scoring import Rows
@@ -58,7 +58,7 @@ def run(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     find_allowed(options.allow)
 
-    from ndm.distributed import together, world_size
+    from ndm._internal.distributed import together, world_size
     from ndm.scoring import score
     from ndm.training import Run
 

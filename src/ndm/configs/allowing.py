@@ -20,7 +20,7 @@ from jsonargparse._common import parsing_settings  # which has no other way back
 from torch import nn
 
 from ndm.data import Data
-from ndm.texts import TooMuchError, check_yaml, require_regular
+from ndm.storage.texts import TooMuchError, check_yaml, require_regular
 from ndm.training import TrainerOptions, TrainingOptions
 
 __all__ = ["allowing", "as_modules", "find_here", "is_allowed", "not_allowed", "require_classes", "require_harmless"]

@@ -25,16 +25,16 @@ from ndm.configs.explaining import UNLISTED, explain
 from ndm.configs.reading import forget_other_classes, has_section, import_networks, pairs, read_tree, take_texts
 from ndm.configs.yamltext import MODE, dump
 from ndm.data import Data
-from ndm.decoders import Decoder
-from ndm.denoisers import BaseDenoiser
-from ndm.memory import Allowance, free, require
+from ndm.method.decoders import Decoder
+from ndm.method.denoisers import BaseDenoiser
+from ndm.method.process import ConstantVolatility, LearnedVolatility, Standardize
+from ndm.method.schedules import Schedule
+from ndm.method.transforms import Transform
+from ndm.method.variances import ReverseVariance
 from ndm.model import NDM
-from ndm.process import ConstantVolatility, LearnedVolatility, Standardize
-from ndm.schedules import Schedule
+from ndm.storage.memory import Allowance, free, require
 from ndm.training import TrainerOptions, TrainingOptions
 from ndm.training.automatic import add_base, on_cpu, resolve, width
-from ndm.transforms import Transform
-from ndm.variances import ReverseVariance
 
 __all__ = ["Built", "Configuration", "read_data"]
 

@@ -15,13 +15,13 @@ import ndm.data
 import ndm.networks
 from ndm.configs.allowing import is_allowed, not_allowed
 from ndm.data import Data
-from ndm.decoders import Decoder
-from ndm.denoisers import BaseDenoiser
+from ndm.method.decoders import Decoder
+from ndm.method.denoisers import BaseDenoiser
+from ndm.method.schedules import Schedule
+from ndm.method.transforms import Transform
+from ndm.method.variances import ReverseVariance
 from ndm.networks import Backbone
-from ndm.schedules import Schedule
-from ndm.texts import did_you_mean
-from ndm.transforms import Transform
-from ndm.variances import ReverseVariance
+from ndm.storage.texts import did_you_mean
 
 __all__ = ["UNLISTED", "bare", "class_of", "explain", "nearest"]
 

@@ -11,7 +11,8 @@ import ndm.networks
 from ndm import configs
 from ndm.configs.explaining import bare, nearest
 from ndm.configs.yamltext import as_written, kind_of_text, load, load_texts
-from ndm.texts import LARGEST_YAML, read_text, require_regular
+from ndm.method.parts import current_path
+from ndm.storage.texts import LARGEST_YAML, read_text, require_regular
 
 __all__ = ["forget_other_classes", "has_section", "import_networks", "pairs", "read_tree", "take_texts"]
 
@@ -67,6 +68,8 @@ def _load(name: str, seen: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[
         tree, texts = load(content), load_texts(content)
     except ValueError as error:
         raise ValueError(f"{path} is no configuration: {error}.") from None
+    _rename(tree)
+    _rename(texts)
     if not isinstance(tree, dict):
         raise ValueError(
             f"{path} is not a configuration: it should have the sections model, data, training and trainer."
@@ -181,6 +184,18 @@ def pairs(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
         if option.startswith("--"):
             key, equals, value = option[2:].partition("=")
             yield key, value if equals else following
+
+
+def _rename(node: Any) -> None:
+    """Give the classes of earlier versions of ndm in a configuration the paths that they have."""
+    if isinstance(node, list):
+        for inner in node:
+            _rename(inner)
+    elif isinstance(node, dict):
+        if isinstance(node.get("class_path"), str):
+            node["class_path"] = current_path(node["class_path"])
+        for inner in node.values():
+            _rename(inner)
 
 
 def _words(key: str) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ndm.configs.configuration import read_data
 from ndm.data import Data
-from ndm.texts import read_yaml
+from ndm.storage.texts import read_yaml
 from ndm.training import Run
 
 __all__ = ["label_dropout", "looked_for", "read_run_data"]

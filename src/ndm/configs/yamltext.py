@@ -17,7 +17,7 @@ import yaml
 from jsonargparse import get_loader, set_dumper, set_loader
 
 from ndm.configs.explaining import class_of
-from ndm.texts import check_yaml, not_yaml, parse_yaml
+from ndm.storage.texts import check_yaml, not_yaml, parse_yaml
 
 __all__ = ["MODE", "as_written", "dump", "kind_of_text", "load", "load_texts"]
 
@@ -31,7 +31,7 @@ def load(text: str) -> Any:
     """What a text in YAML says, as jsonargparse understands it.
 
     Raises:
-        ValueError: it is not YAML, or too large or too deep: see :func:`ndm.texts.parse_yaml`.
+        ValueError: it is not YAML, or too large or too deep: see :func:`ndm.storage.texts.parse_yaml`.
     """
     check_yaml(text)
     try:

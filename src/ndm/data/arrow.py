@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ndm.texts import parse_json, require_regular
+from ndm.storage.texts import parse_json, require_regular
 
 __all__ = ["is_numeric", "open_parquet", "pandas_index", "require_moderate", "stacked", "without_last"]
 

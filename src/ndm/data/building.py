@@ -19,7 +19,7 @@ from ndm.data.decoding import BACKGROUND, DecodingError, Seen, decode, measure
 from ndm.data.describing import row_hashes
 from ndm.data.files import counted
 from ndm.data.rows import Rows
-from ndm.memory import in_words
+from ndm.storage.memory import in_words
 
 __all__ = ["ColouredError", "Decoder", "UnequalError", "build", "name_of", "write_split"]
 

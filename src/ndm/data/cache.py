@@ -13,8 +13,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ndm.files import flush, sha256_of
-from ndm.texts import read_json
+from ndm.storage.atomic import flush, sha256_of
+from ndm.storage.texts import read_json
 
 __all__ = ["ArrayFile", "cache_folder", "key_of", "made_once"]
 

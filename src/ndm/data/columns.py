@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ndm.texts import parse_yaml
+from ndm.storage.texts import parse_yaml
 
 __all__ = [
     "as_names",

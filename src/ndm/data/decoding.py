@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageColor
 
 from ndm.data.metadata import without_metadata
-from ndm.texts import require_regular
+from ndm.storage.texts import require_regular
 
 __all__ = ["BACKGROUND", "DecodingError", "Seen", "check_background", "decode", "measure"]
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ndm.texts import require_regular
+from ndm.storage.texts import require_regular
 
 __all__ = ["IMAGE_SUFFIXES", "Found", "by_suffix", "counted", "left_out_line", "walk"]
 

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ndm._internal.random import seed_of
 from ndm.data.base import SPLITS, Data
 from ndm.data.cache import cache_folder, key_of, made_once
 from ndm.data.pixels import Pixels, from_pixels
 from ndm.data.rows import Rows
 from ndm.data.sources import Source, find_source
-from ndm.noise import seed_of
 
 __all__ = ["Images"]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ndm.data.base import SPLITS, Data
 from ndm.data.pixels import Pixels
-from ndm.memory import require
+from ndm.storage.memory import require
 
 __all__ = ["Patterns"]
 

@@ -21,7 +21,7 @@ from ndm.data.columns import as_names, check_column, counts_rows, dependent_colu
 from ndm.data.files import left_out_line, walk
 from ndm.data.sources import by_split
 from ndm.data.tablefile import TABLE_SUFFIXES, TableFile
-from ndm.texts import require_regular
+from ndm.storage.texts import require_regular
 
 __all__ = ["Table", "TableFile"]
 

@@ -17,8 +17,8 @@ from ndm.data.arrow import is_numeric, open_parquet, pandas_index, stacked, with
 from ndm.data.cells import MISSING, Missing, is_number, is_right, lines, refusal, short, wrong_in_csv, wrong_values
 from ndm.data.columns import counts_rows, is_counter, some, twice_in
 from ndm.data.rows import first_line
-from ndm.memory import TooLargeError, require
-from ndm.texts import did_you_mean, require_regular
+from ndm.storage.memory import TooLargeError, require
+from ndm.storage.texts import did_you_mean, require_regular
 
 __all__ = ["TABLE_SUFFIXES", "TableFile"]
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ndm.data.base import SPLITS, Data
-from ndm.memory import require
+from ndm.storage.memory import require
 
 __all__ = ["Checkerboard", "EightGaussians", "Gaussian", "Pinwheel", "SwissRoll", "Toy", "TwoMoons"]
 

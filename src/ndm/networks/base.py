@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
-from ndm.parts import Part
+from ndm.method.parts import Part
 
 __all__ = [
     "Backbone",

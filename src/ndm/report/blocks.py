@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ndm.results import rounded
+from ndm.evaluation.results import rounded
 
 __all__ = [
     "COLOURS",
@@ -135,8 +135,8 @@ class Section:
 
 
 def with_error(value: float | None, error: float | None, signed: bool = False) -> str:
-    """A number with its standard error as :func:`ndm.results.rounded` writes it, with proper minus signs; a dash if
-    there is no number.
+    """A number with its standard error as :func:`ndm.evaluation.results.rounded` writes it, with proper minus signs; a
+    dash if there is no number.
 
     Example:
         >>> with_error(2.08741, 0.0874), with_error(-0.1, None), with_error(0.5, 0.0000012, signed=True)

@@ -18,14 +18,13 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from ndm.denoisers import Estimate
-from ndm.model import NDM
-from ndm.noise import below_one, normal_like, seed_of
-from ndm.precision import residual_path
-from ndm.process import Stride, at_rest
-from ndm.sampling import sample
-from ndm.schedules import Schedule, per_example
-from ndm.variances import (
+from ndm._internal.precision import residual_path
+from ndm._internal.random import below_one, normal_like, seed_of
+from ndm.inference.sampling import sample
+from ndm.method.denoisers import Estimate
+from ndm.method.process import Stride, at_rest
+from ndm.method.schedules import Schedule, per_example
+from ndm.method.variances import (
     CalibratedVariance,
     Diagonal,
     LearnedVariance,
@@ -34,6 +33,7 @@ from ndm.variances import (
     PredictedVariance,
     Step,
 )
+from ndm.model import NDM
 
 __all__ = ["Profile", "Walk", "cost", "noise_profile", "steps_of_interest", "time_of", "variance_ratio", "walk"]
 

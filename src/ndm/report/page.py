@@ -14,8 +14,7 @@ from markupsafe import Markup
 from torch import nn
 from tqdm import tqdm
 
-from ndm.distributed import together, world_size
-from ndm.files import atomic_write
+from ndm._internal.distributed import together, world_size
 from ndm.report.blocks import Section
 from ndm.report.drawing import swatch
 from ndm.report.findings import PIECES, Findings, affordable_examples, measure
@@ -31,6 +30,7 @@ from ndm.report.sections import (
     transformation,
 )
 from ndm.report.subjects import DataReader, named_data, subjects
+from ndm.storage.atomic import atomic_write
 
 __all__ = ["render", "report"]
 

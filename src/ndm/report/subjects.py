@@ -21,7 +21,7 @@ from ndm.data.choosing import part_of
 from ndm.evaluation import read_per_example, read_places, row_name
 from ndm.model import NDM
 from ndm.report.blocks import with_error
-from ndm.texts import LARGEST_YAML, parse_yaml, read_json, read_text
+from ndm.storage.texts import LARGEST_YAML, parse_yaml, read_json, read_text
 from ndm.training.run import Run
 
 __all__ = ["Curve", "DataReader", "Subject", "named_data", "subjects"]

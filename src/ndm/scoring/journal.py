@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ndm.files import atomic_write, naming
-from ndm.texts import read_json
+from ndm.storage.atomic import atomic_write, naming
+from ndm.storage.texts import read_json
 
 __all__ = ["MEASURED", "Journal"]
 

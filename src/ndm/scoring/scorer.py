@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ndm.likelihood import log_likelihood
-from ndm.measuring import solved
+from ndm._internal.random import Drawn, seed_of
+from ndm.evaluation.per_example import solved
+from ndm.inference.likelihood import log_likelihood
+from ndm.inference.sampling import sample
 from ndm.model import NDM
-from ndm.noise import Drawn, seed_of
-from ndm.sampling import sample
 from ndm.scoring.journal import MEASURED
 
 __all__ = ["Scorer"]

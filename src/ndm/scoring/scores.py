@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ndm.data.base import Examples
 from ndm.data.choosing import part_of
-from ndm.likelihood import TOLERANCE
+from ndm.inference.likelihood import TOLERANCE
 from ndm.model import NDM
 from ndm.scoring.checks import check_model, check_options, check_out, fingerprint
 from ndm.scoring.journal import MEASURED, Journal

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ndm.files import atomic_path
-from ndm.results import NAMED, strict
+from ndm.evaluation.results import NAMED, strict
 from ndm.scoring.journal import MEASURED, Journal
+from ndm.storage.atomic import atomic_path
 
 __all__ = ["summary", "write"]
 

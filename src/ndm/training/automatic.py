@@ -21,11 +21,11 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from ndm.baselines import gaussian_mixture, has_mixtures
 from ndm.data.base import Data
-from ndm.denoisers import Denoiser, DirectDenoiser
-from ndm.mixture import MixtureBase
-from ndm.process import Standardize
+from ndm.evaluation.baselines import gaussian_mixture, has_mixtures
+from ndm.method.denoisers import Denoiser, DirectDenoiser
+from ndm.method.mixture import MixtureBase
+from ndm.method.process import Standardize
 from ndm.training.options import TrainerOptions, TrainingOptions
 
 __all__ = ["add_base", "on_cpu", "resolve", "width"]

@@ -16,9 +16,9 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
+from ndm._internal.distributed import share_of
+from ndm._internal.random import seed_of
 from ndm.data.base import Data, Examples
-from ndm.distributed import share_of
-from ndm.noise import seed_of
 
 __all__ = ["Batch", "InOrder", "Stream"]
 

@@ -16,17 +16,17 @@ from matplotlib import image
 from torch import Tensor
 
 from ndm import plotting
+from ndm._internal.random import seed_of
 from ndm.data.base import Data
 from ndm.data.choosing import evenly_spaced
-from ndm.files import atomic_write
-from ndm.noise import seed_of
-from ndm.sampling import sample
+from ndm.inference.sampling import sample
+from ndm.method.transforms import Identity
+from ndm.storage.atomic import atomic_write
 from ndm.training.module import NDMModule
 from ndm.training.options import TrainerOptions
 from ndm.training.pace import Interruption, Outlook, Pace, Patience, Saving
 from ndm.training.progress import Bar, Journal
 from ndm.training.run import Run
-from ndm.transforms import Identity
 
 __all__ = ["EMA", "AtomicCheckpoints", "Pictures", "callbacks", "timer_for"]
 

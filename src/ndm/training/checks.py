@@ -11,7 +11,7 @@ from ndm.data import require_labels
 from ndm.data.base import Data
 from ndm.data.choosing import part_of
 from ndm.model import NDM
-from ndm.texts import LARGEST_YAML, parse_yaml, read_text
+from ndm.storage.texts import LARGEST_YAML, parse_yaml, read_text
 from ndm.training.options import TrainingOptions
 from ndm.training.reading import read_checkpoint, require_fitting
 from ndm.training.run import Run

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import torch
 
-from ndm.baselines import gaussian_mixture, has_mixtures
+from ndm._internal.random import seed_of
 from ndm.data.base import Data
 from ndm.data.choosing import part_of
-from ndm.likelihood import log_likelihood
+from ndm.evaluation.baselines import gaussian_mixture, has_mixtures
+from ndm.inference.likelihood import log_likelihood
+from ndm.inference.sampling import sample
 from ndm.model import NDM
-from ndm.noise import seed_of
 from ndm.samples import classes_in_turn, formula_warning, save_samples
-from ndm.sampling import sample
 from ndm.training.module import NDMModule, Validation, with_error
 from ndm.training.options import TrainerOptions, TrainingOptions
 from ndm.training.run import Run

@@ -12,7 +12,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from ndm.files import atomic_write, naming
+from ndm.storage.atomic import atomic_write, naming
 from ndm.training.module import METRICS
 
 __all__ = ["MetricsFile"]

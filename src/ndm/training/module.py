@@ -18,13 +18,13 @@ from lightning.pytorch.callbacks import Timer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ndm.distributed import everywhere
-from ndm.dynamics import curvature
+from ndm._internal.distributed import everywhere
+from ndm._internal.random import Share, seed_of
+from ndm.inference.dynamics import curvature
+from ndm.method.transforms import Neural
 from ndm.model import NDM
-from ndm.noise import Share, seed_of
 from ndm.training.batches import DROPOUT, NOISE, VALIDATION, Batch, InOrder
 from ndm.training.options import TrainerOptions, TrainingOptions
-from ndm.transforms import Neural
 
 __all__ = ["METRICS", "NDMModule", "NonFiniteLoss", "Validation", "with_error"]
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ndm.memory import require, require_unpacked
-from ndm.texts import read_json
+from ndm.storage.memory import require, require_unpacked
+from ndm.storage.texts import read_json
 
 __all__ = ["read_checkpoint", "read_facts", "require_fitting"]
 

@@ -31,9 +31,9 @@ from typing import Any
 import torch
 
 from ndm.data.base import Data
-from ndm.files import atomic_write
-from ndm.texts import LARGEST_YAML, read_json, read_text, read_yaml
-from ndm.training.lock import FolderLock
+from ndm.storage.atomic import atomic_write
+from ndm.storage.lock import FolderLock
+from ndm.storage.texts import LARGEST_YAML, read_json, read_text, read_yaml
 from ndm.training.reading import read_checkpoint, read_facts
 
 __all__ = ["Run", "read_checkpoint"]

@@ -27,7 +27,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
-from ndm.distributed import summed, world_size
+from ndm._internal.distributed import summed, world_size
 from ndm.training.module import NDMModule
 
 __all__ = ["Sharded", "ShardedModule"]

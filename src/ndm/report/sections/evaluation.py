@@ -11,12 +11,12 @@ from markupsafe import Markup
 from torch import Tensor
 
 from ndm.evaluation import mean_and_error, row_name
+from ndm.evaluation.results import MIXTURE
 from ndm.report.blocks import Figure, Gallery, Section, Table, Text, with_error
 from ndm.report.drawing import axes, colour, dash, svg
 from ndm.report.findings import Findings
 from ndm.report.grouping import about, groups, legend
 from ndm.report.subjects import Subject
-from ndm.results import MIXTURE
 
 __all__ = ["section"]
 

@@ -10,13 +10,13 @@ import torch
 from markupsafe import Markup
 from torch import Tensor
 
-from ndm.parts import from_config
+from ndm.method.parts import from_config
+from ndm.method.schedules import LearnedSchedule, Schedule
 from ndm.report.blocks import Entry, Figure, Gallery, Section, Text, minus
 from ndm.report.drawing import MUTED, axes, colour, dash, numbers, svg
 from ndm.report.findings import Findings
 from ndm.report.grouping import legend
 from ndm.report.subjects import Subject
-from ndm.schedules import LearnedSchedule, Schedule
 
 __all__ = ["section"]
 

@@ -9,11 +9,11 @@ from typing import Any
 from torch import nn
 
 from ndm.evaluation import mean_and_error
+from ndm.evaluation.results import MIXTURE
 from ndm.report.blocks import Section, Table, Text, minus, with_error
 from ndm.report.findings import TERMS, Findings
 from ndm.report.grouping import groups
 from ndm.report.subjects import Subject
-from ndm.results import MIXTURE
 
 __all__ = ["section"]
 

@@ -10,13 +10,13 @@ from markupsafe import Markup
 from torch import Tensor
 
 from ndm.data.choosing import evenly_spaced
+from ndm.method.transforms import Identity
 from ndm.report.blocks import Entry, Figure, Gallery, Section, Text, minus
 from ndm.report.drawing import DRAWN, MUTED, axes, colour, dash, grid_of_axes, label_of, limits, numbers, svg
 from ndm.report.findings import Findings
 from ndm.report.grouping import legend
 from ndm.report.pixels import diverging, picture, shades
 from ndm.report.subjects import Subject
-from ndm.transforms import Identity
 
 __all__ = ["section"]
 

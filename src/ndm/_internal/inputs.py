@@ -1,0 +1,270 @@
+r"""The door: what is handed to the public functions, as tensors in the precision and on the device of the model.
+
+Data may be tensors of any precision, NumPy arrays, tables of pandas or Polars, or nested lists; labels likewise. Behind
+the door everything is a tensor, in float32 at least: the bound weighs errors by e^{-gamma}, up to 6e5, where half
+precision has three digits, and float16 ends at 65,504 (see :mod:`ndm._internal.precision`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+__all__ = [
+    "Values",
+    "as_labels",
+    "as_numbers",
+    "as_tensor",
+    "at_least_single",
+    "check_examples",
+    "check_labels",
+    "check_steps",
+    "device_of",
+    "known_classes",
+    "precision_of",
+    "state_like",
+]
+
+#: What is taken for a tensor: one, a NumPy array, a DataFrame, or nested lists of numbers.
+Values = Any
+
+#: Too coarse for the bound.
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def as_tensor(values: Values, what: str = "data") -> Tensor:
+    """A tensor of numbers, whole or not, from a tensor, a NumPy array, a DataFrame or nested lists; shape and precision
+    are kept.
+
+    Args:
+        values: the numbers.
+        what: what a sentence calls them, a plural.
+
+    Raises:
+        ValueError: they are no such thing, hold text or complex numbers, or the lists are ragged.
+
+    Example:
+        >>> as_tensor([[0.5, 1.0], [2.0, 3.0]]).shape
+        torch.Size([2, 2])
+        >>> as_tensor(np.arange(3, dtype=np.float32))
+        tensor([0., 1., 2.])
+    """
+    if isinstance(values, Tensor):
+        if values.is_complex() or values.layout != torch.strided:
+            raise ValueError(f"The {what} must be real numbers in a dense tensor, got {values.dtype}, {values.layout}.")
+        return values
+    array = _as_array(values, what)
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"The {what} must be numbers, and are {_kind_of(array)}.")
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        array = array.astype(np.float64)
+    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+        array = array.astype(np.int64)  # PyTorch can do little with the unsigned kinds
+    if array.dtype.byteorder not in "=|" or not array.flags.writeable or min(array.strides, default=0) < 0:
+        array = np.array(array, dtype=array.dtype.newbyteorder("="))
+    return torch.from_numpy(array)
+
+
+def _as_array(values: Values, what: str) -> np.ndarray:
+    if hasattr(values, "columns") and hasattr(values, "to_numpy"):
+        return _table(values, what)
+    if isinstance(values, (str, bytes, dict)) or values is None:
+        raise ValueError(f"The {what} must be a tensor, an array, a table or lists of numbers, got {values!r:.60}.")
+    if isinstance(values, Sequence) and any(isinstance(v, Tensor) for v in values):
+        values = [v.detach().cpu().numpy() if isinstance(v, Tensor) else v for v in values]
+    try:
+        array = np.asarray(values)
+    except (ValueError, TypeError):  # NumPy's word for lists of unequal lengths
+        raise ValueError(f"The {what} must be numbers in lists of equal lengths.") from None
+    if array.dtype != object:
+        return array
+    return _numbers(array, what, f"are a {type(values).__name__} of other things than numbers")
+
+
+def _table(values: Any, what: str) -> np.ndarray:
+    """A DataFrame's numbers, (rows, columns): whole ones if all of its columns are."""
+    array = np.asarray(values.to_numpy())
+    if array.dtype != object and array.dtype.kind in "fiub":
+        return array
+    columns = [(str(name), np.asarray(values[name].to_numpy())) for name in values.columns]
+    found = [_numbers(column, what, f"have a column {name!r} that holds no numbers") for name, column in columns]
+    return np.stack(found, 1) if found else np.zeros((len(array), 0))
+
+
+def _numbers(array: np.ndarray, what: str, complaint: str) -> np.ndarray:
+    """An array of objects as numbers; missing ones become NaN."""
+    if array.dtype.kind in "fiub":
+        return array
+    if array.dtype == object and not any(isinstance(v, (str, bytes)) for v in array.flat):
+        missing = np.array([v is None or type(v).__name__ == "NAType" for v in array.flat]).reshape(array.shape)
+        try:
+            return np.where(missing, np.nan, array).astype(np.float64)
+        except (ValueError, TypeError):
+            pass
+    raise ValueError(f"The {what} must be numbers, and {complaint}; leave it out or turn it into numbers.")
+
+
+def _kind_of(array: np.ndarray) -> str:
+    kinds = {"U": "text", "S": "text", "T": "text", "c": "complex numbers", "M": "dates", "m": "durations"}
+    return kinds.get(array.dtype.kind, f"of NumPy's type {array.dtype}")
+
+
+def at_least_single(x: Tensor) -> Tensor:
+    """Numbers in half precision in single precision; others as they are."""
+    return x.float() if x.dtype in _HALF else x
+
+
+def precision_of(model: Any) -> torch.dtype | None:
+    """The precision in which a model computes: that of its denoiser's network, or else of its transformation's; None if
+    neither has weights, and it computes in that of its data.
+
+    Raises:
+        ValueError: the weights are in half precision.
+    """
+    for part in (model.denoiser, model.transform):
+        for weight in part.parameters():
+            if weight.is_floating_point():
+                if weight.dtype in _HALF:
+                    raise ValueError(
+                        f"The model's weights are in half precision ({weight.dtype}), in which the bound and the "
+                        "samples would be wrong: keep them in float32, model.float(), and run the networks alone in "
+                        "bfloat16 by torch.autocast (--precision bf16 on the command line)."
+                    )
+                return weight.dtype
+    return None
+
+
+def device_of(model: Any) -> torch.device | None:
+    """The device that a model is on; None if it has neither parameters nor buffers."""
+    for tensors in (model.denoiser.parameters(), model.parameters(), model.buffers()):
+        for tensor in tensors:
+            return tensor.device
+    return None
+
+
+def as_numbers(model: Any, values: Values, what: str = "states") -> Tensor:
+    """Values, floating-point ones, in the precision and on the device in which a model computes.
+
+    Raises:
+        ValueError: they are no numbers, or the model's weights are in half precision.
+    """
+    x = as_tensor(values, what)
+    x = at_least_single(x) if x.is_floating_point() else x.to(torch.get_default_dtype())
+    return x.to(device_of(model), precision_of(model) or x.dtype)
+
+
+def state_like(model: Any, n: int, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
+    """An empty tensor, (n, \\*shape), on the device and in the precision in which a model's samples are made.
+
+    Args:
+        model: the model.
+        n: how many samples.
+        shape: that of one.
+        dtype: the precision; None for the model's.
+
+    Raises:
+        ValueError: it is not the model's, or half of single precision; or the shape is none.
+    """
+    own = precision_of(model)
+    if dtype is None:
+        first = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
+        dtype = own or torch.promote_types(first, torch.float32)
+    elif dtype in _HALF or not dtype.is_floating_point:
+        raise ValueError(f"Samples are made in float32 or float64, not in {dtype}: convert them afterwards.")
+    elif own is not None and dtype != own:
+        raise ValueError(
+            f"The model's weights are in {own}, and so are its samples: for {dtype} convert the samples afterwards, or "
+            "the model first, by model.double() or model.float()."
+        )
+    if isinstance(shape, int) or not all(isinstance(side, (int, np.integer)) and side > 0 for side in shape):
+        raise ValueError(
+            f"The shape of an example is a tuple of whole numbers, as in (2,) or (1, 28, 28), not {shape!r}."
+        )
+    return torch.empty(n, *shape, dtype=dtype, device=device_of(model))
+
+
+def check_examples(data: Tensor, shape: tuple[int, ...] | None = None) -> None:
+    """Raise a ValueError unless data is a batch of at least one example, (B, \\*shape).
+
+    Args:
+        data: the batch.
+        shape: that of one example, if it is known; or one that broadcasts to it.
+    """
+    if data.ndim < 2:
+        raise ValueError(
+            f"The data must be a batch of examples, (B, *shape), and have shape {tuple(data.shape)}: give one example "
+            "as x[None], and one number an example as x[:, None]."
+        )
+    if 0 in data.shape:
+        raise ValueError(f"The batch is empty: its shape is {tuple(data.shape)}; give at least one example.")
+    if shape and not _fits(tuple(data.shape[1:]), shape):
+        raise ValueError(f"The model is for examples of shape {shape}, and got some of shape {tuple(data.shape[1:])}.")
+
+
+def _fits(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    """Whether ``to`` broadcasts to ``shape``."""
+    return len(to) <= len(shape) and all(b in (1, a) for a, b in zip(shape[::-1], to[::-1], strict=False))
+
+
+def check_steps(steps: Any) -> None:
+    """Raise a ValueError unless ``steps`` is a whole number of steps, 1 or more."""
+    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)):
+        raise ValueError(f"The number of steps must be a whole number, got {steps!r}.")
+    if steps < 1:
+        raise ValueError(f"The number of steps must be at least 1, got {steps}.")
+
+
+# ---- labels
+
+
+def known_classes(denoiser: nn.Module) -> int:
+    """K, the number of classes that a denoiser's network knows; 0 if it has not been told of any."""
+    network = getattr(denoiser, "net", getattr(denoiser, "module", denoiser))
+    return int(getattr(network, "classes", 0) or 0)
+
+
+def as_labels(model: Any, labels: Values | None, n: int, check: bool = True) -> Tensor | None:
+    """Class labels as a tensor, (n,), on the model's device: of integers where the denoiser's network knows classes.
+
+    Args:
+        model: the model.
+        labels: a tensor, an array, a list; None for none.
+        n: the number of examples.
+        check: look at their number and their values.
+
+    Raises:
+        ValueError: there are not n of them, or one is not among 0 ... K - 1. (K itself stands for no class. That is for
+            training and guidance to say: samples of no class come with ``guidance=-1``.)
+    """
+    if labels is None or (not check and isinstance(labels, Tensor)):
+        return labels
+    found = as_tensor(labels, "labels")
+    if found.shape != (n,):
+        raise ValueError(f"Each of the {n} examples needs one label, got labels of shape {tuple(found.shape)}.")
+    classes = known_classes(model.denoiser)
+    if classes:
+        found = check_labels(found, classes)
+    return found.to(device_of(model))
+
+
+def check_labels(labels: Tensor, classes: int) -> Tensor:
+    """Labels, (n,), as integers.
+
+    Raises:
+        ValueError: one is not among 0 ... ``classes`` - 1.
+    """
+    low, high = labels.min().item(), labels.max().item()
+    if not (low >= 0 and high < classes):  # nan is not
+        missing = "; -1 and nan often stand for a missing label" if low == -1 or low != low else ""
+        raise ValueError(
+            f"The labels must be 0 ... {classes - 1}, those of the {classes} classes that the network knows, and are "
+            f"{low:g} ... {high:g}{missing}."
+        )
+    whole = labels.long()
+    if labels.is_floating_point() and not (whole == labels).all():
+        raise ValueError(f"The labels must be whole numbers, 0 ... {classes - 1}, and some are not.")
+    return whole

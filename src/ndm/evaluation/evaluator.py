@@ -1,0 +1,329 @@
+r"""A model on a data set: the bound at several numbers of steps and reverse variances, the ODE likelihood, with errors.
+
+Bits per dimension where the decoder is of K levels, else nats of a density (a differential entropy's unit). Every
+standard error is over the examples of the split, so it holds the split's size as well as the noise of the estimate.
+Where a part of a split is asked for it is a random one, by the seed: :func:`ndm.data.part_of`.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ndm._internal.distributed import is_first, mine, rank, world_size
+from ndm.data import Data
+from ndm.data.choosing import Some, part_of
+from ndm.evaluation import baselines
+from ndm.evaluation.calibration import calibrated, own_variance, with_variance
+from ndm.evaluation.per_example import BLOCK, TIMES, bound_per_example, device_of, likelihood_per_example
+from ndm.evaluation.results import (
+    MIXTURE,
+    Evaluation,
+    mean_and_error,
+    read_per_example,
+    read_places,
+    rounded,
+    row_name,
+)
+from ndm.inference.likelihood import TOLERANCE
+from ndm.inference.sampling import sample_batches
+from ndm.method.grids import GRIDS
+from ndm.method.variances import CalibratedVariance
+from ndm.model import NDM
+
+__all__ = [
+    "Evaluation",
+    "bound_per_example",
+    "evaluate",
+    "likelihood_per_example",
+    "mean_and_error",
+    "own_variance",
+    "read_per_example",
+    "read_places",
+    "row_name",
+]
+
+#: Network evaluations that a calibration may spend.
+CALIBRATION_BUDGET = 50_000
+
+#: The reverse variances that a bound can have: the last three are calibrated.
+VARIANCES = ("posterior", "own", "isotropic", "diagonal", "full")
+
+
+def evaluate(
+    model: NDM,
+    data: Data,
+    split: str = "test",
+    steps: Sequence[int | None] = (10, 50, 1000, None),
+    covariances: Sequence[str] = ("posterior", "own", "isotropic"),
+    likelihood: bool = True,
+    max_examples: int | None = None,
+    likelihood_examples: int | None = None,
+    seed: int = 0,
+    progress: bool | None = None,
+    batch_size: int = BLOCK,
+    times: int = TIMES,
+    calibration: int = CALIBRATION_BUDGET,
+    grid: str = "even",
+    quality: int | None = None,
+    features: str | nn.Module = "inception",
+    sampling: Mapping[str, Any] | None = None,
+    mixture: bool = False,
+    **likelihood_options: Any,
+) -> Evaluation:
+    """Measure a model on one split of a data set.
+
+    Several processes (torchrun; :func:`ndm._internal.distributed.together`) share the work, and all of them return the
+    same.
+
+    Args:
+        model: the model; left as it was.
+        data: the data set; calibrations use its training split, without which it need not have one.
+        split: ``train``, ``validation`` or ``test``.
+        steps: the numbers of steps T; None for continuous time, in which the reverse variance plays no part.
+        covariances: ``posterior``, ``own`` (what the model was trained with), ``isotropic``, ``diagonal``, ``full``.
+        likelihood: measure the ODE's log-likelihood as well, where the model has an ODE.
+        max_examples: take so many random examples of the split only.
+        likelihood_examples: take so many of these, at random, for the log-likelihood alone, which costs most.
+        seed: of every random number, and of which examples are taken.
+        progress: show a bar; by default on a terminal.
+        batch_size: how many examples at a time.
+        times: of an example, for a bound with more steps than that or in continuous time.
+        calibration: network evaluations per example and step that a calibration may spend: with T steps it is made from
+            ``calibration`` / T random training examples.
+        grid: the steps of bounds with calibrated variances: ``even`` in time, even in ``gamma``, or ``optimal``, which
+            finds the best ones by 500 of those examples (:mod:`ndm.method.grids`), up to T = 100.
+        quality: how many samples to compare with as many random examples of the split by FID and KID; None for no
+            comparison.
+        features: for :func:`ndm.evaluation.quality.fid_kid`: ``inception``, a folder, or a network.
+        sampling: options for :func:`ndm.sample`, by default ancestral sampling in 250 steps.
+        mixture: compare with a Gaussian mixture (:mod:`ndm.evaluation.baselines`) where that can be done: the data are
+            vectors and continuous, the model is told no classes, and scikit-learn is installed.
+        likelihood_options: for :func:`ndm.log_likelihood`.
+
+    Raises:
+        ValueError: the data do not fit the model, or there is no such grid or reverse variance.
+    """
+    if grid not in GRIDS:
+        raise ValueError(f"There is no grid {grid!r}; choose one of {', '.join(GRIDS)}.")
+    if unknown := [name for name in covariances if name not in (*VARIANCES, own_variance(model))]:
+        raise ValueError(f"There is no reverse variance {unknown[0]!r}; choose among {', '.join(VARIANCES)}.")
+    part = _Part.of(data, split, max_examples, seed, _conditional(model))
+    about = {"data": type(data).__name__, "split": split, "split_examples": len(data.examples(split)), "seed": seed}
+    result = Evaluation(about=about | {"parameters": sum(p.numel() for p in model.parameters())})
+    names = list(dict.fromkeys(own_variance(model) if c == "own" else c for c in covariances))
+    likelihood = likelihood and not (model.denoiser.direct and not getattr(model.denoiser, "ode", False))
+    mixture = mixture and _has_mixture(model, data)
+    show = is_first() and (sys.stderr.isatty() if progress is None else progress)
+    count = sum(len(names) if t is not None else 1 for t in steps) + likelihood + (quality is not None) + mixture
+    was_training = model.training
+    model.eval()
+    with tqdm(total=count, desc="evaluating", disable=not show, leave=False) as bar:
+        budget = {"times": times, "batch_size": batch_size, "seed": seed}
+        _add_bounds(result, model, data, part, steps, names, calibration, grid, budget, bar)
+        if likelihood:
+            chosen = part.some(likelihood_examples, seed)
+            _add_likelihood(result, model, data, chosen, seed, batch_size, likelihood_options)
+            bar.update()
+        if mixture:
+            _add_mixture(result, data, chosen if likelihood else part, seed)
+            bar.update()
+        if quality is not None:
+            how = {"steps": 250, **(sampling or {})}
+            _add_quality(result, model, data, split, quality, features, how, seed, batch_size)
+            bar.update()
+    model.train(was_training)
+    return result
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some examples of a split: their places, (n,), rising; they themselves; and their labels, (n,), if wanted."""
+
+    places: Tensor
+    examples: Some
+    labels: Tensor | None
+
+    @staticmethod
+    def of(data: Data, split: str, size: int | None, seed: int, labelled: bool) -> _Part:
+        every = data.examples(split)
+        places = part_of(len(every), size, seed)
+        labels = data.labels(split) if labelled else None
+        return _Part(places, Some(every, places), None if labels is None else labels[places])
+
+    def some(self, size: int | None, seed: int) -> _Part:
+        """A random part of the part."""
+        chosen = part_of(len(self.places), size, seed)
+        places = self.places[chosen]
+        labels = None if self.labels is None else self.labels[chosen]
+        return _Part(places, Some(self.examples.examples, places), labels)
+
+
+def _unit(model: NDM, data: Data) -> tuple[float, str]:
+    """What a nat is in the unit of the model's figures, and that unit. It follows the decoder: only one of K levels
+    gives probabilities, whatever values the data have.
+    """
+    if model.decoder.levels is None:
+        return 1.0, "nats"
+    return 1 / (math.prod(data.shape) * math.log(2)), "bits/dim"
+
+
+def _conditional(model: NDM) -> bool:
+    """Whether the denoiser's network takes class labels."""
+    return bool(getattr(getattr(model.denoiser, "net", None), "classes", 0))
+
+
+# ---- one kind of figure after the other
+
+
+def _add_bounds(
+    result: Evaluation,
+    model: NDM,
+    data: Data,
+    part: _Part,
+    steps: Sequence[int | None],
+    names: Sequence[str],
+    calibration: int,
+    grid: str,
+    budget: Mapping[str, int],
+    bar: tqdm,
+) -> None:
+    (scale, unit), seed = _unit(model, data), budget["seed"]
+    fitted = [name for name in names if name not in ("posterior", own_variance(model))]
+    for t in steps:
+        variances: dict[str, CalibratedVariance] = {}
+        if t is not None and fitted:
+            some = _Part.of(data, "train", max(1, calibration // t), seed, _conditional(model))
+            variances = calibrated(model, some.examples, some.labels, t, fitted, seed, grid)
+        for name in names if t is not None else [None]:
+            with with_variance(model, name or own_variance(model), t, variances.get(name or "")):
+                terms = bound_per_example(model, part.examples, t, labels=part.labels, **budget)
+            kind = f"upper bound on -log p(x), {'continuous time' if t is None else f'{t} steps'}"
+            chosen = variances.get(name or "")
+            kind += f", {grid} grid" if chosen is not None and chosen.grid is not None else ""
+            total = terms["total"] * scale
+            extra = {n: terms[n][total.isfinite()].mean().item() * scale for n in ("reconstruction", "prior")}
+            result.add(total, part.places, quantity="bound", steps=t, variance=name, unit=unit, kind=kind, **extra)
+            bar.update()
+
+
+def _add_likelihood(
+    result: Evaluation, model: NDM, data: Data, part: _Part, seed: int, batch_size: int, options: Mapping[str, Any]
+) -> None:
+    scale, unit = _unit(model, data)
+    found, kind, nfe = likelihood_per_example(
+        model,
+        part.examples,
+        labels=part.labels,
+        seed=seed,
+        batch_size=batch_size,
+        hopeless=_hopeless(result, part.places),
+        **options,
+    )
+    # In bits per dimension the customary sign is that of a code length, as for the bound.
+    values = found["log_prob"] if unit == "nats" else -found["log_prob"] * scale
+    errors = found["solver_error"][values.isfinite()]
+    tolerance = options.get("tolerance") or TOLERANCE * math.prod(data.shape)
+    missed = int((errors > tolerance).sum())
+    extra = {"nfe": nfe, "solver_error": errors.mean().item() * scale} | (
+        {"missed_tolerance": missed} if missed else {}
+    )
+    result.add(
+        values, part.places, quantity="log-likelihood", steps=None, variance=None, unit=unit,
+        kind=kind or "no example could be solved", **extra,
+    )  # fmt: skip
+
+
+def _hopeless(result: Evaluation, places: Tensor) -> Tensor:
+    """Which of some examples have a bound that is not finite, so far are they from the data: bool (n,)."""
+    found = torch.zeros(len(places), dtype=torch.bool)
+    for row, values, where in zip(result.rows, result.per_example, result.places, strict=True):
+        if row["quantity"] == "bound":
+            found |= torch.isin(places, where[~values.isfinite()])
+    return found
+
+
+def _has_mixture(model: NDM, data: Data) -> bool:
+    """Whether a Gaussian mixture is a model of the same thing: the density of continuous vectors, without classes."""
+    if len(data.shape) != 1 or data.shape[0] > baselines.COLUMNS or model.decoder.levels is not None:
+        return False
+    try:
+        enough = len(data.examples("train")) > 1 and len(data.examples("validation")) > 0
+    except ValueError:  # it has no such split
+        return False
+    return enough and not _conditional(model) and baselines.has_mixtures()
+
+
+def _add_mixture(result: Evaluation, data: Data, part: _Part, seed: int) -> None:
+    """The log-density of a Gaussian mixture, and the comparison with the model's log-likelihood, or with its bound
+    where there is none.
+    """
+    of_split = {name: data.examples(name) for name in ("train", "validation")}
+    train, validation = (x[part_of(len(x), baselines.ROWS, seed)] for x in of_split.values())
+    mixture = baselines.gaussian_mixture(train, validation, seed)
+    values = mixture.log_prob(part.examples[:])
+    components = f"{mixture.components} component{'s' * (mixture.components != 1)}"
+    own, own_name = result.find("log-likelihood"), "log-likelihood under the ODE"
+    if own is None:
+        own, own_name = result.find("bound"), "bound"
+    if own is not None:  # so that the two figures are of the same examples
+        of_model = result.per_example[own] * (-1 if own_name == "bound" else 1)
+        values[~of_model.isfinite()] = math.nan
+    result.add(
+        values, part.places, quantity=MIXTURE, steps=None, variance=None, unit="nats",
+        kind=f"log-density of a Gaussian mixture of {components}, chosen by the validation split",
+    )  # fmt: skip
+    if own is None:
+        return
+    difference = (values - of_model)[(values - of_model).isfinite()]
+    mean, error = mean_and_error(difference) if len(difference) else (math.nan, math.nan)
+    sentence = ""
+    if mean > 2 * error:
+        sentence = (
+            f"A Gaussian mixture of {components} describes this {result.about['split']} split better than the model "
+            f"by {rounded(mean, error)} nats an example ({own_name}): use it, or train longer, or on more data."
+        )
+    result.about["comparison"] = {
+        "components": mixture.components, "with": own_name, "difference": mean, "stderr": error, "sentence": sentence,
+    }  # fmt: skip
+
+
+def _add_quality(
+    result: Evaluation,
+    model: NDM,
+    data: Data,
+    split: str,
+    n: int,
+    features: str | nn.Module,
+    sampling: dict[str, Any],
+    seed: int,
+    batch_size: int,
+) -> None:
+    from ndm.evaluation.quality import fid_kid  # it needs torchmetrics
+
+    device, real = device_of(model), _Part.of(data, split, n, seed, _conditional(model))
+    blocks = [slice(b * batch_size, (b + 1) * batch_size) for b in mine(-(-len(real.places) // batch_size))]
+    labels = real.labels
+    if labels is not None:  # as many samples of each class as there are examples
+        labels = labels[torch.arange(n) % len(labels)]
+    draw = sample_batches(
+        model, n, data.shape, seed=seed, batch_size=batch_size, labels=labels,
+        rank=rank(), world_size=world_size(), progress=False, **sampling,
+    )  # fmt: skip
+    scores = fid_kid(
+        (real.examples[rows].to(device) for rows in blocks), (x for _, x in draw), features, seed=seed, device=device
+    )
+    kind = f"{n} samples, {len(real.places)} examples, features of {scores.features}"
+    common = {"steps": sampling["steps"], "variance": None, "unit": "", "examples": n, "kind": kind}
+    result.rows.append({"quantity": "FID", "value": scores.fid, "stderr": None} | common)
+    # KID's subsets overlap: their spread is not the error of the mean.
+    result.rows.append({"quantity": "KID", "value": scores.kid, "stderr": None, "spread": scores.kid_std} | common)
+    result.per_example += [torch.empty(0), torch.empty(0)]
+    result.places += [torch.empty(0, dtype=torch.long)] * 2

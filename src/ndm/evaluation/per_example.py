@@ -1,0 +1,162 @@
+"""The bound and the log-likelihood of every example, a block at a time, shared among processes."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ndm._internal.distributed import everywhere, mine, summed
+from ndm._internal.random import seed_of
+from ndm.data.base import Examples
+from ndm.inference.likelihood import log_likelihood
+from ndm.model import NDM
+
+__all__ = ["BLOCK", "TIMES", "bound_per_example", "device_of", "likelihood_per_example", "solved"]
+
+#: Times per example where the number of steps is larger than this, or infinite; otherwise every step is evaluated.
+TIMES = 100
+
+#: Examples that are measured at a time, and that a process gets at a time where several share the work.
+BLOCK = 250
+
+
+@torch.no_grad()
+def bound_per_example(
+    model: NDM,
+    data: Examples,
+    steps: int | None,
+    *,
+    labels: Tensor | None = None,
+    seed: int = 0,
+    batch_size: int = BLOCK,
+    times: int = TIMES,
+) -> dict[str, Tensor]:
+    """The bound's terms for each example, averaged over its steps: all T of them up to ``times``, else so many
+    stratified times.
+
+    The work is shared among the processes of :mod:`ndm._internal.distributed`. What an example gets depends on the seed
+    and on its place alone, not on how many processes there are.
+
+    Args:
+        model: the model.
+        data: (N, \\*shape), a tensor or what gives one by rows.
+        steps: T, or None for continuous time.
+        labels: class labels, (N,).
+        seed: of times and noise.
+        batch_size: how many examples at a time; another number means other noise.
+        times: the number of times, where not every step is evaluated.
+
+    Returns:
+        ``total``, ``diffusion``, ``prior`` and ``reconstruction``, each (N,), in nats, in float64.
+    """
+    names = ("total", "diffusion", "prior", "reconstruction")
+    repeats = steps if steps is not None and steps <= times else times
+    device = device_of(model)
+
+    def measure(block: int, x: Tensor, y: Tensor | None) -> Tensor:
+        generator = torch.Generator(device).manual_seed(seed_of(seed, block))
+        sums = torch.zeros(len(x), len(names), dtype=torch.float64, device=device)
+        for r in range(repeats):
+            u = torch.rand(len(x), generator=generator, dtype=torch.float64, device=device)
+            terms = model.bound(x, steps, labels=y, times=(r + u) / repeats, generator=generator, check=r == 0)
+            sums += torch.stack([getattr(terms, name).double() for name in names], dim=1)
+        return (sums / repeats).cpu()
+
+    found = _block_by_block(measure, data, labels, batch_size, device, columns=len(names))
+    return dict(zip(names, found.unbind(1), strict=True))
+
+
+def likelihood_per_example(
+    model: NDM,
+    data: Examples,
+    *,
+    labels: Tensor | None = None,
+    seed: int = 0,
+    batch_size: int = BLOCK,
+    hopeless: Tensor | None = None,
+    **options: Any,
+) -> tuple[dict[str, Tensor], str, int]:
+    """``log_prob`` and ``solver_error``, (N,) in nats, what they are in words, and the evaluations of the drift: see
+    :func:`ndm.log_likelihood`.
+
+    An example that cannot be solved is NaN, and spoils no other. The work is shared as that of
+    :func:`bound_per_example` is; the arguments of the same name mean the same.
+
+    Args:
+        model: the model.
+        data: (N, \\*shape).
+        labels: class labels, (N,).
+        seed: of the probes and of z_0.
+        batch_size: how many examples at a time.
+        hopeless: for each example whether it is not to be tried, as one without a finite bound, bool (N,).
+        options: for :func:`ndm.log_likelihood`.
+    """
+    device, evaluations, kinds = device_of(model), torch.zeros(1), [""]
+    skipped = torch.zeros(len(data), dtype=torch.bool) if hopeless is None else hopeless
+
+    def measure(block: int, x: Tensor, y: Tensor | None) -> Tensor:
+        generator = torch.Generator(device).manual_seed(seed_of(seed, block))
+        rows = slice(block * batch_size, block * batch_size + len(x))
+        found, kind, nfe = solved(model, x, y, skipped[rows], generator, options)
+        evaluations.add_(nfe)
+        kinds[0] = kind or kinds[0]
+        return found[:, [0, 2]]
+
+    found = _block_by_block(measure, data, labels, batch_size, device, columns=2)
+    return {"log_prob": found[:, 0], "solver_error": found[:, 1]}, kinds[0], int(summed(evaluations).item())
+
+
+def solved(
+    model: NDM,
+    x: Tensor,
+    labels: Tensor | None,
+    hopeless: Tensor,
+    generator: torch.Generator,
+    options: Mapping[str, Any],
+) -> tuple[Tensor, str, int]:
+    """The log-likelihood, its standard error and the solver's, float64 (n, 3); what it is, and its evaluations.
+
+    The rows of NaN are those that are hopeless, (n,), which are not tried, and those without a finite path. In the
+    place of a hopeless row another one is solved, so that the others get the random numbers that they get without it.
+    """
+    if hopeless.all():
+        return torch.full((len(x), 3), math.nan, dtype=torch.float64), "", 0
+    if hopeless.any():
+        first = int((~hopeless).nonzero()[0])
+        places = torch.where(hopeless, first, torch.arange(len(x))).to(x.device)
+        x, labels = x[places], None if labels is None else labels[places]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of rows that are not solved, which are counted
+        result = log_likelihood(model, x, labels=labels, generator=generator, **options)
+    found = torch.stack([result.log_prob, result.stderr, result.solver_error], dim=1).double().cpu()
+    found[hopeless | ~found[:, 0].isfinite()] = math.nan
+    return found, result.kind, result.nfe
+
+
+def device_of(model: NDM) -> torch.device:
+    """The device that the model's parameters are on."""
+    return next(iter(model.parameters()), torch.empty(0)).device
+
+
+def _block_by_block(
+    measure: Callable[[int, Tensor, Tensor | None], Tensor],
+    data: Examples,
+    labels: Tensor | None,
+    batch_size: int,
+    device: torch.device,
+    columns: int,
+) -> Tensor:
+    """What ``measure`` makes of each block of examples, shared among the processes: (N, columns), float64."""
+    n = len(data)
+    values, places = [torch.zeros(0, columns, dtype=torch.float64)], [torch.zeros(0, dtype=torch.long)]
+    for block in mine(-(-n // batch_size)):
+        rows = slice(block * batch_size, min((block + 1) * batch_size, n))
+        y = None if labels is None else labels[rows].to(device)
+        values.append(measure(block, data[rows].to(device), y))
+        places.append(torch.arange(n)[rows])
+    return everywhere(torch.cat(values), torch.cat(places), n)

@@ -1,0 +1,290 @@
+r"""How good samples are: the Fréchet and the kernel distance between the features of real and of generated images.
+
+With m and S the features' mean and covariance, and f one example's d features:
+
+    FID   |m_r - m_g|^2 + tr(S_r + S_g - 2 (S_r S_g)^{1/2})           (Heusel et al., arXiv 1706.08500, equation 6)
+    KID   the squared maximum mean discrepancy with (f.f' / d + 1)^3   (Binkowski et al., arXiv 1801.01401, section 3)
+
+Both are torchmetrics'. The network that gives the features is Inception v3 with the weights of the original FID, which
+torch-fidelity publishes, or one of yours: figures of different networks cannot be compared. FID grows as there are
+fewer examples, so a figure belongs with their numbers.
+
+``pip install torch-fidelity torchmetrics``. torch-fidelity needs torchvision, and torchvision must be built for the
+torch that is installed (CPU or CUDA), otherwise neither it nor torchmetrics can be imported.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import warnings
+import zipfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ndm.method.parts import Part
+from ndm.storage.checkpoints import load_part
+from ndm.storage.memory import require_unpacked
+
+try:
+    from torchmetrics.image.fid import FrechetInceptionDistance
+    from torchmetrics.image.kid import KernelInceptionDistance
+    from torchmetrics.utilities.data import dim_zero_cat
+    from torchmetrics.utilities.distributed import gather_all_tensors
+except (ImportError, RuntimeError) as problem:  # RuntimeError: a torchvision that was built for another torch
+    raise ImportError(
+        f"FID and KID need torchmetrics, torch-fidelity and a torchvision that fits the installed torch: pip install "
+        f"torch-fidelity torchmetrics ({' '.join(str(problem).split())[:120]})."
+    ) from None
+
+__all__ = ["QualityScores", "feature_network", "fid_kid"]
+
+#: Size of KID's subsets where there are that many examples.
+SUBSET_SIZE = 1000
+
+#: Columns of the features that decide their order; ties in all of them are of no consequence.
+ORDERING_COLUMNS = 8
+
+
+@dataclass(frozen=True)
+class QualityScores:
+    """What was measured. Lower is better; both distances have units of the features.
+
+    Attributes:
+        fid: the Fréchet distance.
+        kid: the kernel distance, the mean over random subsets; it may be slightly negative.
+        kid_std: the standard deviation over the subsets (not the error of their mean: subsets overlap).
+        examples_real: how many real images.
+        examples_generated: how many generated ones.
+        features: which network gave the features.
+    """
+
+    fid: float
+    kid: float
+    kid_std: float
+    examples_real: int
+    examples_generated: int
+    features: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, in JSON's types."""
+        return asdict(self)
+
+
+@torch.no_grad()
+def fid_kid(
+    real: Iterable[Tensor],
+    generated: Iterable[Tensor],
+    features: str | nn.Module = "inception",
+    *,
+    kid_subsets: int = 100,
+    kid_subset_size: int | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+) -> QualityScores:
+    r"""Compare generated images with real ones.
+
+    Under torch.distributed every process gives its share of both, and all get the scores of the whole: for the same
+    batches, the same whatever the number of processes, but for rounding. Memory holds the features of all examples.
+
+    Args:
+        real: batches (B, C, H, W) of real images, C 1 or 3, values in [-1, 1] (or uint8, 0..255, for Inception). A
+            network of yours gets the batches as they are, so they may then be anything it takes.
+        generated: likewise, of generated ones.
+        features: ``inception``, a folder with a part of ndm, or a network x -> features, (B, ...), which are flattened.
+        kid_subsets: how many random subsets KID is averaged over.
+        kid_subset_size: their size; by default 1000, or as many examples as there are if they are fewer. KID is
+            unbiased whatever it is.
+        seed: of the choice of the subsets.
+        device: where the network runs; by default where its parameters are.
+
+    Raises:
+        ImportError: torch-fidelity is not installed and Inception is asked for.
+        OSError: Inception's weights cannot be fetched; the sentence says what to do.
+        ValueError: fewer than two examples, images out of range or not finite, or subsets larger than the data.
+    """
+    network = feature_network(features) if isinstance(features, str) else features
+    home = next(network.parameters(), torch.empty(0)).device
+    device = home if device is None else torch.device(device)
+    was_training = network.training
+    network.to(device).eval()
+    try:
+        found = [_features(network, batches, device) for batches in (real, generated)]
+    finally:
+        network.to(home).train(was_training)
+    counts = _counts(found, device)
+    size = min(SUBSET_SIZE, *counts) if kid_subset_size is None else kid_subset_size
+    if kid_subsets < 1 or not 2 <= size <= min(counts):
+        raise ValueError(
+            f"KID needs subsets of at least 2 and at most as many examples as there are, {min(counts)}; got "
+            f"kid_subsets={kid_subsets}, kid_subset_size={size}."
+        )
+    width = found[0].shape[1]
+    fid = FrechetInceptionDistance(_AsTheyAre(width)).to(device)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance` will save all")  # as we say
+        kid = _Kernel(_AsTheyAre(width), subsets=kid_subsets, subset_size=size).to(device)
+    for rows, is_real in zip(found, (True, False), strict=True):
+        kid.update(rows, real=is_real)
+        for some in rows.split(SUBSET_SIZE):
+            fid.update(some.double(), real=is_real)
+    with torch.random.fork_rng(devices=[]):  # torchmetrics draws the subsets from PyTorch's own generator
+        torch.default_generator.manual_seed(seed)
+        mean, spread = kid.compute()
+    name = "inception" if isinstance(network, _Inception) else type(network).__name__
+    if isinstance(features, str):
+        name = features
+    return QualityScores(float(fid.compute()), float(mean), float(spread), counts[0], counts[1], name)
+
+
+class _AsTheyAre(nn.Module):
+    """Stands where torchmetrics wants a network, for features that are there: one pass serves both distances."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
+
+
+class _Kernel(KernelInceptionDistance):
+    """KID in double precision, on examples in an order of their own: not that of the processes they came from."""
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        self.real_features = [_in_order(dim_zero_cat(self.real_features))]
+        self.fake_features = [_in_order(dim_zero_cat(self.fake_features))]
+        return super().compute()
+
+
+def _in_order(rows: Tensor) -> Tensor:
+    order = np.lexsort(rows[:, :ORDERING_COLUMNS].T.cpu().numpy())
+    return rows[torch.from_numpy(order).to(rows.device)].double()
+
+
+def _features(network: nn.Module, batches: Iterable[Tensor], device: torch.device) -> Tensor:
+    """The features of all the batches, (N, d). One tensor, because torchmetrics gathers every tensor of a list by
+    itself, and processes may have different numbers of batches."""
+    rows = []
+    for x in batches:
+        found = network(x.to(device)).flatten(1)
+        if not torch.isfinite(found).all():
+            raise ValueError("The features of some images are not finite: does the sampler return NaN?")
+        rows.append(found)
+    return torch.cat(rows) if rows else torch.empty(0, 0, device=device)
+
+
+def _counts(found: list[Tensor], device: torch.device) -> list[int]:
+    """How many real and generated examples there are in all processes together."""
+    mine = torch.tensor([len(rows) for rows in found], device=device)
+    everywhere = torch.stack(gather_all_tensors(mine) if torch.distributed.is_initialized() else [mine])
+    # Checked on all processes at once: one alone that gave up would leave the others waiting.
+    if (everywhere == 0).any():
+        raise ValueError("Every process must be given at least one batch of real and one of generated images.")
+    counts = everywhere.sum(0).tolist()
+    if min(counts) < 2:
+        raise ValueError(f"FID and KID need at least two real and two generated examples, got {tuple(counts)}.")
+    return counts
+
+
+# ---- networks
+
+
+def feature_network(spec: str, weights: str | os.PathLike[str] | None = None) -> nn.Module:
+    """The network that a name stands for.
+
+    Args:
+        spec: ``inception``, or a folder in which :func:`ndm.storage.checkpoints.save_part` has saved a network x ->
+        features. weights: Inception's weights as a file, for machines without a connection: torch-fidelity's
+            ``weights-inception-2015-12-05-6726825d.pth`` or its tensors as safetensors. By default they are fetched
+            once and kept in torch.hub's folder.
+
+    Raises:
+        ImportError: torch-fidelity is not installed.
+        OSError: the weights cannot be fetched, or the file is not there.
+        ValueError: the file does not hold these weights, or the folder no network.
+    """
+    if spec == "inception":
+        return _Inception(weights)
+    if weights is not None:
+        raise ValueError(f"Only inception takes its weights from a file; {spec!r} is a folder with weights of its own.")
+    if not Path(spec).is_dir():
+        raise FileNotFoundError(
+            f"There is no feature network {spec!r}: name 'inception', or a folder that "
+            "ndm.storage.checkpoints.save_part has saved."
+        )
+    return load_part(spec, Part)
+
+
+class _Inception(nn.Module):
+    """Inception v3 as the original FID has it: resized as TensorFlow 1 did, 2048 features after the last pooling."""
+
+    def __init__(self, weights: str | os.PathLike[str] | None = None) -> None:
+        super().__init__()
+        try:
+            from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+            from torchmetrics.image.fid import NoTrainInceptionV3
+        except ImportError as error:
+            raise ImportError(
+                f"Inception's features need torch-fidelity and torchvision (there is no {error.name}): pip install "
+                "torch-fidelity torchmetrics, or give a feature network of your own."
+            ) from None
+        tensors = _fetched(URL_INCEPTION_V3) if weights is None else _from_file(Path(weights))
+        # torch-fidelity unpickles whatever file it is given. So it is given one that was read safely and written again.
+        safe = io.BytesIO()
+        torch.save(tensors, safe)
+        safe.seek(0)
+        try:
+            self.net = NoTrainInceptionV3("inception-v3-compat", ["2048"], safe, antialias=False)  # type: ignore[arg-type]
+        except RuntimeError:
+            raise ValueError(f"{weights} does not hold the weights of FID's Inception v3.") from None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(_as_bytes(x))
+
+
+def _as_bytes(x: Tensor) -> Tensor:
+    """Images as Inception takes them, uint8 (B, 3, H, W): the value 2 (k + 1/2) / 256 - 1 goes back to its k."""
+    if x.dim() != 4 or x.shape[1] not in (1, 3):
+        raise ValueError(f"Inception takes images (B, C, H, W) with C 1 or 3, got shape {tuple(x.shape)}.")
+    if x.dtype != torch.uint8:
+        if not x.is_floating_point():
+            raise ValueError(f"Inception takes images of uint8, 0..255, or floating point in [-1, 1], got {x.dtype}.")
+        if not (x.abs() <= 1.001).all():  # NaN is not
+            raise ValueError("Inception takes images with finite values in [-1, 1]: clamp them, or check the sampler.")
+        x = ((x.float() + 1) * 128).floor().clamp(0, 255).to(torch.uint8)
+    return x.expand(-1, 3, -1, -1)
+
+
+def _fetched(url: str) -> dict[str, Tensor]:
+    try:
+        return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise OSError(
+            f"Inception's weights could not be fetched ({' '.join(str(error).split())[:99]}): download {url} elsewhere "
+            f"and put it into {Path(torch.hub.get_dir()) / 'checkpoints'}, or give a feature network of your own."
+        ) from None
+
+
+def _from_file(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(f"There are no weights of Inception at {path}.")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        if zipfile.is_zipfile(path):  # the older format has no lengths of its own
+            require_unpacked(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a broken file breaks the readers in many ways
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+        raise ValueError(
+            f"{path} cannot be read as tensors and nothing else ({reason}); nothing in it was executed."
+        ) from None

@@ -1,0 +1,227 @@
+r"""The reverse ODE and SDE of a model, solved from noise to data, whatever the schedule.
+
+Where the slope of gamma is positive and finite to the very ends, the equations are solved in the schedule's own time t.
+Where it is not, as in schedules that are clipped, dgamma/dt says nothing at the ends, and is as good as infinite next
+to them. There the steps end at the same noise levels, and no slope is used:
+
+* The ODE is solved on flow matching's path (Lipman et al., arXiv 2210.02747), into which that of every other schedule
+  turns by a change of clock and scale (Karras et al., arXiv 2206.00364, section 3). With
+  lambda = sigma / (alpha + sigma) = sigmoid(gamma / 2) and u = z / (alpha + sigma)
+
+      du/dlambda = (u - y) / lambda,
+
+  y as in :mod:`ndm.method.process`, x_hat for the identity. With alpha = 1 - t and sigma = t that is (z - x_hat) / t
+  itself. It stays bounded, Euler's step of it is DDIM's, and every step is exact where y does not change.
+* The SDE's steps at the ends, and those for which Euler and Maruyama's would be unstable, are the exact ones for a y
+  that does not change over the step (as in Lu et al., arXiv 2211.01095, section 5):
+
+      z_s = c z_t + (alpha_s - c alpha_t) y + sigma_s sqrt(1 - e^{-eta^2 h}) noise,
+      c = sigma_s / sigma_t e^{-eta^2 h / 2},  h = gamma_t - gamma_s.
+
+  Euler and Maruyama's last step would leave its noise in the sample as well.
+* Solvers that choose their own steps solve the SDE in gamma, in which its coefficients are bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ndm._internal.random import normal_like
+from ndm.inference.solvers import solve_adaptive, solve_fixed, solve_sde
+from ndm.method.clocks import gamma_at, has_slopes
+from ndm.method.process import Process
+from ndm.method.schedules import NoiseLevel, Schedule, per_example
+
+__all__ = ["followed_at", "ode_adaptive", "ode_states", "sde_by_torchsde", "sde_states"]
+
+#: At how many points a solver that chooses its own steps is followed.
+POINTS = 100
+
+
+def followed_at(schedule: Schedule, points: int, like: Tensor) -> Tensor:
+    """The times at which a solver that chooses its own steps is followed, (points + 1,), float64, rising from 0 to 1.
+
+    They are evenly spaced in time, or in gamma where the schedule is clipped.
+    """
+    if has_slopes(schedule, like):
+        return torch.linspace(0, 1, points + 1, dtype=torch.float64)
+    return schedule.even_in_gamma(points)
+
+
+def ode_states(
+    process: Process, z: Tensor, grid: Tensor, solver: str, labels: Tensor | None = None
+) -> Iterator[Tensor]:
+    r"""The states of the reverse ODE at the times of a grid but the first, by one step of a solver for each.
+
+    Args:
+        process: the model.
+        z: the state at the first time, (B, \*shape).
+        grid: (T + 1,), falling from 1 to 0.
+        solver: a key of :data:`ndm.inference.solvers.FIXED_STEP_ODE`.
+        labels: class labels, (B,).
+
+    Yields:
+        (B, \*shape), T times.
+    """
+    if has_slopes(process.schedule, z):
+
+        def drift(t: Tensor, state: Tensor) -> Tensor:
+            return process.drift(state, t, labels, eta=0.0)
+
+        yield from solve_fixed(drift, z, pairwise(grid.to(z)), solver)
+        return
+    path = _StraightPath(process, labels)
+    clock = path.clock(grid, z)
+    states = solve_fixed(path.velocity, z / path.scale(clock[0]), pairwise(clock), solver)
+    for u, after in zip(states, clock[1:], strict=True):
+        yield u * path.scale(after)
+
+
+def ode_adaptive(
+    process: Process,
+    z: Tensor,
+    rtol: float,
+    atol: float,
+    labels: Tensor | None = None,
+    points: int = 1,
+) -> Tensor:
+    r"""The reverse ODE by adaptive steps from z at t = 1, (B, \*shape), at the end or at so many times of
+    :func:`followed_at`, without its last one: (points, B, \*shape), the end last.
+
+    Raises:
+        RuntimeError: the solver gave up.
+    """
+    if has_slopes(process.schedule, z):
+
+        def drift(t: Tensor, state: Tensor) -> Tensor:
+            return process.drift(state, t, labels, eta=0.0)
+
+        return solve_adaptive(drift, z, 1.0, 0.0, rtol, atol, points).states
+    path = _StraightPath(process, labels)
+    clock = path.clock(process.schedule.even_in_gamma(points).flip(0), z)
+    start, stop = clock[0].item(), clock[-1].item()
+    states = solve_adaptive(path.velocity, z / path.scale(clock[0]), start, stop, rtol, atol, clock[1:]).states
+    return torch.stack([u * path.scale(after) for u, after in zip(states, clock[1:], strict=True)])
+
+
+class _StraightPath:
+    """The reverse ODE on flow matching's path: u = z / (alpha + sigma) by lambda = sigma / (alpha + sigma)."""
+
+    def __init__(self, process: Process, labels: Tensor | None) -> None:
+        self.process, self.labels = process, labels
+        self.low, self.high = process.schedule.end_points()
+
+    def clock(self, times: Tensor, like: Tensor) -> Tensor:
+        """lambda at times, (P,)."""
+        return torch.sigmoid(gamma_at(self.process.schedule, times) / 2).to(like)
+
+    def scale(self, clock: Tensor) -> Tensor:
+        """alpha + sigma at lambda, of the same shape."""
+        level = self.process.schedule.level_at(self._gamma(clock))
+        return level.alpha + level.sigma
+
+    def velocity(self, clock: Tensor, u: Tensor) -> Tensor:
+        r"""du/dlambda at lambda, (B,), and u, (B, \*shape)."""
+        level = self.process.schedule.level_at(self._gamma(clock))
+        y, _ = self.process.heading(u * per_example(level.alpha + level.sigma, u), level, self.labels, eta=0.0)
+        return (u - y) / per_example(clock, u)
+
+    def _gamma(self, clock: Tensor) -> Tensor:
+        return (2 * torch.logit(clock)).clamp(self.low, self.high)  # what rounding leaves
+
+
+def sde_states(
+    process: Process,
+    z: Tensor,
+    grid: Tensor,
+    eta: float | None,
+    labels: Tensor | None,
+    generator: torch.Generator | None,
+) -> Iterator[Tensor]:
+    r"""The states of the reverse SDE at the times of a grid but the first, by one step for each.
+
+    Euler and Maruyama's steps, z_s = z_t - (t - s) drift + sqrt(t - s) g noise, but for those that this module makes
+    without slopes.
+
+    Args:
+        process: the model.
+        z: the state at the first time, (B, \*shape).
+        grid: (T + 1,), falling from 1 to 0.
+        eta: the volatility; None for the model's own.
+        labels: class labels, (B,).
+        generator: for the noise.
+
+    Yields:
+        (B, \*shape), T times.
+    """
+    schedule, rows = process.schedule, len(z)
+    gammas, (low, high) = gamma_at(schedule, grid), schedule.end_points()
+    clipped, last = not has_slopes(schedule, z), len(grid) - 2
+    steps = zip(pairwise(grid.to(z)), pairwise(gammas.tolist()), strict=True)
+    for i, ((t, s), (gamma, gamma_s)) in enumerate(steps):
+        if gamma > gamma_s:  # else the schedule stands still
+            level, length = schedule(t.expand(rows)), t - s
+            y, used = process.heading(z, level, labels, eta)
+            pull = (level.dlog_sigma + used**2 * level.dgamma / 2) * length  # Euler's step is z (1 - pull) + ...
+            noise = normal_like(z, generator)
+            at_an_end = i in (0, last) or gamma >= high or gamma_s <= low
+            if clipped and (at_an_end or not (pull <= 2).all()):
+                z = _exact_step(z, y, used, level, schedule.level_at(torch.full_like(level.gamma, gamma_s)), noise)
+            else:
+                weight = level.alpha * level.dgamma * (1 + used**2) / 2 * length
+                spread = used * level.sigma * (level.dgamma * length).sqrt()
+                z = per_example(1 - pull, z) * z + per_example(weight, z) * y + per_example(spread, z) * noise
+        yield z
+
+
+def _exact_step(z: Tensor, y: Tensor, eta: Tensor, level: NoiseLevel, after: NoiseLevel, noise: Tensor) -> Tensor:
+    r"""z_s, (B, \*shape), by a step of the reverse SDE over which y, (B, \*shape), stays as it is; eta (B,)."""
+    length = level.gamma - after.gamma
+    keep = after.sigma / level.sigma * torch.exp(-(eta**2) * length / 2)
+    weight = -after.alpha * torch.expm1(-(1 + eta**2) * length / 2)  # alpha_s - keep alpha_t
+    spread = after.sigma * (-torch.expm1(-(eta**2) * length)).sqrt()
+    return per_example(keep, z) * z + per_example(weight, z) * y + per_example(spread, z) * noise
+
+
+def sde_by_torchsde(
+    process: Process,
+    z: Tensor,
+    steps: int | None,
+    solver: str,
+    rtol: float,
+    atol: float,
+    eta: float | None,
+    labels: Tensor | None,
+    generator: torch.Generator | None,
+) -> Tensor:
+    r"""The states of the reverse SDE by a solver of torchsde, (steps or 100, B, \*shape), the end last.
+
+    They stand at the times of :func:`followed_at`. See :func:`ndm.inference.solvers.solve_sde` for the arguments.
+    """
+    schedule = process.schedule
+    drift: Callable[[Tensor, Tensor], Tensor]
+    diffusion: Callable[[Tensor], Tensor]
+    if has_slopes(schedule, z):
+
+        def drift(t: Tensor, state: Tensor) -> Tensor:
+            return process.drift(state, t, labels, eta)
+
+        def diffusion(t: Tensor) -> Tensor:
+            return process.diffusion(t, eta)
+
+    else:
+        low, high = schedule.end_points()
+
+        # Time is what gamma is linear in.
+        def drift(t: Tensor, state: Tensor) -> Tensor:
+            level = schedule.level_at(low + (high - low) * t, torch.full_like(t, high - low))
+            return process.drift_at(state, level, labels, eta)
+
+        def diffusion(t: Tensor) -> Tensor:
+            return process.diffusion_at(schedule.level_at(low + (high - low) * t, torch.full_like(t, high - low)), eta)
+
+    return solve_sde(drift, diffusion, z, steps, solver, rtol, atol, generator)

@@ -1,0 +1,302 @@
+r"""The variational bound of a process, in discrete and in continuous time, and the calibration of the reverse variance.
+
+The bound of NDM (arXiv 2310.08337, section 3; method, sections 3 and 4):
+
+    -log p(x) <= L_prior + L_rec + L_diff
+
+    L_prior = KL( q(z_1 | x) || N(0, I) )
+    L_rec   = E[ -log p(x | z_0) ]
+    L_diff  = T E_i[ KL_i ]                                                             i ~ U{1..T}
+            = 1/2 E_t[ gamma' e^{-gamma} ((1 + eta^2)^2 / 4 eta^2) || y - y_hat ||^2 ]  t ~ U[0, 1], for T to infinity
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ndm._internal.inputs import Values, as_labels, as_tensor, check_steps
+from ndm._internal.precision import residual_path
+from ndm._internal.random import Randomness, below_one, low_discrepancy, normal_like
+from ndm.method.grids import GRIDS, even_grid, gamma_grid, labelled, optimal_grid
+from ndm.method.moments import Moments, folds_for
+from ndm.method.process import Instant, Process, Stride, at_rest
+from ndm.method.schedules import NoiseLevel, per_example
+from ndm.method.transforms.curve import Curve
+from ndm.method.variances import CalibratedVariance, Step, check_calibration, check_grid
+
+__all__ = ["BoundTerms", "bound", "calibrate", "calibrated_variance", "error_moments"]
+
+
+@dataclass(frozen=True)
+class BoundTerms:
+    """The terms of the bound on -log p(data), each (B,), in nats.
+
+    Attributes:
+        diffusion: L_diff, an unbiased one-sample estimate.
+        prior: L_prior, exact.
+        reconstruction: L_rec; exact for a Gaussian decoder, by one sample of z_0 for a discretised one. For data in
+            their own units it includes the Jacobian of the standardisation.
+        dimensions: d, the number of dimensions of one example.
+        auxiliary: not a term of the bound: what else the model's parts are trained on (a direct denoiser's head for
+            E[F | z]); zero for most models.
+    """
+
+    diffusion: Tensor
+    prior: Tensor
+    reconstruction: Tensor
+    dimensions: int
+    auxiliary: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """The bound on -log p(data), (B,), in nats."""
+        return self.diffusion + self.prior + self.reconstruction
+
+    @property
+    def bits_per_dim(self) -> Tensor:
+        """The bound in bits per dimension, (B,): total / (d log 2)."""
+        return self.total / (self.dimensions * math.log(2))
+
+
+def bound(
+    process: Process,
+    data: Values,
+    steps: int | None = None,
+    *,
+    labels: Values | None = None,
+    times: Values | None = None,
+    generator: Randomness = None,
+    check: bool = True,
+) -> BoundTerms:
+    r"""The terms of the bound for each example, by one pass over the networks.
+
+    In continuous time these terms do not depend, in expectation, on how the schedule runs between its end points: the
+    gradient that a :class:`~ndm.LearnedSchedule` gets for that lowers their variance instead.
+
+    Everything is computed in the precision and on the device of the networks' weights, whatever those of the data are,
+    and in float32 at least. Under ``torch.autocast`` the networks run in its precision and everything else in theirs.
+
+    Args:
+        process: the model.
+        data: (B, \\*shape): floating-point data, or integers 0..K-1 for a K-level decoder; a tensor, a NumPy array, a
+            DataFrame or nested lists.
+        steps: T; None for continuous time.
+        labels: class labels, (B,), for a conditional denoiser, 0..K-1 for its K classes.
+        times: times in [0, 1) at which to evaluate, (B,), in place of low-discrepancy random ones; with
+            ``steps``, time u stands for step floor(T u) + 1.
+        generator: for the times and the noise; or a :class:`~ndm._internal.random.Share` of one.
+        check: look at the data's shape, for NaN, infinite and off-level values, and at the labels first.
+
+    Raises:
+        ValueError: ``steps`` is no whole number or below 1, the times are not B or one is outside [0, 1), the data or
+            the labels do not pass the check, or the model's weights are in half precision.
+    """
+    if steps is not None:
+        check_steps(steps)
+    x = process.to_model(data, check)
+    labels = as_labels(process, labels, len(x), check)
+    if times is not None:
+        times = as_tensor(times, "times")
+        if times.shape != (len(x),) or not ((times >= 0) & (times < 1)).all():
+            raise ValueError(f"The times must be {len(x)} numbers in [0, 1), one an example.")
+    with residual_path(x.device):
+        return _bound(process, x, steps, labels, times, generator)
+
+
+def _bound(
+    process: Process,
+    x: Tensor,
+    steps: int | None,
+    labels: Tensor | None,
+    times: Tensor | None,
+    generator: Randomness,
+) -> BoundTerms:
+    u = low_discrepancy(x.shape[0], x, generator) if times is None else below_one(times.to(x))
+    noise = normal_like(x, generator)
+
+    ends = process.schedule(u.new_tensor([0.0, 1.0]))
+    level_0, level_1 = _end(ends, 0, x), _end(ends, 1, x)
+    integrand: list[Tensor] = []
+    if steps is None:
+        level = process.schedule.at_random(u, lambda: integrand[0])
+        window: Stride | Instant = Instant(level, process.volatility(level.gamma))
+    else:
+        window = Stride(process.grid_step((u * steps).long() + 1, steps, x))
+
+    curve = process.transform(x)
+    seen, (displacement_0, displacement_1) = window.look_with(curve, torch.stack([level_0.gamma, level_1.gamma]))
+    z = per_example(window.level.alpha, x) * (x + seen.displacement) + per_example(window.level.sigma, x) * noise
+    estimate = process.denoiser.estimate(z, window.level, labels)
+    gap = process.mismatch(seen, noise, x, estimate, window)
+
+    if isinstance(window, Stride):
+        assert steps is not None
+        e = per_example(window.step.scale, gap) * gap
+        diffusion = steps * process.covariance(window.step, estimate).kl(e)
+    else:
+        diffusion = _continuous(window, gap)
+        integrand.append(diffusion.detach() / x[0].numel())
+    if estimate.transformed_loss is None:
+        auxiliary = torch.zeros_like(diffusion)
+    else:
+        auxiliary = estimate.transformed_loss(x + seen.displacement, noise)
+    return BoundTerms(
+        diffusion=diffusion,
+        prior=_prior(x + displacement_1, level_1),
+        reconstruction=process.decoder.expected_nll(x, displacement_0, normal_like(x, generator), level_0)
+        - process.log_det(x),
+        dimensions=x[0].numel(),
+        auxiliary=auxiliary,
+    )
+
+
+def _end(ends: NoiseLevel, which: int, x: Tensor) -> NoiseLevel:
+    """The schedule's end point ``which`` (0 or 1) as a noise level of every example."""
+    one = {name: getattr(ends, name)[which].expand(x.shape[0]) for name in NoiseLevel.__dataclass_fields__}
+    return NoiseLevel(**one)
+
+
+def _continuous(window: Instant, gap: Tensor) -> Tensor:
+    """The integrand of L_diff in continuous time, (B,)."""
+    eta_squared, level = window.eta**2, window.level
+    weight = level.dgamma * torch.exp(-level.gamma) * (1 + eta_squared) ** 2 / (4 * eta_squared)
+    return weight / 2 * (gap**2).flatten(1).sum(1)
+
+
+def _prior(f_1: Tensor, level: NoiseLevel) -> Tensor:
+    """KL( N(alpha_1 F(x, 1), sigma_1^2 I) || N(0, I) ), (B,)."""
+    variance = per_example(level.sigma, f_1) ** 2
+    kl = variance + per_example(level.alpha, f_1) ** 2 * f_1**2 - 1 - variance.log()
+    return kl.flatten(1).sum(1) / 2
+
+
+@torch.no_grad()
+def calibrate(
+    process: Process,
+    batches: Iterable,
+    steps: int,
+    covariance: str = "isotropic",
+    *,
+    rank: int | None = None,
+    grid: str | Tensor = "even",
+    generator: Randomness = None,
+) -> CalibratedVariance:
+    r"""The best reverse variance for T steps, from one pass over data with a trained model (method, section 3).
+
+    Every example of every batch is seen once at every step. For T in the hundreds, a part of the data will do. Of few
+    examples a diagonal covariance is shrunk towards an isotropic one, and a full one towards a diagonal one, as far as
+    it pays on held-out examples (:mod:`ndm.method.moments`). What more examples than n may still win is about d / 2n
+    nats a step for a diagonal covariance and d^2 / 4n for a full one at most, and much less in small steps. Which T
+    steps is a choice too: with ``grid="optimal"`` the data are first passed over to find the best ones
+    (:func:`ndm.method.grids.optimal_grid`).
+
+    Args:
+        process: the model; it is not changed.
+        batches: tensors (B, \\*shape), or pairs of one and its class labels, as a DataLoader gives them; or one tensor.
+            In place of a tensor, a NumPy array or a DataFrame will do.
+        steps: T.
+        covariance: ``isotropic``, ``diagonal`` or ``full``.
+        rank: of a full covariance; see :class:`~ndm.method.variances.CalibratedVariance`.
+        grid: the steps: ``even`` in time, even in ``gamma`` (:meth:`ndm.Schedule.even_in_gamma`), ``optimal``, or their
+            times, (T + 1,), rising from 0 to 1.
+        generator: for the noise.
+
+    Raises:
+        ValueError: there are no data, a batch does not pass the check of :func:`bound`, the grid is not one, or an
+            optimal one is asked for and the data can be passed over only once.
+    """
+    if isinstance(grid, str):
+        if grid not in GRIDS:
+            raise ValueError(
+                f"There is no grid {grid!r}; choose one of {', '.join(GRIDS)}, or give the times of the steps."
+            )
+        if grid == "optimal" and isinstance(batches, Iterator):
+            raise ValueError('grid="optimal" looks at the data twice: give a tensor, a list or a DataLoader.')
+        check_calibration(steps, covariance)
+        times = None
+        if grid == "gamma":
+            times = gamma_grid(process, steps)
+        elif grid == "optimal":
+            times = optimal_grid(process, batches, steps, covariance, generator=generator)
+    else:
+        times = as_tensor(grid, "times of the steps").double().flatten()
+        check_calibration(steps, covariance)
+        check_grid(times.tolist(), steps)
+    variance: CalibratedVariance | None = None
+    total: Moments | None = None
+    for data, labels in labelled(batches):
+        total = error_moments(
+            process, data, steps, covariance == "full", labels=labels, generator=generator, grid=times, more=total
+        )
+        if variance is None:
+            variance = calibrated_variance(process, data, steps, covariance, rank, times)
+    if total is None or variance is None:
+        raise ValueError("Calibration needs at least one batch of data, and got none.")
+    variance.fit(total)
+    return variance
+
+
+def calibrated_variance(
+    process: Process, data: Values, steps: int, covariance: str, rank: int | None = None, grid: Tensor | None = None
+) -> CalibratedVariance:
+    """What :func:`calibrate` fits, for data like these, (B, \\*shape), not fitted yet."""
+    like = process.to_model(as_tensor(data)[:1], check=False)
+    times = None if grid is None else grid.double().tolist()
+    return CalibratedVariance(steps, covariance, like.shape[1:], rank, times).to(like)
+
+
+@torch.no_grad()
+def error_moments(
+    process: Process,
+    data: Values,
+    steps: int,
+    full: bool = False,
+    *,
+    labels: Values | None = None,
+    generator: Randomness = None,
+    grid: Tensor | None = None,
+    more: Moments | None = None,
+) -> Moments:
+    r"""The second moments, at every step, of what a batch tells about the errors of the reverse process.
+
+    Moments of several batches add up, so a calibration may be shared among processes.
+
+    Args:
+        process: the model; it is not changed.
+        data: (B, \*shape).
+        steps: T.
+        full: whether the whole matrices are wanted.
+        labels: class labels, (B,).
+        generator: for the noise.
+        grid: the times of the steps, (T + 1,); None for even ones, whatever the model's own are.
+        more: moments of earlier batches, which those of this one are added to.
+
+    Raises:
+        ValueError: the batch does not pass the check of :func:`bound`.
+    """
+    x = process.to_model(data)
+    labels = as_labels(process, labels, len(x))
+    with at_rest(process), residual_path(x.device):
+        times = even_grid(steps, x) if grid is None else grid
+        moments = Moments(steps, x[0].numel(), full, folds_for(steps, x[0].numel(), full)) if more is None else more
+        curve = process.transform(x)
+        for i in range(1, steps + 1):
+            step = process.grid_step(torch.full((x.shape[0],), i, device=x.device), steps, x, grid=times)
+            moments.add(i - 1, _error(process, step, x, curve, labels, generator).flatten(1))
+    return moments
+
+
+def _error(
+    process: Process, step: Step, x: Tensor, curve: Curve, labels: Tensor | None, generator: Randomness
+) -> Tensor:
+    """One sample of e = Dmu / sqrt(v) for each example, (B, \\*shape)."""
+    window = Stride(step)
+    seen, noise = window.look(curve), normal_like(x, generator)
+    z = per_example(step.t.alpha, x) * (x + seen.displacement) + per_example(step.t.sigma, x) * noise
+    gap = process.mismatch(seen, noise, x, process.denoiser.estimate(z, step.t, labels), window)
+    return per_example(step.scale, gap) * gap

@@ -1,0 +1,326 @@
+r"""Decoders p(x | z_0): from the least noisy z back to data, continuous or with K levels (method, section 3)."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from ndm.method.parts import Part
+from ndm.method.schedules import NoiseLevel, per_example
+
+__all__ = ["Decoder", "DiscretizedDecoder", "GaussianDecoder", "WeightedDecoder"]
+
+
+class Decoder(Part):
+    """Base of the decoders.
+
+    Attributes:
+        levels: K for K-level data, None for continuous data.
+    """
+
+    levels: int | None = None
+
+    @abstractmethod
+    def nll(self, x: Tensor, gap: Tensor, gamma_0: Tensor) -> Tensor:
+        """-log p(x | z_0), (B,) in nats.
+
+        Args:
+            x: the data, (B, \\*shape).
+            gap: z_0 / alpha_0 - x, (B, \\*shape), formed without cancellation.
+            gamma_0: the noise level of z_0, (B,).
+        """
+
+    def expected_nll(self, x: Tensor, displacement: Tensor, noise: Tensor, level: NoiseLevel) -> Tensor:
+        """E[-log p(x | z_0)] over q(z_0 | x), (B,) in nats: the bound's L_rec; here by one sample of z_0.
+
+        Args:
+            x: the data, (B, \\*shape).
+            displacement: F(x, gamma_0) - x, (B, \\*shape).
+            noise: standard normal, (B, \\*shape).
+            level: the noise level of z_0.
+        """
+        return self.nll(x, displacement + per_example(level.sigma / level.alpha, x) * noise, level.gamma)
+
+    @abstractmethod
+    def decode(self, z: Tensor, level: NoiseLevel) -> Tensor:
+        """The most likely x given z_0, (B, \\*shape)."""
+
+    def check(self, x: Tensor) -> None:
+        """Raise a ValueError unless x, (B, \\*shape), is data that this decoder can give a probability to."""
+        if not torch.isfinite(x).all():
+            raise ValueError("The data contain NaN or infinite values; remove or replace them.")
+
+    def encode(self, values: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Integer data to the numbers the model works on, in the precision ``dtype`` (torch's default if None).
+
+        Raises:
+            ValueError: the decoder is for continuous data, or a value is not one of its levels.
+        """
+        raise ValueError(
+            f"{type(self).__name__} is for continuous data and got integers ({values.dtype}): pass "
+            "floating-point data, or use DiscretizedDecoder(levels=K)."
+        )
+
+
+class GaussianDecoder(Decoder):
+    """p(x | z_0) = N(x; z_0 / alpha_0, e^{gamma_0} I), for continuous data.
+
+    E[-log p(x | z_0)] = d/2 (log 2 pi + gamma_0 + 1) + ||F(x, gamma_0) - x||^2 / (2 e^{gamma_0}), in closed form.
+    """
+
+    def nll(self, x: Tensor, gap: Tensor, gamma_0: Tensor) -> Tensor:
+        d = x[0].numel()
+        return d / 2 * (math.log(2 * math.pi) + gamma_0) + self._square(gap, gamma_0)
+
+    def expected_nll(self, x: Tensor, displacement: Tensor, noise: Tensor, level: NoiseLevel) -> Tensor:
+        # The noise adds its expected square, d e^{gamma_0}, to that of the displacement.
+        return self.nll(x, displacement, level.gamma) + x[0].numel() / 2
+
+    def decode(self, z: Tensor, level: NoiseLevel) -> Tensor:
+        return z / per_example(level.alpha, z)
+
+    @staticmethod
+    def _square(gap: Tensor, gamma_0: Tensor) -> Tensor:
+        return (gap**2).flatten(1).sum(1) / (2 * gamma_0.exp())
+
+
+class DiscretizedDecoder(Decoder):
+    """p(x | z_0), a product over dimensions of a softmax over K levels with logits -(z_0/alpha_0 - level)^2 / (2
+    e^{gamma_0}).
+
+    The levels are 2 (k + 1/2) / K - 1 for k = 0..K-1: VDM, arXiv 2107.00630, equation 8 and appendix A. Of the K logits
+    those are left out that would change nothing: with Delta = 2 / K, a level m + 1 or more places from the nearest one
+    has e^{-m (m + 1) Delta^2 / (2 e^{gamma_0})} of its probability at most, which is made less than the arithmetic can
+    see. With K = 256 and float32 this leaves 3 levels at gamma_0 = -13.3, 13 at -10, 85 at -6.
+
+    The first derivatives by z_0 and gamma_0 are taken along with the value, so that nothing of the size of the logits
+    is kept for them; there are no second ones.
+
+    Args:
+        levels: K: 256 for 8-bit pixels.
+        chunk: how many times K logits are held at a time, whatever the size of the batch.
+
+    Raises:
+        ValueError: there are fewer than two levels.
+    """
+
+    def __init__(self, levels: int = 256, chunk: int = 65536) -> None:
+        super().__init__()
+        if levels < 2:
+            raise ValueError(f"Discretised data have at least 2 levels, got levels={levels}.")
+        self.levels: int = levels
+        self.chunk = chunk
+
+    def level_values(self, like: Tensor) -> Tensor:
+        """The K levels in [-1, 1], (K,), in the precision and on the device of ``like``."""
+        k = torch.arange(self.levels, device=like.device, dtype=like.dtype)
+        return (2 * k + 1) / self.levels - 1
+
+    def nll(self, x: Tensor, gap: Tensor, gamma_0: Tensor) -> Tensor:
+        gamma_0 = per_example(gamma_0, gap).expand_as(gap)
+        nll = _Categorical.apply(self, x.flatten(), gap.flatten(), gamma_0.flatten(), self._log_weights(gap))
+        return nll.reshape(gap.shape).flatten(1).sum(1)
+
+    def _log_weights(self, like: Tensor) -> Tensor | None:
+        """Of the levels, but for a constant, (K,); None if they are equal."""
+        return None
+
+    def _window(self, gamma_0: Tensor) -> int:
+        """How many levels, around the one nearest to z_0 / alpha_0, have a probability that can be seen."""
+        unseen = self._spread() + math.log(self.levels / torch.finfo(gamma_0.dtype).eps)  # K of them together: eps
+        squares = 2 * math.exp(gamma_0.detach().max().item()) * unseen / (2 / self.levels) ** 2
+        m = math.ceil((math.sqrt(1 + 4 * squares) - 1) / 2) if math.isfinite(squares) else self.levels
+        return min(2 * m + 1, self.levels)
+
+    def _spread(self) -> float:
+        """By how much the logits of two levels may differ but for their distances from z_0."""
+        return 0.0
+
+    def _pieces(self, window: int, *of: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """Pieces of these, (N,) each, of which a window of logits may be held at a time."""
+        return zip(*(a.split(max(1, self.chunk * self.levels // window)) for a in of), strict=True)
+
+    def _logits(self, own: Tensor, gap: Tensor, gamma_0: Tensor, window: int) -> _Logits:
+        """log p(level | z_0) - log p(x | z_0) of the levels near z_0 / alpha_0, but for their weights.
+
+        Args:
+            own: x's own level, (N,), and z_0 / alpha_0 is ``gap``, (N,), beside it.
+            gap: as :meth:`nll` has it.
+            gamma_0: (N,).
+            window: how many levels.
+        """
+        # Where z_0 / alpha_0 lies, in levels; the nearest level is this rounded.
+        near = torch.round(own + gap * (self.levels / 2)).clamp(0, self.levels - 1).long()
+        first = (near - window // 2).clamp(0, self.levels - window)
+        places = (first - own)[:, None].to(gap.dtype) + torch.arange(window, device=gap.device, dtype=gap.dtype)
+        # z_0/alpha_0 - level = gap + (x - level), and x - level is a whole number of levels; relative to x's own level
+        # the square of gap drops out: the difference of logits is -(step^2 + 2 step gap) / (2 e^{gamma_0}), with
+        # step = x - level = -2 places / K.
+        square = (2 / self.levels**2) * torch.exp(-gamma_0)
+        line = (2 / self.levels) * torch.exp(-gamma_0) * gap
+        values = torch.addcmul(line[:, None], places, square[:, None], value=-1).mul_(places)
+        return _Logits(first, places, values)
+
+    def decode(self, z: Tensor, level: NoiseLevel) -> Tensor:
+        return self.level_values(z)[self.nearest(z / per_example(level.alpha, z))]
+
+    def nearest(self, x: Tensor) -> Tensor:
+        """The index k, 0..K-1, of the level nearest to x, an integer tensor of the same shape."""
+        return torch.floor((x + 1) / 2 * self.levels).clamp(0, self.levels - 1).long()
+
+    def encode(self, values: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        values = values.long()  # a comparison of uint8 with 256 would wrap
+        if values.numel() and (values.min() < 0 or values.max() >= self.levels):
+            raise ValueError(
+                f"The data have integer values from {values.min().item()} to {values.max().item()}, but the decoder "
+                f"has K = {self.levels} levels, 0 to {self.levels - 1}; use DiscretizedDecoder(levels="
+                f"{int(values.max()) + 1}) or rescale the data."
+            )
+        return self.level_values(torch.empty(0, device=values.device, dtype=dtype))[values]
+
+    def check(self, x: Tensor) -> None:
+        super().check(x)
+        off = (x - self.level_values(x)[self.nearest(x)]).abs().max() if x.numel() else 0.0
+        if off > 0.01 / self.levels:
+            raise ValueError(
+                f"The data do not lie on the decoder's K = {self.levels} levels, 2 (k + 1/2)/{self.levels} - 1 for "
+                f"k = 0..{self.levels - 1} (the farthest value is {float(off):.3g} away from one). "
+                "Pass integers 0..K-1, which are put there, or use GaussianDecoder for continuous data."
+            )
+
+
+class WeightedDecoder(DiscretizedDecoder):
+    """:class:`DiscretizedDecoder` with a learned weight of each level: logits log w_k - (z_0/alpha_0 - level)^2 / (2
+    e^{gamma_0}).
+
+    With F = x and w_k the frequency of level k this is the posterior of a pixel given its own z_0 (Bayes' rule), the
+    best that a decoder can do that looks at one dimension at a time and does not ask which; equal weights take all
+    levels for equally frequent. It makes a higher gamma_0 cheap for data that use few of their levels. The weights
+    begin equal and are trained on the bound.
+
+    Args:
+        levels: K: 256 for 8-bit pixels.
+        chunk: how many times K logits are held at a time.
+
+    Attributes:
+        log_weights: log w_k but for a constant, (K,).
+
+    Raises:
+        ValueError: there are fewer than two levels.
+    """
+
+    def __init__(self, levels: int = 256, chunk: int = 65536) -> None:
+        super().__init__(levels, chunk)
+        self.log_weights = nn.Parameter(torch.zeros(levels))
+
+    def _spread(self) -> float:
+        low, high = self.log_weights.detach().aminmax()
+        return (high - low).item()
+
+    def _log_weights(self, like: Tensor) -> Tensor:
+        return self.log_weights.to(like.dtype)
+
+    def decode(self, z: Tensor, level: NoiseLevel) -> Tensor:
+        """The most likely x given z_0, (B, \\*shape): not always the level nearest to z_0 / alpha_0."""
+        window = self._window(level.gamma)
+        gamma_0 = per_example(level.gamma, z).expand_as(z).flatten()
+        near = (z / per_example(level.alpha, z)).flatten()
+        found = [self._likeliest(a, gamma, window) for a, gamma in self._pieces(window, near, gamma_0)]
+        return self.level_values(z)[torch.cat(found)].reshape(z.shape)
+
+    def _likeliest(self, near: Tensor, gamma_0: Tensor, window: int) -> Tensor:
+        own = self.nearest(near)
+        logits = self._logits(own, near - self.level_values(near)[own], gamma_0, window)
+        weighted = logits.values + _windows(self._log_weights(near), window)[logits.first]
+        return logits.first + weighted.argmax(dim=1)
+
+
+class _Logits(NamedTuple):
+    """Of N numbers, each with a window of levels.
+
+    Attributes:
+        first: the first level of the window, (N,).
+        places: the levels, counted from the number's own one, (N, window).
+        values: the logits, (N, window).
+    """
+
+    first: Tensor
+    places: Tensor
+    values: Tensor
+
+
+def _windows(a: Tensor, window: int) -> Tensor:
+    """All windows of a, (K,): (K - window + 1, window)."""
+    return a.unfold(0, window, 1)
+
+
+class _Categorical(torch.autograd.Function):
+    """-log p(x | z_0) of each number, (N,), with the derivatives by gap, gamma_0 and the levels' weights.
+
+    With probabilities p of the levels, and their logits l relative to x's own level's, nll = log sum e^l and
+    d nll / d theta = sum p dl / d theta: by gap 2 / (K e^gamma_0) sum p k, k being the levels' places; by gamma_0
+    -sum p l, the weights left out of l; by a level's log-weight its p, less 1 for x's own level.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, decoder: DiscretizedDecoder, x: Tensor, gap: Tensor, gamma_0: Tensor, weights: Tensor | None
+    ) -> Tensor:
+        window = decoder._window(gamma_0)
+        nll, by_gap, by_gamma_0 = (torch.empty_like(gap) for _ in range(3))
+        kept: tuple[Tensor, ...] = ()
+        for xs, gaps, gammas, nlls, *by in decoder._pieces(window, x, gap, gamma_0, nll, by_gap, by_gamma_0):
+            own = decoder.nearest(xs)
+            logits = decoder._logits(own, gaps, gammas, window)
+            p = _probabilities(logits, own, weights, nlls)
+            by[0].copy_((p * logits.places).sum(1) * torch.exp(-gammas) * (2 / decoder.levels))
+            by[1].copy_(-(p * logits.values).sum(1))
+            if len(xs) == len(x) and ctx.needs_input_grad[4]:  # it fits in one piece: lest it be made again
+                kept = own, logits.first, p
+            del logits, p  # before the next piece's are made
+        inputs = (x, gap, gamma_0, weights) if ctx.needs_input_grad[4] else ()
+        ctx.save_for_backward(by_gap, by_gamma_0, *inputs, *kept)
+        ctx.decoder, ctx.window = decoder, window
+        return nll
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        by_gap, by_gamma_0, *inputs = ctx.saved_tensors
+        by_weights = None
+        if ctx.needs_input_grad[4]:
+            x, gap, gamma_0, weights, *kept = inputs
+            by_weights = torch.zeros_like(weights)
+            by_window = torch.zeros_like(_windows(weights, ctx.window))
+            for xs, gaps, gammas, gs in ctx.decoder._pieces(ctx.window, x, gap, gamma_0, g):
+                if kept:
+                    own, first, p = kept
+                else:
+                    own = ctx.decoder.nearest(xs)
+                    logits = ctx.decoder._logits(own, gaps, gammas, ctx.window)
+                    first, p = logits.first, _probabilities(logits, own, weights)
+                by_weights.index_add_(0, own, -gs)
+                by_window.index_add_(0, first, p * gs[:, None])
+                del p
+            levels = _windows(torch.arange(len(weights), device=g.device), ctx.window)
+            by_weights.index_add_(0, levels.flatten(), by_window.flatten())
+        return None, None, g * by_gap, g * by_gamma_0, by_weights
+
+
+def _probabilities(logits: _Logits, own: Tensor, weights: Tensor | None, nll: Tensor | None = None) -> Tensor:
+    """p(level | z_0) of each number's window, (N, window); puts -log p(x | z_0) into ``nll``, (N,), if it is given."""
+    values = logits.values
+    if weights is not None:
+        values = values + (_windows(weights, values.shape[1])[logits.first] - weights[own][:, None])
+    p, most = torch.empty_like(values), values.amax(1, keepdim=True)
+    torch.sub(values, most, out=p)
+    total = p.exp_().sum(1, keepdim=True)
+    if nll is not None:
+        nll.copy_((most + total.log())[:, 0])
+    return p.div_(total)

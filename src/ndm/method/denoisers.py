@@ -1,0 +1,347 @@
+r"""Denoisers: from a noisy z_t and its noise level to an estimate of the data, or of what the reverse process needs.
+
+A network knows nothing of diffusion: it is called net(z, u) with u the noise level mapped to [0, 1]. A denoiser reads
+its output in a parameterisation (v, eps or x) and, for the bound, forms the residual between the truth and the estimate
+without subtracting two nearly equal numbers (method, section 6): at gamma = -13.3 an error of one unit in the last
+place of a float32 x would otherwise be amplified by e^{-gamma} = 6e5.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+
+from ndm._internal.precision import run_network
+from ndm.method.mixture import MixtureBase
+from ndm.method.parts import Part
+from ndm.method.schedules import NoiseLevel, per_example
+from ndm.method.transforms.curve import unit_interval
+from ndm.method.transforms.ranges import GammaRange
+
+__all__ = [
+    "BareDenoiser",
+    "BaseDenoiser",
+    "Denoiser",
+    "DirectDenoiser",
+    "Estimate",
+    "GuidedDenoiser",
+    "as_denoiser",
+]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a denoiser makes of z_t. Tensors are (B, \\*shape).
+
+    Attributes:
+        mean: x_hat; for a direct denoiser the estimate of y, the combination of F that the reverse process needs.
+        residual: (target, displacement, noise) -> target - mean, where z = alpha (target + displacement) + sigma noise.
+        log_ratio: log(w / v), the predicted reverse variance over the posterior's, if the network has that head.
+        transformed: the estimate of F(x, gamma_t), if a direct denoiser has that head.
+        transformed_loss: (F, noise) -> (B,), the regression that trains that head.
+    """
+
+    mean: Tensor
+    residual: Callable[[Tensor, Tensor, Tensor], Tensor]
+    log_ratio: Tensor | None = None
+    transformed: Tensor | None = None
+    transformed_loss: Callable[[Tensor, Tensor], Tensor] | None = None
+
+
+class _Reading:
+    """A network's output read in a parameterisation, at the noise level of one batch. Subclasses give the algebra."""
+
+    def __init__(self, output: Tensor, z: Tensor, level: NoiseLevel) -> None:
+        self.output = output
+        self.z = z
+        self.alpha = per_example(level.alpha, z)
+        self.sigma = per_example(level.sigma, z)
+
+    @abstractmethod
+    def mean(self) -> Tensor:
+        """The estimate of the target."""
+
+    @abstractmethod
+    def residual(self, target: Tensor, displacement: Tensor, noise: Tensor) -> Tensor:
+        """target - mean, given z = alpha (target + displacement) + sigma noise."""
+
+
+class _V(_Reading):
+    r"""v = alpha noise - sigma x (Salimans and Ho, arXiv 2202.00512, appendix D), so x = (alpha z - sigma v) / n.
+
+    n = alpha^2 + sigma^2 is 1 for a variance-preserving schedule. Putting z in gives the residual
+    x - x_hat = (sigma (v_hat - v) - alpha^2 displacement) / n.
+    """
+
+    def mean(self) -> Tensor:
+        return (self.alpha * self.z - self.sigma * self.output) / (self.alpha**2 + self.sigma**2)
+
+    def residual(self, target: Tensor, displacement: Tensor, noise: Tensor) -> Tensor:
+        v = self.alpha * noise - self.sigma * target
+        gap = self.sigma * (self.output - v) - self.alpha**2 * displacement
+        return gap / (self.alpha**2 + self.sigma**2)
+
+
+class _Eps(_Reading):
+    """The noise (DDPM, arXiv 2006.11239, section 3.2): x_hat = (z - sigma eps_hat) / alpha."""
+
+    def mean(self) -> Tensor:
+        return (self.z - self.sigma * self.output) / self.alpha
+
+    def residual(self, target: Tensor, displacement: Tensor, noise: Tensor) -> Tensor:
+        return self.sigma / self.alpha * (self.output - noise) - displacement
+
+
+class _X(_Reading):
+    """The data itself: x_hat is the output."""
+
+    def mean(self) -> Tensor:
+        return self.output
+
+    def residual(self, target: Tensor, displacement: Tensor, noise: Tensor) -> Tensor:
+        return target - self.output
+
+
+_READINGS: dict[str, type[_Reading]] = {"v": _V, "eps": _Eps, "x": _X}
+
+
+class BaseDenoiser(Part):
+    """Base of the denoisers. ``denoiser(z, level)`` is the estimate itself; :meth:`estimate` has all of it."""
+
+    #: Whether the estimate is of y, the combination of F that the reverse process needs, and not of x.
+    direct = False
+
+    @abstractmethod
+    def estimate(self, z: Tensor, level: NoiseLevel, labels: Tensor | None = None) -> Estimate:
+        """One pass of the network.
+
+        Args:
+            z: (B, \\*shape).
+            level: the noise level of z, fields (B,).
+            labels: class labels, (B,), handed to the network; None for an unconditional one.
+        """
+
+    def forward(self, z: Tensor, level: NoiseLevel, labels: Tensor | None = None) -> Tensor:
+        """x_hat(z, gamma), (B, \\*shape)."""
+        return self.estimate(z, level, labels).mean
+
+    def set_gamma_range(self, gamma_min: float, gamma_max: float) -> None:
+        """Tell the denoiser the schedule's end points; one that has no use for them ignores the call."""
+
+
+class _NetworkDenoiser(GammaRange, BaseDenoiser):
+    """A network, a parameterisation, and the noise level mapped to [0, 1] for the network."""
+
+    def __init__(
+        self,
+        net: nn.Module,
+        parameterization: str,
+        gamma_range: tuple[float, float] | None,
+        base: MixtureBase | None,
+    ) -> None:
+        super().__init__()
+        if parameterization not in _READINGS:
+            raise ValueError(
+                f"There is no parameterization {parameterization!r}; choose one of {', '.join(_READINGS)}."
+            )
+        self.net = net
+        self.base = base
+        self.parameterization = parameterization
+        self._take_range(gamma_range)
+
+    def _heads(self, z: Tensor, level: NoiseLevel, labels: Tensor | None, allowed: tuple[int, ...]) -> list[Tensor]:
+        """The network's output cut into heads, each (B, \\*shape), in the precision of z."""
+        u = unit_interval(level.gamma, self.gamma_range)
+        output = run_network(self.net, z, u, **({} if labels is None else {"labels": labels}))
+        heads = output.shape[1] // z.shape[1]
+        if output.shape != (z.shape[0], heads * z.shape[1], *z.shape[2:]) or heads not in allowed:
+            raise ValueError(
+                f"The denoiser's network must return {' or '.join(map(str, allowed))} times the channels of z, "
+                f"shape {tuple(z.shape)}; it returned shape {tuple(output.shape)}."
+            )
+        return list(output.chunk(heads, dim=1))
+
+    def _read(self, output: Tensor, z: Tensor, level: NoiseLevel) -> _Reading:
+        if self.base is not None:
+            output = output + self.base(z, level, self.parameterization)
+        return _READINGS[self.parameterization](output, z, level)
+
+
+class Denoiser(_NetworkDenoiser):
+    """x_hat(z, gamma) from a network and a parameterisation.
+
+    Args:
+        net: called as net(z, u), z (B, \\*shape), u (B,) in [0, 1]; with class labels as net(z, u, labels=labels). It
+            returns (B, \\*shape), or twice the channels: the second half is then log(w / v), the reverse variance per
+            example and dimension over the posterior's, used with ``reverse_variance="predicted"``.
+        parameterization: what the network predicts: ``v`` (Salimans and Ho, arXiv 2202.00512), ``eps`` (DDPM) or ``x``.
+        gamma_range: the noise levels that become u = 0 and u = 1; by default the end points of the schedule of the
+            first model that the denoiser is put into.
+        base: what the network's output is added to; null for nothing.
+
+    Raises:
+        ValueError: there is no such parameterisation, the range is empty, or the network returns another shape.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        parameterization: str = "v",
+        gamma_range: tuple[float, float] | None = None,
+        base: MixtureBase | None = None,
+    ) -> None:
+        super().__init__(net, parameterization, gamma_range, base)
+
+    def estimate(self, z: Tensor, level: NoiseLevel, labels: Tensor | None = None) -> Estimate:
+        heads = self._heads(z, level, labels, allowed=(1, 2))
+        reading = self._read(heads[0], z, level)
+        return Estimate(mean=reading.mean(), residual=reading.residual, log_ratio=heads[1] if len(heads) == 2 else None)
+
+
+#: Of the regression that trains the head for E[F | z]. That head's own weights have no other gradient, and Adam divides
+#: it by its size, so that they learn as fast at any weight; what they share with the bound is left to it.
+AUXILIARY_WEIGHT = 1e-3
+
+
+class DirectDenoiser(_NetworkDenoiser):
+    """A direct reverse process (DiffEnc, arXiv 2310.19789, section 4): the network predicts y, and F(x_hat) is not
+    needed.
+
+    y is the combination of F that the reverse process needs, F - dF/dgamma in continuous time with eta = 1. The
+    network's output is read as if the target were F(x, gamma_t), which differs from y by the slope of F alone.
+
+    Such a model has an SDE but, of itself, no ODE: that needs F as well. With ``ode=True`` the network has one more
+    head, after the others, for E[F | z]. It is trained by a regression of its own (``BoundTerms.auxiliary``), whose
+    value is no part of the bound. Its gradient reaches what the heads share, and F through z; so it is weighed by
+    a thousandth, with which an optimiser that divides gradients by their size, such as Adam, trains the
+    head all the same and hardly sees it elsewhere.
+
+    Args:
+        net: as for :class:`Denoiser`; one more head with ``ode``.
+        parameterization: ``v``, ``eps`` or ``x``.
+        gamma_range: as for :class:`Denoiser`.
+        ode: whether the network has the head for E[F | z].
+        base: as for :class:`Denoiser`; both estimates start from it.
+
+    Raises:
+        ValueError: as for :class:`Denoiser`.
+    """
+
+    direct = True
+
+    def __init__(
+        self,
+        net: nn.Module,
+        parameterization: str = "v",
+        gamma_range: tuple[float, float] | None = None,
+        ode: bool = False,
+        base: MixtureBase | None = None,
+    ) -> None:
+        super().__init__(net, parameterization, gamma_range, base)
+        self.ode = ode
+
+    def estimate(self, z: Tensor, level: NoiseLevel, labels: Tensor | None = None) -> Estimate:
+        heads = self._heads(z, level, labels, allowed=(2, 3) if self.ode else (1, 2))
+        last = self._read(heads.pop(), z, level) if self.ode else None
+        reading = self._read(heads[0], z, level)
+
+        def transformed_loss(transformed: Tensor, noise: Tensor) -> Tensor:
+            assert last is not None
+            gap = last.residual(transformed.detach(), torch.zeros_like(noise), noise)
+            # In units of sigma / alpha the regression weighs all noise levels alike, as DDPM's simple loss does.
+            return AUXILIARY_WEIGHT * ((gap * last.alpha / last.sigma) ** 2).flatten(1).sum(1) / 2
+
+        return Estimate(
+            mean=reading.mean(),
+            residual=reading.residual,
+            log_ratio=heads[1] if len(heads) == 2 else None,
+            transformed=last.mean() if last else None,
+            transformed_loss=transformed_loss if last else None,
+        )
+
+
+class BareDenoiser(BaseDenoiser):
+    """Any module called as denoiser(z, level) -> x_hat, (B, \\*shape): an exact posterior mean, say.
+
+    Args:
+        module: the module. With class labels it is called as module(z, level, labels=labels).
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def estimate(self, z: Tensor, level: NoiseLevel, labels: Tensor | None = None) -> Estimate:
+        x_hat = run_network(self.module, z, level, **({} if labels is None else {"labels": labels}))
+        return Estimate(mean=x_hat, residual=lambda target, displacement, noise: target - x_hat)
+
+
+def as_denoiser(module: nn.Module) -> BaseDenoiser:
+    """The module itself if it is a denoiser, else wrapped as one."""
+    return module if isinstance(module, BaseDenoiser) else BareDenoiser(module)
+
+
+class GuidedDenoiser(BaseDenoiser):
+    """Classifier-free guidance (Ho and Salimans, arXiv 2207.12598, equation 6), for sampling with class labels.
+
+    x_hat = (1 + w) x_hat(z, label) - w x_hat(z, no class). So w = 0 is the conditional model itself and w = -1 the
+    unconditional one; papers that count from there call 1 + w the guidance scale. x, v and eps are the same up to maps
+    that are affine given z, so it is one guidance in all parameterisations. Of a direct denoiser y and, where it has
+    that head, the estimate of F are guided alike, so that its SDE and its ODE are. The reverse variance is that of
+    the conditional estimate.
+
+    A guided model is a sampler and no longer the model that was trained: it has no bound.
+
+    Args:
+        denoiser: one whose network takes labels, and takes the label K for "no class".
+        weight: w.
+        classes: K; by default what the denoiser's network says.
+
+    Raises:
+        ValueError: the weight is not finite, or nobody says what K is.
+    """
+
+    def __init__(self, denoiser: BaseDenoiser, weight: float, classes: int | None = None) -> None:
+        super().__init__()
+        if not math.isfinite(weight):
+            raise ValueError(f"The weight of guidance must be a finite number, got {weight}.")
+        network = getattr(denoiser, "net", getattr(denoiser, "module", None))
+        known = classes or getattr(network, "classes", 0)
+        if not known:
+            raise ValueError(
+                "Guidance needs a network that knows classes: build it with classes=K and train it with some of the "
+                "labels replaced by K, which stands for no class."
+            )
+        self.denoiser = denoiser
+        self.weight = weight
+        self.classes = int(known)
+        self.direct = denoiser.direct
+
+    def set_gamma_range(self, gamma_min: float, gamma_max: float) -> None:
+        self.denoiser.set_gamma_range(gamma_min, gamma_max)
+
+    def estimate(self, z: Tensor, level: NoiseLevel, labels: Tensor | None = None) -> Estimate:
+        if labels is None:
+            raise ValueError("Guidance needs labels: which class each example is to be guided to.")
+        twice = NoiseLevel(*(torch.cat([getattr(level, f.name)] * 2) for f in fields(level)))
+        none = torch.full_like(labels, self.classes)
+        both = self.denoiser.estimate(torch.cat([z, z]), twice, torch.cat([labels, none]))
+        return Estimate(
+            mean=self._guided(both.mean),
+            residual=_no_residual,
+            log_ratio=None if both.log_ratio is None else both.log_ratio.chunk(2)[0],
+            transformed=None if both.transformed is None else self._guided(both.transformed),
+        )
+
+    def _guided(self, both: Tensor) -> Tensor:
+        conditional, unconditional = both.chunk(2)
+        return conditional + self.weight * (conditional - unconditional)
+
+
+def _no_residual(target: Tensor, displacement: Tensor, noise: Tensor) -> Tensor:
+    raise ValueError("A guided model has no bound: evaluate the model without guidance.")

@@ -1,0 +1,96 @@
+r"""The exact denoiser of data that are a Gaussian mixture, for a network to start from.
+
+For x ~ sum_k pi_k N(mu_k, S_k) and z = alpha x + sigma noise (method, section 2, F = x), with
+S_k = U_k diag(lambda_k) U_k^T,
+
+    p(k | z)  ~  pi_k N(z; alpha mu_k, alpha^2 S_k + sigma^2 I)
+    E[noise | z] = sigma sum_k p(k | z) (alpha^2 S_k + sigma^2 I)^{-1} (z - alpha mu_k)
+    E[x | z]     = sum_k p(k | z) [ mu_k + alpha S_k (alpha^2 S_k + sigma^2 I)^{-1} (z - alpha mu_k) ]
+
+which is linear regression within each component (Bishop, Pattern Recognition and Machine Learning, equation 2.116). v
+and the noise are formed without a difference of nearly equal numbers, at every noise level.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ndm.method.parts import Part
+from ndm.method.schedules import NoiseLevel
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["MixtureBase"]
+
+
+class MixtureBase(Part):
+    """What a denoiser's network adds to: the exact estimate for a Gaussian mixture.
+
+    With a network that starts from zero, as those of :mod:`ndm.networks` do, a model begins as the mixture: its bound
+    is the mixture's -log p, up to the schedule's end points. Training then corrects what is not Gaussian, which a table
+    of a few hundred rows may have too little of to be learned from nothing. It is for ``Denoiser(base=...)``.
+
+    Args:
+        features: d, the number of dimensions of an example.
+        components: K, the number of Gaussians. All are N(0, I) until :meth:`set` is called or a state is loaded.
+
+    Raises:
+        ValueError: a number is not positive.
+    """
+
+    log_weights: Tensor
+    rotated_means: Tensor
+    variances: Tensor
+    axes: Tensor
+
+    def __init__(self, features: int, components: int = 1) -> None:
+        super().__init__()
+        if features < 1 or components < 1:
+            raise ValueError(f"features and components must be positive, got {features} and {components}.")
+        self.features, self.components = features, components
+        self.register_buffer("log_weights", torch.zeros(components) - torch.tensor(float(components)).log())
+        self.register_buffer("rotated_means", torch.zeros(components, features))  # U_k^T mu_k
+        self.register_buffer("variances", torch.ones(components, features))  # lambda_k
+        self.register_buffer("axes", torch.eye(features).repeat(components, 1, 1))  # U_k, its columns
+
+    @torch.no_grad()
+    def set(
+        self, weights: Tensor | np.ndarray, means: Tensor | np.ndarray, covariances: Tensor | np.ndarray
+    ) -> MixtureBase:
+        """Take a mixture over, in the coordinates of the diffusion: those of standardised data.
+
+        Args:
+            weights: pi, (K,).
+            means: (K, d).
+            covariances: (K, d, d).
+        """
+        pi, mu, S = (torch.as_tensor(value, dtype=torch.float64) for value in (weights, means, covariances))
+        variances, axes = torch.linalg.eigh(S)
+        self.log_weights.copy_(pi.log())
+        self.rotated_means.copy_(torch.einsum("kd,kde->ke", mu, axes))
+        self.variances.copy_(variances.clamp(min=0))
+        self.axes.copy_(axes)
+        return self
+
+    def forward(self, z: Tensor, level: NoiseLevel, parameterization: str) -> Tensor:
+        """The estimate in a denoiser's parameterisation, (B, \\*shape).
+
+        Args:
+            z: (B, \\*shape), the product of shape being d.
+            level: the noise level of z, fields (B,).
+            parameterization: ``v`` (alpha noise - sigma x), ``eps`` (the noise) or ``x``.
+        """
+        alpha, sigma = (value.to(z)[:, None, None] for value in (level.alpha, level.sigma))
+        axes, means, variances = (value.to(z) for value in (self.axes, self.rotated_means, self.variances))
+        deviation = torch.einsum("bd,kde->bke", z.flatten(1), axes) - alpha * means
+        total = alpha**2 * variances + sigma**2
+        pull = deviation / total  # (alpha^2 S + sigma^2 I)^{-1} (z - alpha mu), in each component's axes
+        log_density = self.log_weights.to(z) - (deviation * pull + total.log()).sum(2) / 2
+        shares = torch.softmax(log_density, dim=1)[:, :, None]
+        noise, x = sigma * pull, means + alpha * variances * pull
+        estimate = {"eps": noise, "x": x, "v": alpha * noise - sigma * x}[parameterization]
+        return torch.einsum("bke,kde->bd", shares * estimate, axes).reshape(z.shape)

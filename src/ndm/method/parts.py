@@ -1,0 +1,279 @@
+"""What every building block shares: it remembers how it was built, so that it can be saved and built again.
+
+A model is a tree of parts. Its configuration is the tree of their classes and constructor arguments, in the notation
+that jsonargparse reads (``class_path`` and ``init_args``), so that a saved model and a configuration file look alike.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import importlib
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+__all__ = ["Part", "class_path", "current_path", "from_config"]
+
+
+class Part(nn.Module):
+    """An ``nn.Module`` that records the arguments of its constructor.
+
+    Subclasses write an ordinary ``__init__``. An argument that is itself a module must be kept under its own name
+    (``self.net = net``): the configuration then describes the module that is there now. So it does with a number or
+    a word that is kept under its own name and has been changed.
+
+    Example:
+        >>> import ndm
+        >>> ndm.LinearSchedule(gamma_min=-10.0).config()
+        {'class_path': 'ndm.LinearSchedule', 'init_args': {'gamma_min': -10.0, 'gamma_max': 5.0}}
+    """
+
+    _arguments: Mapping[str, Any] = MappingProxyType({})  # of a class without a constructor of its own
+    _kept: Mapping[str, Any] = MappingProxyType({})  # what the constructor left under the arguments' names
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" not in cls.__dict__:
+            return
+        init = cls.__dict__["__init__"]
+        signature = inspect.signature(init)
+
+        @functools.wraps(init)
+        def recording_init(self: Part, *args: Any, **kwargs: Any) -> None:
+            outermost = "_arguments" not in self.__dict__  # it is the one the caller wrote
+            if outermost:
+                bound = signature.bind(self, *args, **kwargs)
+                bound.apply_defaults()
+                arguments = dict(list(bound.arguments.items())[1:])
+                for parameter in signature.parameters.values():
+                    if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                        arguments.update(arguments.pop(parameter.name, {}))
+                object.__setattr__(self, "_arguments", {k: _recorded(v) for k, v in arguments.items()})
+            init(self, *args, **kwargs)
+            if outermost:
+                object.__setattr__(self, "_kept", {k: _trace(getattr(self, k, None)) for k in self._arguments})
+
+        cls.__init__ = recording_init  # type: ignore[method-assign, assignment]
+
+    def config(self) -> dict[str, Any]:
+        """The part's class and constructor arguments, nested, made of JSON's types only.
+
+        Raises:
+            TypeError: an argument cannot be written down (a function, say, or a module that is not a ``Part``).
+        """
+        arguments = {k: self._argument_now(k, v) for k, v in self._arguments.items()}
+        return {
+            "class_path": class_path(type(self)),
+            "init_args": {k: _plain(v, f"{type(self).__name__}({k}=...)") for k, v in arguments.items()},
+        }
+
+    def _argument_now(self, name: str, recorded: Any) -> Any:
+        """The argument that would build the part as it stands: it may have been replaced since."""
+        now, then = getattr(self, name, None), self._kept.get(name, _MODULE)
+        if recorded is _MODULE or isinstance(now, Part):
+            return now
+        if then is _MODULE or not isinstance(now, (*_PLAIN, nn.Module)):  # nothing that would tell a change
+            return recorded
+        # A constructor may keep something else than it was given, say a layer made of a rate, under the same name.
+        return recorded if type(_trace(now)) is type(then) and _trace(now) == then else now
+
+
+#: What a configuration holds as it is.
+_PLAIN = (type(None), bool, int, float, str)
+
+
+def _recorded(argument: Any) -> Any:
+    """An argument as it is kept: modules are looked up again, and lists may be changed by whoever gave them."""
+    if isinstance(argument, nn.Module):
+        return _MODULE
+    return copy.deepcopy(argument) if isinstance(argument, (list, dict)) else argument
+
+
+def _trace(value: Any) -> Any:
+    """What tells later whether an attribute was changed: a plain value itself, a module's class; else nothing."""
+    if isinstance(value, nn.Module):
+        return type(value)
+    return value if isinstance(value, _PLAIN) else _MODULE
+
+
+class _Module:
+    """Stands in a part's record for an argument that is a module."""
+
+    def __repr__(self) -> str:
+        return "<module>"
+
+    def __deepcopy__(self, memo: Any) -> _Module:
+        return self
+
+    def __reduce__(self) -> str:
+        return "_MODULE"
+
+
+_MODULE = _Module()
+
+
+def _plain(value: Any, where: str) -> Any:
+    if isinstance(value, Part):
+        return value.config()
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, _PLAIN):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_plain(v, where) for v in value]
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v, where) for k, v in value.items()}
+    raise TypeError(
+        f"{where} is a {type(value).__name__}, which cannot be written into a configuration; "
+        "use a number, a string or a module derived from ndm.Part."
+    )
+
+
+#: Packages whose public classes a configuration names by them, in whichever file below they are.
+_PUBLIC = ("ndm", "ndm.networks")
+
+#: Modules of earlier versions, which configurations may still name; they are in ndm.method.
+_MOVED = ("decoders", "denoisers", "mixture", "process", "schedules", "transforms", "variances")
+
+
+def class_path(cls: type) -> str:
+    """The dotted path that a configuration names a class by: that of the package that exports it, or else its own."""
+    for package in _PUBLIC if cls.__module__.startswith("ndm.") else ():
+        if getattr(importlib.import_module(package), cls.__qualname__, None) is cls:
+            return f"{package}.{cls.__qualname__}"
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def current_path(path: str) -> str:
+    """The path of the class that had another path in an earlier version; any other path as it is.
+
+    Example:
+        >>> current_path("ndm.transforms.learned.Separable"), current_path("mine.Separable")
+        ('ndm.Separable', 'mine.Separable')
+    """
+    words = path.split(".")
+    if words[0] != "ndm" or len(words) < 3 or words[1] not in _MOVED:
+        return path
+    public = importlib.import_module("ndm").__all__
+    return f"ndm.{words[-1]}" if words[-1] in public else ".".join(["ndm", "method", *words[1:]])
+
+
+def from_config(config: Mapping[str, Any] | None, allow: Iterable[type[nn.Module] | str] = ()) -> nn.Module:
+    """Build the tree of parts that a configuration describes. Nothing but constructors of parts is ever called.
+
+    Args:
+        config: as returned by :meth:`Part.config`.
+        allow: the caller's own classes that a configuration may name besides those of ``ndm``, or the names of modules
+            with such classes, which are imported where one is named.
+
+    Raises:
+        ValueError: the configuration names a class that is neither a part of ``ndm`` nor among ``allow``, or gives a
+            class arguments that it does not take.
+    """
+    allow = tuple(allow)
+    allowed = {f"{c.__module__}.{c.__qualname__}": c for c in allow if not isinstance(c, str)}
+    modules = [name for name in allow if isinstance(name, str)]
+
+    def build(value: Any) -> Any:
+        if isinstance(value, Mapping) and "class_path" in value:
+            path = value["class_path"]
+            cls = allowed[path] if isinstance(path, str) and path in allowed else _named_class(path, modules)
+            given = value.get("init_args") or {}
+            if not isinstance(given, Mapping):
+                raise ValueError(
+                    f"The configuration of {path} has init_args that are not names with values: {given!r}."
+                )
+            arguments = {k: build(v) for k, v in given.items()}
+            try:
+                inspect.signature(cls).bind(**arguments)
+            except TypeError as error:
+                raise ValueError(
+                    f"The configuration does not fit {path}: {error}. It may come from another version."
+                ) from None
+            _require_fitting(cls, arguments, path)
+            try:
+                return cls(**arguments)
+            except (ValueError, OSError, ImportError, MemoryError):
+                raise
+            except Exception as error:  # a wrong number breaks a constructor in many ways
+                reason = " ".join(str(error).split()) or type(error).__name__
+                raise ValueError(f"The configuration does not fit {path}: {reason}.") from error
+        if isinstance(value, Mapping):
+            return {k: build(v) for k, v in value.items()}
+        if isinstance(value, list):
+            return [build(v) for v in value]
+        return value
+
+    if not (isinstance(config, Mapping) and "class_path" in config):
+        raise ValueError("The configuration does not say which class to build: it has no 'class_path'.")
+    return build(config)
+
+
+def _require_fitting(cls: type, arguments: Mapping[str, Any], path: str) -> None:
+    """Refuse arguments of another type than the constructor says: in a file anything may stand anywhere."""
+    try:
+        hints = typing.get_type_hints(cls.__init__)  # type: ignore[misc]
+    except (NameError, TypeError):  # what is written there has no value here
+        return
+    for name, value in arguments.items():
+        if name in hints and not _fits(value, hints[name]):
+            raise ValueError(
+                f"The configuration does not fit {path}: {name} cannot be {value!r:.60}. It may be damaged, or of "
+                "another version."
+            )
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value may be of the type of a hint; of what is not understood here, it may."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, one) for one in typing.get_args(hint))
+    if origin is typing.Literal:
+        return any(value == one and type(value) is type(one) for one in typing.get_args(hint))
+    kind = origin or hint
+    if not isinstance(kind, type):
+        return True
+    if isinstance(value, nn.Module):
+        return issubclass(kind, nn.Module) or kind in (object, Callable)
+    if kind in (int, float, bool):
+        if not isinstance(value, (int, float)) or isinstance(value, bool) != (kind is bool):
+            return False
+        return kind is not int or (math.isfinite(value) and value == int(value))
+    if kind in (str, type(None)):
+        return isinstance(value, kind)
+    if kind in (list, tuple, Sequence):
+        return isinstance(value, list)
+    return not issubclass(kind, nn.Module)
+
+
+def _named_class(path: Any, modules: Sequence[str]) -> type[nn.Module]:
+    """The class of a path in ndm or in one of the modules; nothing else is imported."""
+    refusal = ValueError(
+        f"The configuration names {path!r:.200}, which is not a part of ndm. "
+        "If it is your own class and you trust the file, pass it: from_pretrained(path, allow=[YourClass]), or --allow "
+        "and the name of its module on the command line."
+    )
+    if not isinstance(path, str):
+        raise refusal
+    path = current_path(path)
+    theirs = any(path.startswith(f"{name}.") for name in modules)
+    if not (theirs or path.startswith("ndm.")):
+        raise refusal
+    module, _, name = path.rpartition(".")
+    try:
+        cls = getattr(importlib.import_module(module), name, None)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("ndm"):
+            raise refusal from None
+        raise ValueError(f"{path} needs the package {error.name!r}: install it and load again.") from None
+    if not (isinstance(cls, type) and issubclass(cls, nn.Module if theirs else Part)):
+        raise refusal
+    return cls

@@ -1,0 +1,556 @@
+r"""The forward and the reverse process of the parts: schedule, transformation, denoiser, decoder, variance, volatility.
+
+Forward (method, section 2; NDM, arXiv 2310.08337, section 3):
+
+    q(z_t | x)      = N( alpha_t F(x, t), sigma_t^2 I )
+    q(z_s | z_t, x) = N( c z_t + alpha_s gain y, v I ),     y = F(x, t) + slope
+
+Everything the reverse process has to know of x is the one combination y. Over a step slope = (F(x, s) - F(x, t)) /
+gain; when the step shrinks it tends to -2 / (1 + eta^2) dF/dgamma, and the same formulas hold in continuous time. So
+the reverse process is an estimate of y: F(x_hat, t) + slope(x_hat) as in the paper, or a network's own (DiffEnc, arXiv
+2310.19789).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from ndm._internal.inputs import Values, as_tensor, at_least_single, check_examples, device_of, precision_of
+from ndm._internal.precision import residual_path
+from ndm.method.clocks import inward
+from ndm.method.decoders import Decoder, GaussianDecoder
+from ndm.method.denoisers import BaseDenoiser, Estimate, as_denoiser
+from ndm.method.parts import Part
+from ndm.method.schedules import NoiseLevel, Schedule, per_example
+from ndm.method.transforms.bases import basis_named
+from ndm.method.transforms.curve import Curve, Sighting, Transform, unit_interval
+from ndm.method.transforms.learned import LearnedTransform
+from ndm.method.transforms.ranges import GammaRange
+from ndm.method.variances import (
+    Covariance,
+    LearnedVariance,
+    PosteriorVariance,
+    PredictedVariance,
+    ReverseVariance,
+    Step,
+)
+
+__all__ = [
+    "ConstantVolatility",
+    "Instant",
+    "Kernel",
+    "LearnedVolatility",
+    "Process",
+    "Standardize",
+    "Window",
+    "as_part",
+    "at_rest",
+]
+
+_VARIANCES = {"posterior": PosteriorVariance, "learned": LearnedVariance, "predicted": PredictedVariance}
+
+
+class ConstantVolatility(Part):
+    """eta(gamma) = eta: the reverse SDE's noise is g^2 = eta^2 sigma^2 gamma' (method, section 4).
+
+    Args:
+        eta: 1 is the paper's and VDM's.
+
+    Raises:
+        ValueError: eta is not positive; the bound is infinite then. (The samplers take eta = 0.)
+    """
+
+    def __init__(self, eta: float = 1.0) -> None:
+        super().__init__()
+        if not (math.isfinite(eta) and eta > 0):
+            raise ValueError(f"The volatility must be positive, got {eta}; for DDIM sample with eta=0.")
+        self.eta = eta
+
+    def forward(self, gamma: Tensor) -> Tensor:
+        return torch.full_like(gamma, self.eta)
+
+
+class LearnedVolatility(GammaRange):
+    """log eta(gamma) = sum_k a_k sqrt(2) cos(pi k u), trained on the bound (NFDM, arXiv 2404.12940, learns it too).
+
+    Args:
+        terms: the number of cosines; eta = 1 to begin with.
+        gamma_range: the noise levels that become u = 0 and u = 1; by default the end points of the schedule of the
+            first model that the volatility is put into.
+    """
+
+    def __init__(self, terms: int = 8, gamma_range: tuple[float, float] | None = None) -> None:
+        super().__init__()
+        self.terms = terms
+        self._basis = basis_named("cosine")
+        self.coefficients = nn.Parameter(torch.zeros(terms))
+        self._take_range(gamma_range)
+
+    def forward(self, gamma: Tensor) -> Tensor:
+        phi, _ = self._basis(unit_interval(gamma, self.gamma_range).clamp(0, 1), self.terms)
+        return torch.exp(phi @ self.coefficients.to(gamma.dtype))
+
+
+class Standardize(Part):
+    """Data in their own units to zero mean and unit variance and back: x = (data - mean) / scale, per dimension.
+
+    Args:
+        mean: of one example, nested lists or a number.
+        scale: likewise, positive.
+
+    Raises:
+        ValueError: a scale is not positive.
+    """
+
+    def __init__(self, mean: float | list, scale: float | list) -> None:
+        super().__init__()
+        self._given = mean, scale
+        self._mean = as_tensor(mean, "means").double()
+        self._scale = as_tensor(scale, "scales").double()
+        if not ((self._scale > 0) & self._scale.isfinite()).all() or not self._mean.isfinite().all():
+            raise ValueError(
+                "A standardisation's scale must be positive, and mean and scale finite: is one of the data's columns "
+                "constant?"
+            )
+
+    @property
+    def mean(self) -> Any:
+        """As it was given."""
+        return self._given[0]
+
+    @property
+    def scale(self) -> Any:
+        """As it was given."""
+        return self._given[1]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the examples it is for; () for any."""
+        return tuple(torch.broadcast_shapes(self._mean.shape, self._scale.shape))
+
+    @classmethod
+    def fit(cls, data: Values) -> Standardize:
+        """From the mean and standard deviation of data, (N, \\*shape), per dimension.
+
+        Args:
+            data: a tensor of any precision or of integers, or what :func:`ndm._internal.inputs.as_tensor` makes one of.
+
+        Raises:
+            ValueError: fewer than two examples, NaN or infinite values, or a dimension that is constant.
+        """
+        data = as_tensor(data).double()
+        check_examples(data)
+        if len(data) < 2:
+            raise ValueError("A standardisation is fitted to at least 2 examples, got 1.")
+        if not data.isfinite().all():
+            raise ValueError("The data contain NaN or infinite values; remove or replace them.")
+        return cls(data.mean(0).tolist(), data.std(0).tolist())
+
+    def forward(self, data: Values) -> Tensor:
+        """Standardised data, (B, \\*shape), in their precision, float32 at least."""
+        data = as_tensor(data)
+        data = at_least_single(data) if data.is_floating_point() else data.double()
+        return (data - self._mean.to(data)) / self._scale.to(data)
+
+    def inverse(self, x: Tensor) -> Tensor:
+        """Data in their own units, (B, \\*shape)."""
+        return x * self._scale.to(x) + self._mean.to(x)
+
+    def log_det(self, x: Tensor) -> Tensor:
+        """``log |det dx/ddata|`` of one example of x, (B, \\*shape): a number, in nats."""
+        return -self._scale.log().expand(x.shape[1:]).sum().to(x)
+
+
+@contextmanager
+def at_rest(model: Process) -> Iterator[None]:
+    """The model in eval mode, its parameters asking for no gradients; as before afterwards."""
+    was_training, trained = model.training, [p for p in model.parameters() if p.requires_grad]
+    model.eval().requires_grad_(False)
+    try:
+        yield
+    finally:
+        model.train(was_training)
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+class Window:
+    """How the reverse process looks at a curve: over a step, or at an instant."""
+
+    @property
+    @abstractmethod
+    def level(self) -> NoiseLevel:
+        """The noise level of z_t."""
+
+    @abstractmethod
+    def look(self, curve: Curve) -> Sighting:
+        """The curve's displacement at t, and its slope."""
+
+    @abstractmethod
+    def look_with(self, curve: Curve, others: Tensor) -> tuple[Sighting, Tensor]:
+        """As :meth:`look`, and the displacement at other noise levels too: (P, B) -> (P, B, \\*shape)."""
+
+
+@dataclass(frozen=True)
+class Stride(Window):
+    """Over a step: slope = (F(x, s) - F(x, t)) / gain."""
+
+    step: Step
+
+    @property
+    def level(self) -> NoiseLevel:
+        return self.step.t
+
+    def look(self, curve: Curve) -> Sighting:
+        return self.look_with(curve, self.step.t.gamma.new_empty(0, len(self.step.t.gamma)))[0]
+
+    def look_with(self, curve: Curve, others: Tensor) -> tuple[Sighting, Tensor]:
+        gamma = torch.cat([torch.stack([self.step.t.gamma, self.step.s.gamma]), others])
+        displacement = curve.displacement(gamma)
+        at_t, at_s = displacement[0], displacement[1]
+        # An empty step (a clipped schedule has some) has no gain, and F does not move over it.
+        gain = torch.where(self.step.gain == 0, torch.ones_like(self.step.gain), self.step.gain)
+        return Sighting(at_t, (at_s - at_t) / per_example(gain, at_t)), displacement[2:]
+
+
+@dataclass(frozen=True)
+class Instant(Window):
+    """At an instant: slope = -2 / (1 + eta^2) dF/dgamma; eta (B,)."""
+
+    at: NoiseLevel
+    eta: Tensor
+
+    @property
+    def level(self) -> NoiseLevel:
+        return self.at
+
+    def look(self, curve: Curve) -> Sighting:
+        return self._sighting(*curve.displacement_with_derivative(self.at.gamma))
+
+    def look_with(self, curve: Curve, others: Tensor) -> tuple[Sighting, Tensor]:
+        displacement, derivative, elsewhere = curve.look(self.at.gamma, others)
+        return self._sighting(displacement, derivative), elsewhere
+
+    def _sighting(self, displacement: Tensor, derivative: Tensor) -> Sighting:
+        return Sighting(displacement, derivative * per_example(-2 / (1 + self.eta**2), derivative))
+
+
+@runtime_checkable
+class Ranged(Protocol):
+    """A part that maps gamma to [0, 1], and so wants to know the schedule's end points."""
+
+    def set_gamma_range(self, gamma_min: float, gamma_max: float) -> None: ...
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """p(z_s | z_t) = N(mean, W): mean (B, \\*shape), v (B,), and W / v as a covariance."""
+
+    mean: Tensor
+    v: Tensor
+    covariance: Covariance
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """z_s from standard normal noise, both (B, \\*shape)."""
+        return self.mean + per_example(self.v.sqrt(), noise) * self.covariance.colour(noise)
+
+
+class Process(Part):
+    """The parts put together: the forward marginals and posteriors, the reverse kernel, the reverse SDE and ODE.
+
+    Args:
+        schedule: t -> noise level.
+        transform: F(x, gamma).
+        denoiser: x_hat, or y for a direct reverse process; any module called as denoiser(z, level) will do.
+        decoder: p(x | z_0).
+        reverse_variance: ``posterior``, ``learned``, ``predicted``, or a
+        :class:`~ndm.method.variances.ReverseVariance`. volatility: eta, a positive number, or a module gamma (B,) ->
+        eta (B,). standardize: how data in their own units become x; None if they are x already.
+
+    Raises:
+        ValueError: the parts do not fit each other; the sentence says which.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        transform: Transform,
+        denoiser: nn.Module,
+        decoder: Decoder | None = None,
+        reverse_variance: str | ReverseVariance = "posterior",
+        volatility: float | nn.Module = 1.0,
+        standardize: Standardize | None = None,
+    ) -> None:
+        super().__init__()
+        self.schedule = schedule
+        self.transform = transform
+        self.denoiser: BaseDenoiser = as_part("denoiser", denoiser)
+        self.decoder: Decoder = as_part("decoder", decoder)
+        self.reverse_variance: ReverseVariance = as_part("reverse_variance", reverse_variance)
+        self.volatility: nn.Module = as_part("volatility", volatility)
+        self.standardize = standardize
+        self._check_fit()
+        self._tell_ranges()
+
+    def _tell_ranges(self) -> None:
+        """Tell the parts that map gamma to [0, 1] the schedule's end points."""
+        for part in (self.transform, self.denoiser, self.reverse_variance, self.volatility):
+            if isinstance(part, Ranged):
+                part.set_gamma_range(*self.schedule.end_points())
+
+    def _check_fit(self) -> None:
+        transform = self.transform
+        anchored = isinstance(transform, LearnedTransform) and transform.gate == "anchored"
+        if anchored and getattr(self.schedule, "learn_endpoints", False):
+            raise ValueError(
+                'A transformation with gate="anchored" holds F(x, gamma_0) = x at a fixed gamma_0, but the schedule '
+                'learns its end points; use gate="sigma2" or learn_endpoints=False.'
+            )
+        gamma_0 = self.schedule.end_points()[0]
+        if isinstance(transform, LearnedTransform) and anchored and transform.holds_elsewhere(gamma_0):
+            raise ValueError(
+                'A transformation with gate="anchored" holds F(x, gamma_0) = x at the low end of its gamma_range, '
+                f"which is not the schedule's gamma_0 = {gamma_0:g}; leave gamma_range out or make them equal. "
+                "(The first model that a transformation is put into sets its range: build a new one for another.)"
+            )
+        if self.standardize is not None and self.decoder.levels is not None:
+            raise ValueError("K-level data are put on the decoder's levels; standardize is for continuous data only.")
+
+    # ---- the forward process
+
+    def step(self, s: Tensor, t: Tensor, index: Tensor, steps: int | None, eta: Tensor | float | None = None) -> Step:
+        """The step from time t to time s, both (B,); eta overrides the model's volatility."""
+        level_s, level_t = self.schedule(s), self.schedule(t)
+        eta = self.volatility(level_t.gamma) if eta is None else torch.as_tensor(eta).to(t).expand_as(t)
+        return Step.between(level_s, level_t, eta, index, steps)
+
+    def calibrated(self, steps: int) -> bool:
+        """Whether there is a reverse variance made for T = ``steps``, with steps that it belongs to."""
+        return False
+
+    def grid(self, steps: int) -> Tensor | None:
+        """The times of the model's own T steps, (T + 1,), rising from 0 to 1; None for even ones."""
+        return None
+
+    def grid_step(
+        self,
+        index: Tensor,
+        steps: int,
+        like: Tensor,
+        eta: Tensor | float | None = None,
+        grid: Tensor | None = None,
+    ) -> Step:
+        """Step number ``index`` (B,), 1..T, of T steps, in the precision of ``like``.
+
+        The steps are those of ``grid``, (T + 1,), if it is given. Otherwise they are the model's own, which belong to
+        its own volatility: with another eta the steps are even.
+        """
+        index = index.to(like.device)
+        if grid is None and eta is None:
+            grid = self.grid(steps)
+        if grid is None:
+            t, s = index.to(like.dtype) / steps, (index - 1).to(like.dtype) / steps
+        else:
+            grid = grid.to(like)
+            t, s = grid[index], grid[index - 1]
+        return self.step(s, t, index, steps, eta)
+
+    def marginal(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """q(z_t | x): its mean alpha F(x, t), (B, \\*shape), and its standard deviation sigma, (B,)."""
+        level = self.schedule(t)
+        return per_example(level.alpha, x) * self.transform(x)(level.gamma), level.sigma
+
+    def posterior(self, x: Tensor, z: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+        """q(z_s | z_t, x): its mean, (B, \\*shape), and its variance v, (B,)."""
+        return self._step_mean(z, x + Stride(step).look(self.transform(x)).offset, step), step.v
+
+    def _step_mean(self, z: Tensor, y: Tensor, step: Step) -> Tensor:
+        return per_example(step.c, z) * z + per_example(step.s.alpha * step.gain, z) * y
+
+    # ---- the reverse process
+
+    def covariance(self, step: Step, estimate: Estimate) -> Covariance:
+        """The reverse step's covariance over v."""
+        return self.reverse_variance(step, estimate)
+
+    def y_hat(self, estimate: Estimate, window: Window) -> Tensor:
+        """The estimate of y that the reverse process makes of z_t, (B, \\*shape)."""
+        if self.denoiser.direct:
+            return estimate.mean
+        return estimate.mean + window.look(self.transform(estimate.mean)).offset
+
+    def mismatch(self, seen: Sighting, noise: Tensor, x: Tensor, estimate: Estimate, window: Window) -> Tensor:
+        """y - y_hat, (B, \\*shape), without cancellation, for z_t = alpha F(x, t) + sigma noise.
+
+        Args:
+            seen: the curve of x as the window sees it.
+            noise: (B, \\*shape).
+            x: (B, \\*shape).
+            estimate: the denoiser's, of z_t.
+            window: the step or the instant.
+        """
+        if self.denoiser.direct:
+            # The denoiser's residual is about F(x, t); y is the slope away from it.
+            return estimate.residual(x + seen.displacement, torch.zeros_like(x), noise) + seen.slope
+        residual = estimate.residual(x, seen.displacement, noise)
+        return self.transform.contrast(seen, estimate.mean, residual, window.look)
+
+    def kernel(self, z: Tensor, step: Step, labels: Tensor | None = None, override: bool = False) -> Kernel:
+        """p(z_s | z_t).
+
+        Args:
+            z: z_t, (B, \\*shape).
+            step: from t to s.
+            labels: class labels, (B,).
+            override: the step's eta is not the model's own, so the model's variance does not belong to it: use v.
+        """
+        with residual_path(z.device):
+            estimate = self.denoiser.estimate(z, step.t, labels)
+            y_hat = self.y_hat(estimate, Stride(step))
+            if override and self.denoiser.direct:
+                own = Step.between(step.s, step.t, self.volatility(step.t.gamma), step.index, step.steps)
+                # An empty step has no gain of either kind, and its mean is z whatever y is.
+                empty = step.gain == 0
+                ratio = torch.where(
+                    empty, own.gain, own.gain / torch.where(empty, torch.ones_like(own.gain), step.gain)
+                )
+                y_hat = self._other_y(estimate, ratio)
+            covariance = PosteriorVariance()(step, estimate) if override else self.covariance(step, estimate)
+            return Kernel(self._step_mean(z, y_hat, step), step.v, covariance)
+
+    def drift(self, z: Tensor, t: Tensor, labels: Tensor | None = None, eta: Tensor | float | None = None) -> Tensor:
+        r"""dz/dt of the reverse SDE with volatility eta, run from t = 1 to 0; the ODE's with eta = 0 (method, section
+        5).
+
+        dz = [ (sigma'/sigma + eta^2 gamma'/2) z - alpha gamma' (1 + eta^2)/2 y ] dt + g dw,
+        g^2 = eta^2 sigma^2 gamma'.
+
+        Where a schedule is clipped nothing moves. At t = 0 and t = 1 themselves the drift is then the limit from the
+        inside (:func:`ndm.method.clocks.inward`), which a solver's first step needs.
+
+        Args:
+            z: (B, \\*shape).
+            t: (B,).
+            labels: class labels, (B,).
+            eta: None for the model's own volatility.
+
+        Raises:
+            ValueError: the reverse process is direct, has no estimate of F, and eta is not the model's own.
+        """
+        return self.drift_at(z, self.schedule(inward(self.schedule, t)), labels, eta)
+
+    def drift_at(
+        self, z: Tensor, level: NoiseLevel, labels: Tensor | None = None, eta: Tensor | float | None = None
+    ) -> Tensor:
+        r"""As :meth:`drift`, at a noise level, per unit of whatever the level's derivatives are by.
+
+        With ``schedule.level_at(gamma)`` it is dz/dgamma, which does not depend on how the schedule runs.
+        """
+        with residual_path(z.device):
+            y_hat, used = self.heading(z, level, labels, eta)
+            z_factor = level.dlog_sigma + used**2 * level.dgamma / 2
+            y_factor = level.alpha * level.dgamma * (1 + used**2) / 2
+            return per_example(z_factor, z) * z - per_example(y_factor, z) * y_hat
+
+    def heading(
+        self, z: Tensor, level: NoiseLevel, labels: Tensor | None = None, eta: Tensor | float | None = None
+    ) -> tuple[Tensor, Tensor]:
+        r"""The estimate of y that :meth:`drift` is made of, (B, \\*shape), and the volatility that it is for, (B,)."""
+        with residual_path(z.device):
+            own = self.volatility(level.gamma)
+            used = own if eta is None else torch.as_tensor(eta).to(own).expand_as(own)
+            estimate = self.denoiser.estimate(z, level, labels)
+            y_hat = self.y_hat(estimate, Instant(level, used))
+            if eta is not None and self.denoiser.direct:
+                y_hat = self._other_y(estimate, (1 + own**2) / (1 + used**2))
+            return y_hat, used
+
+    def diffusion(self, t: Tensor, eta: Tensor | float | None = None) -> Tensor:
+        """g of the reverse SDE, (B,)."""
+        return self.diffusion_at(self.schedule(inward(self.schedule, t)), eta)
+
+    def diffusion_at(self, level: NoiseLevel, eta: Tensor | float | None = None) -> Tensor:
+        """As :meth:`diffusion`, per unit of whatever the level's derivatives are by."""
+        own = self.volatility(level.gamma)
+        used = own if eta is None else torch.as_tensor(eta).to(own).expand_as(own)
+        return used * level.sigma * level.dgamma.sqrt()
+
+    def _other_y(self, estimate: Estimate, ratio: Tensor) -> Tensor:
+        """y for another volatility than the one a direct denoiser was trained with: F + ratio (y - F)."""
+        if estimate.transformed is None:
+            raise ValueError(
+                "A direct reverse process predicts F - dF/dgamma for its own volatility only, and the ODE and DDIM "
+                "need F as well: build it as DirectDenoiser(net, ode=True), whose network has one more head, and train "
+                'it so; or sample with method="sde" or "ancestral".'
+            )
+        f = estimate.transformed
+        return f + per_example(ratio, f) * (estimate.mean - f)
+
+    # ---- data in their own units
+
+    def to_model(self, data: Values, check: bool = True) -> Tensor:
+        """Data as the user has them to x, (B, \\*shape): integers to levels, own units to standardised ones.
+
+        Args:
+            data: a tensor of any precision, or what :func:`ndm._internal.inputs.as_tensor` makes one of.
+            check: look at the shape and the values.
+
+        Returns:
+            In the precision and on the device of the model's networks; without networks in that of the data, float32 at
+            least.
+
+        Raises:
+            ValueError: no examples, NaN or infinite values, values off the decoder's levels, integers for a model of
+                continuous data that does not standardise them, or a model whose weights are in half precision.
+        """
+        data, precision, device = as_tensor(data), precision_of(self), device_of(self)
+        if check:
+            check_examples(data, self.standardize.shape if self.standardize else None)
+        if not data.is_floating_point():
+            if self.standardize is None:
+                # At least single precision: 256 levels do not fit in bfloat16.
+                own = precision or next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.float32)
+                return self.decoder.encode(data.to(device), torch.promote_types(own, torch.float32))
+            data = data.double()
+        # Standardised in the finer precision of the two: own units may be large next to their differences.
+        x = at_least_single(data) if precision is None else data.to(torch.promote_types(data.dtype, precision))
+        x = x if self.standardize is None else self.standardize(x)
+        x = x.to(device, precision or x.dtype)
+        if check:
+            self.decoder.check(x)
+        return x
+
+    def from_model(self, x: Tensor) -> Tensor:
+        """x back to the user's units, (B, \\*shape)."""
+        return x if self.standardize is None else self.standardize.inverse(x)
+
+    def log_det(self, x: Tensor) -> Tensor | float:
+        """``log |det dx/ddata|`` of one example, nats: to be added to a log-density of x."""
+        return 0.0 if self.standardize is None else self.standardize.log_det(x)
+
+
+def as_part(name: str, value: Any) -> Any:
+    """What a model keeps as its part ``name`` where it is given ``value``, which may be short for a part."""
+    if name == "denoiser":
+        return as_denoiser(value)
+    if name == "decoder" and value is None:
+        return GaussianDecoder()
+    if name == "reverse_variance" and isinstance(value, str):
+        return _variance_named(value)
+    if name == "volatility" and isinstance(value, (int, float)):
+        return ConstantVolatility(value)
+    return value
+
+
+def _variance_named(name: str) -> ReverseVariance:
+    if name not in _VARIANCES:
+        raise ValueError(f"There is no reverse variance {name!r}; choose one of {', '.join(_VARIANCES)}.")
+    return _VARIANCES[name]()

@@ -1,0 +1,446 @@
+r"""Noise schedules: time t in [0, 1] to the noise level, alpha(t), sigma(t) and gamma(t) = log(sigma^2 / alpha^2).
+
+t = 0 is data, t = 1 is noise, and gamma (minus the log signal-to-noise ratio) never decreases. Variance-preserving
+schedules have alpha^2 = sigmoid(-gamma) and sigma^2 = sigmoid(gamma) (Kingma et al., *Variational Diffusion Models*,
+arXiv 2107.00630, section 3.2).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ndm.method.parts import Part
+
+__all__ = [
+    "CosineSchedule",
+    "DDPMSchedule",
+    "LearnedSchedule",
+    "LinearSchedule",
+    "NoiseLevel",
+    "OTSchedule",
+    "Schedule",
+    "per_example",
+]
+
+#: Halvings of [0, 1] in the search for a time: to the last place of float64.
+BISECTIONS = 53
+
+#: A time this near to an end is the end.
+ROUNDING = 1e-12
+
+
+def per_example(a: Tensor, like: Tensor) -> Tensor:
+    """Give ``a``, one number per example, trailing axes of size one so that it broadcasts against ``like``.
+
+    Args:
+        a: (..., B).
+        like: (B, \\*shape).
+
+    Returns:
+        (..., B, 1, ..., 1) with as many ones as ``shape`` has axes.
+    """
+    return a.reshape(a.shape + (1,) * (like.ndim - 1))
+
+
+@dataclass(frozen=True)
+class NoiseLevel:
+    """The noise level of a batch of examples; each field has shape (B,).
+
+    Attributes:
+        alpha: the signal's factor.
+        sigma: the noise's standard deviation, positive.
+        gamma: log(sigma^2 / alpha^2).
+        dgamma: d gamma / dt, zero where the schedule is clipped.
+        dlog_sigma: d log sigma / dt.
+    """
+
+    alpha: Tensor
+    sigma: Tensor
+    gamma: Tensor
+    dgamma: Tensor
+    dlog_sigma: Tensor
+
+
+class Schedule(Part):
+    """Base of the schedules: a subclass gives gamma and d gamma / dt; this class makes a noise level of them."""
+
+    @abstractmethod
+    def gamma(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """gamma(t) and d gamma / dt, both (B,), for t of shape (B,)."""
+
+    def forward(self, t: Tensor) -> NoiseLevel:
+        """The noise level at the times ``t``, shape (B,), in [0, 1]; computed in the precision of ``t``."""
+        return self.level_at(*self.gamma(t))
+
+    def level_at(self, gamma: Tensor, dgamma: Tensor | None = None) -> NoiseLevel:
+        """The noise level of a given gamma: variance preserving (VDM, section 3.2).
+
+        A schedule whose alpha and sigma are others overrides this method, and not the call.
+
+        Args:
+            gamma: (B,).
+            dgamma: d gamma / dt, (B,); None for one, so that the derivatives are those by gamma.
+
+        Raises:
+            ValueError: the schedule overrides the call, so that its noise levels are not known by gamma.
+        """
+        if dgamma is None:
+            if type(self).forward is not Schedule.forward:
+                raise ValueError(
+                    f"{type(self).__name__} makes its noise levels in forward, and here they are asked for by gamma: "
+                    "override level_at(gamma, dgamma) instead of forward."
+                )
+            dgamma = torch.ones_like(gamma)
+        alpha_squared = torch.sigmoid(-gamma)
+        return NoiseLevel(
+            alpha=alpha_squared.sqrt(),
+            sigma=torch.sigmoid(gamma).sqrt(),
+            gamma=gamma.contiguous(),  # forward-mode derivatives refuse an expanded one
+            dgamma=dgamma,
+            dlog_sigma=alpha_squared * dgamma / 2,  # d log sigma / d gamma = alpha^2 / 2
+        )
+
+    def at_random(self, t: Tensor, integrand: Callable[[], Tensor]) -> NoiseLevel:
+        """As the call, at random times over which the bound's integrand is averaged: continuous time.
+
+        The average does not depend on how a schedule runs between its end points, its variance does. A schedule that is
+        trained may be trained for that.
+
+        Args:
+            t: (B,).
+            integrand: gives the integrand at t, (B,), any unit; to be called in the backward pass, when it is known.
+        """
+        return self(t)
+
+    @property
+    def spacing(self) -> str:
+        """In what a sampler's steps are even where nobody says it: ``time``, or ``gamma`` (:meth:`even_in_gamma`)."""
+        return "time"
+
+    def train_in_steps(self) -> None:
+        """Know that the model is to be trained in discrete time, in T steps that are even in this schedule's time."""
+
+    def end_points(self) -> tuple[float, float]:
+        """gamma(0) and gamma(1) as they stand now."""
+        with torch.no_grad():
+            gamma, _ = self.gamma(torch.tensor([0.0, 1.0], dtype=torch.float64, device=self._device()))
+        return gamma[0].item(), gamma[1].item()
+
+    @torch.no_grad()
+    def even_in_gamma(self, steps: int) -> Tensor:
+        """The times of T steps that are equally long in gamma, the log noise-to-signal ratio, and not in time.
+
+        Args:
+            steps: T.
+
+        Returns:
+            (T + 1,), float64, rising from 0 to 1. A schedule that is clipped stands still at its ends, and what stands
+            still is left out: the first is then the last time at gamma(0), the last the first one at gamma(1).
+
+        Raises:
+            ValueError: there is less than one step.
+
+        Example:
+            >>> LinearSchedule().even_in_gamma(4)
+            tensor([0.0000, 0.2500, 0.5000, 0.7500, 1.0000], dtype=torch.float64)
+        """
+        if steps < 1:
+            raise ValueError(f"The number of steps must be at least 1, got {steps}.")
+        low, high = self.end_points()
+        wanted = torch.linspace(low, high, steps + 1, dtype=torch.float64, device=self._device())
+        before, after = torch.zeros_like(wanted), torch.ones_like(wanted)
+        for _ in range(BISECTIONS):  # gamma never falls, and is all that is known of every schedule
+            middle = (before + after) / 2
+            gamma, _ = self.gamma(middle)
+            late = gamma > wanted
+            late[-1] = gamma[-1] >= high
+            before, after = torch.where(late, before, middle), torch.where(late, middle, after)
+        times = (before + after) / 2
+        # What rounding leaves of the ends where nothing is clipped.
+        return torch.where(times < ROUNDING, 0.0, torch.where(times > 1 - ROUNDING, 1.0, times))
+
+    def endpoint_parameters(self) -> list[nn.Parameter]:
+        """What the end points are trained by, which may have a learning rate of its own; empty if they are fixed."""
+        return []
+
+    def _device(self) -> torch.device:
+        return next((p.device for p in self.parameters()), torch.device("cpu"))
+
+
+def _check_range(gamma_min: float, gamma_max: float) -> None:
+    if not (math.isfinite(gamma_min) and math.isfinite(gamma_max) and gamma_min < gamma_max):
+        raise ValueError(
+            f"gamma_min must be below gamma_max and both finite, got gamma_min={gamma_min}, gamma_max={gamma_max}: "
+            "gamma is the log noise-to-signal ratio, low at the data and high at the noise."
+        )
+
+
+def _clip(gamma: Tensor, dgamma: Tensor, gamma_min: float, gamma_max: float) -> tuple[Tensor, Tensor]:
+    inside = (gamma > gamma_min) & (gamma < gamma_max)
+    return gamma.clamp(gamma_min, gamma_max), torch.where(inside, dgamma, torch.zeros_like(dgamma))
+
+
+class LinearSchedule(Schedule):
+    """gamma(t) = gamma_min + (gamma_max - gamma_min) t: the log signal-to-noise ratio falls linearly.
+
+    Args:
+        gamma_min: gamma at t = 0. The default is VDM's (arXiv 2107.00630, appendix B) for 8-bit images.
+        gamma_max: gamma at t = 1.
+
+    Raises:
+        ValueError: gamma_min is not below gamma_max.
+    """
+
+    def __init__(self, gamma_min: float = -13.3, gamma_max: float = 5.0) -> None:
+        super().__init__()
+        _check_range(gamma_min, gamma_max)
+        self.gamma_min = gamma_min
+        self.gamma_max = gamma_max
+
+    def gamma(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        gamma = torch.lerp(t.new_tensor(self.gamma_min), t.new_tensor(self.gamma_max), t)
+        return gamma, torch.full_like(t, self.gamma_max - self.gamma_min)
+
+
+class CosineSchedule(Schedule):
+    """alpha^2 = cos^2(a(t)) / cos^2(a(0)), a(t) = (pi / 2) (t + offset) / (1 + offset).
+
+    Nichol and Dhariwal, *Improved Denoising Diffusion Probabilistic Models*, arXiv 2102.09672, equation 17. gamma is
+    clipped to [gamma_min, gamma_max], since it would be infinite at both ends.
+
+    Args:
+        offset: the paper's s; 0 gives alpha = cos(pi t / 2), sigma = sin(pi t / 2).
+        gamma_min: the lowest gamma.
+        gamma_max: the highest gamma.
+
+    Raises:
+        ValueError: gamma_min is not below gamma_max, or the offset is negative.
+    """
+
+    def __init__(self, offset: float = 0.008, gamma_min: float = -13.3, gamma_max: float = 13.3) -> None:
+        super().__init__()
+        _check_range(gamma_min, gamma_max)
+        if offset < 0:
+            raise ValueError(f"The offset of a cosine schedule must not be negative, got {offset}.")
+        self.offset = offset
+        self.gamma_min = gamma_min
+        self.gamma_max = gamma_max
+
+    def gamma(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        rate = math.pi / 2 / (1 + self.offset)
+        a_0 = rate * self.offset
+        a = rate * (t + self.offset)
+        # cos^2 a_0 - cos^2 a = sin(a - a_0) sin(a + a_0), and the left-hand side would cancel near t = 0; a - a_0 is
+        # rate t, which does not round to below zero.
+        gamma = torch.log(torch.sin(rate * t) * torch.sin(a + a_0)) - 2 * torch.log(torch.cos(a).abs())
+        dgamma = rate * (1 / torch.tan(rate * t) + 1 / torch.tan(a + a_0) + 2 * torch.tan(a))
+        return _clip(gamma, dgamma, self.gamma_min, self.gamma_max)
+
+
+class DDPMSchedule(Schedule):
+    """DDPM's linear betas, read in continuous time: alpha(k / steps)^2 is the product of 1 - beta_j over j = 1..k.
+
+    Ho et al., *Denoising Diffusion Probabilistic Models*, arXiv 2006.11239, section 4. Since the betas are linear in j,
+    the product is a ratio of Gamma functions, d^k Gamma(A + 1) / Gamma(A + 1 - k) with d the increment of beta and
+    A = (1 - beta_min) / d. That ratio is smooth in k and equals DDPM's alpha-bar at every whole k, so it is the
+    schedule at every other time as well.
+
+    Args:
+        beta_min: the first beta.
+        beta_max: the last beta.
+        steps: how many betas there are.
+        gamma_min: the lowest gamma. DDPM's would be minus infinity at t = 0; its own first step stands at -9.2.
+
+    Raises:
+        ValueError: the betas do not satisfy 0 < beta_min < beta_max < 1, there are fewer than two, or gamma_min is not
+            below gamma(1).
+    """
+
+    def __init__(
+        self, beta_min: float = 1e-4, beta_max: float = 0.02, steps: int = 1000, gamma_min: float = -13.3
+    ) -> None:
+        super().__init__()
+        if not 0 < beta_min < beta_max < 1:
+            raise ValueError(
+                f"The betas must satisfy 0 < beta_min < beta_max < 1, got beta_min={beta_min}, beta_max={beta_max}."
+            )
+        if steps < 2:
+            raise ValueError(f"A DDPM schedule needs at least 2 steps, got {steps}.")
+        self.beta_min = beta_min
+        self.beta_max = beta_max
+        self.steps = steps
+        self.gamma_min = gamma_min
+        _check_range(gamma_min, self.end_points()[1])
+
+    def gamma(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        # The Gamma functions' logarithms are near 5e5 and their difference near 1e-4: this needs float64 inside.
+        k = t.double() * self.steps
+        d = (self.beta_max - self.beta_min) / (self.steps - 1)
+        a_plus_1 = k.new_tensor((1 - self.beta_min) / d + 1)
+        log_alpha_squared = k * math.log(d) + torch.lgamma(a_plus_1) - torch.lgamma(a_plus_1 - k)
+        slope = self.steps * (math.log(d) + torch.digamma(a_plus_1 - k))
+        gamma = torch.log(torch.expm1(-log_alpha_squared).clamp(min=0))
+        dgamma = slope / torch.expm1(log_alpha_squared)
+        gamma, dgamma = _clip(gamma, dgamma, self.gamma_min, math.inf)
+        return gamma.to(t.dtype), dgamma.to(t.dtype)
+
+
+class OTSchedule(Schedule):
+    """alpha = 1 - t, sigma = t: flow matching's straight path from data to noise.
+
+    Lipman et al., *Flow Matching for Generative Modeling*, arXiv 2210.02747, section 4.1 (with sigma_min = 0 and time
+    running from data to noise). gamma = 2 log(t / (1 - t)) is clipped to [gamma_min, gamma_max] so that it stays
+    finite; inside, alpha and sigma are exactly the above. Not variance preserving.
+
+    Args:
+        gamma_min: the lowest gamma.
+        gamma_max: the highest gamma.
+
+    Raises:
+        ValueError: gamma_min is not below gamma_max.
+    """
+
+    def __init__(self, gamma_min: float = -13.3, gamma_max: float = 13.3) -> None:
+        super().__init__()
+        _check_range(gamma_min, gamma_max)
+        self.gamma_min = gamma_min
+        self.gamma_max = gamma_max
+
+    def gamma(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        gamma = 2 * (torch.log(t) - torch.log1p(-t))
+        return _clip(gamma, 2 / (t * (1 - t)), self.gamma_min, self.gamma_max)
+
+    def level_at(self, gamma: Tensor, dgamma: Tensor | None = None) -> NoiseLevel:
+        """The noise level of a given gamma, with alpha + sigma = 1; see :meth:`Schedule.level_at`."""
+        dgamma = torch.ones_like(gamma) if dgamma is None else dgamma
+        alpha, sigma = torch.sigmoid(-gamma / 2), torch.sigmoid(gamma / 2)
+        return NoiseLevel(
+            alpha=alpha, sigma=sigma, gamma=gamma.contiguous(), dgamma=dgamma, dlog_sigma=alpha * dgamma / 2
+        )
+
+
+class LearnedSchedule(Schedule):
+    """A monotone schedule trained with the model: gamma = gamma_0 + (gamma_1 - gamma_0) m(t), m(0) = 0, m(1) = 1.
+
+    m is a convex combination, with softmax weights, of t and of ``knots`` sigmoids at evenly spaced centres, each
+    rescaled to run from 0 to 1. So m increases whatever the weights are, and the end points are kept to the last digit
+    (VDM, arXiv 2107.00630, section 5 and appendix H, trains gamma by a monotone network).
+
+    In continuous time the bound does not depend on m (VDM, section 5.1), only the variance of its estimate does, and m
+    is trained to lower that: the gradient that an example sends to m is multiplied by its term of the diffusion loss,
+    in nats per dimension, which makes it that of half the square (VDM, appendix I). The bound's own gradient would be
+    noise around zero, and m would wander. In discrete time the bound depends on m, and trains it.
+
+    A time that is made for low variance spends few of its even steps where samples are decided, so samplers take steps
+    that are even in gamma (:attr:`~Schedule.spacing`). For a model that is trained in T steps, and knows no noise
+    levels but theirs, say ``minimize_variance=False`` or call :meth:`train_in_steps`, as ``ndm train`` does.
+
+    The bound always depends on the end points, and with ``learn_endpoints`` they are trained too, each within a reach
+    of where it starts: gamma_0 up to half the range either way, gamma_1 up to :attr:`REACH`. In continuous time the
+    bound falls with gamma_1 for ever, by less and less, and an optimiser that divides gradients by their size, such as
+    Adam, would follow it far beyond what it is worth, and spend ever more of the times t where there is nothing to
+    learn.
+    gamma_0 has an optimum, but its gradient is noisy: at a high learning rate it can walk off to where the levels of
+    the data are no longer told apart and the denoiser sees nothing of the lower noise any more.
+
+    Args:
+        gamma_min: gamma at t = 0, or where it starts when the end points are learned.
+        gamma_max: gamma at t = 1, likewise.
+        learn_endpoints: train the end points as well.
+        knots: the number of sigmoids.
+        minimize_variance: train m for the variance in continuous time, and have samplers step evenly in gamma; without,
+            its gradient is the bound's, and they step evenly in time.
+
+    Raises:
+        ValueError: gamma_min is not below gamma_max, or ``knots`` is below 1.
+    """
+
+    #: How far a learned gamma_1 may come from ``gamma_max``; half of the range, if that is less. At gamma_max = 5 the
+    #: prior's part of the bound is up to 0.003 nats per dimension of unit variance, and 3 further up 0.0002.
+    REACH = 3.0
+
+    def __init__(
+        self,
+        gamma_min: float = -13.3,
+        gamma_max: float = 5.0,
+        learn_endpoints: bool = False,
+        knots: int = 16,
+        minimize_variance: bool = True,
+    ) -> None:
+        super().__init__()
+        _check_range(gamma_min, gamma_max)
+        if knots < 1:
+            raise ValueError(f"A learned schedule needs at least one knot, got {knots}.")
+        self.gamma_min = gamma_min
+        self.gamma_max = gamma_max
+        self.learn_endpoints = learn_endpoints
+        self.knots = knots
+        self.minimize_variance = minimize_variance
+        weights = torch.full((knots + 1,), 0.5 / knots)
+        weights[0] = 0.5  # half of m is t itself to begin with, which keeps the start nearly linear
+        self.logits = nn.Parameter(weights.log())
+        # gamma_0's, then gamma_1's, in units of their reach. Adam moves a parameter by about its learning rate a step,
+        # which would be too slow for a number near -13.
+        self.end_shifts = nn.Parameter(torch.zeros(2)) if learn_endpoints else None
+
+    @property
+    def spacing(self) -> str:
+        return "gamma" if self.minimize_variance else "time"
+
+    def train_in_steps(self) -> None:
+        """Leave m to the bound, and samplers at the times that it is trained at: as ``minimize_variance=False``."""
+        self.minimize_variance = False
+
+    def endpoint_parameters(self) -> list[nn.Parameter]:
+        return [] if self.end_shifts is None else [self.end_shifts]
+
+    def gamma(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return self._between_ends(t, *self._monotone(t))
+
+    def at_random(self, t: Tensor, integrand: Callable[[], Tensor]) -> NoiseLevel:
+        m, slope = self._monotone(t)
+        if self.minimize_variance:
+            for part in (m, slope):
+                if part.requires_grad:
+                    part.register_hook(lambda gradient: gradient * integrand())
+        return self.level_at(*self._between_ends(t, m, slope))
+
+    def _argument_now(self, name: str, recorded: Any) -> Any:
+        # train_in_steps may have taken it back.
+        return self.minimize_variance if name == "minimize_variance" else super()._argument_now(name, recorded)
+
+    def _between_ends(self, t: Tensor, m: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+        """gamma and d gamma / dt, of m(t) and dm/dt."""
+        low, high = self._trained_end_points(t)
+        # lerp and where keep the end points exact, which a division of equal sums would do only up to rounding.
+        m = torch.where(t >= 1, torch.ones_like(m), torch.where(t <= 0, torch.zeros_like(m), m))
+        return torch.lerp(low.expand_as(m), high.expand_as(m), m), (high - low) * slope
+
+    def _trained_end_points(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        low, high = t.new_tensor(self.gamma_min), t.new_tensor(self.gamma_max)
+        if self.end_shifts is None:
+            return low, high
+        half = (self.gamma_max - self.gamma_min) / 2
+        first, last = torch.tanh(self.end_shifts.to(t.dtype))
+        return low + half * first, high + min(self.REACH, half) * last
+
+    def _monotone(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """m(t) and dm/dt, both (B,)."""
+        weights = functional.softmax(self.logits.to(t.dtype), dim=0)
+        # Made here, they are the same whatever precision the model was in when it was built.
+        centres = (torch.arange(self.knots, dtype=t.dtype, device=t.device) + 0.5) / self.knots
+        sharpness = 2.0 * self.knots
+        rise = torch.sigmoid(sharpness * (t[:, None] - centres))
+        start, stop = torch.sigmoid(-sharpness * centres), torch.sigmoid(sharpness * (1 - centres))
+        span = stop - start
+        m = weights[0] * t + ((rise - start) / span) @ weights[1:]
+        slope = weights[0] + (sharpness * rise * (1 - rise) / span) @ weights[1:]
+        return m, slope

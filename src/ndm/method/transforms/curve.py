@@ -1,0 +1,135 @@
+r"""What a data transformation returns: for a fixed x, the curve gamma -> F(x, gamma) through data space.
+
+F is needed at several noise levels of the same x, or with its derivative. A curve is made once per x, so that whatever
+does not depend on gamma (a network's pass over x, a cosine transform) is done once.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import jvp
+
+from ndm.method.parts import Part
+
+__all__ = ["Curve", "LinearTransform", "Sighting", "Transform"]
+
+
+class Curve:
+    """gamma -> F(x, gamma) for a fixed batch x of shape (B, \\*shape).
+
+    Every method takes gamma of shape (B,), or (P, B) for P points of each example's curve evaluated in one batch, and
+    returns tensors of shape (\\*gamma.shape, \\*shape).
+
+    A curve is defined by its displacement F(x, gamma) - x: near the data it is small where x is not, and differences
+    of F are formed from it without cancellation (method, section 6).
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+    @abstractmethod
+    def displacement(self, gamma: Tensor) -> Tensor:
+        """F(x, gamma) - x."""
+
+    @abstractmethod
+    def displacement_with_derivative(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
+        """F(x, gamma) - x and dF/dgamma at fixed x."""
+
+    def look(self, gamma: Tensor, others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The displacement and the derivative at gamma, (B,), and the displacement at other noise levels, (P, B).
+
+        A curve that has something in common to all of them may do it once.
+
+        Returns:
+            F(x, gamma) - x and dF/dgamma, both (B, \\*shape), and F(x, others) - x, (P, B, \\*shape).
+        """
+        return (*self.displacement_with_derivative(gamma), self.displacement(others))
+
+    def __call__(self, gamma: Tensor) -> Tensor:
+        """F(x, gamma)."""
+        return self.x + self.displacement(gamma)
+
+    def with_derivative(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
+        """F(x, gamma) and dF/dgamma at fixed x."""
+        displacement, derivative = self.displacement_with_derivative(gamma)
+        return self.x + displacement, derivative
+
+
+class Sighting(NamedTuple):
+    """A curve as one step of the reverse process, or one instant of it, sees it; both are (B, \\*shape).
+
+    Attributes:
+        displacement: F(x, gamma_t) - x.
+        slope: how F moves over the step, in the unit the reverse process needs: see :mod:`ndm.method.process`.
+    """
+
+    displacement: Tensor
+    slope: Tensor
+
+    @property
+    def offset(self) -> Tensor:
+        """y - x, where y = F(x, gamma_t) + slope is what the reverse process has to predict."""
+        return self.displacement + self.slope
+
+
+class Transform(Part):
+    """A data transformation: call it with x of shape (B, \\*shape) and get the :class:`Curve` gamma -> F(x, gamma)."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Curve:
+        """The curve of ``x``."""
+
+    def contrast(self, seen: Sighting, x_hat: Tensor, residual: Tensor, look: Callable[[Curve], Sighting]) -> Tensor:
+        """y(x) - y(x_hat), with y = F + slope, formed from x - x_hat without cancellation (method, section 6).
+
+        Args:
+            seen: the curve of x, already evaluated.
+            x_hat: the estimate of x, (B, \\*shape).
+            residual: x - x_hat, (B, \\*shape), as the denoiser forms it.
+            look: evaluates a curve as ``seen`` was.
+
+        Returns:
+            (B, \\*shape).
+        """
+        return residual + (seen.offset - look(self(x_hat)).offset)
+
+    def set_gamma_range(self, gamma_min: float, gamma_max: float) -> None:
+        """Tell the transformation the schedule's end points; one that has no use for them ignores the call."""
+
+
+class LinearTransform(Transform):
+    """A transformation linear in x: F(x, .) - F(x_hat, .) = F(x - x_hat, .), so one curve of the residual is enough."""
+
+    def contrast(self, seen: Sighting, x_hat: Tensor, residual: Tensor, look: Callable[[Curve], Sighting]) -> Tensor:
+        return residual + look(self(residual)).offset
+
+
+def unit_interval(gamma: Tensor, gamma_range: tuple[float, float]) -> Tensor:
+    """u = (gamma - gamma_min) / (gamma_max - gamma_min), the noise level as networks see it, of gamma's shape."""
+    low, high = gamma_range
+    return (gamma - low) / (high - low)
+
+
+def value_and_slope(f: Callable[[Tensor], Tensor], gamma: Tensor) -> tuple[Tensor, Tensor]:
+    """f(gamma) and df/dgamma by forward mode, for an f that treats each of the numbers in ``gamma`` by itself."""
+    value, slope = jvp(f, (gamma,), (torch.ones_like(gamma),))[:2]
+    return value, slope
+
+
+def check_batch(gamma: Tensor, x: Tensor) -> None:
+    """Raise a ValueError unless gamma is (B,) or (P, B) for x of shape (B, ...)."""
+    if gamma.ndim not in (1, 2) or gamma.shape[-1] != x.shape[0]:
+        raise ValueError(
+            f"gamma must have shape (B,) or (P, B) with B = {x.shape[0]}, the number of examples; "
+            f"got {tuple(gamma.shape)}."
+        )
+
+
+def tile(x: Tensor, points: int) -> Tensor:
+    """x, (B, \\*shape), repeated for P points: (P * B, \\*shape), the points outermost."""
+    return x if points == 1 else torch.cat([x] * points)

@@ -1,0 +1,171 @@
+r"""Learned transformations: Neural, whose network sees the noise level, and Separable, whose network does not."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ndm._internal.precision import run_network
+from ndm.method.schedules import per_example
+from ndm.method.transforms.bases import basis_named
+from ndm.method.transforms.curve import Curve, Transform, check_batch, tile, unit_interval, value_and_slope
+from ndm.method.transforms.gates import gate_named
+from ndm.method.transforms.ranges import GammaRange
+
+__all__ = ["LearnedTransform", "Neural", "Separable"]
+
+
+class LearnedTransform(GammaRange, Transform):
+    """F(x, gamma) = x + b(gamma) h(x, gamma) with a network in h and a gate b from
+    :data:`ndm.method.transforms.gates.GATES`.
+
+    The network sees gamma mapped affinely to u in [0, 1] by ``gamma_range``: the two values that map to 0 and 1. Where
+    the range is not given, the first model that the transformation is put into sets it to its schedule's end points.
+    It then stays: with learned end points u comes to reach a little beyond [0, 1], or not quite to its ends.
+    """
+
+    def __init__(self, gate: str, gamma_range: tuple[float, float] | None) -> None:
+        super().__init__()
+        gate_named(gate)  # which refuses an unknown one
+        self.gate = gate
+        self._take_range(gamma_range)
+
+    def holds_elsewhere(self, gamma_0: float) -> bool:
+        """Whether the range is known and starts at another noise level than ``gamma_0``."""
+        return self._gamma_range is not None and self._gamma_range[0] != gamma_0
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Curve: ...
+
+    def b(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
+        """The gate at gamma and its derivative d/dgamma, both of the same shape."""
+        return gate_named(self.gate)(gamma, self.gamma_range[0])
+
+
+class Neural(LearnedTransform):
+    """F(x, gamma) = x + b(gamma) net(x, u): the paper's transformation (NDM, arXiv 2310.08337, section 3).
+
+    The network costs one pass per point of the curve; the points asked for in one call go through it in one batch. The
+    derivative is by forward mode, through the network.
+
+    Args:
+        net: called as net(x, u), x (B, \\*shape), u (B,) in [0, 1]; returns (B, \\*shape). Every operation in it needs
+            a forward-mode derivative if the model is trained in continuous time or used with ODE or SDE. Fused
+            attention has none, so it is replaced by its plain form inside that call, and only there.
+        gate: ``sigma2``, ``sigma``, ``anchored`` or ``free``.
+        gamma_range: the noise levels that become u = 0 and u = 1; by default the end points of the schedule
+            of the first model that the transformation is put into.
+
+    Raises:
+        ValueError: there is no such gate, or the range is empty.
+    """
+
+    def __init__(self, net: nn.Module, gate: str = "sigma2", gamma_range: tuple[float, float] | None = None) -> None:
+        super().__init__(gate, gamma_range)
+        self.net = net
+
+    def forward(self, x: Tensor) -> Curve:
+        return _NeuralCurve(x, self)
+
+
+class _NeuralCurve(Curve):
+    def __init__(self, x: Tensor, transform: Neural) -> None:
+        super().__init__(x)
+        self.transform = transform
+
+    def displacement(self, gamma: Tensor) -> Tensor:
+        check_batch(gamma, self.x)
+        flat = gamma.reshape(-1)
+        u = unit_interval(flat, self.transform.gamma_range)
+        h = run_network(self.transform.net, tile(self.x, flat.shape[0] // self.x.shape[0]), u)
+        return (per_example(self.transform.b(flat)[0], h) * h).reshape(gamma.shape + self.x.shape[1:])
+
+    def displacement_with_derivative(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
+        with sdpa_kernel(SDPBackend.MATH):
+            return value_and_slope(self.displacement, gamma)
+
+
+class Separable(LearnedTransform):
+    """F(x, gamma) = x + b(gamma) sum_k phi_k(u) h_k(x): a learned path whose network does not see the noise level.
+
+    One pass of the network gives the whole curve, and its derivative is exact and free.
+
+    Args:
+        net: called as net(x), x (B, \\*shape); returns ``terms`` times the channels (or features):
+            (B, terms * shape[0], \\*shape[1:]), the terms outermost.
+        terms: K, the number of functions of the noise level.
+        basis: ``cosine``, ``legendre`` or ``bumps``; see :mod:`ndm.method.transforms.bases`.
+        gate: ``sigma2``, ``sigma``, ``anchored`` or ``free``.
+        gamma_range: the noise levels that become u = 0 and u = 1; by default the end points of the schedule
+            of the first model that the transformation is put into.
+
+    Raises:
+        ValueError: there is no such gate or basis, ``terms`` is below 1, the range is empty, or the network returns
+            another number of channels.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        terms: int = 4,
+        basis: str = "cosine",
+        gate: str = "sigma2",
+        gamma_range: tuple[float, float] | None = None,
+    ) -> None:
+        super().__init__(gate, gamma_range)
+        if terms < 1:
+            raise ValueError(f"Separable needs at least one term, got {terms}.")
+        self.net = net
+        self.terms = terms
+        basis_named(basis)  # which refuses an unknown one
+        self.basis = basis
+
+    def forward(self, x: Tensor) -> Curve:
+        h = run_network(self.net, x)
+        expected = (x.shape[0], self.terms * x.shape[1], *x.shape[2:])
+        if h.shape != expected:
+            raise ValueError(
+                f"The network of Separable(terms={self.terms}) must return shape {expected} for x of shape "
+                f"{tuple(x.shape)}: the terms times the channels; it returned {tuple(h.shape)}."
+            )
+        return _SeparableCurve(x, h.reshape(x.shape[0], self.terms, *x.shape[1:]), self)
+
+    def factors(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
+        """b(gamma) phi_k(u) and its derivative d/dgamma, both (\\*gamma.shape, K)."""
+        low, high = self.gamma_range
+        b, db = self.b(gamma)
+        phi, dphi = basis_named(self.basis)(unit_interval(gamma, self.gamma_range), self.terms)
+        return b[..., None] * phi, db[..., None] * phi + b[..., None] * (dphi / (high - low))
+
+
+class _SeparableCurve(Curve):
+    def __init__(self, x: Tensor, h: Tensor, transform: Separable) -> None:
+        super().__init__(x)
+        self.h = h  # (B, K, *shape)
+        self.transform = transform
+
+    def displacement(self, gamma: Tensor) -> Tensor:
+        check_batch(gamma, self.x)
+        return self._combine(self.transform.factors(gamma)[0])
+
+    def displacement_with_derivative(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
+        check_batch(gamma, self.x)
+        value, derivative = self._combine(torch.stack(self.transform.factors(gamma)))
+        return value, derivative
+
+    def look(self, gamma: Tensor, others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        # One product for everything: its cost is in the calls, where examples are small, and in reading h, where not.
+        points = torch.cat([gamma[None], others])
+        check_batch(points, self.x)
+        values, slopes = self.transform.factors(points)
+        found = self._combine(torch.cat([values, slopes[:1]]))
+        return found[0], found[-1], found[1:-1]
+
+    def _combine(self, factors: Tensor) -> Tensor:
+        """sum_k factors_k h_k, (..., B, \\*shape), for factors (..., B, K)."""
+        each = factors.reshape(-1, *factors.shape[-2:]).transpose(0, 1)  # (B, points, K)
+        combined = torch.bmm(each, self.h.flatten(2)).transpose(0, 1)
+        return combined.reshape(factors.shape[:-1] + self.x.shape[1:])

@@ -1,0 +1,341 @@
+r"""The variance W of a reverse step p(z_s | z_t) = N(mean, W), the part in which most nats are lost at few steps.
+
+With the forward posterior's variance v and e = (true mean - predicted mean) / sqrt(v), a step costs
+
+    KL = 1/2 sum_k [ v/w_k - 1 - log(v/w_k) + v/w_k e_k^2 ],
+
+in any orthonormal basis in which W is diagonal (method, section 3). So a covariance is described by the logarithms of
+the ratios w_k / v and the basis. The best w_k is v (1 + E[e_k^2]): Bao et al., *Analytic-DPM*, arXiv 2201.06503,
+theorem 1.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from ndm._internal.inputs import check_steps
+from ndm.method.denoisers import Estimate
+from ndm.method.moments import Moments
+from ndm.method.parts import Part
+from ndm.method.schedules import NoiseLevel, per_example
+from ndm.method.transforms.curve import unit_interval
+from ndm.method.transforms.ranges import GammaRange
+
+__all__ = [
+    "CalibratedVariance",
+    "Covariance",
+    "Diagonal",
+    "LearnedVariance",
+    "LowRank",
+    "PosteriorVariance",
+    "PredictedVariance",
+    "ReverseVariance",
+    "Step",
+]
+
+
+@dataclass(frozen=True)
+class Step:
+    r"""One step of the reverse process, from noise level t down to s; fields (B,) unless noted.
+
+    With q = v / sigma_s^2, v = eta^2 v_DDPM, and v_DDPM = sigma_s^2 (1 - e^{gamma_s - gamma_t}) for every schedule
+    (method, section 2):
+
+    Attributes:
+        t: the noise level at the start of the step.
+        s: the noise level at its end.
+        v: the variance of q(z_s | z_t, x).
+        c: the factor of z_t in its mean, sqrt(sigma_s^2 - v) / sigma_t.
+        gain: 1 - rho with rho = c alpha_t / alpha_s, so that the mean is c z_t + alpha_s gain y,
+            y = F(x, t) + (F(x, s) - F(x, t)) / gain.
+        scale: alpha_s gain / sqrt(v), by which an error of y is measured in units of sqrt(v); zero for an empty step.
+        index: which step of the T it is, 1..T, an integer tensor.
+        steps: T, or None where the step is not one of a uniform grid.
+    """
+
+    t: NoiseLevel
+    s: NoiseLevel
+    v: Tensor
+    c: Tensor
+    gain: Tensor
+    scale: Tensor
+    index: Tensor
+    steps: int | None
+
+    @classmethod
+    def between(cls, s: NoiseLevel, t: NoiseLevel, eta: Tensor, index: Tensor, steps: int | None) -> Step:
+        """The step from level t to level s with v = eta^2 v_DDPM, at most sigma_s^2; eta (B,), 0 for DDIM."""
+        drop = s.gamma - t.gamma
+        q = (-(eta**2) * torch.expm1(drop)).clamp(max=1 - 1e-6)
+        gain = -torch.expm1(torch.log1p(-q) / 2 + drop / 2)
+        safe = torch.where(q > 0, q, torch.ones_like(q))
+        scale = torch.where(q > 0, torch.exp(-s.gamma / 2) * gain / safe.sqrt(), torch.zeros_like(q))
+        c = s.sigma / t.sigma * (1 - q).sqrt()
+        return cls(t=t, s=s, v=q * s.sigma**2, c=c, gain=gain, scale=scale, index=index, steps=steps)
+
+
+class Covariance:
+    """W / v of a batch of steps: what it costs, and noise drawn with it."""
+
+    @abstractmethod
+    def kl(self, e: Tensor) -> Tensor:
+        """KL( q(z_s | z_t, x) || p(z_s | z_t) ) in nats, (B,), for e = Dmu / sqrt(v), (B, \\*shape)."""
+
+    @abstractmethod
+    def colour(self, noise: Tensor) -> Tensor:
+        """Standard normal noise, (B, \\*shape), made to have covariance W / v."""
+
+
+def _kl(log_ratio: Tensor, squares: Tensor) -> Tensor:
+    """1/2 [v/w - 1 - log(v/w) + v/w e^2], elementwise; its first three terms nearly cancel where w is near v."""
+    return (torch.expm1(-log_ratio) + log_ratio + torch.exp(-log_ratio) * squares) / 2
+
+
+@dataclass(frozen=True)
+class Diagonal(Covariance):
+    """W diagonal in the data's own dimensions.
+
+    Attributes:
+        log_ratio: log(w / v), broadcastable to (B, \\*shape).
+    """
+
+    log_ratio: Tensor
+
+    def kl(self, e: Tensor) -> Tensor:
+        return _kl(self.log_ratio.expand_as(e), e**2).flatten(1).sum(1)
+
+    def colour(self, noise: Tensor) -> Tensor:
+        return noise * torch.exp(self.log_ratio / 2)
+
+
+@dataclass(frozen=True)
+class LowRank(Covariance):
+    """W / v = basis^T diag(e^{log_ratio}) basis + e^{rest} (I - basis^T basis), one matrix per step of the grid.
+
+    Attributes:
+        index: which matrix each example uses, 0..T-1, (B,).
+        basis: orthonormal rows, (T, r, d).
+        log_ratio: (T, r).
+        rest: (T,), the ratio's logarithm in the directions outside the basis; unused if r = d.
+    """
+
+    index: Tensor
+    basis: Tensor
+    log_ratio: Tensor
+    rest: Tensor
+
+    def kl(self, e: Tensor) -> Tensor:
+        e = e.flatten(1)
+        inside = self._by_step(e, lambda rows, i: rows @ self.basis[i].T)
+        kl = _kl(self.log_ratio[self.index], inside**2).sum(1)
+        outside = (e**2).sum(1) - (inside**2).sum(1)
+        d, r = e.shape[1], self.basis.shape[1]
+        if r == d:
+            return kl
+        rest = self.rest[self.index]
+        return kl + (d - r) * _kl(rest, outside.clamp(min=0) / (d - r))
+
+    def colour(self, noise: Tensor) -> Tensor:
+        def matrix(rows: Tensor, i: int) -> Tensor:
+            common = torch.exp(self.rest[i] / 2)
+            stretch = torch.exp(self.log_ratio[i] / 2) - common
+            return common * rows + (rows @ self.basis[i].T * stretch) @ self.basis[i]
+
+        return self._by_step(noise.flatten(1), matrix).reshape(noise.shape)
+
+    def _by_step(self, rows: Tensor, apply: Callable[[Tensor, int], Tensor]) -> Tensor:
+        """Apply each step's matrix to the rows that are at that step: gathering (B, r, d) would not fit in memory."""
+        out: Tensor | None = None
+        for i in self.index.unique().tolist():
+            here = self.index == i
+            result = apply(rows[here], i)
+            out = rows.new_zeros(rows.shape[0], result.shape[1]) if out is None else out
+            out[here] = result
+        assert out is not None
+        return out
+
+
+class ReverseVariance(Part):
+    """Base: the covariance of the reverse step, from the step and the denoiser's estimate at its start."""
+
+    @abstractmethod
+    def forward(self, step: Step, estimate: Estimate) -> Covariance: ...
+
+    def set_gamma_range(self, gamma_min: float, gamma_max: float) -> None:
+        """Tell the variance the schedule's end points; one that has no use for them ignores the call."""
+
+
+class PosteriorVariance(ReverseVariance):
+    """w = v: the paper's, and DDPM's "small" variance (arXiv 2006.11239, section 3.2)."""
+
+    def forward(self, step: Step, estimate: Estimate) -> Covariance:
+        return Diagonal(estimate.mean.new_zeros(()))
+
+
+class LearnedVariance(GammaRange, ReverseVariance):
+    """w / v = 1 + (e^{gamma_t - gamma_s} - 1) kappa(gamma_t), with a positive function kappa trained on the bound.
+
+    For F = x and eta = 1 the expected squared error of the mean is exactly of this form, with kappa the mean squared
+    error of the noise estimate at gamma_t, whatever s is (method, section 3). So one function serves every number of
+    steps, and w tends to v, as it must, when the steps become small. Where F moves, it is still a valid bound.
+
+    kappa starts at sigmoid(-gamma), its exact value for standard normal data.
+
+    Args:
+        knots: log kappa moves away from its start by a function interpolated linearly between this many evenly spaced
+            noise levels. More of them need more steps T in training to be reached.
+        gamma_range: the noise levels of the first and the last knot; by default the end points of the schedule of the
+            first model that the variance is put into.
+
+    Raises:
+        ValueError: there are fewer than two knots, or the range is empty.
+    """
+
+    #: How far log kappa moves for a unit change of a parameter: an optimiser such as Adam moves every parameter by
+    #: about the learning rate a step, and log kappa may have several units to go.
+    UNIT = 10.0
+
+    def __init__(self, knots: int = 12, gamma_range: tuple[float, float] | None = None) -> None:
+        super().__init__()
+        if knots < 2:
+            raise ValueError(f"The learned reverse variance needs at least 2 knots, got {knots}.")
+        self.knots = knots
+        self.shift = nn.Parameter(torch.zeros(knots))
+        self._take_range(gamma_range)
+
+    def kappa(self, gamma: Tensor) -> Tensor:
+        """kappa at gamma, (B,)."""
+        at = unit_interval(gamma, self.gamma_range).clamp(0, 1) * (self.knots - 1)
+        left = at.detach().floor().long().clamp(max=self.knots - 2)
+        shift = self.UNIT * self.shift.to(gamma.dtype)
+        return torch.sigmoid(-gamma) * torch.lerp(shift[left], shift[left + 1], at - left).exp()
+
+    def forward(self, step: Step, estimate: Estimate) -> Covariance:
+        growth = torch.expm1(step.t.gamma - step.s.gamma) * self.kappa(step.t.gamma)
+        return Diagonal(per_example(torch.log1p(growth), estimate.mean))
+
+
+class PredictedVariance(ReverseVariance):
+    """log(w / v) per example and dimension, a head of the denoiser's (cf. Improved DDPM, arXiv 2102.09672, 3.1)."""
+
+    def forward(self, step: Step, estimate: Estimate) -> Covariance:
+        if estimate.log_ratio is None:
+            raise ValueError(
+                'reverse_variance="predicted" needs a denoiser whose network returns twice the channels of the data: '
+                "the second half is log(w / v)."
+            )
+        # An empty step (a clipped schedule has some) is certain, whatever the head says.
+        empty = per_example(step.gain, estimate.log_ratio) == 0
+        return Diagonal(torch.where(empty, torch.zeros_like(estimate.log_ratio), estimate.log_ratio))
+
+
+class CalibratedVariance(ReverseVariance):
+    """The best covariance for T steps, measured on data with a trained model: W = v (I + E[e e^T]), where E[e e^T] is
+    shrunk as far as the number of examples makes it pay (:mod:`ndm.method.moments`).
+
+    Args:
+        steps: T.
+        covariance: ``isotropic``, ``diagonal`` (a variance per dimension) or ``full``.
+        shape: the shape of one example.
+        rank: how many directions a full covariance keeps apart, the strongest ones; the rest share one variance. None
+            keeps all of them up to 1024 dimensions and 256 beyond.
+        grid: the times of the T steps it was measured at, T + 1 of them, rising from 0 to 1; None for even ones. A
+            model that has the variance runs in these steps.
+
+    Raises:
+        ValueError: there is no such covariance, fewer than one step, a rank below one, or the grid is not one.
+    """
+
+    log_ratio: Tensor
+    basis: Tensor
+    rest: Tensor
+
+    def __init__(
+        self,
+        steps: int,
+        covariance: str = "isotropic",
+        shape: Iterable[int] = (1,),
+        rank: int | None = None,
+        grid: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        check_calibration(steps, covariance)
+        if rank is not None and rank < 1:
+            raise ValueError(f'A covariance of rank {rank} keeps no direction apart: use covariance="isotropic".')
+        if grid is not None:
+            check_grid(grid, steps)
+        self.steps = steps
+        self.covariance = covariance
+        self.shape = tuple(shape)
+        self.grid = None if grid is None else torch.tensor(list(grid), dtype=torch.float64)
+        d = torch.Size(self.shape).numel()
+        self.rank = min(rank or (d if d <= 1024 else 256), d)
+        size = {"isotropic": (steps, 1), "diagonal": (steps, d), "full": (steps, self.rank)}[covariance]
+        self.register_buffer("log_ratio", torch.zeros(size))
+        if covariance == "full":
+            self.register_buffer("basis", torch.zeros(steps, self.rank, d))
+            self.register_buffer("rest", torch.zeros(steps))
+
+    def forward(self, step: Step, estimate: Estimate) -> Covariance:
+        if step.steps != self.steps:
+            raise ValueError(f"This reverse variance was calibrated for {self.steps} steps, not for {step.steps}.")
+        like = estimate.mean
+        if self.covariance != "isotropic" and like.shape[1:] != self.shape:
+            raise ValueError(
+                f"This reverse variance was calibrated for examples of shape {self.shape}, not {tuple(like.shape[1:])}."
+            )
+        index = step.index - 1
+        if self.covariance == "full":
+            return LowRank(index, self.basis.to(like), self.log_ratio.to(like), self.rest.to(like))
+        log_ratio = self.log_ratio.to(like)[index]
+        shape = self.shape if self.covariance == "diagonal" else (1,) * len(self.shape)
+        return Diagonal(log_ratio.reshape(-1, *shape))
+
+    def fit(self, moments: Moments) -> None:
+        """Set the covariance from the second moments of e at every step.
+
+        Those of few examples are shrunk, a diagonal covariance towards an isotropic one and a full one towards a
+        diagonal one, as far as it pays on examples that they were not measured on: see :mod:`ndm.method.moments`.
+
+        Raises:
+            ValueError: the moments are not finite.
+        """
+        if not torch.isfinite(moments.squares()).all():
+            raise ValueError(
+                "The model's errors on these data are not finite, so no reverse variance can be calibrated: has its "
+                "training diverged, or is an example far outside of what it was trained on?"
+            )
+        if self.covariance == "isotropic":
+            self.log_ratio.copy_(torch.log1p(moments.squares().mean(1, keepdim=True)))
+        elif self.covariance == "diagonal":
+            self.log_ratio.copy_(torch.log1p(moments.shrunk_squares()))
+        else:
+            for i, matrix in enumerate(moments.shrunk_matrices()):
+                values, vectors = torch.linalg.eigh(matrix)  # ascending
+                self.basis[i] = vectors[:, -self.rank :].T
+                self.log_ratio[i] = torch.log1p(values[-self.rank :].clamp(min=0))
+                if self.rank < len(values):
+                    self.rest[i] = torch.log1p(values[: -self.rank].clamp(min=0).mean())
+
+
+def check_calibration(steps: int, covariance: str) -> None:
+    """Raise a ValueError unless a covariance of this name can be calibrated for T steps."""
+    if covariance not in ("isotropic", "diagonal", "full"):
+        raise ValueError(f"There is no covariance {covariance!r}; choose one of isotropic, diagonal, full.")
+    check_steps(steps)
+
+
+def check_grid(grid: Sequence[float], steps: int) -> None:
+    """Raise a ValueError unless the grid is the times of T steps."""
+    rising = all(a < b for a, b in pairwise(grid))
+    if len(grid) != steps + 1 or not rising or (grid[0], grid[-1]) != (0, 1):
+        raise ValueError(
+            f"A grid of {steps} steps has {steps + 1} times, rising from 0 to 1; got "
+            + (f"{len(grid)} numbers from {grid[0]:g} to {grid[-1]:g}." if len(grid) else "none.")
+        )

@@ -1,0 +1,41 @@
+"""Samples as files: a picture, a table, arrays; written block by block."""
+
+from typing import TYPE_CHECKING
+
+from ndm._internal.lazy import lazy
+
+if TYPE_CHECKING:
+    from ndm.samples.writing import (
+        FORMATS,
+        SampleFile,
+        class_turns,
+        classes_in_turn,
+        formula_warning,
+        require_place,
+        sample_file,
+        save_samples,
+    )
+
+_HOMES = {
+    "FORMATS": "writing",
+    "SampleFile": "writing",
+    "class_turns": "writing",
+    "classes_in_turn": "writing",
+    "formula_warning": "writing",
+    "require_place": "writing",
+    "sample_file": "writing",
+    "save_samples": "writing",
+}
+
+__all__ = [
+    "FORMATS",
+    "SampleFile",
+    "class_turns",
+    "classes_in_turn",
+    "formula_warning",
+    "require_place",
+    "sample_file",
+    "save_samples",
+]
+
+__getattr__, __dir__ = lazy(__name__, _HOMES)

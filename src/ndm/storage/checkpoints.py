@@ -1,0 +1,178 @@
+r"""A part as a folder: its configuration as JSON and its tensors as safetensors. Loading executes nothing from the
+files.
+
+The folder is written beside its final place, brought to the disk, and moved there whole. An earlier model is moved
+aside for that moment, and found there by ``load_part`` should a crash strike just then, so that a crash leaves either
+the old one or the new. The file SHA256SUMS, in the format of the program ``sha256sum``, has the checksums of the
+configuration and the tensors; ``load_part`` compares them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from ndm.method.parts import Part, from_config
+from ndm.storage.atomic import aside, atomic_folder, sha256_of
+from ndm.storage.memory import Allowance
+from ndm.storage.texts import read_json, read_text, require_regular
+
+__all__ = ["aside", "load_part", "save_part"]
+
+CONFIG, WEIGHTS, CHECKSUMS, CARD = "config.json", "model.safetensors", "SHA256SUMS", "README.md"
+FORMAT = 1
+
+#: Files that other programs keep pickled weights in.
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+#: Bytes of tensors that may be made to build a model: so many for each byte of its weights, which may be saved in half
+#: precision, and so many besides, for tables of constants.
+_MANY, _SOME = 8, 1 << 28
+
+PartT = TypeVar("PartT", bound=Part)
+
+
+def save_part(part: Part, path: str | os.PathLike[str], card: str | None = None) -> Path:
+    """Write ``part`` to the folder ``path``; an earlier model there is replaced as a whole.
+
+    Args:
+        part: the part.
+        path: the folder.
+        card: the text of a README.md that goes with it, if any.
+
+    Raises:
+        TypeError: the part has an argument that a configuration cannot hold (a function, a module that is not a Part).
+        FileExistsError: ``path`` exists and is not a saved model.
+    """
+    path = Path(path)
+    # Before anything is written: it may refuse.
+    config = {"ndm_format": FORMAT, "model": part.config(), "training": part.training}
+    if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or (path / CONFIG).exists())):
+        raise FileExistsError(f"{path} exists and is not a saved model; nothing was written. Choose another path.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_folder(path) as fresh:
+        (fresh / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        _save_tensors(part, fresh / WEIGHTS)
+        (fresh / WEIGHTS).chmod((fresh / CONFIG).stat().st_mode)  # safetensors makes what only its owner can read
+        (fresh / CHECKSUMS).write_text("".join(f"{sha256_of(fresh / name)}  {name}\n" for name in (CONFIG, WEIGHTS)))
+        if card is not None:
+            (fresh / CARD).write_text(card, encoding="utf-8", errors="surrogateescape")
+    return path
+
+
+def _save_tensors(part: Part, path: Path) -> None:
+    try:
+        save_file({k: v.detach().cpu().contiguous() for k, v in part.state_dict().items()}, path)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from None
+    except RuntimeError as error:
+        if "share memory" not in str(error):
+            raise
+        raise ValueError(
+            "Two parts of the model share a network, which a saved model cannot express; give each its own."
+        ) from None
+
+
+def load_part(path: str | os.PathLike[str], kind: type[PartT], allow: Iterable[type[nn.Module] | str] = ()) -> PartT:
+    """Read the part that :func:`save_part` wrote, in the mode (training or evaluation) that it was saved in.
+
+    Args:
+        path: the folder.
+        kind: the class that the part must be of.
+        allow: the caller's own classes that the configuration may name, or the names of modules with such classes.
+
+    Raises:
+        FileNotFoundError: there is no saved model at ``path``.
+        ValueError: the files are damaged, from another version, or name a class that is not allowed; or a parameter is
+            NaN or infinite.
+    """
+    path = Path(path)
+    if not path.exists() and aside(path).is_dir():
+        path = aside(path)
+    pickles = sorted(file.name for pattern in _PICKLES for file in path.glob(pattern))
+    if pickles and not (path / WEIGHTS).is_file():
+        raise ValueError(
+            f"{path} holds pickled weights ({pickles[0]}), which can run code when they are read; ndm reads only "
+            f"{WEIGHTS}, as save_pretrained writes it."
+        )
+    if not (path / CONFIG).is_file() or not (path / WEIGHTS).is_file():
+        raise FileNotFoundError(
+            f"There is no saved model at {path}: it should be a folder with {CONFIG} and {WEIGHTS}, as save_pretrained "
+            "writes it (RUN/model after `ndm train`)."
+        )
+    config = _read_config(path / CONFIG)
+    require_regular(path / WEIGHTS)
+    if _is_pickle(path / WEIGHTS):
+        raise ValueError(
+            f"{path / WEIGHTS} is a pickle under another name, which can run code when it is read; it was not read."
+        )
+    _compare_checksums(path)
+    with Allowance(
+        _MANY * (path / WEIGHTS).stat().st_size + _SOME,
+        f"The configuration in {path}",
+        "its weights are of a smaller model, so that one of the two files is damaged or another model's",
+    ):
+        part = from_config(config.get("model"), allow)
+    if not isinstance(part, kind):
+        raise ValueError(f"{path} holds a {type(part).__name__}, not a {kind.__name__}.")
+    try:
+        # Assigned, not copied, so that tensors keep the precision they were saved in; cloned, so that they do not stay
+        # tied to the file.
+        part.load_state_dict({k: v.clone() for k, v in load_file(path / WEIGHTS).items()}, assign=True)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path / WEIGHTS} is damaged and cannot be read ({error}).") from None
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"The tensors in {path / WEIGHTS} do not fit its configuration: {reason}") from None
+    for name, parameter in part.named_parameters():
+        if not parameter.isfinite().all():
+            raise ValueError(
+                f"In {path / WEIGHTS}, {name} has values that are NaN or infinite: the model is of no use. Train it "
+                "again with a lower training.learning_rate."
+            )
+    return part.train(config.get("training") is not False)  # earlier versions did not write it
+
+
+def _compare_checksums(path: Path) -> None:
+    """Compare the files with the checksums beside them; a model of an earlier version has none."""
+    if not (path / CHECKSUMS).is_file():
+        return
+    text = read_text(path / CHECKSUMS, 1 << 16)
+    known = dict(reversed(pair) for pair in re.findall(r"(?m)^([0-9a-f]{64})  (\S+)$", text))
+    for name in (CONFIG, WEIGHTS):
+        if known.get(name) != sha256_of(path / name):
+            raise ValueError(
+                f"{path / name} is not what was saved: it does not have the checksum in {CHECKSUMS}. It is damaged, or "
+                f"somebody has changed it; if that was on purpose, delete {path / CHECKSUMS}."
+            )
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether a file that is no safetensors begins like a pickle (protocol 2 or later) or like torch.save's archive."""
+    with path.open("rb") as f:
+        head = f.read(9)
+    if head[8:] == b"{":  # where safetensors' header begins, after its length, whose bytes may be any
+        return False
+    return head[:4] == b"PK\x03\x04" or (head[:1] == b"\x80" and head[1:2] in {b"\x02", b"\x03", b"\x04", b"\x05"})
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged and cannot be read ({error}).") from None
+    version = config.get("ndm_format") if isinstance(config, dict) else None
+    if version != FORMAT:
+        raise ValueError(f"{path} is of format {version!r}; this version of ndm reads format {FORMAT}.")
+    return config

@@ -1,0 +1,395 @@
+r"""The Hugging Face hub's conventions: a model card beside a saved model, fetching a model by its name, uploading one.
+
+huggingface_hub's own ``ModelHubMixin`` is not used. It wants the package at import time, wraps the constructors that a
+:class:`~ndm.method.parts.Part` already wraps, and its PyTorch flavour also reads pickled weights; here a model is only
+ever what :mod:`ndm.storage.checkpoints` writes and reads. The package is imported when needed: ``pip install
+huggingface_hub``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ndm.method.parts import Part
+from ndm.storage.checkpoints import CARD, CHECKSUMS, CONFIG, WEIGHTS, aside, save_part
+
+__all__ = ["fetch", "find", "model_card", "push", "save_with_card", "was_edited"]
+
+_SEAL = re.compile(r"<!-- ndm wrote this card \(([0-9a-f]{64})\);[^\n]*-->\n\Z")
+
+#: A model's name on the hub. A path with other than two components, or one that starts with a dot, is a path.
+_HUB_NAME = re.compile(r"[A-Za-z0-9_][\w.-]*/[\w-][\w.-]*\Z")
+
+#: Keys of a card that are not metadata of the hub's.
+_OWN_KEYS = ("title", "description", "shape", "evaluation")
+
+
+# ---- the model card
+
+
+def model_card(model: Part, card: Mapping[str, Any] | None = None, name: str | None = None) -> str:
+    """A model card: metadata in YAML for the hub, then what the model is, how to load it, and what was measured.
+
+    It ends with a hash of itself, by which :func:`was_edited` knows whether somebody has worked on it since.
+
+    Args:
+        model: the model.
+        card: what only the user knows, every key optional: ``title`` and ``description``, texts; ``shape``, that of one
+            example; ``evaluation``, the contents of evaluation.json as ``ndm evaluate`` writes it, or its rows alone.
+            Any other key (``license``, ``datasets``, ``language``, ...) goes into the metadata as it is; ``tags`` are
+            added to ours.
+        name: by what name or path the example loads the model.
+
+    Raises:
+        ValueError: the card holds something that cannot be written down, or figures that are not rows.
+    """
+    given = dict(card or {})
+    own = {key: given.pop(key, None) for key in _OWN_KEYS}
+    title = own["title"] or (name or type(model).__name__).rpartition("/")[2]
+    config = model.config()
+    sections = [
+        _front_matter(given),
+        f"# {title}\n",
+        f"{own['description']}\n" if own["description"] else "",
+        _what_it_is(model, config, own["shape"]),
+        _how_to_load(config, name or "path/to/this/folder", own["shape"] or _shape_of(config)),
+        _figures(own["evaluation"]),
+    ]
+    return _sealed("\n".join(section for section in sections if section))
+
+
+def was_edited(text: str) -> bool:
+    """Whether a model card is not, or no longer, what :func:`model_card` wrote."""
+    seal = _SEAL.search(text)
+    return seal is None or seal.group(1) != _hash(text[: seal.start()])
+
+
+def _sealed(text: str) -> str:
+    text += "\n"
+    return f"{text}<!-- ndm wrote this card ({_hash(text)}); once edited, it is left as it is. -->\n"
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+
+
+def _front_matter(metadata: Mapping[str, Any]) -> str:
+    tags = metadata.get("tags") or []
+    if not isinstance(tags, (list, tuple)):
+        raise ValueError(f"A model card's tags are a list of words, got {tags!r}.")
+    whole = {"library_name": "ndm", **metadata}
+    whole["tags"] = list(dict.fromkeys(["ndm", "diffusion", "neural-diffusion-model", *tags]))
+    try:
+        # JSON is YAML, and needs no package to be written.
+        lines = [f"{json.dumps(str(k))}: {json.dumps(v)}" for k, v in whole.items()]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"The model card's metadata cannot be written down: {error}.") from None
+    return "\n".join(["---", *(re.sub(r'^"(\w+)"', r"\1", line) for line in lines), "---"]) + "\n"
+
+
+def _what_it_is(model: Part, config: Mapping[str, Any], shape: Sequence[int] | None) -> str:
+    kind = type(model).__name__
+    if kind == "NDM":
+        kind = "Neural Diffusion Model ([Bartosh, Vetrov and Naesseth, ICML 2024](https://arxiv.org/abs/2310.08337))"
+    shape = shape or _shape_of(config)
+    levels = (config["init_args"].get("decoder") or {}).get("init_args", {}).get("levels")
+    lines = [
+        f"A {kind}, saved by `ndm`, with {_count(model):,} parameters.\n",
+        *([f"One example has shape {tuple(shape)}.\n"] if shape else []),
+        *([f"The data have {levels} levels, {levels} values evenly spread over [-1, 1].\n"] if levels else []),
+        "| part | what it is | parameters |",
+        "|---|---|---|",
+    ]
+    for key, value in config["init_args"].items():
+        part = getattr(model, key, None)
+        if value is not None:
+            count = f"{_count(part):,}" if isinstance(part, nn.Module) else ""
+            lines.append(f"| {key} | `{_brief(value).replace('|', '¦')}` | {count} |")
+    return "\n".join(lines) + "\n"
+
+
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _brief(value: Any) -> str:
+    """A configuration as one would write it in Python, long values left out."""
+    if isinstance(value, Mapping) and "class_path" in value:
+        arguments = ", ".join(f"{k}={_brief(v)}" for k, v in value["init_args"].items())
+        return f"{value['class_path'].rpartition('.')[2]}({arguments})"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{k}: {_brief(v)}" for k, v in value.items()) + "}"
+    text = repr(value)
+    return text if len(text) <= 60 else "..."
+
+
+def _shape_of(config: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """The shape of one example, where the standardisation tells it."""
+    mean = ((config["init_args"].get("standardize") or {}).get("init_args") or {}).get("mean")
+    shape = []
+    while isinstance(mean, list) and mean:
+        shape.append(len(mean))
+        mean = mean[0]
+    return tuple(shape) or None
+
+
+def _how_to_load(config: Mapping[str, Any], name: str, shape: Sequence[int] | None) -> str:
+    foreign = sorted({path.rpartition(".")[2] for path in _class_paths(config) if not path.startswith("ndm.")})
+    allow = f", allow=[{', '.join(foreign)}]" if foreign else ""
+    last = f"x = ndm.sample(model, 16, {tuple(shape)}, steps=100)" if shape else "print(model)"
+    lines = ["## Use", "", "```python", "import ndm", f'model = ndm.NDM.from_pretrained("{name}"{allow}).eval()', last]
+    return "\n".join([*lines, "```"]) + "\n"
+
+
+def _class_paths(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        if "class_path" in value:
+            yield value["class_path"]
+        value = list(value.values())
+    if isinstance(value, list):
+        for inner in value:
+            yield from _class_paths(inner)
+
+
+def _figures(evaluation: Any) -> str:
+    if not evaluation:
+        return ""
+    whole = evaluation if isinstance(evaluation, Mapping) else {"rows": evaluation}
+    about = whole.get("about") or {}
+    try:
+        lines = [_row(row) for row in whole["rows"]]
+    except (TypeError, KeyError, AttributeError, ValueError):
+        raise ValueError(
+            "A model card's evaluation must be the contents of evaluation.json as `ndm evaluate` writes it, "
+            "{'about': ..., 'rows': [...]}, or those rows."
+        ) from None
+    where = ", ".join(f"{k} {about[k]}" for k in ("data", "split", "seed") if k in about)
+    head = [f"## Evaluation\n\nBy `ndm evaluate`{': ' + where if where else ''}; ± one standard error.\n"]
+    return (
+        "\n".join([*head, "| quantity | steps | reverse variance | value | unit |", "|---|---|---|---|---|", *lines])
+        + "\n"
+    )
+
+
+def _row(row: Mapping[str, Any]) -> str:
+    steps = row["steps"] or ("continuous" if row["quantity"] == "bound" else "-")
+    value = "-" if row["value"] is None else f"{row['value']:.4f}"
+    value += "" if row["stderr"] is None else f" ± {row['stderr']:.4f}"
+    return f"| {row['quantity']} | {steps} | {row['variance'] or '-'} | {value} | {row['unit']} |"
+
+
+# ---- a folder with a card
+
+
+def save_with_card(model: Part, path: str | os.PathLike[str], card: Mapping[str, Any] | None = None) -> Path:
+    """Write a part and its model card to a folder. A README.md there that somebody has edited is kept as it is.
+
+    Args:
+        model: the part.
+        path: the folder; an earlier model there is replaced as a whole, as :func:`ndm.storage.checkpoints.save_part`
+        does. card: see :func:`model_card`.
+    """
+    there = Path(path) / CARD
+    earlier = there.read_text(encoding="utf-8", errors="surrogateescape") if there.is_file() else None
+    text = earlier if earlier is not None and was_edited(earlier) else model_card(model, card)
+    return save_part(model, path, text)
+
+
+# ---- the hub
+
+
+def find(
+    path: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    force_download: bool = False,
+    local_files_only: bool = False,
+) -> Path:
+    """The folder of a saved model: ``path`` itself if it is there, else, for a name "user/model", the hub's model.
+
+    What looks like a path (absolute, "./...", or with other than two components) is never asked of the hub. For the
+    arguments see :func:`fetch`.
+    """
+    folder = Path(path)
+    on_the_hub = isinstance(path, str) and _HUB_NAME.match(path)
+    if folder.exists() or aside(folder).is_dir() or not on_the_hub:
+        return folder
+    return fetch(
+        str(path), revision=revision, token=token, cache_dir=cache_dir, force_download=force_download,
+        local_files_only=local_files_only,
+    )  # fmt: skip
+
+
+def fetch(
+    name: str,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    force_download: bool = False,
+    local_files_only: bool = False,
+) -> Path:
+    """Download a model's configuration and tensors, and nothing else, to the hub's cache; the folder they are in.
+
+    Args:
+        name: "user/model".
+        revision: a branch, a tag or a commit; by default the main branch.
+        token: one of the hub's, True for that of ``hf auth login``, False for none; by default that one if it is there.
+        cache_dir: in place of the hub's own.
+        force_download: download again what the cache has.
+        local_files_only: look in the cache only.
+
+    Raises:
+        ImportError: huggingface_hub is not installed.
+        OSError: there is no such model, it is not open to the user, or the hub cannot be reached; the sentence says
+            which.
+    """
+    where = f"There is no folder {name} here"
+    hub = _huggingface_hub(f"{where}, and to look on the Hugging Face hub")
+    with _in_one_sentence(f"{where}, and on the Hugging Face hub", name, revision):
+        folder = Path(
+            hub.snapshot_download(
+                name,
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+                allow_patterns=[CONFIG, WEIGHTS, CHECKSUMS],
+                library_name="ndm",
+            )
+        )
+    missing = [file for file in (CONFIG, WEIGHTS) if not (folder / file).is_file()]
+    if missing:
+        raise FileNotFoundError(f"{name} on the Hugging Face hub has no {missing[0]}: it was not saved by ndm.")
+    return folder
+
+
+def push(
+    model: Part,
+    name: str,
+    *,
+    card: Mapping[str, Any] | None = None,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    commit_message: str = "Upload a model with ndm",
+    branch: str | None = None,
+    create_pr: bool = False,
+) -> str:
+    """Upload a model and its card to the hub; the repository is made if it is not there.
+
+    A model card there that somebody has edited is kept as it is.
+
+    Args:
+        model: the model.
+        name: "user/model".
+        card: see :func:`model_card`.
+        private: whether a new repository is private; by default as the account or organisation has it.
+        token: as for :func:`fetch`; it must be allowed to write.
+        commit_message: of the commit.
+        branch: to which branch, made if it is not there; by default the main one.
+        create_pr: open a pull request instead of committing.
+
+    Returns:
+        The address of the commit, or of the pull request.
+
+    Raises:
+        ImportError: huggingface_hub is not installed.
+        ValueError: ``name`` is not one of the hub's form, or the model cannot be saved.
+        OSError: the token may not write there, or the hub cannot be reached; the sentence says which.
+    """
+    if not _HUB_NAME.match(name):
+        raise ValueError(f'A model on the hub is called "user/model", got {name!r}.')
+    hub = _huggingface_hub("To upload a model to the Hugging Face hub")
+    with tempfile.TemporaryDirectory() as scratch:
+        # Before the hub hears of anything: it may refuse.
+        folder = save_part(model, Path(scratch) / "model", model_card(model, card, name))
+        with _in_one_sentence("On the Hugging Face hub", name, branch):
+            api = hub.HfApi(token=token, library_name="ndm")
+            api.create_repo(name, private=private, exist_ok=True)
+            if branch is not None:
+                api.create_branch(name, branch=branch, exist_ok=True)
+            if api.file_exists(name, CARD, revision=branch):
+                there = Path(hub.hf_hub_download(name, CARD, revision=branch, token=token, library_name="ndm"))
+                if was_edited(there.read_text(encoding="utf-8", errors="surrogateescape")):
+                    shutil.copyfile(there, folder / CARD)
+            commit = api.upload_folder(
+                repo_id=name,
+                folder_path=folder,
+                commit_message=commit_message,
+                revision=branch,
+                create_pr=create_pr,
+                allow_patterns=[CONFIG, WEIGHTS, CHECKSUMS, CARD],
+            )
+    return str(commit.pr_url if create_pr else commit.commit_url)
+
+
+def _huggingface_hub(purpose: str) -> Any:
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise ImportError(f"{purpose} the package huggingface_hub is needed: pip install huggingface_hub.") from None
+    return huggingface_hub
+
+
+@contextmanager
+def _in_one_sentence(where: str, name: str, revision: str | None) -> Iterator[None]:
+    """The hub's many errors as one sentence each, of OSError or ValueError."""
+    from huggingface_hub import errors
+
+    # The bases are the HTTP library's errors, whichever library it is: connections that fail raise those.
+    troubles: tuple[Any, ...] = (OSError, *errors.HfHubHTTPError.__bases__, errors.EntryNotFoundError)
+    try:
+        yield
+    except errors.HFValidationError as error:
+        raise ValueError(f"{where}, {name!r} cannot be the name of a model: {_first_sentence(error)}") from None
+    except errors.GatedRepoError:
+        raise PermissionError(
+            f"{where} {name} is open only to those whom its owner lets in: ask on its page, then `hf auth login`."
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise FileNotFoundError(f"{where} {name} has no revision {revision!r}.") from None
+    except errors.RepositoryNotFoundError:
+        raise FileNotFoundError(
+            f"{where} there is no {name}, or it is private: check the name, or log in with `hf auth login` or token=..."
+        ) from None
+    except errors.LocalTokenNotFoundError:
+        raise PermissionError(
+            f"{where} {name} was asked for with a token, but none is stored: `hf auth login`."
+        ) from None
+    except errors.LocalEntryNotFoundError:
+        raise FileNotFoundError(
+            f"{where} {name} could not be reached or was not to be, nor is it in the cache: check the name, the "
+            "connection and local_files_only."
+        ) from None
+    except troubles as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status in (401, 403):
+            raise PermissionError(
+                f"{where} this is not allowed for {name}: log in with `hf auth login`, or give a token that may do it."
+            ) from None
+        if status is not None:
+            raise OSError(
+                f"{where} the request for {name} failed with status {status}: {_first_sentence(error)}"
+            ) from None
+        raise OSError(
+            f"{where} {name} could not be reached ({type(error).__name__}): check the name and the connection."
+        ) from None
+
+
+def _first_sentence(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:200] if lines else type(error).__name__

@@ -1,0 +1,78 @@
+"""Ctrl-C and SIGTERM, and what is said of what they leave."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ndm._internal.signals import telling, terminable, uninterrupted
+from ndm.storage.atomic import atomic_write
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C as it is in a shell: what a script starts in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_must_not_be_interrupted_is_stopped_when_it_is_done(interruptible: None, number: int) -> None:
+    done = []
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+
+    def work() -> None:
+        os.kill(os.getpid(), number)
+        done.append(1)
+
+    with pytest.raises(KeyboardInterrupt), terminable(), uninterrupted():
+        work()
+    assert done == [1]
+    assert handlers == [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_that_a_library_takes_for_another_fault_is_a_stop(
+    tmp_path: Path, interruptible: None, number: int
+) -> None:
+    def stop() -> None:
+        with terminable(), telling(tmp_path / "x.csv", "it is there", "it is not"):
+            try:
+                os.kill(os.getpid(), number)
+            except KeyboardInterrupt:
+                raise ValueError("of another matter") from None
+
+    with pytest.raises(KeyboardInterrupt, match="it is not"):
+        stop()
+    for context in (terminable(), telling(tmp_path / "x.csv", "it is there", "it is not")):
+        with pytest.raises(ValueError, match="of another matter"), context:
+            raise ValueError("of another matter")
+
+
+def test_what_is_ignored_stays_ignored(interruptible: None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with uninterrupted():
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_stop_says_whether_a_file_was_written(tmp_path: Path, exists: bool) -> None:
+    file = tmp_path / "x.csv"
+    if exists:
+        file.write_text("new")
+
+    def stop(first: bool) -> None:
+        with telling(file, "it is there", "it is not"):
+            if not first:
+                with atomic_write(file) as written:
+                    written.write(b"new")
+            raise KeyboardInterrupt
+
+    for first, sentence in ((True, "it is not"), (False, "it is there")):
+        with pytest.raises(KeyboardInterrupt, match=sentence):
+            stop(first)
