@@ -7,14 +7,21 @@ Lightning during training. Without them all of this is about one process, and co
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 __all__ = ["everywhere", "in_turn", "is_first", "mine", "rank", "share_of", "summed", "together", "world_size"]
+
+
+#: Seconds that a process waits for the others to be there.
+PATIENCE = 120.0
 
 
 def rank() -> int:
@@ -47,13 +54,15 @@ def together(device: str = "auto") -> Iterator[torch.device]:
         ValueError: the device is not there, or the processes cannot reach each other.
         ConnectionError: another process has ended before its work was done.
     """
-    joining = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not _running()
+    joining = _processes() > 1 and not _running()
     try:
         place = torch.device(_chosen(device))
         if joining:
             if place.type == "cuda":
                 torch.cuda.set_device(place)
-            dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+            _join("nccl" if place.type == "cuda" else "gloo")
+        if place.type == "meta":
+            raise ValueError("it holds no numbers")
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -72,6 +81,31 @@ def together(device: str = "auto") -> Iterator[torch.device]:
     finally:
         if joining:
             dist.destroy_process_group()
+
+
+def _processes() -> int:
+    """How many processes the launcher says there are."""
+    number = os.environ.get("WORLD_SIZE") or "1"
+    if not number.isdecimal():
+        raise ValueError(f"The environment has WORLD_SIZE={number}, which should be a number: correct or unset it.")
+    return int(number)
+
+
+def _join(backend: str) -> None:
+    """Find the other processes, for :data:`PATIENCE` at most.
+
+    PyTorch waits in C, where no handler of a signal is called: until they are found, signals end the process at once.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGINT, signal.SIGTERM) if in_main else ()
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
+    try:
+        store, rank, size = next(dist.rendezvous("env://", timeout=timedelta(seconds=PATIENCE)))
+        store.set_timeout(dist.default_pg_timeout)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _is_of_the_others(error: RuntimeError) -> bool:

@@ -11,13 +11,18 @@ from pathlib import Path
 __all__ = ["telling", "terminable", "uninterrupted"]
 
 
+#: What ends a process besides Ctrl-C: SIGHUP, where there is one, comes when its terminal is closed, unless it is
+#: ignored, as by nohup.
+_ENDS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+
 #: Whether the command that is running was told to stop.
 _told = False
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Let SIGTERM, which clusters and ``kill`` send, be a KeyboardInterrupt, and let a KeyboardInterrupt stay one.
+    """Let SIGTERM, which clusters and ``kill`` send, and SIGHUP be KeyboardInterrupts, and let a KeyboardInterrupt stay
+    one.
 
     Libraries in C take one that comes while they look at an argument for a fault of the argument.
     """
@@ -29,12 +34,12 @@ def terminable() -> Iterator[None]:
     def stop(signum: int, frame: object) -> None:
         global _told
         _told = True
-        if signum == signal.SIGTERM:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is being saved should not be stopped as well
+        if signum != signal.SIGINT:
+            signal.signal(signum, signal.SIG_IGN)  # what is being saved should not be stopped as well
         raise KeyboardInterrupt
 
     _told = False
-    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, stop)}
+    before = {number: signal.signal(number, stop) for number in _ENDS if signal.getsignal(number) != signal.SIG_IGN}
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         before[signal.SIGINT] = signal.signal(signal.SIGINT, stop)
     try:
@@ -56,7 +61,7 @@ def uninterrupted() -> Iterator[None]:
         yield
         return
     came: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *_ENDS)}
     for number, handler in before.items():
         if callable(handler):  # else it is ignored, or another program's
             signal.signal(number, lambda signum, frame: came.append(signum))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv``, by default the process's own, and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     code = 0  # of --help
+    _prepare_streams()
     if argv is None:  # the processes that this one starts are not to look for modules in the current folder either
         os.environ.setdefault("PYTHONSAFEPATH", "1")
     try:
@@ -67,6 +69,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise
 
 
+def _prepare_streams() -> None:
+    """Let a stream that was closed be one that nobody reads, and one that lacks a letter write its number."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (until the end)
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 @contextlib.contextmanager
 def _printing() -> Iterator[None]:
     """Let a standard output that cannot be written be an error with a sentence, and one that is closed be none.
@@ -77,8 +89,7 @@ def _printing() -> Iterator[None]:
     try:
         with contextlib.suppress(SystemExit):  # of --help
             yield
-        if sys.stdout is not None:  # as it is for a process that was started without
-            sys.stdout.flush()
+        sys.stdout.flush()
     except OSError as error:
         if error.filename is not None or not _is_lost(sys.stdout):
             raise
@@ -86,10 +97,8 @@ def _printing() -> Iterator[None]:
             raise OSError(f"The standard output cannot be written: {error.strerror}.") from None
 
 
-def _is_lost(stream: TextIO | None) -> bool:
+def _is_lost(stream: TextIO) -> bool:
     """Whether a stream cannot be written; what was to be written to it is then dropped."""
-    if stream is None:
-        return False
     try:
         stream.flush()
     except OSError:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+
+from ndm.storage.texts import printable
 
 __all__ = ["LESS_MEMORY", "STOPPED", "one_line", "say"]
 
@@ -22,10 +25,13 @@ STOPPED = {
 
 def one_line(error: BaseException) -> str:
     text = str(error)
+    if isinstance(error, UnicodeEncodeError):
+        return f"The text {ascii(error.object)[:200]} is not valid Unicode: rename what is called so."
     if isinstance(error, OSError) and error.strerror:
         text = error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
     return " ".join(text.split()) or type(error).__name__
 
 
 def say(sentence: str) -> None:
-    print(f"ndm: {sentence}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # whoever has closed it does not want to read it
+        print(f"ndm: {printable(sentence)}", file=sys.stderr)

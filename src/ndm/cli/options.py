@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ndm.cli.parsing import natural, positive
+from ndm.cli.parsing import positive, seed
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +57,7 @@ def sampling_options(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def add_common(parser: argparse.ArgumentParser, seeded: str = "the same seed gives the same") -> None:
-    parser.add_argument("--seed", type=natural, default=0, help=f"{seeded} (default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help=f"{seeded} (default: %(default)s)")
     parser.add_argument(
         "--batch-size", type=positive, default=250, metavar="N", help="at a time (default: %(default)s)"
     )

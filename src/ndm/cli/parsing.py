@@ -9,7 +9,11 @@ from typing import Any, NoReturn
 
 from ndm.storage.texts import did_you_mean
 
-__all__ = ["Parser", "at_least", "natural", "positive", "steps", "tolerance", "without_data"]
+__all__ = ["Parser", "at_least", "natural", "positive", "seed", "steps", "tolerance", "without_data"]
+
+
+#: The largest number of anything.
+MOST = 1_000_000_000
 
 
 class Parser(argparse.ArgumentParser):
@@ -75,5 +79,15 @@ def at_least(low: int, text: str) -> int:
     except ValueError:
         value = low - 1
     if value < low:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least {low}, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least {low}, got {text[:40]!r}")
+    if value > MOST:
+        raise argparse.ArgumentTypeError(f"must be at most {MOST:,}, got {text[:40]!r}")
+    return value
+
+
+def seed(text: str) -> int:
+    """A number that every generator of random numbers takes."""
+    value = int(text) if text.isdecimal() and len(text) < 20 else -1
+    if not 0 <= value < 2**63:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 2^63 - 1, got {text[:40]!r}")
     return value

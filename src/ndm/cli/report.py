@@ -8,7 +8,7 @@ from pathlib import Path
 from ndm._internal.signals import telling
 from ndm.cli.messages import STOPPED, say
 from ndm.cli.options import add_allow, find_allowed
-from ndm.cli.parsing import Parser, natural, positive
+from ndm.cli.parsing import Parser, positive, seed
 
 __all__ = ["run"]
 
@@ -25,7 +25,7 @@ def run(arguments: list[str]) -> None:
         "--examples", type=positive, metavar="N",
         help="test examples to measure the bound by noise level on (default: 256, or fewer for a large model)",
     )  # fmt: skip
-    parser.add_argument("--seed", type=natural, default=0, help="the same seed gives the same (default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="the same seed gives the same (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
     add_allow(parser)
     options = parser.parse_args(arguments)

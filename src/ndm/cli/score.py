@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ndm._internal.signals import telling
 from ndm.cli.messages import STOPPED, say
 from ndm.cli.options import add_allow, find_allowed, load_model
-from ndm.cli.parsing import Parser, natural, positive, tolerance
+from ndm.cli.parsing import Parser, positive, seed, tolerance
 
 if TYPE_CHECKING:
     from ndm.scoring import Rows
@@ -47,7 +47,7 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--samples", type=positive, default=4, help="of its z_0, K-level data (default: %(default)s)")
     parser.add_argument("--split", choices=("train", "validation", "test"), help="of images that come in several")
     parser.add_argument("--max-rows", type=positive, metavar="N", help="score the first N only")
-    parser.add_argument("--seed", type=natural, default=0, help="the same seed gives the same (default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="the same seed gives the same (default: %(default)s)")
     parser.add_argument("--batch-size", type=positive, metavar="N", help="at a time (default: by the row's size)")
     parser.add_argument(
         "--precision", choices=("32", "bf16", "64"), default="32",

@@ -23,6 +23,7 @@ def run(arguments: list[str]) -> None:
     from ndm import training
     from ndm.configs.configuration import Configuration
     from ndm.configs.recorded import looked_for
+    from ndm.training.options import is_later_process
 
     command = ["ndm", "train", *arguments]
     name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
@@ -49,11 +50,12 @@ def run(arguments: list[str]) -> None:
         return
     run = run or training.Run(Path("runs") / Path(name).stem)
     resume = options.resume and not run.is_unborn
+    later = is_later_process(*configuration.devices)
     if resume:
         run.require_checkpoint()
     else:
-        run.require_new(_without_out(command))  # before the time is spent on building anything
-    if run.is_unborn and not run.is_shared:
+        run.require_new(_without_out(command), later)  # before the time is spent on building anything
+    if run.is_unborn and not later:
         say(f"{run.path} is of a training that ended before its first checkpoint; it begins again.")
     try:
         with looked_for(run, overrides) if resume else nullcontext():

@@ -154,6 +154,11 @@ class Configuration:
         """The whole configuration, in YAML; reading it gives the same again."""
         return self.parser.dump(self.values.clone(with_meta=False), skip_unset=False)
 
+    @property
+    def devices(self) -> tuple[int, int]:
+        """Devices on each computer, and computers."""
+        return self.values.trainer.devices, self.values.trainer.num_nodes
+
     def build(self) -> Built:
         """Make the objects. The seed is set first, so that the same configuration gives the same initial weights.
 

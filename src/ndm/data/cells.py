@@ -115,7 +115,12 @@ def wrong_values(blocks: Iterable[np.ndarray], columns: Sequence[str], levels: i
 
 
 def refusal(
-    path: Path, found: Iterator[Cell], levels: int | None, reason: str, missing: Missing | None = None
+    path: Path,
+    found: Iterator[Cell],
+    levels: int | None,
+    reason: str,
+    missing: Missing | None = None,
+    fixed: bool = False,
 ) -> ValueError:
     """What to raise for wrong cells: where the first one is, how many more there are, and what can be done.
 
@@ -125,6 +130,7 @@ def refusal(
         levels: K, if the cells were to hold one of K levels.
         reason: what to say if there is none.
         missing: "drop" if missing cells are none of the wrong ones, "error" if they might be dropped.
+        fixed: the columns are those of a model, and none can be left out.
     """
     if missing == "drop":
         found = (cell for cell in found if cell.held != _NOTHING)
@@ -143,7 +149,7 @@ def refusal(
         rows_ = f"the {len(rows):,} rows with missing cells" if len(rows) > 1 else "that row"
         advice = f"give --data.missing drop (missing='drop') to leave out {rows_} ({cells})"
         return ValueError(f"{place}: {advice}, or name the other columns by columns=.")
-    advice = "correct or remove such rows" + ("" if levels else ", or leave the column out by columns=")
+    advice = "correct or remove such rows" + ("" if levels or fixed else ", or leave the column out by columns=")
     return ValueError(f"{place}: {advice}.")
 
 

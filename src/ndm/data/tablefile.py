@@ -42,6 +42,7 @@ class TableFile:
     Args:
         path: the file, whose ending says which of the two it is.
         say: what to do with a sentence about columns that are left out; None to log it as a warning.
+        fixed: the columns are those of a model, so that no message advises to leave one out.
 
     Attributes:
         dropped: how many rows with missing cells :meth:`pieces` has left out.
@@ -53,9 +54,12 @@ class TableFile:
         ImportError: pyarrow is not installed.
     """
 
-    def __init__(self, path: str | os.PathLike[str], say: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], say: Callable[[str], None] | None = None, fixed: bool = False
+    ) -> None:
         self.path = Path(path).expanduser()
         self._say = say or self._log
+        self.fixed = fixed
         self.dropped, self.missing = 0, Counter[str]()
         self._texts: dict[str, str] = {}  # of columns that are not of numbers, why not
         self._names_are_numbers = False
@@ -210,7 +214,7 @@ class TableFile:
             if not is_numeric(self._schema.field(name).type):
                 raise ValueError(
                     f"The column {name!r} of {self.path} holds {self._schema.field(name).type} and not numbers: "
-                    "leave it out of columns=."
+                    + ("correct the file." if self.fixed else "leave it out of columns=.")
                 )
 
     # ---- rows
@@ -396,4 +400,4 @@ class TableFile:
             found = wrong_in_csv(self.path, self.names, columns, levels)
         else:
             found = wrong_values(self._parquet_values(columns), columns, levels)
-        return refusal(self.path, found, levels, reason, missing)
+        return refusal(self.path, found, levels, reason, missing, self.fixed)

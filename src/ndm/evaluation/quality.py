@@ -202,8 +202,8 @@ def feature_network(spec: str, weights: str | os.PathLike[str] | None = None) ->
     """The network that a name stands for.
 
     Args:
-        spec: ``inception``, or a folder in which :func:`ndm.storage.checkpoints.save_part` has saved a network x ->
-        features. weights: Inception's weights as a file, for machines without a connection: torch-fidelity's
+        spec: ``inception``, or a folder with a network x -> features by ``ndm.storage.checkpoints.save_part``.
+        weights: Inception's weights as a file, for machines without a connection: torch-fidelity's
             ``weights-inception-2015-12-05-6726825d.pth`` or its tensors as safetensors. By default they are fetched
             once and kept in torch.hub's folder.
 

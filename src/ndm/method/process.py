@@ -271,9 +271,9 @@ class Process(Part):
         transform: F(x, gamma).
         denoiser: x_hat, or y for a direct reverse process; any module called as denoiser(z, level) will do.
         decoder: p(x | z_0).
-        reverse_variance: ``posterior``, ``learned``, ``predicted``, or a
-        :class:`~ndm.method.variances.ReverseVariance`. volatility: eta, a positive number, or a module gamma (B,) ->
-        eta (B,). standardize: how data in their own units become x; None if they are x already.
+        reverse_variance: ``posterior``, ``learned``, ``predicted``, or a :class:`ndm.ReverseVariance`.
+        volatility: eta, a positive number, or a module gamma (B,) -> eta (B,).
+        standardize: how data in their own units become x; None if they are x already.
 
     Raises:
         ValueError: the parts do not fit each other; the sentence says which.

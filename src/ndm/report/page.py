@@ -31,6 +31,7 @@ from ndm.report.sections import (
 )
 from ndm.report.subjects import DataReader, named_data, subjects
 from ndm.storage.atomic import atomic_write
+from ndm.storage.texts import require_regular
 
 __all__ = ["render", "report"]
 
@@ -139,9 +140,11 @@ def _check(out: Path, examples: int | None, seed: int, overwrite: bool) -> None:
         raise ValueError(f"{out} should end in .html: that is what a report is.")
     if out.exists() and not overwrite:
         raise FileExistsError(f"{out} exists; nothing was written: choose another --out, or --overwrite it.")
+    if out.exists() and not out.is_dir():
+        require_regular(out)
     if not out.parent.is_dir():
         raise FileNotFoundError(f"There is no folder {out.parent} to write {out.name} in.")
     if examples is not None and examples < 2:
         raise ValueError(f"A standard error needs at least 2 examples, got {examples}.")
-    if seed < 0:
-        raise ValueError(f"The seed must not be negative, got {seed}.")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"The seed must be from 0 to 2^63 - 1, got {seed}.")

@@ -17,6 +17,7 @@ from torch import Tensor
 from ndm.model import NDM
 from ndm.samples.sinks import SINKS, Content, PictureSink, Sink, Spill
 from ndm.storage.atomic import atomic_path, refuse_if_being_written
+from ndm.storage.texts import require_regular
 
 __all__ = [
     "FORMATS",
@@ -45,7 +46,7 @@ def require_place(out: Path, overwrite: bool = False) -> None:
         overwrite: it may exist.
 
     Raises:
-        ValueError: its name does not end in one of :data:`FORMATS`.
+        ValueError: its name does not end in one of :data:`FORMATS`, or it is no file.
         OSError: it exists, or nothing can be written beside it.
         ImportError: what writes such files is not installed.
     """
@@ -55,6 +56,8 @@ def require_place(out: Path, overwrite: bool = False) -> None:
         raise IsADirectoryError(f"{out} is a folder; nothing was written: choose another --out.")
     if out.exists() and not overwrite:
         raise FileExistsError(f"{out} exists; nothing was written: choose another --out, or --overwrite it.")
+    if out.exists():
+        require_regular(out)
     if not out.parent.is_dir():
         raise FileNotFoundError(f"There is no folder {out.parent} to write {out.name} in.")
     if not os.access(out.parent, os.W_OK):

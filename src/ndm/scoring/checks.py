@@ -58,8 +58,8 @@ def check_options(
             raise ValueError(f"{name} must be at least 1, not {value}.")
     if precision not in PRECISIONS:
         raise ValueError(f"There is no precision {precision!r}; choose one of {', '.join(PRECISIONS)}.")
-    if seed < 0:
-        raise ValueError(f"The seed must not be negative, as {seed} is.")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"The seed must be from 0 to 2^63 - 1, and is {seed}.")
 
 
 def check_model(model: NDM, likelihood: bool) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
-import shutil
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -20,6 +21,9 @@ from ndm.storage.texts import read_json
 __all__ = ["MEASURED", "Journal"]
 
 logger = logging.getLogger("ndm.scoring")
+
+#: The files of the folder.
+_OWN = re.compile(r"blocks|(\.settings\.[0-9a-f]+|settings)\.json")
 
 #: What is measured of a row, in the order of a block's columns.
 MEASURED = ("nelbo", "nelbo_stderr", "log_prob", "log_prob_stderr", "solver_error")
@@ -44,6 +48,7 @@ class Journal:
         self.rows = self.blocks = 0
 
     def __enter__(self) -> Journal:
+        self._require_own()
         self.folder.mkdir(exist_ok=True)
         self._file = open(self.path, "ab+")
         try:
@@ -87,8 +92,20 @@ class Journal:
     def remove(self) -> None:
         """Delete the folder: it has served its purpose."""
         self._file.close()
-        self.path.unlink()  # first: blocks without their settings cannot be gone on with
-        shutil.rmtree(self.folder)
+        self.path.unlink()  # first: blocks without their settings cannot be resumed
+        for left in self.folder.iterdir():
+            if _OWN.fullmatch(left.name):
+                left.unlink()
+        with contextlib.suppress(OSError):  # another program's file is in it
+            self.folder.rmdir()
+
+    def _require_own(self) -> None:
+        """Refuse a folder of that name that no scoring has made."""
+        if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
+            raise ValueError(f"{self.folder} should be a folder of this command, and is none: move it away.")
+        others = sorted(f.name for f in self.folder.glob("*") if f.is_symlink() or not _OWN.fullmatch(f.name))
+        if others:
+            raise ValueError(f"{self.folder} has files that ndm has not written ({others[0]}): move them away.")
 
     def _claim(self, empty: bool) -> None:
         """Write the settings down where nothing is done yet, or see that they are those that are written."""
@@ -109,7 +126,7 @@ class Journal:
 
     def _other(self, what: str) -> ValueError:
         return ValueError(
-            f"{self.folder} cannot be gone on with, {what}: score as it was begun, choose another --out, or delete it."
+            f"{self.folder} cannot be resumed, {what}: score as it was begun, choose another --out, or delete it."
         )
 
     def _count(self, values: np.ndarray) -> None:

@@ -14,6 +14,7 @@ from ndm.data.base import Examples, from_levels
 from ndm.data.columns import some
 from ndm.data.sources import find_source
 from ndm.data.table import TableFile
+from ndm.storage.atomic import sha256_of
 
 __all__ = ["ExampleRows", "ImageRows", "Rows", "TableRows"]
 
@@ -79,7 +80,7 @@ class TableRows:
     def __init__(
         self, path: str, shape: Sequence[int], columns: Sequence[str] | None = None, levels: int | None = None
     ) -> None:
-        self.file = TableFile(path)
+        self.file = TableFile(path, fixed=True)
         self.shape, self.levels = tuple(shape), levels
         self.columns = self.file.choose(columns)
         if len(self.columns) != math.prod(self.shape):
@@ -98,10 +99,8 @@ class TableRows:
             yield x.reshape(-1, *self.shape)
 
     def identity(self) -> dict[str, Any]:
-        stat = self.file.path.stat()
-        return {"table": str(self.file.path.resolve()), "bytes": stat.st_size, "changed": stat.st_mtime_ns} | {
-            "columns": list(self.columns)
-        }
+        path = self.file.path
+        return {"table": str(path.resolve()), "sha256": sha256_of(path), "columns": list(self.columns)}
 
 
 class ImageRows:

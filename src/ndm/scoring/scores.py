@@ -199,6 +199,9 @@ def score(
                     break
         if journal.rows < count:
             raise ValueError(f"The data have {journal.rows} rows, and had {count} before: have they changed?")
+        if rows.identity() != settings["data"]:
+            journal.remove()
+            raise ValueError("The data were changed while they were scored, and no file was written: score them again.")
         seconds = time.monotonic() - began
         kind, checked = None, None
         if likelihood:

@@ -84,7 +84,7 @@ def summary(journal: Journal, kind: str | None, tolerance: float, checked: float
 def write(out: Path, journal: Journal, about: dict[str, Any], bits: float | None) -> None:
     """Put the blocks together in one file, which comes to its place when it is whole."""
     columns = _columns(journal, about, bits)
-    with atomic_path(out) as new:
+    with atomic_path(out, replace=False) as new:
         if out.suffix.lower() == ".csv":
             _write_csv(new, columns)
         else:

@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from ndm.storage.texts import require_regular
+
 __all__ = ["atomic_folder", "atomic_path", "atomic_write", "flush", "naming", "refuse_if_being_written", "sha256_of"]
 
 #: Hexadecimal digits in a temporary name.
@@ -44,24 +46,48 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike[str], replace: bool = True) -> Iterator[Path]:
     """A temporary path, with the suffix of ``path``, whose file takes the place of ``path`` at the end.
 
     After an exception it is removed, and what was at ``path`` stays. An existing file's permissions are kept.
 
     Args:
         path: the file. The target of a symbolic link is replaced, not the link.
+        replace: whether a file at ``path`` may be replaced.
 
     Raises:
+        FileExistsError: there is a file at ``path`` that may not be replaced; it is found at the end at the latest.
+        ValueError: there is something at ``path`` that is no file.
         OSError: it cannot be written.
     """
+    if Path(path).exists() and not Path(path).is_dir():
+        require_regular(path)
     with _beside(path, _open_locked, lambda fresh: fresh.unlink(missing_ok=True)) as (place, fresh):
         yield fresh
         flush(fresh)
-        if place.exists():
-            shutil.copymode(place, fresh)
-        fresh.replace(place)
+        if replace:
+            if place.exists():
+                shutil.copymode(place, fresh)
+            fresh.replace(place)
+        else:
+            _name_new(fresh, place)
         flush(place.parent)
+
+
+def _name_new(fresh: Path, place: Path) -> None:
+    """Give a file its name if no other file has it."""
+    try:
+        os.link(fresh, place)  # fails where there is one, which a rename does not
+    except FileExistsError:
+        raise _exists(place) from None
+    except OSError:  # the file system has no links
+        if place.exists():
+            raise _exists(place) from None
+        fresh.rename(place)
+
+
+def _exists(place: Path) -> FileExistsError:
+    return FileExistsError(f"Another program has written {place}, and it was not replaced: move it away.")
 
 
 def refuse_if_being_written(path: str | os.PathLike[str], own: Path | None = None) -> None:

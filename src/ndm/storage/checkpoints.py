@@ -12,20 +12,20 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from ndm.method.parts import Part, from_config
 from ndm.storage.atomic import aside, atomic_folder, sha256_of
 from ndm.storage.memory import Allowance
 from ndm.storage.texts import read_json, read_text, require_regular
 
-__all__ = ["aside", "load_part", "save_part"]
+__all__ = ["aside", "data_of", "load_part", "save_part"]
 
 CONFIG, WEIGHTS, CHECKSUMS, CARD = "config.json", "model.safetensors", "SHA256SUMS", "README.md"
 FORMAT = 1
@@ -40,13 +40,14 @@ _MANY, _SOME = 8, 1 << 28
 PartT = TypeVar("PartT", bound=Part)
 
 
-def save_part(part: Part, path: str | os.PathLike[str], card: str | None = None) -> Path:
+def save_part(part: Part, path: str | os.PathLike[str], card: str | None = None, data: str | None = None) -> Path:
     """Write ``part`` to the folder ``path``; an earlier model there is replaced as a whole.
 
     Args:
         part: the part.
         path: the folder.
         card: the text of a README.md that goes with it, if any.
+        data: what identifies the data that it was trained on, for :func:`data_of`.
 
     Raises:
         TypeError: the part has an argument that a configuration cannot hold (a function, a module that is not a Part).
@@ -55,6 +56,8 @@ def save_part(part: Part, path: str | os.PathLike[str], card: str | None = None)
     path = Path(path)
     # Before anything is written: it may refuse.
     config = {"ndm_format": FORMAT, "model": part.config(), "training": part.training}
+    if data is not None:
+        config["data"] = data
     if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or (path / CONFIG).exists())):
         raise FileExistsError(f"{path} exists and is not a saved model; nothing was written. Choose another path.")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -126,6 +129,7 @@ def load_part(path: str | os.PathLike[str], kind: type[PartT], allow: Iterable[t
         part = from_config(config.get("model"), allow)
     if not isinstance(part, kind):
         raise ValueError(f"{path} holds a {type(part).__name__}, not a {kind.__name__}.")
+    fresh = part.state_dict()
     try:
         # Assigned, not copied, so that tensors keep the precision they were saved in; cloned, so that they do not stay
         # tied to the file.
@@ -135,21 +139,55 @@ def load_part(path: str | os.PathLike[str], kind: type[PartT], allow: Iterable[t
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"The tensors in {path / WEIGHTS} do not fit its configuration: {reason}") from None
-    for name, parameter in part.named_parameters():
-        if not parameter.isfinite().all():
-            raise ValueError(
-                f"In {path / WEIGHTS}, {name} has values that are NaN or infinite: the model is of no use. Train it "
-                "again with a lower training.learning_rate."
-            )
+    _check_tensors(part.state_dict(), fresh, path / WEIGHTS)
     return part.train(config.get("training") is not False)  # earlier versions did not write it
+
+
+def data_of(path: str | os.PathLike[str]) -> str | None:
+    """What identifies the data that the part in a folder was trained on; None if that was not written down.
+
+    Raises:
+        ValueError: the configuration is damaged.
+    """
+    data = _read_config(Path(path) / CONFIG).get("data")
+    return data if isinstance(data, str) else None
+
+
+def _check_tensors(found: Mapping[str, Tensor], fresh: Mapping[str, Tensor], file: Path) -> None:
+    """Refuse values that are not finite, and types that no model has been saved in.
+
+    All floating tensors of a model may have been brought to one other floating type.
+
+    Args:
+        found: the tensors of the file.
+        fresh: those of the part as its constructor has made it.
+        file: where they are from.
+    """
+    floating = {value.dtype for name, value in found.items() if fresh[name].is_floating_point()}
+    for name, value in found.items():
+        one_type = value.is_floating_point() and fresh[name].is_floating_point() and len(floating) == 1
+        if value.dtype != fresh[name].dtype and not one_type:
+            raise ValueError(
+                f"In {file}, {name} is of the type {str(value.dtype).removeprefix('torch.')}, and the model has "
+                f"{str(fresh[name].dtype).removeprefix('torch.')} there: the file is damaged, or was changed."
+            )
+        if not value.isfinite().all() and fresh[name].isfinite().all():
+            raise ValueError(
+                f"In {file}, {name} has values that are NaN or infinite: the model is of no use. Train it again with a "
+                "lower training.learning_rate."
+            )
 
 
 def _compare_checksums(path: Path) -> None:
     """Compare the files with the checksums beside them; a model of an earlier version has none."""
-    if not (path / CHECKSUMS).is_file():
+    if not (path / CHECKSUMS).exists():
         return
-    text = read_text(path / CHECKSUMS, 1 << 16)
-    known = dict(reversed(pair) for pair in re.findall(r"(?m)^([0-9a-f]{64})  (\S+)$", text))
+    try:
+        require_regular(path / CHECKSUMS)
+        text = read_text(path / CHECKSUMS, 1 << 16)
+    except ValueError as error:
+        raise ValueError(f"{path / CHECKSUMS} cannot be read: {error}") from None
+    known = dict(reversed(pair) for pair in re.findall(r"(?m)^([0-9a-f]{64}) [ *](\S+?)\r?$", text))
     for name in (CONFIG, WEIGHTS):
         if known.get(name) != sha256_of(path / name):
             raise ValueError(

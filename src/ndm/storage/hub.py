@@ -32,7 +32,7 @@ _SEAL = re.compile(r"<!-- ndm wrote this card \(([0-9a-f]{64})\);[^\n]*-->\n\Z")
 _HUB_NAME = re.compile(r"[A-Za-z0-9_][\w.-]*/[\w-][\w.-]*\Z")
 
 #: Keys of a card that are not metadata of the hub's.
-_OWN_KEYS = ("title", "description", "shape", "evaluation")
+_OWN_KEYS = ("title", "description", "shape", "evaluation", "data")
 
 
 # ---- the model card
@@ -46,7 +46,8 @@ def model_card(model: Part, card: Mapping[str, Any] | None = None, name: str | N
     Args:
         model: the model.
         card: what only the user knows, every key optional: ``title`` and ``description``, texts; ``shape``, that of one
-            example; ``evaluation``, the contents of evaluation.json as ``ndm evaluate`` writes it, or its rows alone.
+            example; ``evaluation``, the contents of evaluation.json as ``ndm evaluate`` writes it, or its rows alone;
+            ``data``, which goes into config.json only: see :func:`ndm.storage.checkpoints.save_part`.
             Any other key (``license``, ``datasets``, ``language``, ...) goes into the metadata as it is; ``tags`` are
             added to ours.
         name: by what name or path the example loads the model.
@@ -197,13 +198,13 @@ def save_with_card(model: Part, path: str | os.PathLike[str], card: Mapping[str,
 
     Args:
         model: the part.
-        path: the folder; an earlier model there is replaced as a whole, as :func:`ndm.storage.checkpoints.save_part`
-        does. card: see :func:`model_card`.
+        path: the folder; an earlier model there is replaced as a whole, as ``save_part`` does.
+        card: see :func:`model_card`.
     """
     there = Path(path) / CARD
     earlier = there.read_text(encoding="utf-8", errors="surrogateescape") if there.is_file() else None
     text = earlier if earlier is not None and was_edited(earlier) else model_card(model, card)
-    return save_part(model, path, text)
+    return save_part(model, path, text, data=(card or {}).get("data"))
 
 
 # ---- the hub

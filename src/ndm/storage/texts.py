@@ -22,6 +22,7 @@ __all__ = [
     "not_yaml",
     "parse_json",
     "parse_yaml",
+    "printable",
     "read_json",
     "read_text",
     "read_yaml",
@@ -59,6 +60,16 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str, prefix: str = 
     """
     close = difflib.get_close_matches(name[:_COMPARED], list(islice(known, _CANDIDATES)), n=1)
     return f"; did you mean {prefix + close[0]!r}?" if close else f"; {otherwise}."
+
+
+def printable(text: str) -> str:
+    """A text for a terminal or a line of a log: what would move the cursor or change colours is written as an escape.
+
+    Example:
+        >>> printable("red\\x1b[31m\\n")
+        'red\\\\x1b[31m\\\\n'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class TooMuchError(ValueError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,10 @@ from ndm.training.progress import Bar, Journal
 from ndm.training.run import Run
 
 __all__ = ["EMA", "AtomicCheckpoints", "Pictures", "callbacks", "timer_for"]
+
+
+#: What the best checkpoint is the best of.
+MONITORED = "val/total"
 
 
 class EMA(Callback):
@@ -126,6 +130,37 @@ class AtomicCheckpoints(TorchCheckpointIO):
             torch.save(checkpoint, file)
 
 
+class RunCheckpoint(ModelCheckpoint):
+    """The last checkpoint, or that of the lowest validation bound of all sessions, wherever the folder has been moved.
+
+    Lightning's own forgets the lowest bound when the folder has another path.
+    """
+
+    @property
+    def state_key(self) -> str:
+        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        here = str(self.dirpath)
+
+        def moved(path: str) -> str:
+            return str(Path(here, Path(path).name)) if path else path
+
+        names = ("best_model_path", "kth_best_model_path", "last_model_path")
+        paths = {name: moved(state_dict[name]) for name in names}
+        best = {moved(path): value for path, value in state_dict["best_k_models"].items()}
+        super().load_state_dict(state_dict | paths | {"best_k_models": best, "dirpath": here})
+
+
+def best_value(checkpoint: Mapping[str, Any]) -> float | None:
+    """The lowest validation bound that a checkpoint knows of; None if it knows of none."""
+    for name, state in checkpoint["callbacks"].items():
+        if name.startswith(ModelCheckpoint.__qualname__) and state.get("monitor") == MONITORED:
+            value = state.get("best_model_score")
+            return None if value is None else float(value)
+    return None
+
+
 class Pictures(Callback):
     """Samples, and images under the learned transformation, after the first and then every so many validations, in
     RUN/pictures.
@@ -213,9 +248,9 @@ def callbacks(
         "save_on_train_epoch_end": False,  # after validations instead
         "enable_version_counter": False,
     }
-    best = ModelCheckpoint(filename=run.best.stem, monitor="val/total", mode="min", **common)
+    best = RunCheckpoint(filename=run.best.stem, monitor=MONITORED, mode="min", **common)
     # After best, so that last.ckpt knows of the best one even if both were written at this step.
-    last = ModelCheckpoint(filename=run.last.stem, monitor=None, **common)
+    last = RunCheckpoint(filename=run.last.stem, monitor=None, **common)
     assert isinstance(limits.val_check_interval, int)
     assert limits.max_steps != "auto"
     chosen: list[Callback] = [EMA(decay), Journal()]

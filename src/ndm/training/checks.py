@@ -12,8 +12,9 @@ from ndm.data.base import Data
 from ndm.data.choosing import part_of
 from ndm.model import NDM
 from ndm.storage.texts import LARGEST_YAML, parse_yaml, read_text
+from ndm.training.callbacks import best_value
 from ndm.training.options import TrainingOptions
-from ndm.training.reading import read_checkpoint, require_fitting
+from ndm.training.reading import digest_of_facts, read_checkpoint, require_fitting
 from ndm.training.run import Run
 
 __all__ = ["check", "first_step", "some_unused"]
@@ -37,7 +38,27 @@ def first_step(run: Run, config: str, data: Data, model: NDM) -> int:
     run.require_same_data(data, "or train on these data from the beginning, with another --out")
     checkpoint = read_checkpoint(run.last)
     require_fitting(checkpoint, model, run.last)
+    if checkpoint.get("data", (now := digest_of_facts(run.data))) != now:
+        raise ValueError(
+            f"{run.last} is of a training on other data than {run.data} says: one of the two is another run's. Bring "
+            "the right file back, or train anew with another --out."
+        )
+    _require_own_best(run, checkpoint)
     return int(checkpoint["global_step"])
+
+
+def _require_own_best(run: Run, last: dict[str, Any]) -> None:
+    """Refuse to go on where the best checkpoint, which the model is made of, is gone or another training's."""
+    known = best_value(last)
+    if known is None:
+        return
+    found = best_value(read_checkpoint(run.best)) if run.best.is_file() else None
+    if found != known:
+        what = "is missing" if found is None else "is of another training"
+        raise ValueError(
+            f"{run.best} {what}: {run.last} knows of a best validation of {known:.4g}. Bring the right file back, or "
+            "train anew with another --out."
+        )
 
 
 def _require_same(run: Run, config: str) -> None:

@@ -18,8 +18,10 @@ from ndm.inference.likelihood import log_likelihood
 from ndm.inference.sampling import sample
 from ndm.model import NDM
 from ndm.samples import classes_in_turn, formula_warning, save_samples
+from ndm.training.callbacks import best_value
 from ndm.training.module import NDMModule, Validation, with_error
 from ndm.training.options import TrainerOptions, TrainingOptions
+from ndm.training.reading import read_checkpoint
 from ndm.training.run import Run
 
 __all__ = ["finish", "verdict"]
@@ -64,7 +66,8 @@ def finish(
         seed: of the samples.
         as_command: whether it was started by ``ndm train``, so that commands are of use.
     """
-    said = verdict(module.validations, module.unit, training.keep, trainer, run)
+    earlier = _earlier_best(run, module.validations) if training.keep == "best" else None
+    said = verdict(module.validations, module.unit, training.keep, trainer, run, earlier)
     if as_command and len(data.shape) == 1 and model.decoder.levels is None and data.shape[0] <= COLUMNS:
         said.append(_against_a_mixture(model, data, seed))
     for line in filter(None, said):
@@ -78,7 +81,23 @@ def finish(
         logger.info("      ndm report %s --out report.html", path)
 
 
-def verdict(validations: Sequence[Validation], unit: str, keep: str, trainer: TrainerOptions, run: Run) -> list[str]:
+def _earlier_best(run: Run, validations: Sequence[Validation]) -> tuple[int, float] | None:
+    """The step and the validation bound of the best checkpoint, if an earlier session has written it."""
+    if not run.best.is_file():
+        return None
+    checkpoint = read_checkpoint(run.best)
+    step, value = int(checkpoint["global_step"]), best_value(checkpoint)
+    return None if value is None or any(v.step == step for v in validations) else (step, value)
+
+
+def verdict(
+    validations: Sequence[Validation],
+    unit: str,
+    keep: str,
+    trainer: TrainerOptions,
+    run: Run,
+    earlier: tuple[int, float] | None = None,
+) -> list[str]:
     """What became of a training, in sentences.
 
     Args:
@@ -87,9 +106,16 @@ def verdict(validations: Sequence[Validation], unit: str, keep: str, trainer: Tr
         keep: which weights are kept, ``best`` or ``last``.
         trainer: for how long it was to go on.
         run: its folder.
+        earlier: the step and the bound of the best model, if an earlier session has trained it and it is kept.
     """
     if not validations:
         return []
+    if earlier is not None:
+        (step, value), lowest = earlier, min(float(validation.totals.mean()) for validation in validations)
+        return [
+            f"validation: {value:.4g} {unit} at step {step:,} before, the best; a bound, lower is better",
+            f"no step of this session is better: its best has {lowest:.4g} {unit}",
+        ]
     best = min(validations, key=lambda validation: float(validation.totals.mean()))
     last = validations[-1]
     kept = best if keep == "best" else last

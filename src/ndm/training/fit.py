@@ -39,9 +39,10 @@ from ndm.training.checks import check, first_step, some_unused
 from ndm.training.ending import finish
 from ndm.training.metrics import MetricsFile
 from ndm.training.module import NDMModule, NonFiniteLoss
-from ndm.training.options import TrainerOptions, TrainingOptions
+from ndm.training.options import TrainerOptions, TrainingOptions, is_later_process, places
 from ndm.training.progress import journal
-from ndm.training.run import Run, read_checkpoint
+from ndm.training.reading import digest_of_facts, read_checkpoint
+from ndm.training.run import Run
 
 __all__ = ["fit"]
 
@@ -103,7 +104,7 @@ def fit(
     config = config or _configuration(model, training, trainer, seed)
     first = first_step(run, config, data, model) if resume else 0
     if not resume:
-        run.require_new()
+        run.require_new(later=is_later_process(trainer.devices, trainer.num_nodes))
     check(model, data, training)
     sharding = _sharding(model, trainer)
     timer = timer_for(trainer.max_time)
@@ -160,7 +161,7 @@ def _keep(model: NDM, training: TrainingOptions, run: Run, data: Data, write: bo
     """Put the weights that are to be kept into the model, and the model into the run's folder."""
     _take_weights(model, run.best if training.keep == "best" and run.best.is_file() else run.last)
     if write:
-        model.save_pretrained(run.model, card={"shape": list(data.shape)})
+        model.save_pretrained(run.model, card={"shape": list(data.shape), "data": digest_of_facts(run.data)})
 
 
 def _train(trainer: Trainer, module: NDMModule, stream: Stream, run: Run, resumed: str | None) -> None:
@@ -184,7 +185,7 @@ def _train(trainer: Trainer, module: NDMModule, stream: Stream, run: Run, resume
         if begun.begun or resumed is None:
             raise
         reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{run.last} cannot be gone on from, it does not fit this training: {reason}.") from error
+        raise ValueError(f"{run.last} cannot be resumed, it does not fit this training: {reason}.") from error
 
 
 class _Begun(Callback):
@@ -195,6 +196,9 @@ class _Begun(Callback):
 
     def __init__(self, run: Run, resumed: str | None) -> None:
         self.run, self.resumed, self.begun = run, resumed, False
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["data"] = digest_of_facts(self.run.data)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.begun = True
@@ -222,7 +226,7 @@ def _lightning_trainer(
 ) -> Trainer:
     assert isinstance(options.val_check_interval, int)
     assert options.max_steps != "auto"
-    devices, num_nodes = _places(options)
+    devices, num_nodes = places(options.devices, options.num_nodes)
     loggers: list[Logger] = [MetricsFile(run.metrics, first)]
     if importlib.util.find_spec("tensorboard"):
         loggers.append(TensorBoardLogger(run.path, name=run.tensorboard.name, version=""))
@@ -256,17 +260,8 @@ def _lightning_trainer(
         ) from None
 
 
-def _places(options: TrainerOptions) -> tuple[int, int]:
-    """Devices on each computer, and computers: torchrun's numbers where it has started this process."""
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        local = int(os.environ["LOCAL_WORLD_SIZE"])
-        return local, int(os.environ["WORLD_SIZE"]) // local
-    return options.devices, options.num_nodes
-
-
 def _processes(options: TrainerOptions) -> int:
-    devices, num_nodes = _places(options)
-    return devices * num_nodes
+    return math.prod(places(options.devices, options.num_nodes))
 
 
 def _strategy(options: TrainerOptions, unused: bool) -> str | Strategy:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from typing import Literal
 
 #: A number that is chosen from the data and the machine: see :mod:`ndm.training.automatic`.
 Auto = Literal["auto"]
 
-__all__ = ["TrainerOptions", "TrainingOptions"]
+__all__ = ["TrainerOptions", "TrainingOptions", "is_later_process", "places"]
+
+#: Where Lightning, torchrun and SLURM tell a process its number.
+_RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,30 @@ class TrainerOptions:
         _require(self.strategy in ("ddp", "fsdp"), "trainer.strategy", self.strategy, "ddp or fsdp")
         if steps is None and time is None:
             raise ValueError("Training needs an end: set trainer.max_steps or trainer.max_time.")
+
+
+def places(devices: int, num_nodes: int) -> tuple[int, int]:
+    """Devices on each computer, and computers: torchrun's numbers where it has started this process."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        local = int(os.environ["LOCAL_WORLD_SIZE"])
+        return local, int(os.environ["WORLD_SIZE"]) // local
+    return devices, num_nodes
+
+
+def is_later_process(devices: int, num_nodes: int) -> bool:
+    """Whether this process was started for one more device of a training, while another one writes the run's folder.
+
+    A launcher's number alone does not say so: a cluster numbers the trainings of a sweep as well.
+
+    Raises:
+        ValueError: a launcher's number is none.
+    """
+    on_each, computers = places(devices, num_nodes)
+    numbers = {name: os.environ.get(name) or "0" for name in _RANKS}
+    wrong = next((f"{name}={number}" for name, number in numbers.items() if not number.isdecimal()), None)
+    if wrong:
+        raise ValueError(f"The environment has {wrong}, which should be a whole number: correct or unset it.")
+    return on_each * computers > 1 and any(int(number) > 0 for number in numbers.values())
 
 
 def _require(condition: bool, name: str, value: object, range_: str) -> None:

@@ -14,6 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 from tqdm import tqdm
 
+from ndm.storage.texts import printable
 from ndm.training.module import NDMModule, Validation, with_error
 from ndm.training.pace import span
 
@@ -123,7 +124,7 @@ class _AboveTheBar(logging.Handler):
     """Writes lines to stderr, above a bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
+        tqdm.write(printable(self.format(record)), file=sys.stderr)
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 import zipfile
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 from ndm.storage.memory import require, require_unpacked
 from ndm.storage.texts import read_json
 
-__all__ = ["read_checkpoint", "read_facts", "require_fitting"]
+__all__ = ["digest_of_facts", "read_checkpoint", "read_facts", "require_fitting"]
 
 #: Bytes of memory for each byte of an example that is drawn or scored: what a network keeps of it on the way.
 _WORK = 64
@@ -46,6 +48,17 @@ def read_facts(path: Path) -> dict[str, Any]:
     return dict(facts)
 
 
+def digest_of_facts(path: Path) -> str:
+    """What identifies the data of a run, its columns and levels among it: a checksum of what data.json says.
+
+    It is written into the model and the checkpoints, which are then known from those of another run.
+
+    Raises:
+        ValueError: the file is missing or damaged.
+    """
+    return hashlib.sha256(json.dumps(read_facts(path), sort_keys=True).encode()).hexdigest()[:16]
+
+
 def _wrong(facts: Any) -> str:
     """What is not as it should be, or nothing."""
     if not isinstance(facts, dict):
@@ -56,6 +69,8 @@ def _wrong(facts: Any) -> str:
     if not (levels is None or _is_count(levels, 2)):
         return f"the number of levels cannot be {levels!r:.60}"
     columns, splits = facts.get("columns"), facts.get("splits")
+    if isinstance(columns, list) and len(set(map(str, columns))) < len(columns):
+        return "two of its columns have the same name"
     if columns is not None and not (
         isinstance(columns, list) and [len(columns)] == shape and all(isinstance(name, str) for name in columns)
     ):
@@ -103,9 +118,9 @@ def require_fitting(checkpoint: Mapping[str, Any], model: nn.Module, path: Path)
     """
     lacking = [name for name in _PARTS if name not in checkpoint]
     if lacking:
-        raise ValueError(
-            f"{path} cannot be gone on from: it lacks {', '.join(lacking)}. Train anew with another --out."
-        )
+        raise ValueError(f"{path} cannot be resumed: it lacks {', '.join(lacking)}. Train anew with another --out.")
+    if not checkpoint["optimizer_states"]:
+        raise ValueError(f"{path} cannot be resumed: it has no state of the optimizer. Train anew with another --out.")
     wanted = {f"model.{name}": value.shape for name, value in model.state_dict().items()}
     for part in ("state_dict", "current_model_state"):
         weights = checkpoint.get(part, checkpoint["state_dict"])

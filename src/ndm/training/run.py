@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
 import shlex
 from collections.abc import Mapping
@@ -32,15 +31,13 @@ import torch
 
 from ndm.data.base import Data
 from ndm.storage.atomic import atomic_write
+from ndm.storage.checkpoints import data_of
 from ndm.storage.lock import FolderLock
-from ndm.storage.texts import LARGEST_YAML, read_json, read_text, read_yaml
-from ndm.training.reading import read_checkpoint, read_facts
+from ndm.storage.texts import LARGEST_YAML, read_json, read_text, read_yaml, require_regular
+from ndm.training.reading import digest_of_facts, read_checkpoint, read_facts
 
 __all__ = ["Run", "read_checkpoint"]
 
-
-#: Where Lightning, torchrun and SLURM tell a process its number.
-_RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 
 #: What a training writes into its folder before its first checkpoint, by paths within the folder.
 _EARLY = re.compile(
@@ -117,11 +114,6 @@ class Run:
         return f"ndm train --resume --out {shlex.quote(str(self.path))}"
 
     @property
-    def is_shared(self) -> bool:
-        """Whether this process was started for one more device, while another one writes the folder."""
-        return any(int(os.environ.get(name) or 0) > 0 for name in _RANKS)
-
-    @property
     def is_unborn(self) -> bool:
         """Whether all that is in the folder is of a training that has written no checkpoint, and so can begin again."""
         return self.data.is_file() and not self._files_of_others()
@@ -131,13 +123,14 @@ class Run:
         files = (f for f in self.path.rglob("*") if not f.is_dir() or f.is_symlink())
         return sorted(f for f in (f.relative_to(self.path).as_posix() for f in files) if not _EARLY.fullmatch(f))
 
-    def require_new(self, command: str | None = None) -> None:
+    def require_new(self, command: str | None = None, later: bool = False) -> None:
         """Raise FileExistsError if there is anything at the path but what a training left that wrote no checkpoint.
 
         Args:
             command: what was typed, without the name of the folder, for the advice.
+            later: this is not the first process of the training.
         """
-        if self.is_shared:
+        if later:
             return  # the first process may have made the folder
         if not self.path.exists() or (self.path.is_dir() and (not any(self.path.iterdir()) or self.is_unborn)):
             return
@@ -186,9 +179,12 @@ class Run:
 
         Raises:
             FileExistsError: another process is training there.
+            ValueError: a file that grows during a training is a link or no regular file.
         """
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         lock = FolderLock(self.path)
+        for file in (self.log, self.metrics):
+            _require_own(file)
         if not resumed and self.is_unborn:
             for name in (self.log, self.metrics, self.environment):
                 name.unlink(missing_ok=True)
@@ -214,13 +210,24 @@ class Run:
             file.write(config.encode())
 
     def require_model(self) -> None:
-        """Raise FileNotFoundError if there is no trained model."""
+        """Refuse a run without a trained model, or with the model of another run.
+
+        Raises:
+            FileNotFoundError: there is no trained model.
+            ValueError: it was trained on other data than the run.
+        """
         if not self.path.is_dir():
             raise FileNotFoundError(f"There is no run at {self.path}.")
         if not self.model.is_dir():
             raise FileNotFoundError(
                 f"There is no trained model in {self.path} (it would be {self.model}); "
                 f"if its training was interrupted, go on with it by `ndm train --resume --out {self.path}`."
+            )
+
+        if data_of(self.model) not in (None, digest_of_facts(self.data)):
+            raise ValueError(
+                f"The model in {self.model} was trained on other data than {self.data} says: one of the two is another "
+                "run's, or was changed. Bring the right one back; from Python the model can be loaded by itself."
             )
 
     def write_data(self, data: Data) -> None:
@@ -327,6 +334,14 @@ class Run:
         """
         facts = read_facts(self.data)
         return tuple(facts["shape"]), facts["levels"]
+
+
+def _require_own(file: Path) -> None:
+    """Refuse a file that lines will be added to if it leads out of the folder, or is no file."""
+    if file.is_symlink():
+        raise ValueError(f"{file} is a link, and what a training writes should stay in its folder: remove it.")
+    if file.exists():
+        require_regular(file)
 
 
 #: The entries of data.json that tell one data set from another.
