@@ -1,24 +1,21 @@
-"""Do likelihoods find anomalies? ROC-AUC of the bound and of the ODE likelihood, beside other detectors.
+"""Detection of anomalies: ROC-AUC of the bound, of the ODE likelihood, and of other detectors.
 
-Digits: one class is held out of training and validation, each of the ten in turn; inliers are the test images of the
-nine others, outliers all images of the held-out one. The shipped configurations `digits` and `digits-identity`.
+Digits: one class at a time is held out of training and validation; inliers are the test images of the nine others,
+outliers all images of the held-out one. The shipped configurations `digits` and `digits-identity`.
 
-Table: the mixture of `score.py`, 20,000 rows for training and 2,000 for validation, once clean and once with 2% of
-outliers among them. The shipped configuration `table-identity`, and the same with a Separable of four terms
-(`configs/table-separable.yaml`). Of outliers there are three kinds, in equal parts where they contaminate: `uniform` in
-the box of the clean rows; `swapped`, a row one column of which is another row's, so that each column is distributed as
-before and only the dependence is broken; `shifted`, a row one column of which has moved by half of its standard
-deviation. The true log-density is scored as well.
+Table: the mixture of `score.py`, clean and with 2% of outliers among the training rows. The configuration
+`table-identity`, and the same with a Separable of four terms (`configs/table-separable.yaml`). Outliers are `uniform`
+in the box of the clean rows; `swapped`, with one column of another row, so that only the dependence is broken; or
+`shifted`, with one column moved by half of its standard deviation. The true log-density is scored as well.
 
 Every detector gets the same rows on the same scale: a table's columns standardised by the training rows, digits as they
-are. NDM and Identity are trained for equal seconds of one core: a step of each is timed first, in turns, in seconds of
-the process, which what else the computer does leaves as they are. They are scored by `ndm.scoring.score`. The other
-detectors are scikit-learn's: IsolationForest and LocalOutlierFactor as they come, and GaussianMixture with the
-covariance and the number of components that give the validation rows the highest likelihood; to digits, whose levels
-have no density, noise of a level's width is added for it.
+are. NDM and Identity are trained for equal CPU seconds of one core, by the time of a step that is measured first, and
+scored by `ndm.scoring.score`. The other detectors are scikit-learn's: IsolationForest and LocalOutlierFactor with their
+defaults, and GaussianMixture with the covariance and the number of components of the highest validation likelihood; for
+it, noise of a level's width is added to digits, whose levels have no density.
 
-Errors of an AUC are DeLong's (1988), as are those of the difference between two on the same rows. What is finished is
-kept in the results after each part, and the same command goes on from there.
+Errors of an AUC are DeLong's (1988), as are those of the difference between two on the same rows. The results are
+written after each part, and the same command goes on after an interruption.
 
     python benchmarks/anomalies.py [--seconds 60] [--seeds 0 1 2] [--digits 0 1 2] [--out FILE] [--tiny]
 """
@@ -30,7 +27,6 @@ import dataclasses
 import json
 import logging
 import math
-import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -40,7 +36,8 @@ from typing import Any
 import numpy as np
 import pandas
 import torch
-from bench import RESULTS, environment, parameters, table
+from bench import RESULTS, environment, parameters, read, seconds_per_step, table
+from bench import write as write_lines
 from score import Mixture, write
 from sklearn.ensemble import IsolationForest
 from sklearn.mixture import GaussianMixture
@@ -165,28 +162,12 @@ def measured(scores: dict[str, np.ndarray], inlier: np.ndarray, outlier: np.ndar
 
 
 def built(name: str, data: str, seed: int, path: Path | None = None) -> Built:
-    """A model and its data by the configurations that the module tells, of a seed."""
+    """A model and its data, by the configurations that the docstring above names."""
     options = [f"--seed={seed}", "--trainer.accelerator=cpu"]
     if data == "digits":
         return Configuration.read("digits" if name == "NDM" else "digits-identity", options).build()
     options += [f"--data.path={path}"]
     return Configuration.read(TABLE if name == "NDM" else "table-identity", options).build()
-
-
-def seconds_a_step(models: dict[str, Built], steps: int) -> dict[str, float]:
-    """The seconds of the processor that a training step takes, the models in turns; the median of several turns."""
-    found: dict[str, list[float]] = {name: [] for name in models}
-    for _ in range(5):
-        for name, one in models.items():
-            optimizer = torch.optim.AdamW(one.model.parameters(), lr=1e-6)
-            began = time.process_time()
-            for x in torch.randint(len(one.data.train), (steps, one.training.batch_size)):
-                loss = one.model.bound(one.data.train[x], check=False).total.mean()
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-            found[name].append((time.process_time() - began) / steps)
-    return {name: float(np.median(values)) for name, values in found.items()}
 
 
 def likelihoods(
@@ -284,7 +265,7 @@ def table_part(training: str, seed: int, steps: dict[str, int], settings: Settin
 
 
 def table_files(splits: dict[str, np.ndarray], folder: Path) -> Path:
-    """The splits as CSV files whose names tell them; a row or two of the training's serve as the test split."""
+    """The splits as CSV files of their names; two training rows are the test split."""
     folder.mkdir()
     for split, rows in {**splits, "test": splits["train"][:2]}.items():
         write(rows, folder / f"{split}.csv")
@@ -293,44 +274,43 @@ def table_files(splits: dict[str, np.ndarray], folder: Path) -> Path:
 
 def pace(settings: Settings) -> dict[str, Any]:
     """How many steps of each model take the seconds, by data and model."""
+    found = {}
     with tempfile.TemporaryDirectory() as folder:
         splits = {name: Mixture().sample(1000, i) for i, name in enumerate(("train", "validation"))}
         path = table_files(splits, Path(folder) / "data")
-        found = {
-            data: seconds_a_step({name: built(name, data, 0, path) for name in MODELS}, settings.timed_steps)
-            for data in ("digits", "table")
-        }
-    return {
-        data: {name: {"seconds_a_step": s, "steps": max(2, round(settings.seconds / s))} for name, s in each.items()}
-        for data, each in found.items()
-    }
+        for data in ("digits", "table"):
+            each = {name: built(name, data, 0, path) for name in MODELS}
+            models = {name: (one.model, one.data, one.training.batch_size) for name, one in each.items()}
+            found[data] = {
+                name: {"seconds_a_step": s, "steps": max(2, round(settings.seconds / s))}
+                for name, s in seconds_per_step(models, settings.timed_steps).items()
+            }
+    return found
 
 
 class Results:
-    """The file of results, which is replaced in one go after each part."""
+    """The file of results, which is replaced as a whole after each part. Its first line has the settings."""
 
     def __init__(self, path: Path, settings: Settings) -> None:
         self.path = path
-        own = json.loads(json.dumps(dataclasses.asdict(settings)))
-        self.all: dict[str, Any] = {"environment": {}, "settings": own | {"pace": None}, "rows": []}
+        self.settings = json.loads(json.dumps(dataclasses.asdict(settings))) | {"pace": None}
+        self.rows: list[dict[str, Any]] = []
         if path.exists():
-            self.all = json.loads(path.read_text())
-            if {k: v for k, v in self.all["settings"].items() if k != "pace"} != own:
+            first, *self.rows = read(path.stem, path.parent)
+            if {**first["settings"], "pace": None} != self.settings:
                 raise SystemExit(f"{path} is of other settings: move it away, or choose another --out.")
+            self.settings = first["settings"]
 
     @property
     def steps(self) -> dict[str, dict[str, int]]:
-        return {d: {n: v["steps"] for n, v in each.items()} for d, each in self.all["settings"]["pace"].items()}
+        return {d: {n: v["steps"] for n, v in each.items()} for d, each in self.settings["pace"].items()}
 
     def has(self, **where: Any) -> bool:
-        return any(all(row.get(k) == v for k, v in where.items()) for row in self.all["rows"])
+        return any(all(row.get(k) == v for k, v in where.items()) for row in self.rows)
 
     def keep(self, rows: Sequence[dict[str, Any]]) -> None:
-        self.all["environment"] = environment()
-        self.all["rows"] += rows
-        beside = self.path.with_name(self.path.name + ".new")
-        beside.write_text(json.dumps(self.all, indent=1) + "\n")
-        os.replace(beside, self.path)
+        self.rows += rows
+        write_lines(self.path, [{"environment": environment(), "settings": self.settings}, *self.rows])
 
 
 def parts(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -347,7 +327,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="of training, each model (default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the tables (default: 0)")
     parser.add_argument("--digits", type=int, nargs="*", default=list(range(10)), help="the classes to hold out")
-    parser.add_argument("--out", type=Path, default=RESULTS / "anomalies.json", help="(default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=RESULTS / "anomalies.jsonl", help="(default: %(default)s)")
     parser.add_argument("--tiny", action="store_true", help="small and meaningless, to see that it runs")
     options = parser.parse_args()
     if options.tiny and options.out.parent == RESULTS:
@@ -356,8 +336,8 @@ def main() -> None:
     logging.getLogger("ndm").setLevel(logging.WARNING)
     settings = TINY if options.tiny else Settings(seconds=options.seconds)
     results = Results(options.out, settings)
-    if results.all["settings"]["pace"] is None:
-        results.all["settings"]["pace"] = pace(settings)
+    if results.settings["pace"] is None:
+        results.settings["pace"] = pace(settings)
         results.keep([])
     for where in parts(options):
         if results.has(**where):

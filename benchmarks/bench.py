@@ -1,38 +1,38 @@
-"""What the benchmarks share: the environment, a plain training loop, and results as JSON with a table."""
+"""Shared by the benchmarks: the environment, training by ``ndm.training.fit``, results as JSON lines, tables."""
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
 import platform
 import re
+import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
 import ndm
+from ndm.data import Data
+from ndm.storage.atomic import atomic_write
+from ndm.training import TrainerOptions, TrainingOptions, fit
 
 RESULTS = Path(__file__).parent / "results"
 
 
 def environment() -> dict[str, Any]:
-    """Where and when a figure was measured."""
+    """The command, the date, the commit and the versions of the software."""
+    git = ["git", "describe", "--always", "--dirty", "--abbrev=7"]
     try:
-        commit = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=7"],
-            capture_output=True,
-            text=True,
-            check=True,
-            cwd=RESULTS.parent,
-        ).stdout.strip()
+        commit = subprocess.run(git, capture_output=True, text=True, check=True, cwd=RESULTS.parent).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         commit = None
     return {
@@ -48,18 +48,25 @@ def environment() -> dict[str, Any]:
 
 
 def _without_folder(argument: str) -> str:
-    """An argument without the folders of this computer."""
     return re.sub(r"(^|=)/.*/", r"\1FOLDER/", argument)
 
 
-def save(name: str, rows: Sequence[dict[str, Any]], settings: dict[str, Any]) -> Path:
-    """Write results/NAME.json: the environment, the settings, one object per row."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
-    path.write_text(
-        json.dumps({"environment": environment(), "settings": settings, "rows": list(rows)}, indent=1) + "\n"
-    )
+def read(name: str, folder: Path = RESULTS) -> list[dict[str, Any]]:
+    """The lines of NAME.jsonl."""
+    return [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+
+
+def write(path: Path, lines: Sequence[Mapping[str, Any]]) -> Path:
+    """Replace a file of JSON lines as a whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as file:
+        file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
     return path
+
+
+def save(name: str, rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> Path:
+    """Write results/NAME.jsonl: first the environment and the settings, then one line per row."""
+    return write(RESULTS / f"{name}.jsonl", [{"environment": environment(), "settings": dict(settings)}, *rows])
 
 
 def table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:
@@ -79,9 +86,41 @@ def mean_and_error(values: Sequence[float] | Tensor) -> tuple[float, float]:
     return values.mean().item(), error
 
 
+def seconds_per_step(
+    models: Mapping[str, tuple[ndm.NDM, Data, int]], steps: int = 20, rounds: int = 5
+) -> dict[str, float]:
+    """CPU seconds of a training step of each model, the median over rounds in which the models take turns.
+
+    CPU seconds leave out the time that other processes take, and in turns all models meet the same machine. Copies are
+    trained, so that the models stay as they are.
+
+    Args:
+        models: name -> model, data, batch size.
+        steps: of each model in a round.
+        rounds: after one round that is not counted.
+    """
+    copies = {name: copy.deepcopy(model) for name, (model, _, _) in models.items()}
+    optimizers = {name: torch.optim.AdamW(model.parameters(), lr=1e-6) for name, model in copies.items()}
+    found: dict[str, list[float]] = {name: [] for name in models}
+    generator = torch.Generator().manual_seed(0)
+    for counted in range(rounds + 1):
+        for name, (_, data, batch_size) in models.items():
+            examples = data.examples("train")
+            began = time.process_time()
+            for _ in range(steps):
+                batch = examples[torch.randint(len(examples), (batch_size,), generator=generator)]
+                loss = copies[name].bound(batch, generator=generator, check=False).total.mean()
+                optimizers[name].zero_grad()
+                loss.backward()
+                optimizers[name].step()
+            if counted:
+                found[name].append((time.process_time() - began) / steps)
+    return {name: statistics.median(times) for name, times in found.items()}
+
+
 def train(
     build: Callable[[], ndm.NDM],
-    data: Tensor,
+    data: Data,
     *,
     steps: int,
     bound_steps: int | None,
@@ -90,21 +129,11 @@ def train(
     learning_rate: float = 2e-3,
     ema: float = 0.995,
 ) -> ndm.NDM:
-    """Adam with a warm-up, a cosine rate and clipping on the bound at ``bound_steps``; returns the averaged weights."""
+    """A model trained for so many steps on the bound of ``bound_steps``, with the averaged weights of the last one."""
     torch.manual_seed(seed)
-    model = build()
-    average = AveragedModel(model, avg_fn=get_ema_avg_fn(ema), use_buffers=False)
-    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
-    rate = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda i: min(1.0, (i + 1) / 100) * (1 + math.cos(math.pi * i / steps)) / 2
+    training = TrainingOptions(
+        steps=bound_steps, learning_rate=learning_rate, ema=ema, batch_size=batch_size, keep="last"
     )
-    for _ in range(steps):
-        batch = data[torch.randint(len(data), (batch_size,))]
-        loss = model.bound(batch, bound_steps, check=False).bits_per_dim.mean()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        rate.step()
-        average.update_parameters(model)
-    return average.module.eval()
+    limits = TrainerOptions(max_steps=steps, val_check_interval=steps, patience=None, accelerator="cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        return fit(build(), data, Path(folder) / "run", training, limits, seed=seed, progress=False)

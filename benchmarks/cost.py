@@ -1,13 +1,13 @@
-"""What a training step costs, in time and memory: the learned transformations against Identity, the same program.
+"""Time and memory of a training step with a learned transformation, over those of Identity.
 
-Two comparisons. At an equal denoiser, F comes on top. At equal total parameters, the denoiser gives up what F takes:
-the fair one for a model's quality at a given size. F is a plain network of three layers with about 7% of the model's
+There are two comparisons. At an equal denoiser, F comes on top. At equal total parameters, the denoiser has as many
+parameters less as F has. F is a plain network of three layers with about 7% of the model's
 parameters, or one of the denoiser's kind with half of them. A step is the bound, its gradient and Adam's update. The
 models take turns, step by step, in a new order each round, so that all meet the same machine; the figure is the median
 over rounds of the ratio to Identity in the same round. Memory is the peak of what torch holds in a step, parameters and
 Adam's state included, as torch's profiler records it.
 
-    python benchmarks/cost.py [--settings mlp-2 mlp-64 unet-8 unet-28] [--rounds 15] [--device cpu]
+    python benchmarks/cost.py [--settings mlp-2 mlp-64 unet-8 unet-28] [--rounds 15]
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from bench import parameters, save, table
+from bench import parameters, save
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -212,7 +212,7 @@ class Training:
     """One model's training step."""
 
     def __init__(self, model: ndm.NDM, data: Tensor, steps: int | None) -> None:
-        self.model, self.data, self.steps = model.to(data.device), data, steps
+        self.model, self.data, self.steps = model, data, steps
         self.optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
 
     def step(self) -> None:
@@ -221,26 +221,14 @@ class Training:
         self.optimizer.step()
 
     def seconds(self) -> float:
-        self.wait()
         start = time.perf_counter()
         self.step()
-        self.wait()
         return time.perf_counter() - start
-
-    def wait(self) -> None:
-        """A GPU works on while Python goes on."""
-        if self.data.is_cuda:
-            torch.cuda.synchronize()
 
     def peak_bytes(self) -> int:
         """The most memory that torch holds during a step, over what stays: parameters and the optimiser's state."""
         self.step()
         self.optimizer.zero_grad()
-        if self.data.is_cuda:
-            others = torch.cuda.memory_allocated() - sum(v.numel() * v.element_size() for v in self.kept())
-            torch.cuda.reset_peak_memory_stats()
-            self.step()
-            return torch.cuda.max_memory_allocated() - others
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
             self.step()
         changes = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
@@ -256,9 +244,9 @@ class Training:
         return list(self.model.parameters()) + states
 
 
-def measure(setting: Setting, rounds: int, device: str, seed: int = 0) -> list[dict]:
+def measure(setting: Setting, rounds: int, seed: int = 0) -> list[dict]:
     torch.manual_seed(seed)
-    data, found = batch(setting).to(device), candidates(setting)
+    data, found = batch(setting), candidates(setting)
     rows = [{"model": c.name, "equal": c.equal, "share": c.share, "parameters": c.total, "times": {}} for c in found]
     for label, steps in TIMES.items():
         runs = [Training(c.model, data, steps) for c in found]
@@ -280,34 +268,20 @@ def measure(setting: Setting, rounds: int, device: str, seed: int = 0) -> list[d
     return rows
 
 
-def shown(rows: list[dict]) -> str:
-    header = ["model", "equal", "F's share", "parameters"]
-    for label in TIMES:
-        header += [f"{label}: ms", "time", "memory"]
-    lines = []
-    for row in rows:
-        line = [row["model"], row["equal"] or "—", f"{row['share']:.0%}", f"{row['parameters']:,}"]
-        for t in row["times"].values():
-            line += [f"{t['ms']:.1f}", f"{t['ratio']:.2f}", f"{t['memory_ratio']:.2f}"]
-        lines.append(line)
-    return table(lines, header)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows = []
     for name in options.settings:
         setting = SETTINGS[name]
-        here = measure(setting, options.rounds, options.device)
-        print(f"\n{name}: examples {setting.shape}, {setting.batch} a batch\n\n{shown(here)}", flush=True)
-        rows += [{"setting": name, **row} for row in here]
-    print(f"\n{save('cost', rows, vars(options))}")
+        for row in measure(setting, options.rounds):
+            print({"setting": name, **row}, flush=True)
+            rows.append({"setting": name, **row})
+    print(save("cost", rows, vars(options)))
 
 
 if __name__ == "__main__":

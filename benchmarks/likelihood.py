@@ -1,17 +1,15 @@
-"""What a log-likelihood costs: by the way the divergence is taken, and against flow_matching's ODESolver.
+"""The cost of a log-likelihood: by the way the divergence is taken, and against flow_matching's ODESolver.
 
 **The divergence.** v^T (df/dz) v of the reverse ODE's drift for a few directions v, by forward mode (one vectorised
 pass), by one batched backward pass, and by a backward pass for each direction, which is what ndm does. Medians of
 interleaved rounds, as multiples of the last.
 
-**The peer.** facebookresearch/flow_matching's ``ODESolver.compute_likelihood`` on the same networks: its velocity model
-is our drift with the time turned round. The density of some rows is computed by both in float64, ours at a tolerance of
-1e-6 and the peer's of 1e-8 (the largest difference is told), and then in float32 at several settings; the error is
-against that density. Three sets: a 2-D toy and the table of score.py, with the exact divergence, and handwritten
-digits, as continuous data, with a U-Net and one of Hutchinson's probes. Batches of the same rows, the methods take
-turns, medians of three rounds, in seconds of the processor, for other jobs may be on the machine. ``ratio`` is the rows
-per second of ours over the peer's: of the fastest of our settings whose mean error is not above the peer's; with a
-probe, not above it by more than a tenth, for that error is the probe's and not well known.
+**The peer.** facebookresearch/flow_matching's ``ODESolver.compute_likelihood`` on the same networks and rows. The exact
+density is computed by both in float64 (the largest difference is ``apart``); errors in float32 at several settings are
+against it. The sets are a 2-D toy and the table of score.py, with the exact divergence, and handwritten digits as
+continuous data, with one of Hutchinson's probes. The methods take turns; rows per second are of CPU time, medians of
+three rounds. ``ratio`` is ours over the peer's, at the fastest of our settings whose mean error is not above the peer's
+(with a probe, not above it by more than a tenth, because that error is the probe's and not well known).
 
     python benchmarks/likelihood.py --peer FOLDER [--run RUN]   # FOLDER holds flow_matching, here at 11568d3
 
@@ -28,11 +26,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from bench import save, table, train
+from bench import save, train
 from score import TRAINED, Mixture, command, write
 from torch import Tensor, nn
 
@@ -83,30 +82,21 @@ def cases() -> dict[str, tuple[ndm.NDM, tuple[int, ...], int | None]]:
     """Name: a model, the shape of a batch, and the number of random directions, None for all."""
     small = UNet(1, width=4, multipliers=(5, 7), groups=4)
     perceptron = ndm.Separable(ResidualMLP(8, hidden=32, depth=1, heads=4, level=False))
+    neural = ndm.Neural(ResidualMLP(8, hidden=32, depth=1))
+    transformer = ImageTransformer(1, patch=4, width=64, depth=4, attention_heads=4)
+    unet = partial(UNet, 1, width=32, multipliers=(1, 2))
     convolutions = ndm.Separable(ConvNet(1, width=16, depth=3, heads=4, level=False))
     return {
         "perceptron, d = 2, Identity": (build(ResidualMLP(2)), (1024, 2), None),
         "perceptron, d = 8, Separable": (build(ResidualMLP(8), perceptron), (1024, 8), None),
-        "perceptron, d = 8, Neural": (
-            build(ResidualMLP(8), ndm.Neural(ResidualMLP(8, hidden=32, depth=1))),
-            (1024, 8),
-            None,
-        ),
+        "perceptron, d = 8, Neural": (build(ResidualMLP(8), neural), (1024, 8), None),
         "perceptron, d = 16, Identity": (build(ResidualMLP(16)), (512, 16), None),
         "U-Net, 8x8, Identity": (build(small), (128, 1, 8, 8), 4),
-        "U-Net, 28x28, Identity": (build(UNet(1, width=32, multipliers=(1, 2))), (8, 1, 28, 28), 4),
-        "U-Net, 28x28, one direction": (build(UNet(1, width=32, multipliers=(1, 2))), (8, 1, 28, 28), 1),
-        "U-Net, 28x28, attention": (
-            build(UNet(1, width=32, multipliers=(1, 2), attention=True)),
-            (8, 1, 28, 28),
-            4,
-        ),
-        "U-Net, 28x28, Separable": (build(UNet(1, width=32, multipliers=(1, 2)), convolutions), (8, 1, 28, 28), 4),
-        "transformer, 28x28, Identity": (
-            build(ImageTransformer(1, patch=4, width=64, depth=4, attention_heads=4)),
-            (8, 1, 28, 28),
-            4,
-        ),
+        "U-Net, 28x28, Identity": (build(unet()), (8, 1, 28, 28), 4),
+        "U-Net, 28x28, one direction": (build(unet()), (8, 1, 28, 28), 1),
+        "U-Net, 28x28, attention": (build(unet(attention=True)), (8, 1, 28, 28), 4),
+        "U-Net, 28x28, Separable": (build(unet(), convolutions), (8, 1, 28, 28), 4),
+        "transformer, 28x28, Identity": (build(transformer), (8, 1, 28, 28), 4),
     }
 
 
@@ -205,14 +195,14 @@ def sets(run: Path) -> dict[str, tuple[ndm.NDM, Tensor, bool]]:
 
     digits = Digits()
     return {
-        "Pinwheel, d = 2": (train(plane, toy.train, steps=1500, bound_steps=None, seed=0), toy.test[:256], True),
+        "Pinwheel, d = 2": (train(plane, toy, steps=1500, bound_steps=None, seed=0), toy.test[:256], True),
         "table, d = 8": (
             ndm.NDM.from_pretrained(run / "model").eval(),
             torch.from_numpy(Mixture().sample(256, 2)).float(),
             True,
         ),
         "digits, d = 64, one probe": (
-            train(picture, digits.train, steps=600, bound_steps=None, seed=0, batch_size=64),
+            train(picture, digits, steps=600, bound_steps=None, seed=0, batch_size=64),
             digits.test[:16],
             False,
         ),
@@ -284,10 +274,7 @@ def main() -> None:
             path = write(Mixture().sample(TRAINED, 1), Path(folder) / "train.csv")
             command("train", "table", "--data.path", path, "--out", run)
         rows = modes() + against(run)
-    keys = ["set", "who", "settings", "rows_per_second", "mean_error", "largest_error", "ratio"]
-    found = [[str(row.get(key, "")) for key in keys] for row in rows if row["part"] == "peer"]
-    print(table(found, keys))
-    print(f"the same numbers are in {save('likelihood', rows, {'rounds': ROUNDS})}")
+    print(save("likelihood", rows, {"rounds": ROUNDS}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a training step costs beyond its arithmetic: ndm's training loop against one written by hand.
+"""The time of a step of ``ndm.training.fit`` over that of a training loop written by hand.
 
 Both train the same U-Net on the same random images in continuous time, with the same batches and random numbers,
 AdamW with a warm-up and a cosine rate, clipping to norm 1 with the test for a gradient that is not finite, and the
@@ -6,9 +6,8 @@ average of the weights, on one thread. Ours is ``ndm.training.fit`` as a user ca
 in the log every 50 steps. The loop written by hand draws the same numbers, and does nothing else.
 
 The two take turns, some steps at a time, in one process, so that both meet the same machine: the loop by hand has its
-turn at the start of one of our steps. Of ours all the time between two turns of the other is counted, and nothing of it
-is left out. The figure is the median over rounds of the ratio of the time of our turn to that of the other in the same
-round. The averaged weights are compared at the end, to be sure that the work was the same.
+turn at the start of one of our steps. All the time between two of its turns counts as ours. The figure is the median
+over rounds of the ratio of the two times. The averaged weights are compared at the end: the work must be the same.
 
     python benchmarks/loop.py [--rounds 20] [--turn 10]
 """
@@ -25,7 +24,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from bench import parameters, save, table
+from bench import parameters, save
 from torch import Tensor, nn
 
 import ndm
@@ -93,73 +92,65 @@ def by_hand(model: ndm.NDM, average: list[Tensor], x: Tensor, steps: int) -> Ite
         yield
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--turn", type=int, default=10, help="steps of a turn")
-    options = parser.parse_args()
-    torch.set_num_threads(1)  # so that other work on the machine does not stop both
-    data, ours, theirs = Noise(), build(), build()
-    steps = (options.rounds + 1) * options.turn  # the first round warms up
-    average: list[Tensor] = []
-    other = by_hand(theirs, average, data.train, steps)
-    turns: dict[str, list[float]] = {"ndm": [], "by hand": []}
+def ours(model: ndm.NDM, data: Data, steps: int, turn: int, other: Iterator[None]) -> dict[str, list[float]]:
+    """Train by ``fit``, with a turn of the other loop before each of ours; the seconds of all turns."""
+    taken: dict[str, list[float]] = {"ndm": [], "by hand": []}
 
     class Turns(training.NDMModule):
-        """Lets the other loop have its turns."""
+        """Gives the other loop its turns."""
 
         since = time.perf_counter()
 
         def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-            if self.global_step % options.turn == 0:
+            if self.global_step % turn == 0:
                 if self.global_step:
-                    turns["ndm"].append(time.perf_counter() - self.since)
+                    taken["ndm"].append(time.perf_counter() - self.since)
                 started = time.perf_counter()
-                for _ in range(options.turn):
+                for _ in range(turn):
                     next(other)
-                turns["by hand"].append(time.perf_counter() - started)
+                taken["by hand"].append(time.perf_counter() - started)
                 self.since = time.perf_counter()
             super().on_train_batch_start(batch, batch_idx)
 
         def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
             super().on_train_batch_end(outputs, batch, batch_idx)
             if self.global_step == steps:
-                turns["ndm"].append(time.perf_counter() - self.since)
+                taken["ndm"].append(time.perf_counter() - self.since)
 
     vars(sys.modules["ndm.training.fit"])["NDMModule"] = Turns
+    options = training.TrainingOptions(learning_rate=RATE, warmup=WARMUP, ema=DECAY, batch_size=BATCH)
+    limits = training.TrainerOptions(
+        max_steps=steps, accelerator="cpu", gradient_clip_val=CLIP, log_every_n_steps=LOGGED,
+        val_check_interval=10 * steps, patience=None,
+    )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        fit(
-            ours,
-            data,
-            f"{folder}/run",
-            training.TrainingOptions(learning_rate=RATE, warmup=WARMUP, ema=DECAY, batch_size=BATCH),
-            training.TrainerOptions(
-                max_steps=steps, accelerator="cpu", gradient_clip_val=CLIP, log_every_n_steps=LOGGED,
-                val_check_interval=10 * steps, patience=None,
-            ),
-            seed=SEED,
-            progress=False,
-        )  # fmt: skip
-    gap = max((a - p).abs().max().item() for a, p in zip(average, ours.parameters(), strict=True))
-    ours_ms, theirs_ms = ([1000 * t / options.turn for t in turns[name][1:]] for name in ("ndm", "by hand"))
-    ratios = sorted(a / b for a, b in zip(ours_ms, theirs_ms, strict=True))
+        fit(model, data, f"{folder}/run", options, limits, seed=SEED, progress=False)
+    return taken
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--turn", type=int, default=10, help="steps of a turn")
+    options = parser.parse_args()
+    torch.set_num_threads(1)  # so that other work on the machine does not stop both
+    data, model, same = Noise(), build(), build()
+    steps = (options.rounds + 1) * options.turn  # the first round warms up
+    average: list[Tensor] = []
+    taken = ours(model, data, steps, options.turn, by_hand(same, average, data.train, steps))
+    ms = {name: [1000 * t / options.turn for t in times[1:]] for name, times in taken.items()}
+    ratios = sorted(a / b for a, b in zip(ms["ndm"], ms["by hand"], strict=True))
+    gap = max((a - p).abs().max().item() for a, p in zip(average, model.parameters(), strict=True))
     row = {
-        "ms_ndm": statistics.median(ours_ms),
-        "ms_by_hand": statistics.median(theirs_ms),
+        "ms_ndm": statistics.median(ms["ndm"]),
+        "ms_by_hand": statistics.median(ms["by hand"]),
         "ratio": statistics.median(ratios),
         "ratio_quartiles": [ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]],
         "largest_difference_of_weights": gap,
     }
-    save("loop", [row], {
-        "rounds": options.rounds, "steps_of_a_turn": options.turn, "shape": Noise.shape, "batch_size": BATCH,
-        "parameters": parameters(theirs), "logged_every": LOGGED,
-    })  # fmt: skip
-    low, high = row["ratio_quartiles"]
-    print(table(
-        [[f"{row['ms_ndm']:.1f}", f"{row['ms_by_hand']:.1f}", f"{row['ratio']:.3f}", f"{low:.3f} to {high:.3f}"]],
-        ["ndm, ms a step", "by hand, ms a step", "ratio", "middle half of the rounds"],
-    ))  # fmt: skip
-    print(f"largest difference of the weights at the end: {gap:.2g}")
+    print(row)
+    settings = {"rounds": options.rounds, "steps_of_a_turn": options.turn, "shape": Noise.shape, "batch_size": BATCH}
+    print(save("loop", [row], settings | {"parameters": parameters(same), "logged_every": LOGGED}))
 
 
 if __name__ == "__main__":

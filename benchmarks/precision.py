@@ -1,4 +1,4 @@
-"""What bfloat16 costs the bound of trained models at gamma_0 = -13.3, with and without a residual path in float32.
+"""The cost of bfloat16 in the bound of trained models at gamma_0 = -13.3, with and without a residual path in float32.
 
     python benchmarks/precision.py --data 'FOLDER/mnist-*.parquet'
 
@@ -7,8 +7,8 @@ A conventional model and a Separable one are trained in float32 and then measure
     float32             everything
     bf16 networks       torch.autocast, as `--trainer.precision bf16-mixed` and `ndm evaluate --precision bf16` do: the
                         residual path is in float32
-    bf16, subtracted    the same networks' outputs, but x_hat is formed in bfloat16 and subtracted from x, as a program
-                        does that hands its model to autocast as a whole
+    bf16, subtracted    the same networks' outputs, but x_hat is formed in bfloat16 and subtracted from x, as in a
+                        program that runs its whole model under autocast
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench import mean_and_error, save, table
+from bench import mean_and_error, save
 from torch import Tensor
 
 from ndm.configs.configuration import Configuration
@@ -64,14 +64,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for config in ("mnist-cpu-identity", "mnist-cpu"):
         rows += measure(config, options)
-    lines = [
-        [
-            row["model"], row["steps"] or "continuous", row["arithmetic"], f"{row['bound']:.4f}",
-            f"{row['difference']:+.5f} ± {row['difference_stderr']:.5f}",
-        ]
-        for row in rows
-    ]  # fmt: skip
-    print(table(lines, ["model", "T", "arithmetic", "bound, bits/dim", "difference from float32, paired"]))
+    print(*rows, sep="\n")
     settings = {k: v for k, v in vars(options).items() if k != "data"}
     print(save("precision", rows, settings | {"gamma_0": GAMMA_0, "data": Path(options.data).name}))
 

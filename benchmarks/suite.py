@@ -1,199 +1,203 @@
-"""Controlled comparisons: models with the same number of parameters, trained for the same time on the same data.
+"""Compare models at equal parameters and equal CPU seconds of training, on the same data.
 
-    python benchmarks/suite.py                        every row of suite.yaml, as far as it is not done
-    python benchmarks/suite.py digits digits-share    these rows
-    python benchmarks/suite.py --only data=digits     the rows on these data
-    python benchmarks/suite.py --list                 what there is, what is done, how long the rest takes
-    python benchmarks/suite.py --tune digits          tune a row anew (done by itself when a row is first run)
-    python benchmarks/suite.py --plots                draw the plots of what is done
-    python benchmarks/suite.py --samples digits       draw samples of a row's models, and tell how good they are
-    python benchmarks/suite.py --grids digits         bounds of a row's models at few steps, even ones and the best ones
-    python benchmarks/suite.py --again NEW table      run a row again, as it was tuned, and tell what has come out again
+    python benchmarks/suite.py                      every comparison of suite.yaml that has no result
+    python benchmarks/suite.py digits-tuned         this one
+    python benchmarks/suite.py digits-tuned --tune  try its learning rates on validation data, and print the bounds
+    python benchmarks/suite.py --list               print the comparisons
 
-Rows on MNIST and CIFAR-10 need --data FOLDER, which holds mnist-*.parquet and cifar10-*.parquet. Results are files in
-results/suite, one for each row, model and seed. The command may be killed at any time and given again: it loses the
-training, or the measurement, at hand. What is equal in a comparison, and how that is ensured, is in suite/__init__.py.
-Samples and grids are of the weights that the rows have left in --work, and their results are in results/suite/samples
-and results/suite/grids.
+Comparisons on MNIST and CIFAR-10 need --data FOLDER with mnist-*.parquet or cifar10-*.parquet. A result is one line of
+results/suite.jsonl per comparison and seed; differences are from the first model and paired by test example.
+
+Each model is trained by ``ndm.training.fit`` on one thread. The number of its steps is the budget over the CPU seconds
+of a step, which are measured first with the models in turns. The CPU seconds of each run, with its validation and its
+samples, are in the result. The runs stay in --work: the same command goes on after an interruption.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import logging
+import shutil
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from bench import table
-from suite import figures, gridding, jobs, quality, repeating, sampling
-from suite.datasets import dataset, missing
-from suite.settings import SUITE, Row, Suite, chosen, read, with_budget
+from bench import RESULTS, environment, parameters, seconds_per_step, table, write
+from suite.building import build, check_sizes
+from suite.datasets import dataset, entropy, lines, missing, slug
+from suite.measuring import compared, measure, scale, unit
+from suite.settings import SUITE, Comparison, read
 
+import ndm
 from ndm.data import Data
+from ndm.evaluation import bound_per_example, mean_and_error
+from ndm.training import NonFiniteLoss, Run, TrainerOptions, TrainingOptions, fit
+
+#: Seed of the trainings of --tune, which no result has.
+TUNING_SEED = 1000
 
 
-def main(arguments: list[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+def kept(file: Path, of: Any) -> Any:
+    """What :func:`keep` has written to the file, if it is of the same settings, else None."""
+    found = json.loads(file.read_text()) if file.is_file() else {}
+    return found.get("value") if found.get("of") == json.loads(json.dumps(of)) else None
+
+
+def keep(file: Path, of: Any, value: Any) -> Any:
+    """Write a value and the settings that it is of to a file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"of": of, "value": value}))
+    return value
+
+
+def steps_of(models: dict[str, ndm.NDM], comparison: Comparison, data: Data, steps: int | None, file: Path) -> Any:
+    """The steps of each model: the same number for all, or as many as fit into the seconds. They stay in a file."""
+    if steps is not None:
+        return dict.fromkeys(models, steps)
+    of = asdict(comparison)
+    if (found := kept(file, of)) is not None:
+        return found
+    seconds = seconds_per_step({name: (model, data, comparison.batch_size) for name, model in models.items()})
+    return keep(file, of, {name: max(1, round(comparison.seconds / s)) for name, s in seconds.items()})
+
+
+def trained(
+    model: ndm.NDM, name: str, comparison: Comparison, data: Data, steps: int, seed: int, folder: Path
+) -> tuple[ndm.NDM, float]:
+    """The model with the averaged weights of its last step, and the CPU seconds; a finished run is read again."""
+    settings = comparison.models[name]
+    of = [asdict(settings), comparison.common(), steps, seed]
+    if (found := kept(folder / "seconds.json", of)) is not None:
+        return ndm.NDM.from_pretrained(Run(folder).model).eval(), found
+    training = TrainingOptions(
+        learning_rate=settings.learning_rate, transform_rate=settings.f_rate, endpoint_rate=comparison.endpoint_rate,
+        weight_decay=comparison.weight_decay, warmup=comparison.warmup, ema=comparison.ema,
+        batch_size=comparison.batch_size, keep="last",
+    )  # fmt: skip
+    limits = TrainerOptions(
+        max_steps=steps, patience=None, accelerator="cpu", gradient_clip_val=comparison.clip, val_check_interval=steps
+    )
+    shutil.rmtree(folder, ignore_errors=True)  # a run that was stopped, or has other settings
+    began = time.process_time()
+    fit(model, data, folder, training, limits, seed=seed, progress=False)
+    seconds = round(time.process_time() - began, 3)
+    return model.eval(), keep(folder / "seconds.json", of, seconds)
+
+
+def result(name: str, comparison: Comparison, seed: int, data: Data, options: argparse.Namespace) -> dict[str, Any]:
+    """Train and measure the models of a comparison: one line of the results."""
+    models = {}
+    for model in comparison.models:
+        torch.manual_seed(seed)
+        models[model] = build(comparison.models[model], comparison, data)
+    check_sizes(models, comparison)
+    work = options.work / f"{name}--{seed}"
+    budget = {"steps": options.steps} if options.steps else {"seconds": comparison.seconds}
+    steps = steps_of(models, comparison, data, options.steps, work / "steps.json")
+    line: dict[str, Any] = {
+        "comparison": name, "seed": seed, "data": comparison.data, "unit": unit(data), "entropy": entropy(data),
+        "budget": budget, "environment": environment(), "settings": comparison.common(), "models": {},
+    }  # fmt: skip
+    reference: dict[tuple[int | None, str], torch.Tensor] = {}
+    for model, built in models.items():
+        print(f"{name}, seed {seed}: {model}, {steps[model]:,} steps", flush=True)
+        done, seconds = trained(built, model, comparison, data, steps[model], seed, work / slug(model))
+        values = measure(done, comparison, data)
+        reference = reference or values
+        line["models"][model] = {
+            "parameters": parameters(done), "parameters_in_f": parameters(done.transform), "steps": steps[model],
+            "seconds": seconds, "end_points": list(done.schedule.end_points()),
+            "settings": asdict(comparison.models[model]), "bounds": compared(values, reference),
+        }  # fmt: skip
+    return line
+
+
+def run(name: str, comparison: Comparison, options: argparse.Namespace) -> None:
+    """Add the lines of a comparison that the results lack."""
+    data = dataset(comparison.data, options.data)
+    for seed in comparison.seeds:
+        found = lines(options.results)
+        if any((one["comparison"], one["seed"]) == (name, seed) for one in found) and not options.redo:
+            print(f"{name}, seed {seed}: has a result", flush=True)
+            continue
+        line = result(name, comparison, seed, data, options)
+        write(options.results, [o for o in found if (o["comparison"], o["seed"]) != (name, seed)] + [line])
+        shown = [
+            [model, bound["steps"] or "continuous", bound["variance"], f"{bound['value']:.3f} ± {bound['stderr']:.3f}",
+             f"{bound['difference']:+.3f} ± {bound['difference_stderr']:.3f}"]
+            for model, one in line["models"].items() for bound in one["bounds"]
+        ]  # fmt: skip
+        print(table(shown, ["model", "T", "variance", f"bound, {line['unit']}", "difference"]), flush=True)
+
+
+def tune(name: str, comparison: Comparison, options: argparse.Namespace) -> None:
+    """Print the validation bound of each model with each learning rate."""
+    data = dataset(comparison.data, options.data)
+    if not comparison.tune:
+        raise ValueError(f"{name} has no learning rates to try: give it tune in suite.yaml.")
+    shown = []
+    for rate in comparison.tune:
+        models = {m: replace(one, learning_rate=rate) for m, one in comparison.models.items()}
+        trial, bounds = replace(comparison, models=models), []
+        for model in models:
+            torch.manual_seed(TUNING_SEED)
+            built = build(models[model], trial, data)
+            work = options.work / f"{name}--tune"
+            steps = steps_of({model: built}, trial, data, options.steps, work / f"{slug(model)}.json")[model]
+            done, _ = trained(built, model, trial, data, steps, TUNING_SEED, work / f"{slug(model)}-{rate:g}")
+            x = data.examples("validation")[: comparison.examples]
+            mean, error = mean_and_error(bound_per_example(done, x, None)["total"] * scale(data))
+            bounds.append(f"{mean:.3f} ± {error:.3f}")
+        shown.append([f"{rate:g}", *bounds])
+    print(table(shown, ["learning rate", *comparison.models]), flush=True)
+
+
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="COMPARISON", help="comparisons of suite.yaml (default: all)")
+    parser.add_argument("--seeds", type=int, nargs="+", help="in place of those of the comparison")
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--seconds", type=float, help="the budget of each training, in place of the comparison's")
+    budget.add_argument("--steps", type=int, help="the same number of steps for every model")
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="the folder of MNIST and CIFAR-10")
+    parser.add_argument("--redo", action="store_true", help="replace results")
+    parser.add_argument("--results", type=Path, default=RESULTS / "suite.jsonl", help="(default: %(default)s)")
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/suite"), help="the folder of runs (default: %(default)s)"
+    )
+    parser.add_argument("--suite", type=Path, default=SUITE, help="another file of comparisons")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--list", action="store_true", help="print the comparisons")
+    what.add_argument("--tune", action="store_true", help="try learning rates on validation data")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parsed(arguments)
     torch.set_num_threads(1)
+    logging.getLogger("ndm").setLevel(logging.WARNING)
     try:
         suite = read(options.suite)
-        rows = [
-            with_budget(row, options.seconds, options.steps, options.seeds)
-            for row in chosen(suite.rows.values(), _named(options, suite), options.only)
-        ]
-        if options.list:
-            print(listed(suite, rows, options.results))
-        elif options.plots:
-            made = figures.plots(suite, options.results) + quality.plots(options.results)
-            print("\n".join(map(str, made)) or "There are no results to draw.")
-        elif options.again:
-            run_again(rows, options)
-        elif options.samples:
-            draw_samples(suite, rows, options)
-        elif options.grids:
-            measure_grids(rows, options)
-        else:
-            run(rows, options)
-    except (ValueError, OSError) as error:
+        if unknown := [name for name in options.names if name not in suite]:
+            raise ValueError(f"There is no comparison {', '.join(unknown)}: there are {', '.join(suite)}.")
+        for name in options.names or suite:
+            one = suite[name]
+            one = replace(one, seconds=options.seconds or one.seconds, seeds=tuple(options.seeds or one.seeds))
+            if options.list:
+                print(f"{name}: {one.data}, {one.seconds:g} s, {len(one.seeds)} seeds, {', '.join(one.models)}")
+            elif (lacking := missing(one.data, options.data)) is not None:
+                print(f"{name}: left out. {lacking}", flush=True)
+            else:
+                (tune if options.tune else run)(name, one, options)
+    except (ValueError, OSError, NonFiniteLoss) as error:
         print(f"suite.py: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rows", nargs="*", metavar="ROW", help="rows of the suite (default: all)")
-    parser.add_argument("--only", action="append", default=[], metavar="FIELD=VALUE", help="only rows with this value")
-    parser.add_argument("--seeds", type=int, nargs="+", help="in place of the rows' own")
-    budget = parser.add_mutually_exclusive_group()
-    budget.add_argument("--seconds", type=float, help="the budget of each model, in place of the rows' own")
-    budget.add_argument("--steps", type=int, help="the same in steps, which gives the same figures every time")
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="where MNIST and CIFAR-10 are")
-    parser.add_argument("--redo", action="store_true", help="make results of other settings again")
-    parser.add_argument("--results", type=Path, default=figures.FOLDER, help="where the results go")
-    parser.add_argument("--work", type=Path, default=Path("runs/suite"), help="what is between (default: %(default)s)")
-    parser.add_argument("--suite", type=Path, default=SUITE, help="another file of rows")
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--list", action="store_true", help="list the rows, and do nothing")
-    what.add_argument("--tune", action="store_true", help="tune the rows anew, and do nothing else")
-    what.add_argument(
-        "--samples", action="store_true", help="judge samples (default: of the rows that suite.yaml says)"
-    )
-    what.add_argument("--plots", action="store_true", help="draw the plots, and do nothing else")
-    what.add_argument("--grids", action="store_true", help="measure few steps, even ones and the best ones")
-    what.add_argument(
-        "--again", type=Path, metavar="FOLDER", help="run rows again, with results and work there, and compare them"
-    )
-    return parser
-
-
-def _named(options: argparse.Namespace, suite: Suite) -> Sequence[str]:
-    """The rows that are asked for; nothing stands for all of them."""
-    return suite.samples.rows if options.samples and not options.rows else options.rows
-
-
-def run(rows: list[Row], options: argparse.Namespace) -> None:
-    """Tune the rows that ask for it and are not tuned, and do the jobs that are not done."""
-    rows = [row for row in rows if _has_data(row, options.data)]
-    if not options.redo and not options.tune:  # before hours are spent
-        settled = [jobs.tuned(row, options.results) for row in rows]
-        jobs.refuse_conflicts([row for row in settled if row is not None], options.results)
-    for row in rows:
-        data = dataset(row.data, options.data)
-        if options.tune:
-            print(jobs.tune(row, data, options.results, _say), flush=True)
-            continue
-        settled_row = jobs.tuned(row, options.results)
-        if settled_row is None:
-            jobs.tune(row, data, options.results, _say)
-            settled_row = jobs.tuned(row, options.results)
-            assert settled_row is not None
-        for seed in settled_row.seeds:
-            jobs.run(settled_row, seed, data, options.results, options.work, _say)
-        done = figures.results(options.results).get(row.name)
-        if done:
-            print("\n" + figures.markdown(row.name, done), flush=True)
-
-
-def run_again(rows: list[Row], options: argparse.Namespace) -> None:
-    """Run rows with another folder for the results and the work, and hold them against the results of before."""
-    before, now = options.results, options.again
-    if before.resolve() == now.resolve():
-        raise ValueError("--again needs a folder of its own: the one that was given holds the results of before.")
-    rows = [row for row in rows if _has_data(row, options.data)]
-    for row in rows:
-        repeating.refuse_new(row, before)
-    for row in rows:
-        jobs.adopt_tuning(row, before, now)
-    # Weights that the first run has left must not be taken for those of the second.
-    run(rows, argparse.Namespace(**{**vars(options), "results": now, "work": now / "work"}))
-    print(repeating.told(before, now, rows))
-
-
-def draw_samples(suite: Suite, rows: list[Row], options: argparse.Namespace) -> None:
-    """Draw and judge the samples that are not done, of the rows that were run."""
-    for row, data in _tuned(rows, options):
-        for seed in row.seeds:
-            sampling.run(row, seed, data, suite.samples, options.results, options.work, options.redo, _say)
-        if done := quality.results(options.results).get(row.name):
-            print("\n" + quality.markdown(row.name, done), flush=True)
-
-
-def measure_grids(rows: list[Row], options: argparse.Namespace) -> None:
-    """Measure the bounds at few steps that are not done, of the rows that were run."""
-    for row, data in _tuned(rows, options):
-        for seed in row.seeds:
-            gridding.run(row, seed, data, options.results, options.work, options.redo, _say)
-        if done := gridding.results(options.results).get(row.name):
-            print("\n" + gridding.markdown(row.name, done), flush=True)
-
-
-def _tuned(rows: list[Row], options: argparse.Namespace) -> Iterator[tuple[Row, Data]]:
-    """Rows that may have been run, as they were tuned, and their data."""
-    for row in (row for row in rows if _has_data(row, options.data)):
-        settled = jobs.tuned(row, options.results)
-        if settled is None:
-            _say(f"{row.name}: left out. It is not tuned, and so was not run.")
-        else:
-            yield settled, dataset(row.data, options.data)
-
-
-def _has_data(row: Row, folder: Path | None) -> bool:
-    lacking = missing(row.data, folder)
-    if lacking is not None:
-        _say(f"{row.name}: left out. {lacking}")
-    return lacking is None
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
-def listed(suite: Suite, rows: list[Row], results: Path) -> str:
-    """The rows, how many of their jobs are done, and about how long the rows and what is left of them take."""
-    lines, total, rest = [], 0.0, 0.0
-    for row in rows:
-        everything, left = jobs.seconds_of(row, suite.measuring.get(row.data, 0.0), results)
-        total, rest = total + everything, rest + left
-        lines.append(
-            [
-                row.name,
-                row.data,
-                len(row.models),
-                len(row.seeds),
-                jobs.state(row, results),
-                _hours(everything),
-                _hours(left),
-            ]
-        )
-    lines.append(["all", "", "", "", "", _hours(total), _hours(rest)])
-    header = ["row", "data", "models", "seeds", "state", "hours of one core", "of them left"]
-    return table(lines, header)
-
-
-def _hours(seconds: float) -> str:
-    return f"{seconds / 3600:.2f}"
 
 
 if __name__ == "__main__":

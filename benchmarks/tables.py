@@ -1,4 +1,4 @@
-"""``ndm train table`` with nothing but the path, beside a neural spline flow and a mixture of Gaussians.
+"""Densities of tables: ``ndm train table`` with its defaults, a neural spline flow and a mixture of Gaussians.
 
 Every figure is a log-likelihood of the test split, in nats per row and the units of the file. DATA is a folder with one
 folder for each set, which holds train.parquet, validation.parquet and test.parquet of real columns. A cell is a set, a
@@ -7,24 +7,18 @@ again.
 
     python benchmarks/tables.py gmm --data DATA --scratch ROWS
     python benchmarks/tables.py nsf --data DATA --scratch ROWS                   needs: pip install zuko
-    python benchmarks/tables.py ndm --data DATA --scratch ROWS --source CHECKOUT --name before
+    python benchmarks/tables.py ndm --data DATA --scratch ROWS --source CHECKOUT
     python benchmarks/tables.py summary --scratch ROWS                           writes results/tables.jsonl
 
-gmm: ``sklearn.mixture.GaussianMixture`` with full covariances on standardised rows. The number of components and
-reg_covar are those of the highest log-likelihood of the validation split. The components rise until two more sizes have
-not improved; each reg_covar has its own. Above 5,000 rows the components are chosen at 1e-4, then reg_covar at that
-number, and by the first seed alone, whose choice the others take.
-
-nsf: ``zuko.flows.NSF`` on standardised rows, AdamW. After 15 validations without improvement the training returns to
-its best weights with 0.3 of the rate; the third time it ends. The best weights by validation are kept. The settings of
-density.others.SHAPES and DECAYS are compared by validation; above 1,000 rows by the first seed alone, whose choice the
-others take, and above 5,000 rows they are fewer. A fit that would take longer than --cap seconds of the processor
-lowers the rate at 70% and 90% of them and ends at 100%, and says ``capped``.
+gmm: ``sklearn.mixture.GaussianMixture`` with full covariances; the number of components and reg_covar are those of the
+highest validation likelihood. nsf: ``zuko.flows.NSF``, AdamW, early stopping; the settings are chosen by validation. A
+fit that would take longer than --cap CPU seconds ends there and says ``capped``. Both see standardised rows. On larger
+tables the first seed chooses for all (:mod:`density.others` has the grids and limits).
 
 ndm: ``ndm train table --data.path SET --seed S --out RUN`` and ``ndm score RUN SET/test.parquet --out FILE`` run as
 commands, with the source of CHECKOUT. The log-likelihood is log_prob, by the ODE; the bound is -nelbo.
 
-Seconds are of the processor, user and system, of one thread. A difference is paired by row and seed. Its error over
+Seconds are CPU seconds of one thread. A difference is paired by row and seed. Its error over
 seeds is the root of v / n + s² / S: v is the variance over the n test rows of the difference averaged over seeds, and
 s² the variance of the mean difference over the S seeds. The reference of a set is the better of gmm and nsf by the mean
 over seeds of the test split itself, which favours the reference.
@@ -46,14 +40,14 @@ from pathlib import Path
 
 import pandas
 import torch
-from bench import RESULTS, environment
+from bench import RESULTS, environment, write
 from density.cells import Cells, Facts, Rows, over_rows
 from density.others import Table, gmm, nsf
-from density.summary import SETS, lines, markdown
+from density.summary import SETS, lines
 
 
 def command(source: Path, log: Path, *arguments: object) -> float:
-    """Run a command of a source tree with one thread, its output to a file; the processor's seconds that it took."""
+    """Run a command of a source tree with one thread, its output to a file; the CPU seconds that it took."""
     own = os.environ | {"PYTHONPATH": str(source / "src"), "OMP_NUM_THREADS": "1"}
     with log.open("w") as file:
         process = subprocess.Popen([sys.executable, *map(str, arguments)], env=own, stdout=file, stderr=file)
@@ -111,11 +105,7 @@ def summary(options: argparse.Namespace) -> None:
     found = lines(options.scratch)
     if not found:
         raise SystemExit(f"{options.scratch} has no finished cell: run gmm, nsf or ndm first.")
-    text = "".join(json.dumps(line) + "\n" for line in [{"environment": environment()}, *found])
-    beside = options.results.with_name(options.results.name + ".new")
-    beside.write_text(text)
-    os.replace(beside, options.results)
-    print(f"{markdown(found)}\n\nthe same numbers are in {options.results}")
+    print(write(options.results, [{"environment": environment()}, *found]))
 
 
 def measure(options: argparse.Namespace) -> None:
@@ -158,10 +148,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         one.add_argument("--sets", nargs="+", default=list(SETS), metavar="SET", help="(default: all four)")
         one.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
         if method == "nsf":
-            one.add_argument("--cap", type=float, default=400.0, help="processor's seconds of a fit (default: 400)")
+            one.add_argument("--cap", type=float, default=400.0, help="CPU seconds of a fit (default: 400)")
         if method == "ndm":
             one.add_argument("--source", type=Path, required=True, metavar="CHECKOUT", help="whose src/ndm is run")
-            one.add_argument("--name", required=True, help="of the rows: before, after, ...")
+            one.add_argument("--name", default="ndm", help="of the rows (default: %(default)s)")
             one.add_argument("--options", default="", help="more options of ndm train, in one string")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)

@@ -1,15 +1,13 @@
-"""What a training step of VDM costs here, against a PyTorch VDM written for itself.
+"""The time of a training step of VDM over that of another PyTorch implementation.
 
 The peer is addtt/variational-diffusion-models, which its authors measure at 2.715 bits per dimension on CIFAR-10. Both
 models have VDM's U-Net (arXiv 2107.00630, appendix B) of the same width and depth with Fourier features and one
 attention in the middle, a fixed linear gamma from -13.3 to 5, and the bound in continuous time on the same random
 images of 32 x 32 pixels. A step is the bound, its gradient and Adam's update, in single precision. The models take
-turns, in a new order each round, so that both meet the same machine; the figure is the median over rounds of the ratio
-of ours to theirs in the same round. Memory is the peak of what a process of its own holds resident over five steps,
-less the peak before it built the model, as Linux reports them.
+turns, in a new order each round; the figure is the median over rounds of the ratio of ours to theirs.
 
-The two are not the same to the last parameter: the peer embeds gamma as 1000 positions, we as 5 octaves, and our
-layers that see the embedding have a bias.
+The networks differ in the embedding of gamma: the peer has 1000 positions, this package 5 octaves, and its layers that
+see the embedding have a bias.
 
     python benchmarks/vdm.py --peer FOLDER   # a checkout of the peer, 90a8b59 for the results here
 """
@@ -20,7 +18,6 @@ import argparse
 import importlib.util
 import random
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -29,7 +26,7 @@ from types import SimpleNamespace
 from unittest.mock import MagicMock
 
 import torch
-from bench import parameters, save, table
+from bench import parameters, save
 from torch import Tensor, nn
 
 import ndm
@@ -40,7 +37,6 @@ GAMMA_MIN, GAMMA_MAX = -13.3, 5.0
 GROUPS = 8
 #: (width, blocks on the way down, examples a step).
 SETTINGS = [(32, 8, 16), (64, 4, 16)]
-MEMORY_STEPS = 5
 
 
 class Ours:
@@ -110,19 +106,18 @@ def batch(size: int) -> Tensor:
     return torch.randint(LEVELS, (size, CHANNELS, SIDE, SIDE))
 
 
-def measure(width: int, blocks: int, size: int, options: argparse.Namespace) -> list[dict]:
+def measure(width: int, blocks: int, size: int, rounds: int) -> list[dict]:
     torch.manual_seed(0)
     images = batch(size)
     runs = {name: Training(make(width, blocks), images) for name, make in CANDIDATES.items()}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(-1, options.rounds):
+    for turn in range(-1, rounds):
         order = list(runs)
         random.Random(turn).shuffle(order)
         for name in order:
             elapsed = runs[name].seconds()
             if turn >= 0:  # the round before the first one warms up
                 seconds[name].append(elapsed)
-    memory = {name: peak_mib(name, width, blocks, size, options) for name in runs}
     return [
         {
             "width": width,
@@ -132,45 +127,9 @@ def measure(width: int, blocks: int, size: int, options: argparse.Namespace) -> 
             "parameters": parameters(run.candidate.net),
             "ms": 1e3 * statistics.median(seconds[name]),
             "ratio": statistics.median(t / p for t, p in zip(seconds[name], seconds["theirs"], strict=True)),
-            "peak_mib": memory[name],
-            "memory_ratio": memory[name] / memory["theirs"],
         }
         for name, run in runs.items()
     ]
-
-
-def peak_mib(name: str, width: int, blocks: int, size: int, options: argparse.Namespace) -> float:
-    """What a process of its own holds for this model, in MiB."""
-    setting = [str(v) for v in (width, blocks, size)]
-    command = [sys.executable, __file__, "--peer", str(options.peer), "--threads", str(options.threads)]
-    done = subprocess.run([*command, "--memory", name, *setting], capture_output=True, text=True, check=True)
-    return float(done.stdout)
-
-
-def held_by(name: str, width: int, blocks: int, size: int) -> float:
-    """The same, in the process itself."""
-
-    def peak() -> float:
-        """VmHWM; getrusage's figure would include the parent's."""
-        (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 2**10
-
-    images, before = batch(size), peak()
-    run = Training(CANDIDATES[name](width, blocks), images)
-    for _ in range(MEMORY_STEPS):
-        run.seconds()
-    return peak() - before
-
-
-def shown(rows: list[dict]) -> str:
-    lines = [
-        [
-            f"{r['width']}, {r['blocks']}, {r['batch']}", r["model"], f"{r['parameters']:,}", f"{r['ms']:.0f}",
-            f"{r['ratio']:.2f}", f"{r['peak_mib']:.0f}", f"{r['memory_ratio']:.2f}",
-        ]
-        for r in rows
-    ]  # fmt: skip
-    return table(lines, ["width, blocks, batch", "model", "parameters", "ms", "time", "MiB", "memory"])
 
 
 def main() -> None:
@@ -178,21 +137,16 @@ def main() -> None:
     parser.add_argument("--peer", type=Path, required=True, help="a checkout of addtt/variational-diffusion-models")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--memory", nargs=4, metavar=("MODEL", "WIDTH", "BLOCKS", "BATCH"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     import_from(options.peer)
-    if options.memory:
-        name, *setting = options.memory
-        print(held_by(name, *map(int, setting)))
-        return
     rows = []
     for setting in SETTINGS:
-        here = measure(*setting, options)
-        print(f"\n{shown(here)}", flush=True)
+        here = measure(*setting, options.rounds)
+        print(*here, sep="\n", flush=True)
         rows += here
     sys.argv = ["PEER" if a == str(options.peer) else a for a in sys.argv]  # where it lay here says nothing elsewhere
-    print(f"\n{save('vdm', rows, {'peer': 'addtt/variational-diffusion-models', 'rounds': options.rounds})}")
+    print(f"{save('vdm', rows, {'peer': 'addtt/variational-diffusion-models', 'rounds': options.rounds})}")
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def bound_of_gaussian(x: Tensor) -> Tensor:
 
 
 def log_density_of_gaussian(x: Tensor) -> Tensor:
-    """Under the exact denoiser's linear flow: of z_1, standard normal, as in tests/test_likelihood.py."""
+    """Under the exact denoiser's linear flow: of z_1, standard normal, as in tests/inference/test_likelihood.py."""
     alpha, sigma = ([1 / (1 + math.exp(s * g)) for g in (LOW, HIGH)] for s in (1, -1))
     variance = [a * R + s for a, s in zip(alpha, sigma, strict=True)]
     scale = math.sqrt(variance[0] / variance[1] / alpha[0])

@@ -1,4 +1,4 @@
-"""What is finished: for each method, table and seed the log-densities of the rows, and the facts about the fit."""
+"""Finished cells: the log-densities of the rows and the facts about the fit, by method, table and seed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Rows = dict[str, np.ndarray]
 
 
 class Cells:
-    """What is finished of a method: per-row log-densities in SET-SEED.npz, facts in SET-SEED.json, written last."""
+    """The finished cells of a method: per-row log-densities in SET-SEED.npz, facts in SET-SEED.json, written last."""
 
     def __init__(self, scratch: Path, name: str) -> None:
         self.folder = scratch / name

@@ -1,23 +1,22 @@
-"""The data sets of the suite, by name. The images are read from a folder that the user gives."""
+"""The data sets of the suite by name, and its files. Images are read from a folder that the user gives."""
 
 from __future__ import annotations
 
+import json
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from score import TRAINED, Mixture
 from torch import Tensor
-from torch.nn import functional
 
-from ndm.data import Checkerboard, Data, Digits, Examples, Images, Pinwheel
-from ndm.data.pixels import Pixels
+from ndm.data import Checkerboard, Data, Digits, Images, Pinwheel
 
 #: Validation examples that are taken out of MNIST's and CIFAR-10's training splits.
 TAKEN = 1000
 
-IMAGES = {"mnist": ("mnist", 1), "mnist14": ("mnist", 1), "cifar10": ("cifar10", 3)}
+IMAGES = {"mnist": ("mnist", 1), "cifar10": ("cifar10", 3)}
 
 
 class Mixtures(Data):
@@ -36,32 +35,8 @@ class Mixtures(Data):
         return {k: torch.from_numpy(sample(n, seed)).float() for k, (seed, n) in self._seeds_and_sizes.items()}
 
 
-class Pooled(Data):
-    """Images of half the side: means of 2x2 pixels, rounded to whole levels."""
-
-    levels = 256
-
-    def __init__(self, images: Data) -> None:
-        self.images = images
-        channels, height, width = images.shape
-        self.shape = (channels, height // 2, width // 2)
-        self._pooled: dict[str, Pixels] = {}
-
-    def _split(self, name: str) -> tuple[Examples, Tensor | None]:
-        if name not in self._pooled:
-            examples = self.images.examples(name)
-            blocks = [examples[i : i + 1000] for i in range(0, len(examples), 1000)]
-            self._pooled[name] = Pixels(np.concatenate([_pooled(block) for block in blocks]))
-        return self._pooled[name], self.images.labels(name)
-
-
-def _pooled(x: Tensor) -> np.ndarray:
-    levels = ((x + 1) * 256 - 1) / 2
-    return functional.avg_pool2d(levels, 2).round().to(torch.uint8).numpy()
-
-
 def dataset(name: str, folder: Path | None = None) -> Data:
-    """The data set called pinwheel, checkerboard, table, digits, mnist, mnist14 or cifar10.
+    """The data set called pinwheel, checkerboard, table, digits, mnist or cifar10.
 
     Raises:
         FileNotFoundError: it is one of images, and they are not there.
@@ -70,8 +45,7 @@ def dataset(name: str, folder: Path | None = None) -> Data:
         prefix, channels = IMAGES[name]
         if (lacking := missing(name, folder)) is not None:
             raise FileNotFoundError(lacking)
-        images = Images(f"{folder}/{prefix}-*.parquet", channels=channels, validation=TAKEN)
-        return Pooled(images) if name == "mnist14" else images
+        return Images(f"{folder}/{prefix}-*.parquet", channels=channels, validation=TAKEN)
     return {"pinwheel": Pinwheel, "checkerboard": Checkerboard, "table": Mixtures, "digits": Digits}[name]()
 
 
@@ -91,3 +65,12 @@ def entropy(data: Data) -> float | None:
     if isinstance(data, Mixtures):
         return float(-Mixture().log_prob(data.test.double().numpy()).mean())
     return getattr(data, "entropy", None)
+
+
+def slug(name: str) -> str:
+    """A name as a part of a path."""
+    return "".join(c if c.isalnum() else "-" for c in name.lower()).strip("-")
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []

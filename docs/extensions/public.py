@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import pkgutil
 import re
 from types import ModuleType
 from typing import Any
@@ -23,13 +22,12 @@ from sphinx.util.docutils import SphinxDirective
 import ndm
 
 #: The modules, besides ``ndm`` itself, whose names a user is to know.
-PUBLIC = ("data", "networks", "training", "evaluation", "scoring", "quality", "plotting", "report")
+PUBLIC = ("data", "networks", "training", "evaluation", "evaluation.quality", "scoring", "plotting", "report")
 
 
 def modules() -> list[str]:
     """The modules whose names a user is to know, ``ndm`` first."""
-    there = {module.name for module in pkgutil.iter_modules(ndm.__path__)}
-    return ["ndm", *(f"ndm.{name}" for name in PUBLIC if name in there)]
+    return ["ndm", *(f"ndm.{name}" for name in PUBLIC)]
 
 
 def public_name(module: str, name: str) -> str:

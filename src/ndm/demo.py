@@ -45,7 +45,7 @@ EVALUATION = 40.0
 #: The share of a core below which a training was disturbed by other processes.
 UNDISTURBED = 0.9
 
-#: Of both models. By benchmarks/results/suite/tuning--digits.json 1.6e-2 is better still for either, in 30 seconds.
+#: Of both models. The rates of digits-tuned in benchmarks/suite.yaml, for 90 seconds, are higher.
 RATE = 8e-3
 
 STEPS = (10, 50, 1000, None)

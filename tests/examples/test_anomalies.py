@@ -98,12 +98,12 @@ class TestOutliers:
 
 @pytest.mark.slow
 def test_goes_on_where_it_was(tmp_path: Path) -> None:
-    out = tmp_path / "found.json"
+    out = tmp_path / "found.jsonl"
     command = [sys.executable, BENCHMARKS / "anomalies.py", "--tiny", "--seeds", "0", "--out", out, "--digits"]
 
     def rows(*digits: str) -> list[dict]:
         subprocess.run([*command, *digits], check=True, capture_output=True)
-        return json.loads(out.read_text())["rows"]
+        return [json.loads(line) for line in out.read_text().splitlines()][1:]
 
     first = rows("1")
     assert len({(r["data"], r.get("training"), r.get("held_out")) for r in first}) == 3

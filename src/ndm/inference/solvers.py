@@ -2,8 +2,8 @@ r"""Numerical solvers off the shelf, behind one signature: dz/dt = drift(t, z), 
 
 torchdiffeq for fixed steps, torchode for adaptive steps, torchsde for stochastic equations. torchode keeps a step size
 of its own for every example, so that the answer for one does not depend on what else is in the batch; torchdiffeq's
-adaptive solvers share one step size, and a stiff neighbour changes an example's answer (tests/test_solvers.py shows
-both).
+adaptive solvers share one step size, and a stiff neighbour changes an example's answer
+(tests/inference/test_solvers.py shows both).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ The rules, for N training examples:
 * ``training.base``: a mixture below 1,000 vectors of up to 64 numbers, else none.
 
 300 passes are about where the validation bound of the tables in benchmarks/tables.py has its minimum, at 2,700 rows
-and at 35,000 (docs/results.md); early stopping (``trainer.patience``) ends a shorter one.
+and at 35,000 (benchmarks/results/tables.jsonl); early stopping (``trainer.patience``) ends a shorter one.
 """
 
 from __future__ import annotations
