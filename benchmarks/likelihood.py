@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 import ndm
 from ndm.data import Digits, Pinwheel
-from ndm.method.process import at_rest
+from ndm.method.process import frozen
 from ndm.networks import ConvNet, ImageTransformer, ResidualMLP, UNet
 
 ROUNDS = 5
@@ -109,7 +109,7 @@ def modes() -> list[dict[str, Any]]:
         v = unit.expand(-1, *shape) if k is None else 2.0 * torch.randint(2, (k, *shape)) - 1
         taken: dict[str, list[float]] = {mode: [] for mode in MODES}
         refused = set()
-        with torch.no_grad(), at_rest(model):
+        with torch.no_grad(), frozen(model):
 
             def drift(y: Tensor, model: ndm.NDM = model, t: Tensor = t) -> Tensor:
                 return model.drift(y, t, eta=0.0)
@@ -155,7 +155,7 @@ def theirs(model: ndm.NDM, x: Tensor, exact: bool, method: str, **settings: Any)
     def log_normal(end: Tensor) -> Tensor:
         return -((end.square() + math.log(2 * math.pi)).flatten(1).sum(1)) / 2
 
-    with at_rest(model):
+    with frozen(model):
         _, log_p = ODESolver(Velocity(model)).compute_likelihood(
             z, log_normal, method=method, exact_divergence=exact, time_grid=torch.tensor([1.0, 0.0], dtype=z.dtype),
             **{"step_size": None, **settings},

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import ndm
 import ndm.networks
 from ndm.method.parts import Part
-from ndm.method.process import ConstantVolatility
+from ndm.method.volatility import ConstantVolatility
 from ndm.networks import ConvNet, ImageTransformer, LevelTable, ResidualMLP, UNet
 from ndm.storage.checkpoints import CHECKSUMS, CONFIG
 

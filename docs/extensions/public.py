@@ -120,7 +120,7 @@ def _first_sentence(value: Any) -> str:
 
 
 def _find(app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, text: nodes.Node) -> nodes.Node | None:
-    """The target of a reference by another name than the documented one, such as ndm.method.process.Standardize.
+    """The target of a reference by another name than the documented one, such as ndm.method.model.NDM.
 
     A name in a signature that is not ndm's (torch.Tensor) is left as text; a role that leads nowhere is a warning.
     """
@@ -136,7 +136,7 @@ def _find(app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, text:
 
 
 def _documented(path: str) -> str | None:
-    """The documented name of what a path such as ndm.method.process.Standardize.fit stands for."""
+    """The documented name of what a path such as ndm.method.standardization.Standardize.fit stands for."""
     module, rest = path, ""
     while module.startswith("ndm"):
         module, _, name = module.rpartition(".")

@@ -37,18 +37,11 @@ if TYPE_CHECKING:
     from ndm.method.decoders import Decoder, DiscretizedDecoder, GaussianDecoder, WeightedDecoder
     from ndm.method.denoisers import Denoiser, DirectDenoiser, Estimate, GuidedDenoiser
     from ndm.method.grids import optimal_grid
+    from ndm.method.learned_schedule import LearnedSchedule
     from ndm.method.mixture import MixtureBase
     from ndm.method.parts import Part
-    from ndm.method.process import ConstantVolatility, LearnedVolatility, Standardize
-    from ndm.method.schedules import (
-        CosineSchedule,
-        DDPMSchedule,
-        LearnedSchedule,
-        LinearSchedule,
-        NoiseLevel,
-        OTSchedule,
-        Schedule,
-    )
+    from ndm.method.schedules import CosineSchedule, DDPMSchedule, LinearSchedule, NoiseLevel, OTSchedule, Schedule
+    from ndm.method.standardization import Standardize
     from ndm.method.transforms import Blur, Curve, Identity, Neural, Scale, Separable, Transform
     from ndm.method.variances import (
         CalibratedVariance,
@@ -57,6 +50,7 @@ if TYPE_CHECKING:
         PredictedVariance,
         ReverseVariance,
     )
+    from ndm.method.volatility import ConstantVolatility, LearnedVolatility
     from ndm.model import NDM
 
 __version__ = "0.1.0"
@@ -66,7 +60,7 @@ _HOMES = {
     "Blur": "method.transforms",
     "BoundTerms": "method.bounds",
     "CalibratedVariance": "method.variances",
-    "ConstantVolatility": "method.process",
+    "ConstantVolatility": "method.volatility",
     "CosineSchedule": "method.schedules",
     "Curve": "method.transforms",
     "DDPMSchedule": "method.schedules",
@@ -78,9 +72,9 @@ _HOMES = {
     "GaussianDecoder": "method.decoders",
     "GuidedDenoiser": "method.denoisers",
     "Identity": "method.transforms",
-    "LearnedSchedule": "method.schedules",
+    "LearnedSchedule": "method.learned_schedule",
     "LearnedVariance": "method.variances",
-    "LearnedVolatility": "method.process",
+    "LearnedVolatility": "method.volatility",
     "LinearSchedule": "method.schedules",
     "LogLikelihood": "inference.likelihood",
     "MixtureBase": "method.mixture",
@@ -97,7 +91,7 @@ _HOMES = {
     "Scale": "method.transforms",
     "Schedule": "method.schedules",
     "Separable": "method.transforms",
-    "Standardize": "method.process",
+    "Standardize": "method.standardization",
     "Transform": "method.transforms",
     "WeightedDecoder": "method.decoders",
     "acceleration": "inference.dynamics",

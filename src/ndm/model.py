@@ -13,8 +13,9 @@ from ndm._internal.random import Randomness
 from ndm.method.bounds import BoundTerms, bound, calibrate
 from ndm.method.decoders import Decoder
 from ndm.method.denoisers import Estimate
-from ndm.method.process import Process, Standardize, as_part
+from ndm.method.process import Process, as_part
 from ndm.method.schedules import Schedule
+from ndm.method.standardization import Standardize
 from ndm.method.transforms.curve import Transform
 from ndm.method.variances import CalibratedVariance, Covariance, ReverseVariance, Step
 from ndm.storage.checkpoints import load_part

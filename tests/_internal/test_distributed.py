@@ -15,7 +15,17 @@ import torch.distributed as dist
 from torch import Tensor, multiprocessing
 
 import ndm
-from ndm._internal.distributed import everywhere, in_turn, is_first, mine, rank, share_of, summed, together, world_size
+from ndm._internal.distributed import (
+    all_gather,
+    all_reduce,
+    gather_in_order,
+    is_first,
+    process_group,
+    rank,
+    shard,
+    strided_share,
+    world_size,
+)
 from ndm.data import Digits
 from ndm.evaluation import Evaluation, evaluate
 from ndm.networks import ResidualMLP
@@ -41,26 +51,26 @@ def in_processes(job: Callable[..., Any], world: int, path: Any) -> list[Any]:
 
 
 def test_alone() -> None:
-    assert (rank(), world_size(), is_first(), list(mine(4))) == (0, 1, True, [0, 1, 2, 3])
+    assert (rank(), world_size(), is_first(), list(shard(4))) == (0, 1, True, [0, 1, 2, 3])
     values = torch.tensor([3.0, 1.0])
-    assert torch.equal(everywhere(values, torch.tensor([1, 0]), 2), torch.tensor([1.0, 3.0]))
-    assert torch.equal(summed(values), values)
-    with together("cpu") as device:
+    assert torch.equal(all_gather(values, torch.tensor([1, 0]), 2), torch.tensor([1.0, 3.0]))
+    assert torch.equal(all_reduce(values), values)
+    with process_group("cpu") as device:
         assert device == torch.device("cpu")
         assert world_size() == 1
-    assert list(range(10))[share_of(10, 1, 3)] == [1, 4, 7]
+    assert list(range(10))[strided_share(10, 1, 3)] == [1, 4, 7]
 
 
 @pytest.mark.parametrize("device", ["cudda", "cuda:97"])
 def test_a_device_that_is_not_there(device: str) -> None:
-    with pytest.raises(ValueError, match=r"is not there or not a device .*try --device cpu"), together(device):
+    with pytest.raises(ValueError, match=r"is not there or not a device .*try --device cpu"), process_group(device):
         pass
 
 
 def _put_together() -> tuple[Tensor, Tensor, list[int], int]:
-    jobs = list(mine(7))
+    jobs = list(shard(7))
     values = torch.tensor([[float(j), 10.0 * j] for j in jobs])
-    return everywhere(values, torch.tensor(jobs), 7), summed(torch.tensor([1.0])), jobs, rank()
+    return all_gather(values, torch.tensor(jobs), 7), all_reduce(torch.tensor([1.0])), jobs, rank()
 
 
 def test_three_processes_put_their_findings_together(tmp_path: Any) -> None:
@@ -82,8 +92,8 @@ def test_blocks_come_in_turn_from_three_processes(tmp_path: Any, total: int) -> 
 
 def _in_turn(total: int) -> tuple[Tensor, int]:
     values = torch.arange(1.0, total + 1)[:, None]
-    mine_of_them = (values[4 * b : 4 * b + 4] for b in mine(-(-total // 4)))
-    blocks = list(in_turn(mine_of_them, 4, total, torch.empty(0, 1)))
+    mine_of_them = (values[4 * b : 4 * b + 4] for b in shard(-(-total // 4)))
+    blocks = list(gather_in_order(mine_of_them, 4, total, torch.empty(0, 1)))
     return torch.cat(blocks), len(blocks)
 
 
@@ -91,11 +101,11 @@ def _left_alone(process: int, port: int, path: str) -> None:
     os.environ |= {"RANK": str(process), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     began = time.monotonic()
     try:
-        with together("cpu"):
-            summed(torch.ones(3))
+        with process_group("cpu"):
+            all_reduce(torch.ones(3))
             if process == 1:
                 os._exit(0)  # as after `kill -9`
-            summed(torch.ones(3))
+            all_reduce(torch.ones(3))
     except ConnectionError as error:
         torch.save([str(error), time.monotonic() - began], path)
 
@@ -109,7 +119,7 @@ def test_a_process_whose_other_one_has_died_ends_with_a_sentence(tmp_path: Any) 
 
 
 def test_other_errors_among_several_processes_are_left_alone() -> None:
-    with pytest.raises(RuntimeError, match="of another matter"), together("cpu"):
+    with pytest.raises(RuntimeError, match="of another matter"), process_group("cpu"):
         raise RuntimeError("of another matter")
 
 

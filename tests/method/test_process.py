@@ -13,8 +13,9 @@ from torch.autograd.functional import jacobian
 
 import ndm
 from ndm.method.denoisers import BaseDenoiser, Estimate
-from ndm.method.process import Instant, Process, Stride
+from ndm.method.process import Process
 from ndm.method.schedules import per_example
+from ndm.method.steps import ContinuousTime, DiscreteStep
 from ndm.method.variances import Step
 from ndm.networks import ResidualMLP
 
@@ -207,7 +208,7 @@ def test_the_exact_denoiser_moves_gaussians_along_their_marginals(schedule, eta:
 
 
 class ExactDirect(BaseDenoiser):
-    """Predicts, for the window it is told of, exactly what the estimate x_hat of another model implies."""
+    """Predicts, for the at it is told of, exactly what the estimate x_hat of another model implies."""
 
     direct = True
 
@@ -218,7 +219,7 @@ class ExactDirect(BaseDenoiser):
     def estimate(self, z: Tensor, level, labels: Tensor | None = None) -> Estimate:
         x_hat = self.through.denoiser(z, level)
         return Estimate(
-            mean=x_hat + self.window.look(self.through.transform(x_hat)).offset,
+            mean=x_hat + self.at.path_value(self.through.transform(x_hat)).offset,
             residual=None,
             transformed=self.through.transform(x_hat)(level.gamma),
         )
@@ -234,14 +235,14 @@ def test_direct_equals_through_x_hat(make, schedule, own: float) -> None:
     s, t = torch.linspace(0.1, 0.5, B).double(), torch.linspace(0.3, 0.9, B).double()
     step = through.step(s, t, torch.ones(B), None)
 
-    direct.denoiser.window = Stride(step)
+    direct.denoiser.at = DiscreteStep(step)
     torch.testing.assert_close(direct.kernel(z, step).mean, through.kernel(z, step).mean, rtol=1e-10, atol=1e-10)
     for eta in (0.0, 0.5, 1.2):  # another volatility than the one the network was trained for
         other = through.step(s, t, torch.ones(B), None, eta)
         ours, theirs = (m.kernel(z, other, override=True).mean for m in (direct, through))
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
-    direct.denoiser.window = Instant(schedule(t), times(own))
+    direct.denoiser.at = ContinuousTime(schedule(t), times(own))
     for eta in (None, 0.0, 0.5, 1.2):
         ours, theirs = (m.drift(z, t, eta=eta) for m in (direct, through))
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)

@@ -77,14 +77,14 @@ def test_kl_equals_torch_distributions(make, shape) -> None:
 def test_coloured_noise_has_the_covariance(make) -> None:
     covariance = make()
     # Colouring is linear in the noise: its matrix, row by row.
-    rows = torch.stack([covariance.colour(e.expand(B, D)) for e in torch.eye(D).double()], 1)
+    rows = torch.stack([covariance.apply_sqrt(e.expand(B, D)) for e in torch.eye(D).double()], 1)
     torch.testing.assert_close(rows.mT @ rows, matrices(covariance), rtol=1e-9, atol=1e-9)
 
 
 def test_a_low_rank_covariance_keeps_the_shape_of_images() -> None:
     covariance = low_rank(2)
     noise = torch.randn(B, 2, 3).double()
-    torch.testing.assert_close(covariance.colour(noise).flatten(1), covariance.colour(noise.flatten(1)))
+    torch.testing.assert_close(covariance.apply_sqrt(noise).flatten(1), covariance.apply_sqrt(noise.flatten(1)))
 
 
 # ---- calibration: optimal among its kind, on the data it was made from

@@ -17,7 +17,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["everywhere", "in_turn", "is_first", "mine", "rank", "share_of", "summed", "together", "world_size"]
+__all__ = [
+    "all_gather",
+    "all_reduce",
+    "gather_in_order",
+    "is_first",
+    "process_group",
+    "rank",
+    "shard",
+    "strided_share",
+    "world_size",
+]
 
 
 #: Seconds that a process waits for the others to be there.
@@ -44,7 +54,7 @@ def _running() -> bool:
 
 
 @contextmanager
-def together(device: str = "auto") -> Iterator[torch.device]:
+def process_group(device: str = "auto") -> Iterator[torch.device]:
     """Join the processes that a launcher has started, if it has, and part from them at the end; the device to work on.
 
     Args:
@@ -119,17 +129,17 @@ def _chosen(device: str) -> str:
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" else device
 
 
-def mine(jobs: int) -> range:
+def shard(jobs: int) -> range:
     """Which of so many jobs, numbered from 0, are this process's."""
     return range(rank(), jobs, world_size())
 
 
-def share_of(total: int, index: int, of: int) -> slice:
+def strided_share(total: int, index: int, of: int) -> slice:
     """The rows of a batch of ``total`` that are share number ``index`` of ``of``: every of-th one."""
     return slice(index, total, of)
 
 
-def everywhere(values: Tensor, places: Tensor, total: int) -> Tensor:
+def all_gather(values: Tensor, places: Tensor, total: int) -> Tensor:
     """All the values that the processes have found, in their places, (total, ...), the same in every process.
 
     Args:
@@ -139,15 +149,15 @@ def everywhere(values: Tensor, places: Tensor, total: int) -> Tensor:
     """
     whole = torch.zeros((total, *values.shape[1:]), dtype=values.dtype, device=values.device)
     whole[places.to(values.device)] = values
-    return summed(whole)  # every place is zero in all processes but one, so that the sum is exact
+    return all_reduce(whole)  # every place is zero in all processes but one, so that the sum is exact
 
 
-def in_turn(found: Iterator[Tensor], size: int, total: int, like: Tensor) -> Iterator[Tensor]:
+def gather_in_order(found: Iterator[Tensor], size: int, total: int, like: Tensor) -> Iterator[Tensor]:
     """The blocks that the processes find, in their order, the same in every process: as many as there are processes at
     a time, so that memory holds no more.
 
     Args:
-        found: the blocks of this process, (size, ...), the last of all maybe smaller: those numbered by :func:`mine`.
+        found: the blocks of this process, (size, ...), the last of all maybe smaller: those numbered by :func:`shard`.
         size: how many values are in a block.
         total: how many there are in all.
         like: of the shape, (0, ...), and the type of the blocks, for a process that has none.
@@ -158,10 +168,10 @@ def in_turn(found: Iterator[Tensor], size: int, total: int, like: Tensor) -> Ite
     for start in range(0, total, size * world_size()):
         stop = min(total, start + size * world_size())
         values = next(found, like)
-        yield everywhere(values, rank() * size + torch.arange(len(values)), stop - start)
+        yield all_gather(values, rank() * size + torch.arange(len(values)), stop - start)
 
 
-def summed(values: Tensor) -> Tensor:
+def all_reduce(values: Tensor) -> Tensor:
     """The sum of a tensor over the processes, the same in every one."""
     if world_size() == 1:
         return values

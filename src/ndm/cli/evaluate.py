@@ -98,7 +98,7 @@ def run(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     find_allowed(options.allow)
 
-    from ndm._internal.distributed import is_first, together
+    from ndm._internal.distributed import is_first, process_group
     from ndm.configs.recorded import read_run_data
     from ndm.evaluation import evaluate
     from ndm.training import Run
@@ -106,7 +106,7 @@ def run(arguments: list[str]) -> None:
     run = Run(Path(options.run))
     file = run.path / "evaluation-other-data.json" if options.other_data else run.evaluation
     told = telling(file, f"the figures are in {file}.", STOPPED["evaluate"])
-    with told, together(options.device) as device, precision(options.precision, device):
+    with told, process_group(options.device) as device, precision(options.precision, device):
         features: Any = options.features
         if options.fid and options.inception_weights:
             features = importlib.import_module("ndm.evaluation.quality").feature_network(

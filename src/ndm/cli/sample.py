@@ -47,18 +47,18 @@ def run(arguments: list[str]) -> None:
     find_allowed(options.allow)
     out = Path(options.out)
 
-    from ndm._internal.distributed import together
+    from ndm._internal.distributed import process_group
     from ndm.samples import require_place
 
     require_place(out, options.overwrite)
     told = telling(out, f"{options.n} samples are in {out}.", STOPPED["sample"])
-    with told, together(options.device) as device, precision(options.precision, device):
+    with told, process_group(options.device) as device, precision(options.precision, device):
         _draw(Path(options.run), out, device, options)
 
 
 def _draw(path: Path, out: Path, device: torch.device, options: argparse.Namespace) -> None:
     """Draw samples of the run there, and write each block as it comes."""
-    from ndm._internal.distributed import in_turn, is_first, rank, world_size
+    from ndm._internal.distributed import gather_in_order, is_first, rank, world_size
     from ndm._internal.inputs import state_like
     from ndm.inference.sampling import sample_batches
     from ndm.samples import class_turns, formula_warning, sample_file
@@ -81,7 +81,7 @@ def _draw(path: Path, out: Path, device: torch.device, options: argparse.Namespa
         **sampling_options(options),
     )
     like = state_like(model, 0, shape).cpu()
-    blocks = in_turn((x.to("cpu", like.dtype) for _, x in drawn), options.batch_size, options.n, like)
+    blocks = gather_in_order((x.to("cpu", like.dtype) for _, x in drawn), options.batch_size, options.n, like)
     if not is_first():
         for _ in blocks:  # in the making of which it has a part
             pass

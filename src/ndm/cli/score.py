@@ -58,13 +58,13 @@ def run(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     find_allowed(options.allow)
 
-    from ndm._internal.distributed import together, world_size
+    from ndm._internal.distributed import process_group, world_size
     from ndm.scoring import score
     from ndm.training import Run
 
     run = Run(Path(options.run))
     told = telling(Path(options.out), f"the scores are in {options.out}.", STOPPED["score"])
-    with told, together(options.device) as device:
+    with told, process_group(options.device) as device:
         if world_size() > 1:
             raise ValueError("ndm score is for one process: cut the table into several to share the work.")
         model = load_model(run.path, device, options.allow)

@@ -27,10 +27,11 @@ from ndm.configs.yamltext import MODE, dump
 from ndm.data import Data
 from ndm.method.decoders import Decoder
 from ndm.method.denoisers import BaseDenoiser
-from ndm.method.process import ConstantVolatility, LearnedVolatility, Standardize
 from ndm.method.schedules import Schedule
+from ndm.method.standardization import Standardize
 from ndm.method.transforms import Transform
 from ndm.method.variances import ReverseVariance
+from ndm.method.volatility import ConstantVolatility, LearnedVolatility
 from ndm.model import NDM
 from ndm.storage.memory import Allowance, free, require
 from ndm.training import TrainerOptions, TrainingOptions

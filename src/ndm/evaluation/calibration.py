@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from ndm._internal.distributed import mine, summed
+from ndm._internal.distributed import all_reduce, shard
 from ndm._internal.random import seed_of
 from ndm.data.choosing import Some, part_of
 from ndm.evaluation.per_example import BLOCK, device_of
@@ -102,7 +102,7 @@ def _moments(
     """The moments that are found in each block of some examples, added up, the blocks shared among the processes."""
     device, moments = device_of(model), None
     with with_variance(model, "posterior", None, None):  # which has no part in the errors
-        for block in mine(-(-len(part) // BLOCK)):
+        for block in shard(-(-len(part) // BLOCK)):
             rows = slice(block * BLOCK, (block + 1) * BLOCK)
             y = None if labels is None else labels[rows].to(device)
             here = found(part[rows].to(device), y, torch.Generator(device).manual_seed(seed_of(seed, block)))
@@ -110,7 +110,7 @@ def _moments(
     if moments is None:  # there are more processes than blocks: take part in the sum, with nothing
         moments = found(part[:1].to(device), None if labels is None else labels[:1].to(device), torch.Generator(device))
         moments.count, moments.sums = torch.zeros_like(moments.count), torch.zeros_like(moments.sums)
-    moments.count, moments.sums = summed(moments.count), summed(moments.sums)
+    moments.count, moments.sums = all_reduce(moments.count), all_reduce(moments.sums)
     return moments
 
 

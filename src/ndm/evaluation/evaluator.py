@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ndm._internal.distributed import is_first, mine, rank, world_size
+from ndm._internal.distributed import is_first, rank, shard, world_size
 from ndm.data import Data
 from ndm.data.choosing import Some, part_of
 from ndm.evaluation import baselines
@@ -80,8 +80,7 @@ def evaluate(
 ) -> Evaluation:
     """Measure a model on one split of a data set.
 
-    Several processes (torchrun; :func:`ndm._internal.distributed.together`) share the work, and all of them return the
-    same.
+    Several processes, as torchrun starts them, share the work, and all of them return the same.
 
     Args:
         model: the model; left as it was.
@@ -309,7 +308,7 @@ def _add_quality(
     from ndm.evaluation.quality import fid_kid  # it needs torchmetrics
 
     device, real = device_of(model), _Part.of(data, split, n, seed, _conditional(model))
-    blocks = [slice(b * batch_size, (b + 1) * batch_size) for b in mine(-(-len(real.places) // batch_size))]
+    blocks = [slice(b * batch_size, (b + 1) * batch_size) for b in shard(-(-len(real.places) // batch_size))]
     labels = real.labels
     if labels is not None:  # as many samples of each class as there are examples
         labels = labels[torch.arange(n) % len(labels)]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ndm._internal.distributed import everywhere, mine, summed
+from ndm._internal.distributed import all_gather, all_reduce, shard
 from ndm._internal.random import seed_of
 from ndm.data.base import Examples
 from ndm.inference.likelihood import log_likelihood
@@ -108,7 +108,7 @@ def likelihood_per_example(
         return found[:, [0, 2]]
 
     found = _block_by_block(measure, data, labels, batch_size, device, columns=2)
-    return {"log_prob": found[:, 0], "solver_error": found[:, 1]}, kinds[0], int(summed(evaluations).item())
+    return {"log_prob": found[:, 0], "solver_error": found[:, 1]}, kinds[0], int(all_reduce(evaluations).item())
 
 
 def solved(
@@ -154,9 +154,9 @@ def _block_by_block(
     """What ``measure`` makes of each block of examples, shared among the processes: (N, columns), float64."""
     n = len(data)
     values, places = [torch.zeros(0, columns, dtype=torch.float64)], [torch.zeros(0, dtype=torch.long)]
-    for block in mine(-(-n // batch_size)):
+    for block in shard(-(-n // batch_size)):
         rows = slice(block * batch_size, min((block + 1) * batch_size, n))
         y = None if labels is None else labels[rows].to(device)
         values.append(measure(block, data[rows].to(device), y))
         places.append(torch.arange(n)[rows])
-    return everywhere(torch.cat(values), torch.cat(places), n)
+    return all_gather(torch.cat(values), torch.cat(places), n)

@@ -35,7 +35,7 @@ from ndm._internal.precision import residual_path
 from ndm._internal.random import Randomness, low_discrepancy, normal_like
 from ndm.inference.reverse import ode_states
 from ndm.inference.solvers import FIXED_STEP_ODE
-from ndm.method.process import Process, at_rest
+from ndm.method.process import Process, frozen
 from ndm.method.schedules import per_example
 
 __all__ = ["PathCost", "acceleration", "curvature", "ode_paths", "path_cost"]
@@ -159,7 +159,7 @@ def ode_paths(
     z = as_numbers(process, z)
     labels = as_labels(process, labels, len(z))
     grid = torch.arange(steps, -1, -1, dtype=torch.float64, device=z.device) / steps
-    with at_rest(process):
+    with frozen(process):
         return torch.stack([z, *ode_states(process, z, grid, solver, labels)])
 
 

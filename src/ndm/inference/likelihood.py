@@ -32,7 +32,7 @@ from ndm._internal.precision import residual_path
 from ndm._internal.random import normal_like
 from ndm.inference.divergence import exact_divergence, integral_and_error, or_by_chance, quadratic_forms
 from ndm.inference.solvers import solve_fixed
-from ndm.method.process import Process, at_rest
+from ndm.method.process import Process, frozen
 from ndm.method.schedules import per_example
 from ndm.method.transforms.curve import tile
 
@@ -158,7 +158,7 @@ def log_likelihood(
     if probes < 1 or samples < 1:
         raise ValueError(f"probes and samples must be at least 1, got probes={probes}, samples={samples}.")
     flow = _Flow(model, labels, 0 if exact else probes, tolerance, generator)
-    with at_rest(model), residual_path(data.device):
+    with frozen(model), residual_path(data.device):
         if dequantization is None:
             level_0 = model.schedule(data.new_zeros(data.shape[0]))
             # z_0 = alpha_0 x is one to one, so its density is x's but for the Jacobian.

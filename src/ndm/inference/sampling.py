@@ -25,7 +25,7 @@ from ndm._internal.random import normal_like, seed_of
 from ndm.inference.reverse import POINTS, followed_at, ode_adaptive, ode_states, sde_by_torchsde, sde_states
 from ndm.inference.solvers import FIXED_STEP_ODE, FIXED_STEP_SDE
 from ndm.method.denoisers import GuidedDenoiser
-from ndm.method.process import Process, at_rest
+from ndm.method.process import Process, frozen
 
 __all__ = ["METHODS", "sample", "sample_batches"]
 
@@ -117,7 +117,7 @@ def sample(
     if spacing is None:
         spacing = _own_spacing(model, method, steps, eta, solver)
     grid = model.schedule.even_in_gamma(steps) if spacing == "gamma" and steps is not None else None
-    with _guided(model, guidance), at_rest(model):
+    with _guided(model, guidance), frozen(model):
         if method in ("ancestral", "ddim"):
             assert steps is not None
             eta = 0.0 if method == "ddim" else eta

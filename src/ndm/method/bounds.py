@@ -24,8 +24,9 @@ from ndm._internal.precision import residual_path
 from ndm._internal.random import Randomness, below_one, low_discrepancy, normal_like
 from ndm.method.grids import GRIDS, even_grid, gamma_grid, labelled, optimal_grid
 from ndm.method.moments import Moments, folds_for
-from ndm.method.process import Instant, Process, Stride, at_rest
+from ndm.method.process import Process, frozen
 from ndm.method.schedules import NoiseLevel, per_example
+from ndm.method.steps import ContinuousTime, DiscreteStep
 from ndm.method.transforms.curve import Curve
 from ndm.method.variances import CalibratedVariance, Step, check_calibration, check_grid
 
@@ -124,27 +125,27 @@ def _bound(
     integrand: list[Tensor] = []
     if steps is None:
         level = process.schedule.at_random(u, lambda: integrand[0])
-        window: Stride | Instant = Instant(level, process.volatility(level.gamma))
+        at: DiscreteStep | ContinuousTime = ContinuousTime(level, process.volatility(level.gamma))
     else:
-        window = Stride(process.grid_step((u * steps).long() + 1, steps, x))
+        at = DiscreteStep(process.grid_step((u * steps).long() + 1, steps, x))
 
     curve = process.transform(x)
-    seen, (displacement_0, displacement_1) = window.look_with(curve, torch.stack([level_0.gamma, level_1.gamma]))
-    z = per_example(window.level.alpha, x) * (x + seen.displacement) + per_example(window.level.sigma, x) * noise
-    estimate = process.denoiser.estimate(z, window.level, labels)
-    gap = process.mismatch(seen, noise, x, estimate, window)
+    value, (displacement_0, displacement_1) = at.path_value_and(curve, torch.stack([level_0.gamma, level_1.gamma]))
+    z = per_example(at.level.alpha, x) * (x + value.displacement) + per_example(at.level.sigma, x) * noise
+    estimate = process.denoiser.estimate(z, at.level, labels)
+    gap = process.mismatch(value, noise, x, estimate, at)
 
-    if isinstance(window, Stride):
+    if isinstance(at, DiscreteStep):
         assert steps is not None
-        e = per_example(window.step.scale, gap) * gap
-        diffusion = steps * process.covariance(window.step, estimate).kl(e)
+        e = per_example(at.step.scale, gap) * gap
+        diffusion = steps * process.covariance(at.step, estimate).kl(e)
     else:
-        diffusion = _continuous(window, gap)
+        diffusion = _continuous(at, gap)
         integrand.append(diffusion.detach() / x[0].numel())
     if estimate.transformed_loss is None:
         auxiliary = torch.zeros_like(diffusion)
     else:
-        auxiliary = estimate.transformed_loss(x + seen.displacement, noise)
+        auxiliary = estimate.transformed_loss(x + value.displacement, noise)
     return BoundTerms(
         diffusion=diffusion,
         prior=_prior(x + displacement_1, level_1),
@@ -161,9 +162,9 @@ def _end(ends: NoiseLevel, which: int, x: Tensor) -> NoiseLevel:
     return NoiseLevel(**one)
 
 
-def _continuous(window: Instant, gap: Tensor) -> Tensor:
+def _continuous(at: ContinuousTime, gap: Tensor) -> Tensor:
     """The integrand of L_diff in continuous time, (B,)."""
-    eta_squared, level = window.eta**2, window.level
+    eta_squared, level = at.eta**2, at.level
     weight = level.dgamma * torch.exp(-level.gamma) * (1 + eta_squared) ** 2 / (4 * eta_squared)
     return weight / 2 * (gap**2).flatten(1).sum(1)
 
@@ -281,7 +282,7 @@ def error_moments(
     """
     x = process.to_model(data)
     labels = as_labels(process, labels, len(x))
-    with at_rest(process), residual_path(x.device):
+    with frozen(process), residual_path(x.device):
         times = even_grid(steps, x) if grid is None else grid
         moments = Moments(steps, x[0].numel(), full, folds_for(steps, x[0].numel(), full)) if more is None else more
         curve = process.transform(x)
@@ -295,8 +296,8 @@ def _error(
     process: Process, step: Step, x: Tensor, curve: Curve, labels: Tensor | None, generator: Randomness
 ) -> Tensor:
     """One sample of e = Dmu / sqrt(v) for each example, (B, \\*shape)."""
-    window = Stride(step)
-    seen, noise = window.look(curve), normal_like(x, generator)
-    z = per_example(step.t.alpha, x) * (x + seen.displacement) + per_example(step.t.sigma, x) * noise
-    gap = process.mismatch(seen, noise, x, process.denoiser.estimate(z, step.t, labels), window)
+    at = DiscreteStep(step)
+    value, noise = at.path_value(curve), normal_like(x, generator)
+    z = per_example(step.t.alpha, x) * (x + value.displacement) + per_example(step.t.sigma, x) * noise
+    gap = process.mismatch(value, noise, x, process.denoiser.estimate(z, step.t, labels), at)
     return per_example(step.scale, gap) * gap

@@ -28,8 +28,9 @@ from ndm._internal.inputs import Values, as_labels, as_tensor
 from ndm._internal.precision import residual_path
 from ndm._internal.random import Randomness, normal_like
 from ndm.method.moments import Moments
-from ndm.method.process import Process, Stride, at_rest
+from ndm.method.process import Process, frozen
 from ndm.method.schedules import per_example
+from ndm.method.steps import DiscreteStep
 from ndm.method.variances import check_calibration
 
 __all__ = ["GRIDS", "cheapest_path", "even_grid", "gamma_grid", "grid_from", "optimal_grid", "pair_moments"]
@@ -150,7 +151,7 @@ def pair_moments(
     """
     x = process.to_model(data)
     labels = as_labels(process, labels, len(x))
-    with at_rest(process), residual_path(x.device):
+    with frozen(process), residual_path(x.device):
         isotropic = covariance == "isotropic"
         moments = Moments(candidates * (candidates + 1) // 2, 1 if isotropic else x[0].numel(), full=False)
         curve, index = process.transform(x), torch.ones(len(x), dtype=torch.long, device=x.device)
@@ -161,8 +162,8 @@ def pair_moments(
                 noise = normal_like(x, generator)
                 z = per_example(step.t.alpha, x) * curve(step.t.gamma) + per_example(step.t.sigma, x) * noise
                 estimate = process.denoiser.estimate(z, step.t, labels)
-            window = Stride(step)
-            gap = process.mismatch(window.look(curve), noise, x, estimate, window)
+            at = DiscreteStep(step)
+            gap = process.mismatch(at.path_value(curve), noise, x, estimate, at)
             e = (per_example(step.scale, gap) * gap).flatten(1)
             # Moments squares what it is given: the root of the mean square stands for all dimensions.
             moments.add(pair, e.square().mean(1, keepdim=True).sqrt() if isotropic else e)

@@ -13,8 +13,6 @@ the reverse process is an estimate of y: F(x_hat, t) + slope(x_hat) as in the pa
 
 from __future__ import annotations
 
-import math
-from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,10 +28,10 @@ from ndm.method.decoders import Decoder, GaussianDecoder
 from ndm.method.denoisers import BaseDenoiser, Estimate, as_denoiser
 from ndm.method.parts import Part
 from ndm.method.schedules import NoiseLevel, Schedule, per_example
-from ndm.method.transforms.bases import basis_named
-from ndm.method.transforms.curve import Curve, Sighting, Transform, unit_interval
+from ndm.method.standardization import Standardize
+from ndm.method.steps import ContinuousTime, DiscreteStep, PathEvaluator
+from ndm.method.transforms.curve import PathValue, Transform
 from ndm.method.transforms.learned import LearnedTransform
-from ndm.method.transforms.ranges import GammaRange
 from ndm.method.variances import (
     Covariance,
     LearnedVariance,
@@ -42,135 +40,20 @@ from ndm.method.variances import (
     ReverseVariance,
     Step,
 )
+from ndm.method.volatility import ConstantVolatility
 
 __all__ = [
-    "ConstantVolatility",
-    "Instant",
     "Kernel",
-    "LearnedVolatility",
     "Process",
-    "Standardize",
-    "Window",
     "as_part",
-    "at_rest",
+    "frozen",
 ]
 
 _VARIANCES = {"posterior": PosteriorVariance, "learned": LearnedVariance, "predicted": PredictedVariance}
 
 
-class ConstantVolatility(Part):
-    """eta(gamma) = eta: the reverse SDE's noise is g^2 = eta^2 sigma^2 gamma' (method, section 4).
-
-    Args:
-        eta: 1 is the paper's and VDM's.
-
-    Raises:
-        ValueError: eta is not positive; the bound is infinite then. (The samplers take eta = 0.)
-    """
-
-    def __init__(self, eta: float = 1.0) -> None:
-        super().__init__()
-        if not (math.isfinite(eta) and eta > 0):
-            raise ValueError(f"The volatility must be positive, got {eta}; for DDIM sample with eta=0.")
-        self.eta = eta
-
-    def forward(self, gamma: Tensor) -> Tensor:
-        return torch.full_like(gamma, self.eta)
-
-
-class LearnedVolatility(GammaRange):
-    """log eta(gamma) = sum_k a_k sqrt(2) cos(pi k u), trained on the bound (NFDM, arXiv 2404.12940, learns it too).
-
-    Args:
-        terms: the number of cosines; eta = 1 to begin with.
-        gamma_range: the noise levels that become u = 0 and u = 1; by default the end points of the schedule of the
-            first model that the volatility is put into.
-    """
-
-    def __init__(self, terms: int = 8, gamma_range: tuple[float, float] | None = None) -> None:
-        super().__init__()
-        self.terms = terms
-        self._basis = basis_named("cosine")
-        self.coefficients = nn.Parameter(torch.zeros(terms))
-        self._take_range(gamma_range)
-
-    def forward(self, gamma: Tensor) -> Tensor:
-        phi, _ = self._basis(unit_interval(gamma, self.gamma_range).clamp(0, 1), self.terms)
-        return torch.exp(phi @ self.coefficients.to(gamma.dtype))
-
-
-class Standardize(Part):
-    """Data in their own units to zero mean and unit variance and back: x = (data - mean) / scale, per dimension.
-
-    Args:
-        mean: of one example, nested lists or a number.
-        scale: likewise, positive.
-
-    Raises:
-        ValueError: a scale is not positive.
-    """
-
-    def __init__(self, mean: float | list, scale: float | list) -> None:
-        super().__init__()
-        self._given = mean, scale
-        self._mean = as_tensor(mean, "means").double()
-        self._scale = as_tensor(scale, "scales").double()
-        if not ((self._scale > 0) & self._scale.isfinite()).all() or not self._mean.isfinite().all():
-            raise ValueError(
-                "A standardisation's scale must be positive, and mean and scale finite: is one of the data's columns "
-                "constant?"
-            )
-
-    @property
-    def mean(self) -> Any:
-        """As it was given."""
-        return self._given[0]
-
-    @property
-    def scale(self) -> Any:
-        """As it was given."""
-        return self._given[1]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """That of the examples it is for; () for any."""
-        return tuple(torch.broadcast_shapes(self._mean.shape, self._scale.shape))
-
-    @classmethod
-    def fit(cls, data: Values) -> Standardize:
-        """From the mean and standard deviation of data, (N, \\*shape), per dimension.
-
-        Args:
-            data: a tensor of any precision or of integers, or what :func:`ndm._internal.inputs.as_tensor` makes one of.
-
-        Raises:
-            ValueError: fewer than two examples, NaN or infinite values, or a dimension that is constant.
-        """
-        data = as_tensor(data).double()
-        check_examples(data)
-        if len(data) < 2:
-            raise ValueError("A standardisation is fitted to at least 2 examples, got 1.")
-        if not data.isfinite().all():
-            raise ValueError("The data contain NaN or infinite values; remove or replace them.")
-        return cls(data.mean(0).tolist(), data.std(0).tolist())
-
-    def forward(self, data: Values) -> Tensor:
-        """Standardised data, (B, \\*shape), in their precision, float32 at least."""
-        data = as_tensor(data)
-        data = at_least_single(data) if data.is_floating_point() else data.double()
-        return (data - self._mean.to(data)) / self._scale.to(data)
-
-    def inverse(self, x: Tensor) -> Tensor:
-        """Data in their own units, (B, \\*shape)."""
-        return x * self._scale.to(x) + self._mean.to(x)
-
-    def log_det(self, x: Tensor) -> Tensor:
-        """``log |det dx/ddata|`` of one example of x, (B, \\*shape): a number, in nats."""
-        return -self._scale.log().expand(x.shape[1:]).sum().to(x)
-
-
 @contextmanager
-def at_rest(model: Process) -> Iterator[None]:
+def frozen(model: Process) -> Iterator[None]:
     """The model in eval mode, its parameters asking for no gradients; as before afterwards."""
     was_training, trained = model.training, [p for p in model.parameters() if p.requires_grad]
     model.eval().requires_grad_(False)
@@ -180,67 +63,6 @@ def at_rest(model: Process) -> Iterator[None]:
         model.train(was_training)
         for parameter in trained:
             parameter.requires_grad_(True)
-
-
-class Window:
-    """How the reverse process looks at a curve: over a step, or at an instant."""
-
-    @property
-    @abstractmethod
-    def level(self) -> NoiseLevel:
-        """The noise level of z_t."""
-
-    @abstractmethod
-    def look(self, curve: Curve) -> Sighting:
-        """The curve's displacement at t, and its slope."""
-
-    @abstractmethod
-    def look_with(self, curve: Curve, others: Tensor) -> tuple[Sighting, Tensor]:
-        """As :meth:`look`, and the displacement at other noise levels too: (P, B) -> (P, B, \\*shape)."""
-
-
-@dataclass(frozen=True)
-class Stride(Window):
-    """Over a step: slope = (F(x, s) - F(x, t)) / gain."""
-
-    step: Step
-
-    @property
-    def level(self) -> NoiseLevel:
-        return self.step.t
-
-    def look(self, curve: Curve) -> Sighting:
-        return self.look_with(curve, self.step.t.gamma.new_empty(0, len(self.step.t.gamma)))[0]
-
-    def look_with(self, curve: Curve, others: Tensor) -> tuple[Sighting, Tensor]:
-        gamma = torch.cat([torch.stack([self.step.t.gamma, self.step.s.gamma]), others])
-        displacement = curve.displacement(gamma)
-        at_t, at_s = displacement[0], displacement[1]
-        # An empty step (a clipped schedule has some) has no gain, and F does not move over it.
-        gain = torch.where(self.step.gain == 0, torch.ones_like(self.step.gain), self.step.gain)
-        return Sighting(at_t, (at_s - at_t) / per_example(gain, at_t)), displacement[2:]
-
-
-@dataclass(frozen=True)
-class Instant(Window):
-    """At an instant: slope = -2 / (1 + eta^2) dF/dgamma; eta (B,)."""
-
-    at: NoiseLevel
-    eta: Tensor
-
-    @property
-    def level(self) -> NoiseLevel:
-        return self.at
-
-    def look(self, curve: Curve) -> Sighting:
-        return self._sighting(*curve.displacement_with_derivative(self.at.gamma))
-
-    def look_with(self, curve: Curve, others: Tensor) -> tuple[Sighting, Tensor]:
-        displacement, derivative, elsewhere = curve.look(self.at.gamma, others)
-        return self._sighting(displacement, derivative), elsewhere
-
-    def _sighting(self, displacement: Tensor, derivative: Tensor) -> Sighting:
-        return Sighting(displacement, derivative * per_example(-2 / (1 + self.eta**2), derivative))
 
 
 @runtime_checkable
@@ -260,7 +82,7 @@ class Kernel:
 
     def sample(self, noise: Tensor) -> Tensor:
         """z_s from standard normal noise, both (B, \\*shape)."""
-        return self.mean + per_example(self.v.sqrt(), noise) * self.covariance.colour(noise)
+        return self.mean + per_example(self.v.sqrt(), noise) * self.covariance.apply_sqrt(noise)
 
 
 class Process(Part):
@@ -370,7 +192,7 @@ class Process(Part):
 
     def posterior(self, x: Tensor, z: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         """q(z_s | z_t, x): its mean, (B, \\*shape), and its variance v, (B,)."""
-        return self._step_mean(z, x + Stride(step).look(self.transform(x)).offset, step), step.v
+        return self._step_mean(z, x + DiscreteStep(step).path_value(self.transform(x)).offset, step), step.v
 
     def _step_mean(self, z: Tensor, y: Tensor, step: Step) -> Tensor:
         return per_example(step.c, z) * z + per_example(step.s.alpha * step.gain, z) * y
@@ -381,27 +203,27 @@ class Process(Part):
         """The reverse step's covariance over v."""
         return self.reverse_variance(step, estimate)
 
-    def y_hat(self, estimate: Estimate, window: Window) -> Tensor:
+    def y_hat(self, estimate: Estimate, at: PathEvaluator) -> Tensor:
         """The estimate of y that the reverse process makes of z_t, (B, \\*shape)."""
         if self.denoiser.direct:
             return estimate.mean
-        return estimate.mean + window.look(self.transform(estimate.mean)).offset
+        return estimate.mean + at.path_value(self.transform(estimate.mean)).offset
 
-    def mismatch(self, seen: Sighting, noise: Tensor, x: Tensor, estimate: Estimate, window: Window) -> Tensor:
+    def mismatch(self, value: PathValue, noise: Tensor, x: Tensor, estimate: Estimate, at: PathEvaluator) -> Tensor:
         """y - y_hat, (B, \\*shape), without cancellation, for z_t = alpha F(x, t) + sigma noise.
 
         Args:
-            seen: the curve of x as the window sees it.
+            value: the curve of x at this step or instant.
             noise: (B, \\*shape).
             x: (B, \\*shape).
             estimate: the denoiser's, of z_t.
-            window: the step or the instant.
+            at: the step or the instant.
         """
         if self.denoiser.direct:
             # The denoiser's residual is about F(x, t); y is the slope away from it.
-            return estimate.residual(x + seen.displacement, torch.zeros_like(x), noise) + seen.slope
-        residual = estimate.residual(x, seen.displacement, noise)
-        return self.transform.contrast(seen, estimate.mean, residual, window.look)
+            return estimate.residual(x + value.displacement, torch.zeros_like(x), noise) + value.slope
+        residual = estimate.residual(x, value.displacement, noise)
+        return self.transform.difference(value, estimate.mean, residual, at.path_value)
 
     def kernel(self, z: Tensor, step: Step, labels: Tensor | None = None, override: bool = False) -> Kernel:
         """p(z_s | z_t).
@@ -414,7 +236,7 @@ class Process(Part):
         """
         with residual_path(z.device):
             estimate = self.denoiser.estimate(z, step.t, labels)
-            y_hat = self.y_hat(estimate, Stride(step))
+            y_hat = self.y_hat(estimate, DiscreteStep(step))
             if override and self.denoiser.direct:
                 own = Step.between(step.s, step.t, self.volatility(step.t.gamma), step.index, step.steps)
                 # An empty step has no gain of either kind, and its mean is z whatever y is.
@@ -468,7 +290,7 @@ class Process(Part):
             own = self.volatility(level.gamma)
             used = own if eta is None else torch.as_tensor(eta).to(own).expand_as(own)
             estimate = self.denoiser.estimate(z, level, labels)
-            y_hat = self.y_hat(estimate, Instant(level, used))
+            y_hat = self.y_hat(estimate, ContinuousTime(level, used))
             if eta is not None and self.denoiser.direct:
                 y_hat = self._other_y(estimate, (1 + own**2) / (1 + used**2))
             return y_hat, used

@@ -88,7 +88,7 @@ class Covariance:
         """KL( q(z_s | z_t, x) || p(z_s | z_t) ) in nats, (B,), for e = Dmu / sqrt(v), (B, \\*shape)."""
 
     @abstractmethod
-    def colour(self, noise: Tensor) -> Tensor:
+    def apply_sqrt(self, noise: Tensor) -> Tensor:
         """Standard normal noise, (B, \\*shape), made to have covariance W / v."""
 
 
@@ -110,7 +110,7 @@ class Diagonal(Covariance):
     def kl(self, e: Tensor) -> Tensor:
         return _kl(self.log_ratio.expand_as(e), e**2).flatten(1).sum(1)
 
-    def colour(self, noise: Tensor) -> Tensor:
+    def apply_sqrt(self, noise: Tensor) -> Tensor:
         return noise * torch.exp(self.log_ratio / 2)
 
 
@@ -141,7 +141,7 @@ class LowRank(Covariance):
         rest = self.rest[self.index]
         return kl + (d - r) * _kl(rest, outside.clamp(min=0) / (d - r))
 
-    def colour(self, noise: Tensor) -> Tensor:
+    def apply_sqrt(self, noise: Tensor) -> Tensor:
         def matrix(rows: Tensor, i: int) -> Tensor:
             common = torch.exp(self.rest[i] / 2)
             stretch = torch.exp(self.log_ratio[i] / 2) - common

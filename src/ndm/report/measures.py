@@ -22,8 +22,9 @@ from ndm._internal.precision import residual_path
 from ndm._internal.random import below_one, normal_like, seed_of
 from ndm.inference.sampling import sample
 from ndm.method.denoisers import Estimate
-from ndm.method.process import Stride, at_rest
+from ndm.method.process import frozen
 from ndm.method.schedules import Schedule, per_example
+from ndm.method.steps import DiscreteStep
 from ndm.method.variances import (
     CalibratedVariance,
     Diagonal,
@@ -126,7 +127,7 @@ def noise_profile(
             u = torch.rand(len(some), generator=generator, dtype=torch.float64)
             t = time_of(model.schedule, (edges[p] + u * (edges[p + 1] - edges[p])).to(data.device))
             t = below_one(t.to(some))
-            with at_rest(model):
+            with frozen(model):
                 terms = model.bound(some, None, labels=y, times=t, generator=generator, check=False)
             slope = model.schedule(t).dgamma.double()
             inside = slope > 0  # a rounded time may lie where the schedule is clipped
@@ -159,7 +160,7 @@ def variance_ratio(
         kind does not tell it.
     """
     levels, ratios = [], []
-    with at_rest(model), residual_path(x.device):
+    with frozen(model), residual_path(x.device):
         for i in range(1, steps + 1):
             step = model.grid_step(torch.full((len(x),), i, device=x.device), steps, x)
             if not (step.gain != 0).all():
@@ -243,7 +244,7 @@ def cost(model: NDM, shape: tuple[int, ...], labels: Tensor | None = None) -> fl
     like = next(iter(model.parameters()), torch.empty(0))
     z = torch.zeros(1, *shape, device=like.device, dtype=like.dtype)
     t = z.new_tensor([0.5])
-    with FlopCounterMode(display=False) as counter, at_rest(model):
-        stride = Stride(model.step(t * 0.8, t, t.long(), None))
+    with FlopCounterMode(display=False) as counter, frozen(model):
+        stride = DiscreteStep(model.step(t * 0.8, t, t.long(), None))
         model.y_hat(model.denoiser.estimate(z, stride.level, labels), stride)
     return float(counter.get_total_flops())

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from torch import nn
 from tqdm import tqdm
 
-from ndm._internal.distributed import together, world_size
+from ndm._internal.distributed import process_group, world_size
 from ndm.report.blocks import Section
 from ndm.report.drawing import swatch
 from ndm.report.findings import PIECES, Findings, affordable_examples, measure
@@ -81,7 +81,7 @@ def report(
     out = Path(out)
     _check(out, examples, seed, overwrite)
     # To build a model draws random numbers, which are then replaced by its weights.
-    with together(device) as place, torch.random.fork_rng(devices=[]):
+    with process_group(device) as place, torch.random.fork_rng(devices=[]):
         if world_size() > 1:
             raise ValueError("ndm report is for one process: start it without torchrun.")
         found = subjects([Path(run) for run in runs], place, allow)

@@ -25,7 +25,7 @@ from ndm.data.base import Data
 from ndm.evaluation.baselines import gaussian_mixture, has_mixtures
 from ndm.method.denoisers import Denoiser, DirectDenoiser
 from ndm.method.mixture import MixtureBase
-from ndm.method.process import Standardize
+from ndm.method.standardization import Standardize
 from ndm.training.options import TrainerOptions, TrainingOptions
 
 __all__ = ["add_base", "on_cpu", "resolve", "width"]

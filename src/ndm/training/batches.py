@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from ndm._internal.distributed import share_of
+from ndm._internal.distributed import strided_share
 from ndm._internal.random import seed_of
 from ndm.data.base import Data, Examples
 
@@ -112,7 +112,7 @@ class Stream:
             whole = next(given) if given is not None else None
             u = torch.rand(self.batch_size, generator=_generator(self.seed, AUGMENTATION, step))
             for piece in range(self.pieces):
-                rows = share_of(self.batch_size, piece * self.trainer.world_size + self.trainer.global_rank, of)
+                rows = strided_share(self.batch_size, piece * self.trainer.world_size + self.trainer.global_rank, of)
                 x, labels = self._fetch(step, rows) if whole is None else (whole[0][rows], _rows_of(whole[1], rows))
                 if self.with_labels and labels is None:
                     raise ValueError("training.labels is set, but the streamed data have no labels.")
@@ -170,7 +170,7 @@ class InOrder:
     def __iter__(self) -> Iterator[Batch]:
         for start in range(0, len(self.places), self.batch_size):
             total = min(self.batch_size, len(self.places) - start)
-            rows = share_of(total, self.trainer.global_rank, self.trainer.world_size)
+            rows = strided_share(total, self.trainer.global_rank, self.trainer.world_size)
             places = self.places[start : start + total][rows]
             if len(places) == 0:
                 places = self.places[start : start + 1]

@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import Timer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ndm._internal.distributed import everywhere
+from ndm._internal.distributed import all_gather
 from ndm._internal.random import Share, seed_of
 from ndm.inference.dynamics import curvature
 from ndm.method.transforms import Neural
@@ -270,7 +270,7 @@ class NDMModule(LightningModule):
         self._validated.clear()
         loader = self.trainer.val_dataloaders
         assert isinstance(loader, InOrder)
-        values = self._in_unit(everywhere(values, places, len(loader.places)), self._dimensions)
+        values = self._in_unit(all_gather(values, places, len(loader.places)), self._dimensions)
         values = values.unflatten(0, (loader.repeats, -1)).mean(0)
         total = values[:, : len(TERMS)].sum(1)
         if not torch.isfinite(values).all():

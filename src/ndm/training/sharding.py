@@ -27,7 +27,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
-from ndm._internal.distributed import summed, world_size
+from ndm._internal.distributed import all_reduce, world_size
 from ndm.training.module import NDMModule
 
 __all__ = ["Sharded", "ShardedModule"]
@@ -81,7 +81,7 @@ class ShardedModule(NDMModule):
         _, whole = _gradients(list(self.parameters()))
         if not whole:
             return
-        mean = summed(torch.cat([g.flatten() for g in whole])) / world_size()
+        mean = all_reduce(torch.cat([g.flatten() for g in whole])) / world_size()
         for gradient, value in zip(whole, mean.split([g.numel() for g in whole]), strict=True):
             gradient.copy_(value.view_as(gradient))
 
@@ -89,7 +89,7 @@ class ShardedModule(NDMModule):
     def _clip(self, parameters: list[nn.Parameter], largest: float) -> Tensor:
         # As nn.utils.clip_grad_norm_, which does not take parameters of both kinds.
         parts, whole = _gradients(parameters)
-        square = summed(nn.utils.get_total_norm(parts) ** 2) + nn.utils.get_total_norm(whole) ** 2
+        square = all_reduce(nn.utils.get_total_norm(parts) ** 2) + nn.utils.get_total_norm(whole) ** 2
         norm = square.sqrt()
         torch._foreach_mul_([*parts, *whole], (largest / (norm + 1e-6)).clamp(max=1))
         return norm

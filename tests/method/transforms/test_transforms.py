@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import ndm
 from ndm.method.parts import Part, from_config
-from ndm.method.process import Instant
 from ndm.method.schedules import NoiseLevel
+from ndm.method.steps import ContinuousTime
 from ndm.method.transforms.bases import BASES
 from ndm.method.transforms.gates import GATES
 from ndm.networks import ResidualMLP
@@ -95,7 +95,7 @@ def test_points_asked_together_equal_points_asked_apart(make, shape) -> None:
 def test_a_look_equals_what_is_asked_one_by_one(make, shape) -> None:
     transform, (x, gamma) = make(shape).double(), examples(shape)
     curve = transform(x)
-    displacement, derivative, elsewhere = curve.look(gamma[0], gamma[1:])
+    displacement, derivative, elsewhere = curve.evaluate(gamma[0], gamma[1:])
     expected = curve.displacement_with_derivative(gamma[0])
     torch.testing.assert_close((displacement, derivative), expected, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(elsewhere, curve.displacement(gamma[1:]), rtol=1e-10, atol=1e-12)
@@ -203,11 +203,11 @@ def test_contrast_is_accurate_where_subtraction_is_not(make, shape) -> None:
     def offset(x: Tensor, transform) -> Tensor:
         at = torch.full((batch,), gamma, dtype=x.dtype)
         level = NoiseLevel(*[at] * 5)
-        return Instant(level, torch.ones_like(at)).look(transform(x)).offset
+        return ContinuousTime(level, torch.ones_like(at)).path_value(transform(x)).offset
 
     at = torch.full((batch,), gamma)
-    window = Instant(NoiseLevel(*[at] * 5), torch.ones_like(at))
-    contrast = transform.contrast(window.look(transform(x)), x_hat, residual, window.look)
+    at = ContinuousTime(NoiseLevel(*[at] * 5), torch.ones_like(at))
+    contrast = transform.difference(at.path_value(transform(x)), x_hat, residual, at.path_value)
     subtracted = (x + offset(x, transform)) - (x_hat + offset(x_hat, transform))
 
     transform = transform.double()
@@ -227,11 +227,11 @@ def test_contrast_is_the_difference_of_y(make, shape) -> None:
     transform, (x, _) = make(shape).double(), examples(shape)
     x_hat = torch.randn_like(x)
     gamma, eta = torch.linspace(-9, 4, B).double(), torch.linspace(0.3, 2, B).double()
-    window = Instant(NoiseLevel(*[gamma] * 5), eta)
+    at = ContinuousTime(NoiseLevel(*[gamma] * 5), eta)
 
     def y(x: Tensor) -> Tensor:
         f, df = transform(x).with_derivative(gamma)
         return f - (2 / (1 + eta**2)).reshape(-1, *[1] * len(shape)) * df
 
-    contrast = transform.contrast(window.look(transform(x)), x_hat, x - x_hat, window.look)
+    contrast = transform.difference(at.path_value(transform(x)), x_hat, x - x_hat, at.path_value)
     torch.testing.assert_close(contrast, y(x) - y(x_hat), rtol=1e-10, atol=1e-12)

@@ -3,7 +3,7 @@ r"""Data transformations F(x, gamma): the part that makes a diffusion model a *n
 A transformation is called with x once and returns a curve over gamma; see :class:`Curve`.
 """
 
-from ndm.method.transforms.curve import Curve, LinearTransform, Sighting, Transform
+from ndm.method.transforms.curve import Curve, LinearTransform, PathValue, Transform
 from ndm.method.transforms.learned import LearnedTransform, Neural, Separable
 from ndm.method.transforms.linear import Blur, Identity, Scale
 from ndm.method.transforms.ranges import GammaRange
@@ -16,8 +16,8 @@ __all__ = [
     "LearnedTransform",
     "LinearTransform",
     "Neural",
+    "PathValue",
     "Scale",
     "Separable",
-    "Sighting",
     "Transform",
 ]

@@ -16,7 +16,7 @@ from torch.func import jvp
 
 from ndm.method.parts import Part
 
-__all__ = ["Curve", "LinearTransform", "Sighting", "Transform"]
+__all__ = ["Curve", "LinearTransform", "PathValue", "Transform"]
 
 
 class Curve:
@@ -40,7 +40,7 @@ class Curve:
     def displacement_with_derivative(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
         """F(x, gamma) - x and dF/dgamma at fixed x."""
 
-    def look(self, gamma: Tensor, others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def evaluate(self, gamma: Tensor, others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The displacement and the derivative at gamma, (B,), and the displacement at other noise levels, (P, B).
 
         A curve that has something in common to all of them may do it once.
@@ -60,7 +60,7 @@ class Curve:
         return self.x + displacement, derivative
 
 
-class Sighting(NamedTuple):
+class PathValue(NamedTuple):
     """A curve as one step of the reverse process, or one instant of it, sees it; both are (B, \\*shape).
 
     Attributes:
@@ -84,19 +84,21 @@ class Transform(Part):
     def forward(self, x: Tensor) -> Curve:
         """The curve of ``x``."""
 
-    def contrast(self, seen: Sighting, x_hat: Tensor, residual: Tensor, look: Callable[[Curve], Sighting]) -> Tensor:
+    def difference(
+        self, value: PathValue, x_hat: Tensor, residual: Tensor, evaluate: Callable[[Curve], PathValue]
+    ) -> Tensor:
         """y(x) - y(x_hat), with y = F + slope, formed from x - x_hat without cancellation (method, section 6).
 
         Args:
-            seen: the curve of x, already evaluated.
+            value: the curve of x, already evaluated.
             x_hat: the estimate of x, (B, \\*shape).
             residual: x - x_hat, (B, \\*shape), as the denoiser forms it.
-            look: evaluates a curve as ``seen`` was.
+            evaluate: evaluates a curve as ``value`` was.
 
         Returns:
             (B, \\*shape).
         """
-        return residual + (seen.offset - look(self(x_hat)).offset)
+        return residual + (value.offset - evaluate(self(x_hat)).offset)
 
     def set_gamma_range(self, gamma_min: float, gamma_max: float) -> None:
         """Tell the transformation the schedule's end points; one that has no use for them ignores the call."""
@@ -105,8 +107,10 @@ class Transform(Part):
 class LinearTransform(Transform):
     """A transformation linear in x: F(x, .) - F(x_hat, .) = F(x - x_hat, .), so one curve of the residual is enough."""
 
-    def contrast(self, seen: Sighting, x_hat: Tensor, residual: Tensor, look: Callable[[Curve], Sighting]) -> Tensor:
-        return residual + look(self(residual)).offset
+    def difference(
+        self, value: PathValue, x_hat: Tensor, residual: Tensor, evaluate: Callable[[Curve], PathValue]
+    ) -> Tensor:
+        return residual + evaluate(self(residual)).offset
 
 
 def unit_interval(gamma: Tensor, gamma_range: tuple[float, float]) -> Tensor:

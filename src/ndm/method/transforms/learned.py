@@ -156,7 +156,7 @@ class _SeparableCurve(Curve):
         value, derivative = self._combine(torch.stack(self.transform.factors(gamma)))
         return value, derivative
 
-    def look(self, gamma: Tensor, others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def evaluate(self, gamma: Tensor, others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # One product for everything: its cost is in the calls, where examples are small, and in reading h, where not.
         points = torch.cat([gamma[None], others])
         check_batch(points, self.x)

@@ -10,8 +10,9 @@ import torch
 from markupsafe import Markup
 from torch import Tensor
 
+from ndm.method.learned_schedule import LearnedSchedule
 from ndm.method.parts import from_config
-from ndm.method.schedules import LearnedSchedule, Schedule
+from ndm.method.schedules import Schedule
 from ndm.report.blocks import Entry, Figure, Gallery, Section, Text, minus
 from ndm.report.drawing import MUTED, axes, colour, dash, numbers, svg
 from ndm.report.findings import Findings

@@ -1,0 +1,83 @@
+"""Data in their own units, and with zero mean and unit variance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ndm._internal.inputs import Values, as_tensor, at_least_single, check_examples
+from ndm.method.parts import Part
+
+__all__ = ["Standardize"]
+
+
+class Standardize(Part):
+    """Data in their own units to zero mean and unit variance and back: x = (data - mean) / scale, per dimension.
+
+    Args:
+        mean: of one example, nested lists or a number.
+        scale: likewise, positive.
+
+    Raises:
+        ValueError: a scale is not positive.
+    """
+
+    def __init__(self, mean: float | list, scale: float | list) -> None:
+        super().__init__()
+        self._given = mean, scale
+        self._mean = as_tensor(mean, "means").double()
+        self._scale = as_tensor(scale, "scales").double()
+        if not ((self._scale > 0) & self._scale.isfinite()).all() or not self._mean.isfinite().all():
+            raise ValueError(
+                "A standardisation's scale must be positive, and mean and scale finite: is one of the data's columns "
+                "constant?"
+            )
+
+    @property
+    def mean(self) -> Any:
+        """As it was given."""
+        return self._given[0]
+
+    @property
+    def scale(self) -> Any:
+        """As it was given."""
+        return self._given[1]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the examples it is for; () for any."""
+        return tuple(torch.broadcast_shapes(self._mean.shape, self._scale.shape))
+
+    @classmethod
+    def fit(cls, data: Values) -> Standardize:
+        """From the mean and standard deviation of data, (N, \\*shape), per dimension.
+
+        Args:
+            data: a tensor of any precision or of integers, or what :func:`ndm._internal.inputs.as_tensor` makes one of.
+
+        Raises:
+            ValueError: fewer than two examples, NaN or infinite values, or a dimension that is constant.
+        """
+        data = as_tensor(data).double()
+        check_examples(data)
+        if len(data) < 2:
+            raise ValueError("A standardisation is fitted to at least 2 examples, got 1.")
+        if not data.isfinite().all():
+            raise ValueError("The data contain NaN or infinite values; remove or replace them.")
+        return cls(data.mean(0).tolist(), data.std(0).tolist())
+
+    def forward(self, data: Values) -> Tensor:
+        """Standardised data, (B, \\*shape), in their precision, float32 at least."""
+        data = as_tensor(data)
+        data = at_least_single(data) if data.is_floating_point() else data.double()
+        return (data - self._mean.to(data)) / self._scale.to(data)
+
+    def inverse(self, x: Tensor) -> Tensor:
+        """Data in their own units, (B, \\*shape)."""
+        return x * self._scale.to(x) + self._mean.to(x)
+
+    def log_det(self, x: Tensor) -> Tensor:
+        """``log |det dx/ddata|`` of one example of x, (B, \\*shape): a number, in nats."""
+        return -self._scale.log().expand(x.shape[1:]).sum().to(x)

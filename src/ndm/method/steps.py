@@ -1,0 +1,76 @@
+r"""A curve F(x, .) as the reverse process needs it: over a discrete step, or in continuous time (method, section 2)."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ndm.method.schedules import NoiseLevel, per_example
+from ndm.method.transforms.curve import Curve, PathValue
+from ndm.method.variances import Step
+
+__all__ = ["ContinuousTime", "DiscreteStep", "PathEvaluator"]
+
+
+class PathEvaluator:
+    """How the reverse process looks at a curve: over a step, or at an instant."""
+
+    @property
+    @abstractmethod
+    def level(self) -> NoiseLevel:
+        """The noise level of z_t."""
+
+    @abstractmethod
+    def path_value(self, curve: Curve) -> PathValue:
+        """The curve's displacement at t, and its slope."""
+
+    @abstractmethod
+    def path_value_and(self, curve: Curve, others: Tensor) -> tuple[PathValue, Tensor]:
+        """As :meth:`path_value`, and the displacement at other noise levels too: (P, B) -> (P, B, \\*shape)."""
+
+
+@dataclass(frozen=True)
+class DiscreteStep(PathEvaluator):
+    """Over a step: slope = (F(x, s) - F(x, t)) / gain."""
+
+    step: Step
+
+    @property
+    def level(self) -> NoiseLevel:
+        return self.step.t
+
+    def path_value(self, curve: Curve) -> PathValue:
+        return self.path_value_and(curve, self.step.t.gamma.new_empty(0, len(self.step.t.gamma)))[0]
+
+    def path_value_and(self, curve: Curve, others: Tensor) -> tuple[PathValue, Tensor]:
+        gamma = torch.cat([torch.stack([self.step.t.gamma, self.step.s.gamma]), others])
+        displacement = curve.displacement(gamma)
+        at_t, at_s = displacement[0], displacement[1]
+        # An empty step (a clipped schedule has some) has no gain, and F does not move over it.
+        gain = torch.where(self.step.gain == 0, torch.ones_like(self.step.gain), self.step.gain)
+        return PathValue(at_t, (at_s - at_t) / per_example(gain, at_t)), displacement[2:]
+
+
+@dataclass(frozen=True)
+class ContinuousTime(PathEvaluator):
+    """At an instant: slope = -2 / (1 + eta^2) dF/dgamma; eta (B,)."""
+
+    at: NoiseLevel
+    eta: Tensor
+
+    @property
+    def level(self) -> NoiseLevel:
+        return self.at
+
+    def path_value(self, curve: Curve) -> PathValue:
+        return self._path_value(*curve.displacement_with_derivative(self.at.gamma))
+
+    def path_value_and(self, curve: Curve, others: Tensor) -> tuple[PathValue, Tensor]:
+        displacement, derivative, elsewhere = curve.evaluate(self.at.gamma, others)
+        return self._path_value(displacement, derivative), elsewhere
+
+    def _path_value(self, displacement: Tensor, derivative: Tensor) -> PathValue:
+        return PathValue(displacement, derivative * per_example(-2 / (1 + self.eta**2), derivative))
