@@ -130,11 +130,11 @@ def drawn(
     if has_ode(model):
         ways.append(("ddim", {"method": "ddim", "steps": steps}))
         ways.append(("ode", {"method": "ode", "solver": "heun", "steps": steps // 2}))
-    for spacing, grid in (("time", "even"), ("gamma", "gamma")):
+    for spacing, grid in (("time", "time"), ("gamma", "gamma")):
         for name, options in ways:
             if name == "diagonal":
                 generator = torch.Generator().manual_seed(seed_of(2, steps))
-                model.calibrate(some, steps, "diagonal", grid=grid, generator=generator)
+                model.calibrate(some, steps, "diagonal", spacing=grid, generator=generator)
             blocks = ndm.sample_batches(
                 model, n, data.shape, seed=seed, batch_size=BLOCK, progress=False, spacing=spacing, **options
             )

@@ -135,3 +135,29 @@ def test_training_lowers_the_bound() -> None:
         model.bound(x, 10).total.mean().backward()
         optimiser.step()
     assert total(model, x, 10).mean() < 0.5 * first
+
+
+# ---- what a model knows, and what it is asked
+
+
+def test_a_model_knows_its_shape_device_classes_and_ode() -> None:
+    plain = ndm.NDM(ndm.LinearSchedule(), ndm.Identity(), ndm.Denoiser(ResidualMLP(2, hidden=8, depth=1)))
+    assert (plain.shape, plain.num_classes, plain.has_ode) == (None, 0, True)
+    assert plain.device == torch.device("cpu")
+    direct = ndm.DirectDenoiser(ResidualMLP(2, hidden=8, depth=1, classes=3))
+    other = ndm.NDM(ndm.LinearSchedule(), ndm.Identity(), direct, standardize=ndm.Standardize([0.0, 1.0], [1.0, 2.0]))
+    assert (other.shape, other.num_classes, other.has_ode) == ((2,), 3, False)
+    assert ndm.NDM(ndm.LinearSchedule(), ndm.Identity(), ndm.Denoiser(lambda z, level: z)).num_classes == 0
+
+
+def test_a_model_samples_and_has_a_log_density() -> None:
+    net = ResidualMLP(2, hidden=8, depth=1)
+    model = ndm.NDM(ndm.LinearSchedule(), ndm.Identity(), ndm.Denoiser(net)).eval()
+    x = model.sample(3, (2,), steps=4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(x, ndm.sample(model, 3, (2,), steps=4, generator=torch.Generator().manual_seed(0)))
+    found = model.log_prob(x.numpy(), tolerance=0.1)
+    torch.testing.assert_close(found, ndm.log_likelihood(model, x, tolerance=0.1).log_prob)
+    with pytest.raises(ValueError, match="does not know the shape of an example"):
+        model.sample(3)
+    model.standardize = ndm.Standardize([0.0, 1.0], [1.0, 2.0])
+    assert model.sample(3, steps=2).shape == (3, 2)

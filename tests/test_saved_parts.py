@@ -112,9 +112,9 @@ MODELS = {
     "constant volatility": lambda: points(volatility=ConstantVolatility(0.9)),
     "standardize": lambda: points(standardize=ndm.Standardize.fit(torch.randn(9, 4) / 3 + torch.arange(4))),
     "isotropic": lambda: calibrated("isotropic"),
-    "diagonal": lambda: calibrated("diagonal", grid="gamma"),
+    "diagonal": lambda: calibrated("diagonal", spacing="gamma"),
     "full": lambda: calibrated("full"),
-    "low rank": lambda: calibrated("full", rank=2, grid="optimal"),
+    "low rank": lambda: calibrated("full", rank=2, spacing="optimal"),
     "convolutions": lambda: images(ConvNet(1, width=4, embedding=8, zero_init=False, patch=2)),
     "u-net": lambda: images(UNet(1, width=8, groups=4, zero_init=False, attention="middle", fourier=(3,))),
     "transformer": lambda: images(

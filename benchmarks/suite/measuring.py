@@ -22,7 +22,7 @@ BLOCK = 250
 TEST, CALIBRATION = 0, 2
 
 #: How a bound in T steps is measured: its name, and the grid of ``NDM.calibrate``. The posterior's variance needs none.
-WAYS = {"posterior": None, "diagonal": "even", "diagonal, best steps": "optimal"}
+WAYS = {"posterior": None, "diagonal": "time", "diagonal, best steps": "optimal"}
 
 
 def scale(data: Data) -> float:
@@ -50,7 +50,7 @@ def measure(model: ndm.NDM, comparison: Comparison, data: Data) -> dict[tuple[in
         for way, grid in WAYS.items():
             if grid is not None:
                 generator = torch.Generator().manual_seed(seed_of(CALIBRATION, steps))
-                model.calibrate(some, steps, "diagonal", grid=grid, generator=generator)
+                model.calibrate(some, steps, "diagonal", spacing=grid, generator=generator)
             found[steps, way] = bound(steps)
         model.uncalibrate(steps)
     return found

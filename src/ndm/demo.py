@@ -231,7 +231,7 @@ def _train_and_evaluate(
         model = fit(MODELS[name](), data, folder, training, limits, seed=seed, progress=False)
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     evaluation = evaluate(
-        model, data, steps=STEPS, covariances=COVARIANCES, seed=seed, progress=False,
+        model, data, steps=STEPS, variances=COVARIANCES, seed=seed, progress=False,
         likelihood_examples=100, divergence="hutchinson", probes=2, samples=2,
     )  # fmt: skip
     evaluation.save(folder / "evaluation.json")

@@ -3,13 +3,17 @@ r"""NDM: the parts put together in one object that is trained, evaluated, calibr
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from ndm._internal.inputs import Values, device_of, known_classes
 from ndm._internal.random import Randomness
+from ndm.inference.likelihood import log_likelihood
+from ndm.inference.sampling import sample
 from ndm.method.bounds import BoundTerms, bound, calibrate
 from ndm.method.decoders import Decoder
 from ndm.method.denoisers import Estimate
@@ -28,7 +32,7 @@ _PARTS = ("schedule", "transform", "denoiser", "decoder", "reverse_variance", "v
 
 
 class NDM(Process):
-    """A Neural Diffusion Model (Bartosh, Vetrov and Naesseth, ICML 2024, arXiv 2310.08337).
+    r"""A Neural Diffusion Model (Bartosh, Vetrov and Naesseth, ICML 2024, arXiv 2310.08337).
 
     Args:
         schedule: t -> noise level: LinearSchedule, CosineSchedule, DDPMSchedule, OTSchedule, LearnedSchedule.
@@ -86,6 +90,54 @@ class NDM(Process):
             raise
         self._tell_ranges()
 
+    @property
+    def device(self) -> torch.device | None:
+        """The device of the model; None for a model without parameters and buffers."""
+        return device_of(self)
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """The shape of one example, which the standardisation tells; None where it does not."""
+        return None if self.standardize is None else (self.standardize.shape or None)
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes that the denoiser is conditioned on; 0 for a model without classes."""
+        return known_classes(self.denoiser)
+
+    @property
+    def has_ode(self) -> bool:
+        """Whether the model has a reverse ODE, and with it a log-likelihood."""
+        return not self.denoiser.direct or bool(getattr(self.denoiser, "ode", False))
+
+    def sample(self, n: int, shape: Sequence[int] | None = None, **options: Any) -> Tensor:
+        r"""Draw n examples, (n, \*shape), in the data's own units: :func:`ndm.sample`.
+
+        Args:
+            n: how many.
+            shape: of one example; by default :attr:`shape`.
+            options: of :func:`ndm.sample`.
+
+        Raises:
+            ValueError: the shape is not known, or as :func:`ndm.sample` says.
+        """
+        shape = self.shape if shape is None else shape
+        if shape is None:
+            raise ValueError("The model does not know the shape of an example: give it, as in sample(16, (1, 8, 8)).")
+        return sample(self, n, shape, **options)
+
+    def log_prob(self, x: Values, **options: Any) -> Tensor:
+        r"""log p(x) under the reverse ODE, (B,), in nats: :func:`ndm.log_likelihood`, without its errors.
+
+        Args:
+            x: data in their own units, (B, \*shape).
+            options: of :func:`ndm.log_likelihood`.
+
+        Raises:
+            ValueError: as :func:`ndm.log_likelihood` says.
+        """
+        return log_likelihood(self, x, **options).log_prob
+
     def bound(
         self,
         x: Tensor,
@@ -106,7 +158,7 @@ class NDM(Process):
         covariance: str = "isotropic",
         *,
         rank: int | None = None,
-        grid: str | Tensor = "even",
+        spacing: str | Tensor = "time",
         generator: Randomness = None,
     ) -> NDM:
         """Set the best reverse variance for T = ``steps``, and the best steps, from data.
@@ -116,7 +168,7 @@ class NDM(Process):
         arguments see :func:`ndm.method.bounds.calibrate`.
         """
         self.calibrations[str(steps)] = calibrate(
-            self, batches, steps, covariance, rank=rank, grid=grid, generator=generator
+            self, batches, steps, covariance, rank=rank, spacing=spacing, generator=generator
         )
         return self
 

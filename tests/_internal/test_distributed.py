@@ -138,8 +138,8 @@ def _evaluated() -> dict[str, Any]:
     transform = ndm.Separable(ResidualMLP(64, hidden=8, depth=1, heads=2, level=False, zero_init=False), terms=2)
     model = ndm.NDM(ndm.LinearSchedule(-6, 5), transform, ndm.Denoiser(net), ndm.DiscretizedDecoder(17))
     found: Evaluation = evaluate(
-        model, Many(), steps=(2, None), covariances=("posterior", "isotropic", "diagonal"), times=3, progress=False,
-        grid="optimal",
+        model, Many(), steps=(2, None), variances=("posterior", "isotropic", "diagonal"), times=3, progress=False,
+        spacing="optimal",
         divergence="hutchinson", probes=1, samples=1, tolerance=10.0,
     )  # fmt: skip
     return {"rows": [dict(row) for row in found.rows], "per_example": found.per_example}

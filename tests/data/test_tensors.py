@@ -126,8 +126,8 @@ def test_a_model_is_trained_and_evaluated_on_them(tmp_path: Path) -> None:
     assert ndm.training.Run(tmp_path / "run").read_data() == ((4,), 5)
 
     new = Tensors(test=k[40:], levels=5, labels={"test": k[40:, 0]})  # enough for an evaluation that calibrates nothing
-    result = evaluate(model, new, steps=(2, None), covariances=("posterior",), times=2, likelihood=False)
+    result = evaluate(model, new, steps=(2, None), variances=("posterior",), times=2, likelihood=False)
     assert [row["unit"] for row in result.rows] == ["bits/dim"] * 2
     assert result.about["data"] == "Tensors"
     with pytest.raises(ValueError, match="no train split"):
-        evaluate(model, new, steps=(2,), covariances=("isotropic",), likelihood=False)
+        evaluate(model, new, steps=(2,), variances=("isotropic",), likelihood=False)

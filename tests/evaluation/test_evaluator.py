@@ -76,7 +76,7 @@ def truth(steps: int | None, best: bool) -> float:
 
 
 def test_the_figures_are_the_closed_forms(exact: ndm.NDM, gaussian: Gaussian) -> None:
-    result = evaluate(exact, gaussian, steps=(1, 10, None), covariances=("posterior", "isotropic", "full"))
+    result = evaluate(exact, gaussian, steps=(1, 10, None), variances=("posterior", "isotropic", "full"))
     assert len(result.rows) == 3 + 3 + 1 + 1
     for row in result.rows:
         if row["quantity"] == "bound":
@@ -97,20 +97,20 @@ def test_the_best_grid_lowers_the_bound_of_calibrated_variances_alone() -> None:
     model = ndm.NDM(ndm.LinearSchedule(LOW, HIGH), ndm.Identity(), ndm.Denoiser(ResidualMLP(2, 32, 1)))
     data, options = Gaussian(features=2, variance=R, train=800, validation=10, test=500), {"likelihood": False}
     even, best, in_gamma = (
-        evaluate(model, data, steps=(5, 200), covariances=("posterior", "isotropic"), times=5, grid=grid, **options)
-        for grid in ("even", "optimal", "gamma")
+        evaluate(model, data, steps=(5, 200), variances=("posterior", "isotropic"), times=5, spacing=grid, **options)
+        for grid in ("time", "optimal", "gamma")
     )
     for steps, variance in ((5, "posterior"), (200, "posterior"), (200, "isotropic")):  # 200 steps are too many
         i = even.find("bound", steps, variance)
         assert even.rows[i] == best.rows[i]
     i = even.find("bound", 5, "isotropic")
     assert best.rows[i]["value"] < even.rows[i]["value"] - 0.05
-    assert best.rows[i]["kind"] == "upper bound on -log p(x), 5 steps, optimal grid"
+    assert best.rows[i]["kind"] == "upper bound on -log p(x), 5 steps, optimal spacing"
     # In a linear schedule steps that are even in time are even in gamma.
-    assert in_gamma.rows[i]["kind"] == "upper bound on -log p(x), 5 steps, gamma grid"
+    assert in_gamma.rows[i]["kind"] == "upper bound on -log p(x), 5 steps, gamma spacing"
     assert in_gamma.rows[i]["value"] == pytest.approx(even.rows[i]["value"], rel=1e-5)
-    with pytest.raises(ValueError, match="no grid 'best'; choose one of even, gamma, optimal"):
-        evaluate(model, data, steps=(5,), grid="best")
+    with pytest.raises(ValueError, match="no spacing 'best'; choose one of time, gamma, optimal"):
+        evaluate(model, data, steps=(5,), spacing="best")
 
 
 def test_every_step_of_a_short_grid_is_evaluated(exact: ndm.NDM) -> None:
@@ -137,7 +137,7 @@ def test_the_model_is_left_as_it_was(exact: ndm.NDM, gaussian: Gaussian) -> None
     exact.train().calibrate(gaussian.train[:100], 5, "diagonal")
     before = exact.calibrations["5"]
     variance = exact.reverse_variance
-    evaluate(exact, gaussian, steps=(5, 2), covariances=("posterior", "isotropic"), likelihood=False, max_examples=20)
+    evaluate(exact, gaussian, steps=(5, 2), variances=("posterior", "isotropic"), likelihood=False, max_examples=20)
     assert exact.training
     assert dict(exact.calibrations.items()) == {"5": before}
     assert exact.reverse_variance is variance
@@ -148,12 +148,12 @@ def test_a_variance_of_its_own_is_named_and_used(gaussian: Gaussian) -> None:
     with torch.no_grad():
         model.reverse_variance.shift.fill_(-2.0)  # nearly the posterior's
     assert own_variance(model) == "learned"
-    rows = evaluate(model, gaussian, steps=(3,), covariances=("own", "posterior"), likelihood=False).rows
+    rows = evaluate(model, gaussian, steps=(3,), variances=("own", "posterior"), likelihood=False).rows
     assert [r["variance"] for r in rows] == ["learned", "posterior"]
     assert rows[0]["value"] == pytest.approx(rows[1]["value"], rel=1e-4)
     with torch.no_grad():
         model.reverse_variance.shift.fill_(0.0)
-    other = evaluate(model, gaussian, steps=(3,), covariances=("own", "posterior"), likelihood=False).rows
+    other = evaluate(model, gaussian, steps=(3,), variances=("own", "posterior"), likelihood=False).rows
     assert other[1]["value"] == rows[1]["value"]
     assert other[0]["value"] < rows[0]["value"] - 0.1
 
@@ -161,7 +161,7 @@ def test_a_variance_of_its_own_is_named_and_used(gaussian: Gaussian) -> None:
 def test_images_are_in_bits_per_dimension_and_conditions_reach_the_network() -> None:
     net = ResidualMLP(64, hidden=16, depth=1, classes=10)
     model = ndm.NDM(ndm.LinearSchedule(-6, 5), ndm.Identity(), ndm.Denoiser(net), ndm.DiscretizedDecoder(17))
-    result = evaluate(model, Digits(), steps=(2,), covariances=("own",), max_examples=10, likelihood_examples=3,
+    result = evaluate(model, Digits(), steps=(2,), variances=("own",), max_examples=10, likelihood_examples=3,
                       divergence="hutchinson", probes=1, samples=2, tolerance=1.0)  # fmt: skip
     bound, likelihood = result.rows
     assert bound["unit"] == likelihood["unit"] == "bits/dim"
@@ -173,12 +173,12 @@ def test_images_are_in_bits_per_dimension_and_conditions_reach_the_network() -> 
 
 def test_a_direct_process_without_an_ode_has_no_likelihood(gaussian: Gaussian) -> None:
     model = ndm.NDM(ndm.LinearSchedule(), ndm.Identity(), ndm.DirectDenoiser(ResidualMLP(2, hidden=8, depth=1)))
-    result = evaluate(model, gaussian, steps=(2,), covariances=("own",), max_examples=10)
+    result = evaluate(model, gaussian, steps=(2,), variances=("own",), max_examples=10)
     assert [r["quantity"] for r in result.rows] == ["bound"]
 
 
 def test_the_table_and_the_file_hold_the_rows(exact: ndm.NDM, gaussian: Gaussian, tmp_path) -> None:
-    result = evaluate(exact, gaussian, steps=(2, None), covariances=("posterior",), likelihood=False, max_examples=50)
+    result = evaluate(exact, gaussian, steps=(2, None), variances=("posterior",), likelihood=False, max_examples=50)
     lines = result.table().splitlines()
     assert len(lines) == 3
     assert f"{result.rows[0]['value']:.4f} ± {result.rows[0]['stderr']:.4f}" in lines[1]
@@ -200,7 +200,7 @@ def some(value: float = 0.0) -> Evaluation:
 
 
 def test_the_values_of_examples_lie_beside_the_figures(exact: ndm.NDM, gaussian: Gaussian, tmp_path: Path) -> None:
-    result = evaluate(exact, gaussian, steps=(2, None), covariances=("posterior",), max_examples=20, tolerance=0.1)
+    result = evaluate(exact, gaussian, steps=(2, None), variances=("posterior",), max_examples=20, tolerance=0.1)
     result.save(tmp_path / "evaluation.json")
     assert sorted(os.listdir(tmp_path)) == ["evaluation.json", "evaluation.npz"]
     found = read_per_example(tmp_path / "evaluation.npz")
@@ -273,8 +273,8 @@ class Sorted(Data):
 def test_a_part_of_sorted_data_stands_for_the_whole(what: str) -> None:
     """The first quarter is of variance 1, the rest of 25, and the model is that of variance R."""
     model, data = ndm.NDM(ndm.LinearSchedule(LOW, HIGH), ndm.Identity(), Exact()), Sorted()
-    options: dict = {"steps": (5,), "covariances": ("isotropic",), "likelihood": False, "times": 5, "grid": "even"}
-    options |= {"grid": {"grid": "optimal"}, "bound": {"steps": (None,)}}.get(what, {})
+    options: dict = {"steps": (5,), "variances": ("isotropic",), "likelihood": False, "times": 5, "spacing": "time"}
+    options |= {"grid": {"spacing": "optimal"}, "bound": {"steps": (None,)}}.get(what, {})
     part: dict = {"max_examples": 100}
     if what == "log-likelihood":
         options |= {"steps": (), "likelihood": True}
@@ -306,7 +306,7 @@ def test_the_calibration_of_sorted_data_is_of_all_of_them(monkeypatch: pytest.Mo
 
     monkeypatch.setattr("ndm.evaluation.calibration.error_moments", spy)
     model = ndm.NDM(ndm.LinearSchedule(LOW, HIGH), ndm.Identity(), Exact())
-    evaluate(model, Sorted(), steps=(5,), covariances=("full",), likelihood=False, max_examples=5, calibration=500)
+    evaluate(model, Sorted(), steps=(5,), variances=("full",), likelihood=False, max_examples=5, calibration=500)
     x = torch.cat(seen)
     assert len(x) == 100
     far = (x.norm(dim=1) > 4).double().mean().item()  # of the wide ones 0.73 are, of the narrow ones almost none
@@ -350,8 +350,8 @@ class Far(Gaussian):
 
 def test_an_example_that_cannot_be_solved_is_counted_and_spoils_no_other(exact: ndm.NDM) -> None:
     options = {"features": 2, "variance": R, "train": 10, "validation": 10, "test": 30}
-    result = evaluate(exact, Far(**options), steps=(5, None), covariances=("posterior",), tolerance=0.1)
-    clean = evaluate(exact, Gaussian(**options), steps=(5, None), covariances=("posterior",), tolerance=0.1)
+    result = evaluate(exact, Far(**options), steps=(5, None), variances=("posterior",), tolerance=0.1)
+    clean = evaluate(exact, Gaussian(**options), steps=(5, None), variances=("posterior",), tolerance=0.1)
     for row, a, b in zip(result.rows, result.per_example, clean.per_example, strict=True):
         assert row["not_finite"] == 1
         assert row["not_finite_examples"] == [3]
@@ -419,15 +419,13 @@ def test_a_bar_is_shown_on_a_terminal_or_as_wanted(
     progress: bool | None, terminal: bool, shown: bool,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
-    evaluate(
-        exact, gaussian, steps=(2,), covariances=("posterior",), likelihood=False, max_examples=2, progress=progress
-    )
+    evaluate(exact, gaussian, steps=(2,), variances=("posterior",), likelihood=False, max_examples=2, progress=progress)
     assert ("evaluating" in capsys.readouterr().err) is shown
 
 
 def test_wrong_names_are_refused(exact: ndm.NDM, gaussian: Gaussian) -> None:
     with pytest.raises(ValueError, match="choose among posterior, own, isotropic, diagonal, full"):
-        evaluate(exact, gaussian, steps=(2,), covariances=("isotropc",), likelihood=False)
+        evaluate(exact, gaussian, steps=(2,), variances=("isotropc",), likelihood=False)
     with pytest.raises(ValueError, match="tset"):
         evaluate(exact, gaussian, split="tset")
 
@@ -470,3 +468,17 @@ def test_the_quality_of_samples() -> None:
     lines = result.table().splitlines()
     assert lines[1].split()[:2] == ["FID", "4"]
     assert "±" not in lines[1]
+
+
+def test_the_mode_is_restored_after_an_exception(
+    exact: ndm.NDM, gaussian: Gaussian, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact.train()
+    monkeypatch.setattr("ndm.evaluation.evaluator._add_bounds", stopped)
+    with pytest.raises(RuntimeError, match="stopped"):
+        evaluate(exact, gaussian, steps=(2,), variances=("posterior",), likelihood=False)
+    assert exact.training
+
+
+def stopped(*arguments: object) -> None:
+    raise RuntimeError("stopped")

@@ -324,7 +324,7 @@ def test_a_calibration_for_other_steps_is_left_alone():
 def test_a_calibration_for_steps_that_are_even_in_gamma():
     x = torch.randn(64, 2, generator=seeded(2))
     found, expected = curved(), straight()
-    found.calibrate(x, steps=4, grid="gamma", generator=seeded(3))
+    found.calibrate(x, steps=4, spacing="gamma", generator=seeded(3))
     expected.calibrate(x, steps=4, generator=seeded(3))
     samples = [sample(m, 4, (2,), steps=4, generator=seeded(0)) for m in (found, expected)]
     torch.testing.assert_close(*samples, rtol=1e-4, atol=1e-4)

@@ -142,10 +142,10 @@ def test_the_bound_with_the_best_grid_is_lower(covariance: str) -> None:
     decoder = ndm.DiscretizedDecoder(levels=2)
     model = ndm.NDM(ndm.LinearSchedule(-5.0, 3.0), ndm.Identity(), ExactMixture(0.5), decoder)
     values = {}
-    for grid in ("even", "optimal"):
-        model.calibrate(x, 4, covariance, grid=grid, generator=seeded())
+    for grid in ("time", "optimal"):
+        model.calibrate(x, 4, covariance, spacing=grid, generator=seeded())
         values[grid] = model.bound(x.repeat(5, 1), 4, generator=seeded()).total.mean().item()
-    assert values["optimal"] < values["even"] - 0.02
+    assert values["optimal"] < values["time"] - 0.02
     assert values["optimal"] > 2 * math.log(2)  # the entropy
 
 
@@ -153,7 +153,7 @@ def test_the_bound_and_the_samples_are_at_the_times_of_the_grid() -> None:
     model, seen = two_points(), []
     grid = torch.tensor([0.0, 0.05, 0.4, 1.0], dtype=torch.float64)
     x = points(50)
-    model.calibrate(x, 3, grid=grid)
+    model.calibrate(x, 3, spacing=grid)
     assert torch.equal(model.grid(3), grid)
     assert model.grid(4) is None
     estimate = model.denoiser.estimate
@@ -178,7 +178,7 @@ def test_the_bound_and_the_samples_are_at_the_times_of_the_grid() -> None:
 
 def test_a_trajectory_is_told_at_the_times_of_the_grid() -> None:
     model = two_points()
-    model.calibrate(points(50), 2, grid=torch.tensor([0.0, 0.25, 1.0]))
+    model.calibrate(points(50), 2, spacing=torch.tensor([0.0, 0.25, 1.0]))
     path = ndm.sample(model, 4, (1,), steps=2, trajectory=True, generator=seeded(), dtype=torch.float64)
     z = torch.randn(4, 1, generator=seeded(), dtype=torch.float64)
     torch.testing.assert_close(path[0], z / model.schedule(torch.ones(4, dtype=torch.float64)).alpha[:, None])
@@ -197,7 +197,7 @@ def test_a_trajectory_is_told_at_the_times_of_the_grid() -> None:
 
 def test_a_new_calibration_does_not_look_at_the_old_grid() -> None:
     x, fresh, used = points(300), two_points(), two_points()
-    used.calibrate(x, 4, grid="optimal")
+    used.calibrate(x, 4, spacing="optimal")
     for model in (fresh, used):
         model.calibrate(x, 4, "diagonal", generator=seeded())
     assert used.grid(4) is None
@@ -236,7 +236,7 @@ def test_the_candidates_are_as_many_as_it_takes() -> None:
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
-        ("evn", "choose one of even, gamma, optimal"),
+        ("evn", "choose one of time, gamma, optimal"),
         (torch.tensor([0.0, 1.0]), "A grid of 3 steps has 4 times, rising from 0 to 1; got 2 numbers from 0 to 1."),
         (torch.tensor([0.0, 0.5, 0.5, 1.0]), "rising"),
         (torch.tensor([0.1, 0.5, 0.6, 1.0]), "from 0.1 to 1"),
@@ -245,13 +245,13 @@ def test_the_candidates_are_as_many_as_it_takes() -> None:
 )
 def test_a_grid_that_is_none_is_refused(grid: str | Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        calibrate(two_points(), points(10), 3, grid=grid)
+        calibrate(two_points(), points(10), 3, spacing=grid)
 
 
 def test_what_cannot_be_asked_for_is_refused() -> None:
     model, x = two_points(), points(10)
     with pytest.raises(ValueError, match="looks at the data twice"):
-        calibrate(model, iter([x]), 3, grid="optimal")
+        calibrate(model, iter([x]), 3, spacing="optimal")
     with pytest.raises(ValueError, match="at least as many candidates, got 3"):
         ndm.optimal_grid(model, x, 5, candidates=3)
     with pytest.raises(ValueError, match="at least 1, got 0"):

@@ -72,7 +72,7 @@ def calibrated() -> tuple[ndm.NDM, Tensor]:
     model.calibrate(x, 3, "isotropic").calibrate(x, 5, "diagonal").calibrate(x, 7, "full").calibrate(
         x, 8, "full", rank=1
     )
-    model.calibrate(x, 4, "diagonal", grid="optimal")
+    model.calibrate(x, 4, "diagonal", spacing="optimal")
     return model, x
 
 

@@ -45,7 +45,7 @@ def run(arguments: list[str]) -> None:
         "training data; default: posterior own isotropic)",
     )  # fmt: skip
     parser.add_argument(
-        "--grid", choices=("even", "gamma", "optimal"), default="even",
+        "--spacing", choices=("time", "gamma", "optimal"), default="time",
         help="the steps of bounds with calibrated variances: even in time, even in gamma, the log noise-to-signal "
         "ratio, or the best ones, by training data, for up to 100 steps (default: %(default)s)",
     )  # fmt: skip
@@ -92,7 +92,7 @@ def run(arguments: list[str]) -> None:
         help="evaluate on data other than those of the training, on purpose: the figures are written to "
         "RUN/evaluation-other-data.json",
     )  # fmt: skip
-    add_sampling(parser, steps=250, flag="--sampling-steps")
+    add_sampling(parser, steps=250, prefix="--sampling-")
     add_common(parser, seeded="the same seed gives the same, and takes the same random examples")
     arguments, overrides = without_data(arguments)
     options = parser.parse_args(arguments)
@@ -119,7 +119,7 @@ def run(arguments: list[str]) -> None:
             read_run_data(run, overrides, options.other_data, options.allow),
             split=options.split,
             steps=tuple(options.steps),
-            covariances=tuple(options.variances),
+            variances=tuple(options.variances),
             likelihood=not options.no_likelihood,
             max_examples=options.max_examples,
             likelihood_examples=options.likelihood_examples,
@@ -127,7 +127,7 @@ def run(arguments: list[str]) -> None:
             progress=sys.stderr.isatty(),
             batch_size=options.batch_size,
             times=options.times,
-            grid=options.grid,
+            spacing=options.spacing,
             quality=options.fid,
             features=features,
             sampling=sampling_options(options) | {"steps": options.sampling_steps},

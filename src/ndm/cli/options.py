@@ -29,14 +29,16 @@ __all__ = [
 ]
 
 
-def add_sampling(parser: argparse.ArgumentParser, steps: int, flag: str) -> None:
+def add_sampling(parser: argparse.ArgumentParser, steps: int, prefix: str = "--") -> None:
+    """Add the options of a sampler; those on its steps begin with a prefix."""
     parser.add_argument("--method", default="ancestral", help="ancestral, ddim, ode or sde (default: %(default)s)")
     parser.add_argument(
-        flag, type=positive, default=steps, metavar="T", help="number of sampling steps (default: %(default)s)"
-    )
+        f"{prefix}steps", type=positive, default=steps, metavar="T",
+        help="number of sampling steps (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--eta", type=float, help="volatility in place of the model's own")
     parser.add_argument(
-        "--spacing", choices=("time", "gamma"),
+        f"{prefix}spacing", dest="sampling_spacing", choices=("time", "gamma"),
         help="steps that are even in time, or in gamma, the log noise-to-signal ratio (default: gamma for a learned "
         "schedule that was trained in continuous time, else time)",
     )  # fmt: skip
@@ -51,7 +53,7 @@ def sampling_options(options: argparse.Namespace) -> dict[str, Any]:
         "method": options.method,
         "eta": options.eta,
         "guidance": options.guidance,
-        "spacing": options.spacing,
+        "spacing": options.sampling_spacing,
     }
     return {name: value for name, value in chosen.items() if value is not None}
 

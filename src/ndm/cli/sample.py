@@ -37,7 +37,7 @@ def run(arguments: list[str]) -> None:
         "--out", required=True, metavar="FILE", help="what to write: a file ending in .png, .csv, .npz or .parquet"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
-    add_sampling(parser, steps=100, flag="--steps")
+    add_sampling(parser, steps=100)
     parser.add_argument(
         "--label", type=natural, metavar="K",
         help="the class to draw from, for a model of several (default: each in turn; a table of samples tells which)",

@@ -45,7 +45,7 @@ def with_variance(model: NDM, name: str, steps: int | None, calibrated: Calibrat
 
 
 def calibrated(
-    model: NDM, part: Some, labels: Tensor | None, steps: int, names: Sequence[str], seed: int, grid: str
+    model: NDM, part: Some, labels: Tensor | None, steps: int, names: Sequence[str], seed: int, spacing: str
 ) -> dict[str, CalibratedVariance]:
     """The best reverse variances of these kinds for T steps, from one pass over some examples, shared among processes.
 
@@ -56,12 +56,12 @@ def calibrated(
         steps: T.
         names: ``isotropic``, ``diagonal``, ``full``.
         seed: of the noise.
-        grid: the steps: ``even`` in time, even in ``gamma``, or ``optimal``, which is looked for up to T = 100.
+        spacing: of the steps: even in ``time``, even in ``gamma``, or ``optimal``, which is looked for up to T = 100.
     """
     times = None
-    if grid == "gamma":
+    if spacing == "gamma":
         times = gamma_grid(model, steps)
-    elif grid == "optimal":
+    elif spacing == "optimal":
         times = _best_grid(model, part, labels, steps, names, seed)
     like = part[:1].to(device_of(model))
     variances = {name: calibrated_variance(model, like, steps, name, grid=times) for name in names}

@@ -34,7 +34,7 @@ from ndm.evaluation.results import (
 )
 from ndm.inference.likelihood import TOLERANCE
 from ndm.inference.sampling import sample_batches
-from ndm.method.grids import GRIDS
+from ndm.method.grids import SPACINGS
 from ndm.method.variances import CalibratedVariance
 from ndm.model import NDM
 
@@ -62,7 +62,7 @@ def evaluate(
     data: Data,
     split: str = "test",
     steps: Sequence[int | None] = (10, 50, 1000, None),
-    covariances: Sequence[str] = ("posterior", "own", "isotropic"),
+    variances: Sequence[str] = ("posterior", "own", "isotropic"),
     likelihood: bool = True,
     max_examples: int | None = None,
     likelihood_examples: int | None = None,
@@ -71,7 +71,7 @@ def evaluate(
     batch_size: int = BLOCK,
     times: int = TIMES,
     calibration: int = CALIBRATION_BUDGET,
-    grid: str = "even",
+    spacing: str = "time",
     quality: int | None = None,
     features: str | nn.Module = "inception",
     sampling: Mapping[str, Any] | None = None,
@@ -87,7 +87,7 @@ def evaluate(
         data: the data set; calibrations use its training split, without which it need not have one.
         split: ``train``, ``validation`` or ``test``.
         steps: the numbers of steps T; None for continuous time, in which the reverse variance plays no part.
-        covariances: ``posterior``, ``own`` (what the model was trained with), ``isotropic``, ``diagonal``, ``full``.
+        variances: ``posterior``, ``own`` (what the model was trained with), ``isotropic``, ``diagonal``, ``full``.
         likelihood: measure the ODE's log-likelihood as well, where the model has an ODE.
         max_examples: take so many random examples of the split only.
         likelihood_examples: take so many of these, at random, for the log-likelihood alone, which costs most.
@@ -97,8 +97,8 @@ def evaluate(
         times: of an example, for a bound with more steps than that or in continuous time.
         calibration: network evaluations per example and step that a calibration may spend: with T steps it is made from
             ``calibration`` / T random training examples.
-        grid: the steps of bounds with calibrated variances: ``even`` in time, even in ``gamma``, or ``optimal``, which
-            finds the best ones by 500 of those examples (:mod:`ndm.method.grids`), up to T = 100.
+        spacing: of the steps of bounds with calibrated variances: even in ``time`` or in ``gamma``, or ``optimal``,
+            which finds the best ones by 500 of those examples (:mod:`ndm.method.grids`), up to T = 100.
         quality: how many samples to compare with as many random examples of the split by FID and KID; None for no
             comparison.
         features: for :func:`ndm.evaluation.quality.fid_kid`: ``inception``, a folder, or a network.
@@ -108,37 +108,39 @@ def evaluate(
         likelihood_options: for :func:`ndm.log_likelihood`.
 
     Raises:
-        ValueError: the data do not fit the model, or there is no such grid or reverse variance.
+        ValueError: the data do not fit the model, or there is no such spacing or reverse variance.
     """
-    if grid not in GRIDS:
-        raise ValueError(f"There is no grid {grid!r}; choose one of {', '.join(GRIDS)}.")
-    if unknown := [name for name in covariances if name not in (*VARIANCES, own_variance(model))]:
+    if spacing not in SPACINGS:
+        raise ValueError(f"There is no spacing {spacing!r}; choose one of {', '.join(SPACINGS)}.")
+    if unknown := [name for name in variances if name not in (*VARIANCES, own_variance(model))]:
         raise ValueError(f"There is no reverse variance {unknown[0]!r}; choose among {', '.join(VARIANCES)}.")
     part = _Part.of(data, split, max_examples, seed, _conditional(model))
     about = {"data": type(data).__name__, "split": split, "split_examples": len(data.examples(split)), "seed": seed}
     result = Evaluation(about=about | {"parameters": sum(p.numel() for p in model.parameters())})
-    names = list(dict.fromkeys(own_variance(model) if c == "own" else c for c in covariances))
-    likelihood = likelihood and not (model.denoiser.direct and not getattr(model.denoiser, "ode", False))
+    names = list(dict.fromkeys(own_variance(model) if c == "own" else c for c in variances))
+    likelihood = likelihood and model.has_ode
     mixture = mixture and _has_mixture(model, data)
     show = is_first() and (sys.stderr.isatty() if progress is None else progress)
     count = sum(len(names) if t is not None else 1 for t in steps) + likelihood + (quality is not None) + mixture
     was_training = model.training
     model.eval()
-    with tqdm(total=count, desc="evaluating", disable=not show, leave=False) as bar:
-        budget = {"times": times, "batch_size": batch_size, "seed": seed}
-        _add_bounds(result, model, data, part, steps, names, calibration, grid, budget, bar)
-        if likelihood:
-            chosen = part.some(likelihood_examples, seed)
-            _add_likelihood(result, model, data, chosen, seed, batch_size, likelihood_options)
-            bar.update()
-        if mixture:
-            _add_mixture(result, data, chosen if likelihood else part, seed)
-            bar.update()
-        if quality is not None:
-            how = {"steps": 250, **(sampling or {})}
-            _add_quality(result, model, data, split, quality, features, how, seed, batch_size)
-            bar.update()
-    model.train(was_training)
+    try:
+        with tqdm(total=count, desc="evaluating", disable=not show, leave=False) as bar:
+            budget = {"times": times, "batch_size": batch_size, "seed": seed}
+            _add_bounds(result, model, data, part, steps, names, calibration, spacing, budget, bar)
+            if likelihood:
+                chosen = part.some(likelihood_examples, seed)
+                _add_likelihood(result, model, data, chosen, seed, batch_size, likelihood_options)
+                bar.update()
+            if mixture:
+                _add_mixture(result, data, chosen if likelihood else part, seed)
+                bar.update()
+            if quality is not None:
+                how = {"steps": 250, **(sampling or {})}
+                _add_quality(result, model, data, split, quality, features, how, seed, batch_size)
+                bar.update()
+    finally:
+        model.train(was_training)
     return result
 
 
@@ -176,7 +178,7 @@ def _unit(model: NDM, data: Data) -> tuple[float, str]:
 
 def _conditional(model: NDM) -> bool:
     """Whether the denoiser's network takes class labels."""
-    return bool(getattr(getattr(model.denoiser, "net", None), "classes", 0))
+    return model.num_classes > 0
 
 
 # ---- one kind of figure after the other
@@ -190,7 +192,7 @@ def _add_bounds(
     steps: Sequence[int | None],
     names: Sequence[str],
     calibration: int,
-    grid: str,
+    spacing: str,
     budget: Mapping[str, int],
     bar: tqdm,
 ) -> None:
@@ -200,13 +202,13 @@ def _add_bounds(
         variances: dict[str, CalibratedVariance] = {}
         if t is not None and fitted:
             some = _Part.of(data, "train", max(1, calibration // t), seed, _conditional(model))
-            variances = calibrated(model, some.examples, some.labels, t, fitted, seed, grid)
+            variances = calibrated(model, some.examples, some.labels, t, fitted, seed, spacing)
         for name in names if t is not None else [None]:
             with with_variance(model, name or own_variance(model), t, variances.get(name or "")):
                 terms = bound_per_example(model, part.examples, t, labels=part.labels, **budget)
             kind = f"upper bound on -log p(x), {'continuous time' if t is None else f'{t} steps'}"
             chosen = variances.get(name or "")
-            kind += f", {grid} grid" if chosen is not None and chosen.grid is not None else ""
+            kind += f", {spacing} spacing" if chosen is not None and chosen.grid is not None else ""
             total = terms["total"] * scale
             extra = {n: terms[n][total.isfinite()].mean().item() * scale for n in ("reconstruction", "prior")}
             result.add(total, part.places, quantity="bound", steps=t, variance=name, unit=unit, kind=kind, **extra)

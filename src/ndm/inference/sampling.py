@@ -87,8 +87,8 @@ def sample(
             continuous time, ``time`` for all others. With ``time`` ancestral samples come from the model whose T-step
             bound is ``model.bound(x, T)``, by the steps it is calibrated for if it is. With ``gamma`` a variance that
             is calibrated for this T is left alone, since it belongs to its steps: ``model.calibrate(data, steps=T,
-            grid="gamma")`` makes one for these. It says where the steps of the ODE's and the SDE's solvers end. In what
-            variable they are taken is another matter: in time, or, where the schedule is clipped, as
+            spacing="gamma")`` makes one for these. It says where the steps of the ODE's and the SDE's solvers end. In
+            what variable they are taken is another matter: in time, or, where the schedule is clipped, as
             :mod:`ndm.inference.reverse` says.
         trajectory: return all the states on the way as well, from noise to data.
         progress: show a bar; by default on a terminal, for long runs.

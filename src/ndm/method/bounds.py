@@ -22,10 +22,10 @@ from torch import Tensor
 from ndm._internal.inputs import Values, as_labels, as_tensor, check_steps
 from ndm._internal.precision import residual_path
 from ndm._internal.random import Randomness, below_one, low_discrepancy, normal_like
-from ndm.method.grids import GRIDS, even_grid, gamma_grid, labelled, optimal_grid
+from ndm.method.grids import SPACINGS, even_grid, gamma_grid, labelled, optimal_grid
 from ndm.method.moments import Moments, folds_for
 from ndm.method.process import Process, frozen
-from ndm.method.schedules import NoiseLevel, per_example
+from ndm.method.schedules import GradientWeight, NoiseLevel, per_example
 from ndm.method.steps import ContinuousTime, DiscreteStep
 from ndm.method.transforms.curve import Curve
 from ndm.method.variances import CalibratedVariance, Step, check_calibration, check_grid
@@ -122,9 +122,9 @@ def _bound(
 
     ends = process.schedule(u.new_tensor([0.0, 1.0]))
     level_0, level_1 = _end(ends, 0, x), _end(ends, 1, x)
-    integrand: list[Tensor] = []
+    weight = GradientWeight()
     if steps is None:
-        level = process.schedule.at_random(u, lambda: integrand[0])
+        level = process.schedule.at_random(u, weight)
         at: DiscreteStep | ContinuousTime = ContinuousTime(level, process.volatility(level.gamma))
     else:
         at = DiscreteStep(process.grid_step((u * steps).long() + 1, steps, x))
@@ -141,7 +141,7 @@ def _bound(
         diffusion = steps * process.covariance(at.step, estimate).kl(e)
     else:
         diffusion = _continuous(at, gap)
-        integrand.append(diffusion.detach() / x[0].numel())
+        weight.value = diffusion.detach() / x[0].numel()
     if estimate.transformed_loss is None:
         auxiliary = torch.zeros_like(diffusion)
     else:
@@ -184,7 +184,7 @@ def calibrate(
     covariance: str = "isotropic",
     *,
     rank: int | None = None,
-    grid: str | Tensor = "even",
+    spacing: str | Tensor = "time",
     generator: Randomness = None,
 ) -> CalibratedVariance:
     r"""The best reverse variance for T steps, from one pass over data with a trained model (method, section 3).
@@ -193,7 +193,7 @@ def calibrate(
     examples a diagonal covariance is shrunk towards an isotropic one, and a full one towards a diagonal one, as far as
     it pays on held-out examples (:mod:`ndm.method.moments`). What more examples than n may still win is about d / 2n
     nats a step for a diagonal covariance and d^2 / 4n for a full one at most, and much less in small steps. Which T
-    steps is a choice too: with ``grid="optimal"`` the data are first passed over to find the best ones
+    steps is a choice too: with ``spacing="optimal"`` the data are first passed over to find the best ones
     (:func:`ndm.method.grids.optimal_grid`).
 
     Args:
@@ -203,29 +203,29 @@ def calibrate(
         steps: T.
         covariance: ``isotropic``, ``diagonal`` or ``full``.
         rank: of a full covariance; see :class:`~ndm.method.variances.CalibratedVariance`.
-        grid: the steps: ``even`` in time, even in ``gamma`` (:meth:`ndm.Schedule.even_in_gamma`), ``optimal``, or their
-            times, (T + 1,), rising from 0 to 1.
+        spacing: of the steps: even in ``time`` or in ``gamma`` (:meth:`ndm.Schedule.even_in_gamma`), ``optimal``, or
+            their times, (T + 1,), rising from 0 to 1.
         generator: for the noise.
 
     Raises:
-        ValueError: there are no data, a batch does not pass the check of :func:`bound`, the grid is not one, or an
+        ValueError: there are no data, a batch does not pass the check of :func:`bound`, the spacing is none, or an
             optimal one is asked for and the data can be passed over only once.
     """
-    if isinstance(grid, str):
-        if grid not in GRIDS:
+    if isinstance(spacing, str):
+        if spacing not in SPACINGS:
             raise ValueError(
-                f"There is no grid {grid!r}; choose one of {', '.join(GRIDS)}, or give the times of the steps."
+                f"There is no spacing {spacing!r}; choose one of {', '.join(SPACINGS)}, or give the times of the steps."
             )
-        if grid == "optimal" and isinstance(batches, Iterator):
-            raise ValueError('grid="optimal" looks at the data twice: give a tensor, a list or a DataLoader.')
+        if spacing == "optimal" and isinstance(batches, Iterator):
+            raise ValueError('spacing="optimal" looks at the data twice: give a tensor, a list or a DataLoader.')
         check_calibration(steps, covariance)
         times = None
-        if grid == "gamma":
+        if spacing == "gamma":
             times = gamma_grid(process, steps)
-        elif grid == "optimal":
+        elif spacing == "optimal":
             times = optimal_grid(process, batches, steps, covariance, generator=generator)
     else:
-        times = as_tensor(grid, "times of the steps").double().flatten()
+        times = as_tensor(spacing, "times of the steps").double().flatten()
         check_calibration(steps, covariance)
         check_grid(times.tolist(), steps)
     variance: CalibratedVariance | None = None

@@ -33,11 +33,11 @@ from ndm.method.schedules import per_example
 from ndm.method.steps import DiscreteStep
 from ndm.method.variances import check_calibration
 
-__all__ = ["GRIDS", "cheapest_path", "even_grid", "gamma_grid", "grid_from", "optimal_grid", "pair_moments"]
+__all__ = ["SPACINGS", "cheapest_path", "even_grid", "gamma_grid", "grid_from", "optimal_grid", "pair_moments"]
 
 
 #: The steps that can be asked for by name: even in time, even in gamma (:meth:`ndm.Schedule.even_in_gamma`), the best.
-GRIDS = ("even", "gamma", "optimal")
+SPACINGS = ("time", "gamma", "optimal")
 
 
 def even_grid(steps: int, like: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ def optimal_grid(
         generator: for the noise.
 
     Returns:
-        (T + 1,), float64, rising from 0 to 1: the ``grid`` of :meth:`ndm.NDM.calibrate`.
+        (T + 1,), float64, rising from 0 to 1: a ``spacing`` of :meth:`ndm.NDM.calibrate`.
 
     Raises:
         ValueError: there are no data, there is no such covariance, fewer than one step, or fewer candidates than steps.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ndm.method.schedules import NoiseLevel, Schedule, check_range
+from ndm.method.schedules import GradientWeight, NoiseLevel, Schedule, check_range
 
 __all__ = ["LearnedSchedule"]
 
@@ -92,12 +91,12 @@ class LearnedSchedule(Schedule):
     def gamma(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return self._between_ends(t, *self._monotone(t))
 
-    def at_random(self, t: Tensor, integrand: Callable[[], Tensor]) -> NoiseLevel:
+    def at_random(self, t: Tensor, weight: GradientWeight) -> NoiseLevel:
         m, slope = self._monotone(t)
         if self.minimize_variance:
             for part in (m, slope):
                 if part.requires_grad:
-                    part.register_hook(lambda gradient: gradient * integrand())
+                    part.register_hook(weight)
         return self.level_at(*self._between_ends(t, m, slope))
 
     def _argument_now(self, name: str, recorded: Any) -> Any:

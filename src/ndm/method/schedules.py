@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +19,7 @@ from ndm.method.parts import Part
 __all__ = [
     "CosineSchedule",
     "DDPMSchedule",
+    "GradientWeight",
     "LinearSchedule",
     "NoiseLevel",
     "OTSchedule",
@@ -66,6 +66,27 @@ class NoiseLevel:
     dlog_sigma: Tensor
 
 
+@dataclass
+class GradientWeight:
+    """A factor of each example's gradient that is not known before the forward pass is done.
+
+    Attributes:
+        value: (B,); None until it is known.
+    """
+
+    value: Tensor | None = None
+
+    def __call__(self, gradient: Tensor) -> Tensor:
+        """The gradient, (B,), times the factor: a hook for :meth:`torch.Tensor.register_hook`.
+
+        Raises:
+            RuntimeError: the factor has not been set.
+        """
+        if self.value is None:
+            raise RuntimeError("The weight of a schedule's gradient is set by the bound, before the backward pass.")
+        return gradient * self.value
+
+
 class Schedule(Part):
     """Base of the schedules: a subclass gives gamma and d gamma / dt; this class makes a noise level of them."""
 
@@ -105,7 +126,7 @@ class Schedule(Part):
             dlog_sigma=alpha_squared * dgamma / 2,  # d log sigma / d gamma = alpha^2 / 2
         )
 
-    def at_random(self, t: Tensor, integrand: Callable[[], Tensor]) -> NoiseLevel:
+    def at_random(self, t: Tensor, weight: GradientWeight) -> NoiseLevel:
         """As the call, at random times over which the bound's integrand is averaged: continuous time.
 
         The average does not depend on how a schedule runs between its end points, its variance does. A schedule that is
@@ -113,7 +134,7 @@ class Schedule(Part):
 
         Args:
             t: (B,).
-            integrand: gives the integrand at t, (B,), any unit; to be called in the backward pass, when it is known.
+            weight: holds the integrand at t, (B,), in nats per dimension, by the time of the backward pass.
         """
         return self(t)
 

@@ -96,7 +96,7 @@ class Subject:
     @property
     def classes(self) -> int:
         """How many classes the denoiser's network knows; 0 if it takes none."""
-        return int(getattr(getattr(self.model.denoiser, "net", None), "classes", 0) or 0)
+        return self.model.num_classes
 
     @property
     def x(self) -> Tensor | None:

@@ -115,7 +115,7 @@ def class_turns(
     Raises:
         ValueError: the model has no such class, or was never shown an example of it.
     """
-    classes = getattr(getattr(model.denoiser, "net", None), "classes", 0)
+    classes = model.num_classes
     if not classes:
         if label is not None:
             raise ValueError(f"--label {label} is for a model of several classes, and this one was trained without.")

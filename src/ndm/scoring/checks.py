@@ -63,9 +63,9 @@ def check_options(
 
 
 def check_model(model: NDM, likelihood: bool) -> None:
-    if getattr(getattr(model.denoiser, "net", None), "classes", 0):
+    if model.num_classes:
         raise ValueError("This model is told the class of each row, which cannot be given here: evaluate it instead.")
-    if likelihood and model.denoiser.direct and not getattr(model.denoiser, "ode", False):
+    if likelihood and not model.has_ode:
         raise ValueError(
             "This model's reverse process is direct and has no ODE, so no likelihood but the bound: "
             "leave the likelihood out (--no-likelihood)."

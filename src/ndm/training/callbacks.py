@@ -190,7 +190,7 @@ class Pictures(Callback):
         if (self.validations - 1) % self.every:
             return
         model, device = pl_module.model, pl_module.device
-        classes = getattr(getattr(model.denoiser, "net", None), "classes", 0)
+        classes = model.num_classes
         x = sample(  # by all processes: a sharded network has to be called by all of them
             model,
             self.SAMPLES,

@@ -168,8 +168,7 @@ def _check_classes(model: NDM, data: Data, training: TrainingOptions) -> None:
 
 def _try(model: NDM, x: Tensor, steps: int | None = None) -> Tensor:
     """The bound of one example: it finds out a network of another shape before a folder is made."""
-    network = getattr(model.denoiser, "net", None)
-    labels = torch.zeros(1, dtype=torch.long) if getattr(network, "classes", 0) else None
+    labels = torch.zeros(1, dtype=torch.long) if model.num_classes else None
     terms = model.bound(x, steps, labels=labels)
     return (terms.total + terms.auxiliary).sum()
 

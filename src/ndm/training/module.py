@@ -129,8 +129,7 @@ class NDMModule(LightningModule):
     def _check_curvature(self) -> None:
         if not self.options.curvature:
             return
-        denoiser = self.model.denoiser
-        if denoiser.direct and not getattr(denoiser, "ode", True):
+        if not self.model.has_ode:
             raise ValueError(
                 "training.curvature is about the paths of the reverse ODE, and a DirectDenoiser has one only with "
                 "ode=True, whose network has one more head; set it, or use Denoiser."
