@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 
-def run(arguments: list[str]) -> None:
+def _parser() -> Parser:
     parser = Parser(
         prog="ndm evaluate",
         description="The bound per number of steps, the ODE likelihood, and the quality of samples.",
@@ -54,6 +54,21 @@ def run(arguments: list[str]) -> None:
         help="noise levels per example where not every step is looked at; fewer are faster and give larger standard "
         "errors (default: %(default)s)",
     )  # fmt: skip
+    _add_likelihood_and_quality(parser)
+    parser.add_argument(
+        "--data.path", metavar="PATH", help="where the data are, if they were moved; any --data.x of `ndm train`"
+    )
+    parser.add_argument(
+        "--other-data", action="store_true",
+        help="evaluate on data other than those of the training, on purpose: the figures are written to "
+        "RUN/evaluation-other-data.json",
+    )  # fmt: skip
+    add_sampling(parser, steps=250, prefix="--sampling-")
+    add_common(parser, seeded="the same seed gives the same, and takes the same random examples")
+    return parser
+
+
+def _add_likelihood_and_quality(parser: Parser) -> None:
     parser.add_argument(
         "--no-likelihood", action="store_true", help="leave the ODE likelihood out, which takes longest"
     )
@@ -84,18 +99,11 @@ def run(arguments: list[str]) -> None:
         "--no-mixture", action="store_true",
         help="leave out the comparison with a Gaussian mixture, which is made for continuous tables",
     )  # fmt: skip
-    parser.add_argument(
-        "--data.path", metavar="PATH", help="where the data are, if they were moved; any --data.x of `ndm train`"
-    )
-    parser.add_argument(
-        "--other-data", action="store_true",
-        help="evaluate on data other than those of the training, on purpose: the figures are written to "
-        "RUN/evaluation-other-data.json",
-    )  # fmt: skip
-    add_sampling(parser, steps=250, prefix="--sampling-")
-    add_common(parser, seeded="the same seed gives the same, and takes the same random examples")
+
+
+def run(arguments: list[str]) -> None:
     arguments, overrides = without_data(arguments)
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
     find_allowed(options.allow)
 
     from ndm._internal.distributed import is_first, process_group

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 
-def run(arguments: list[str]) -> None:
+def _parser() -> Parser:
     parser = Parser(
         prog="ndm score",
         description="The bound and the log-likelihood of every row of a table, or of every image, in a file.",
@@ -55,7 +55,11 @@ def run(arguments: list[str]) -> None:
     )  # fmt: skip
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
     add_allow(parser)
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def run(arguments: list[str]) -> None:
+    options = _parser().parse_args(arguments)
     find_allowed(options.allow)
 
     from ndm._internal.distributed import process_group, world_size

@@ -88,7 +88,7 @@ class TableFile:
             ValueError: the file is damaged, or has too many columns.
         """
         if self._is_csv:
-            first = next(self._lines(), None)
+            first = next(lines(self.path), None)
             names = () if first is None else tuple(first[1])
         else:
             names = tuple(self._schema.names)
@@ -315,7 +315,7 @@ class TableFile:
         import pyarrow as pa
 
         names = self.names
-        if sum(1 for _ in zip(self._lines(), range(2), strict=False)) < 2:
+        if sum(1 for _ in zip(lines(self.path), range(2), strict=False)) < 2:
             return  # names alone, which Arrow takes for an error
         try:
             if len(names) == 1:
@@ -384,9 +384,6 @@ class TableFile:
         return self._parquet().schema_arrow
 
     # ---- saying what is wrong
-
-    def _lines(self) -> Iterator[tuple[int, list[str]]]:
-        return lines(self.path)
 
     def _wrong_cell(
         self,

@@ -3,43 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
-import importlib.util
 import logging
 import math
 import os
-import platform
 import signal
 import sys
 import threading
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from datetime import datetime, timezone
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from lightning.pytorch.strategies import DDPStrategy, Strategy
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch import nn
 
-import ndm
 from ndm.data.base import Data
 from ndm.data.choosing import part_of
 from ndm.model import NDM
 from ndm.training.automatic import resolve
 from ndm.training.batches import InOrder, Stream
-from ndm.training.callbacks import AtomicCheckpoints, Pictures, callbacks, timer_for
+from ndm.training.callbacks import Pictures, callbacks, timer_for
 from ndm.training.checks import check, first_step, some_unused
+from ndm.training.devices import environment, lightning_trainer, processes, quiet, sharding_for, strategy_for
 from ndm.training.ending import finish
-from ndm.training.metrics import MetricsFile
 from ndm.training.module import NDMModule, NonFiniteLoss
-from ndm.training.options import TrainerOptions, TrainingOptions, is_later_process, places
+from ndm.training.options import TrainerOptions, TrainingOptions, is_later_process
 from ndm.training.progress import journal
 from ndm.training.reading import digest_of_facts, read_checkpoint
 from ndm.training.run import Run
@@ -106,34 +95,16 @@ def fit(
     if not resume:
         run.require_new(later=is_later_process(trainer.devices, trainer.num_nodes))
     check(model, data, training)
-    sharding = _sharding(model, trainer)
-    timer = timer_for(trainer.max_time)
-    pictures = Pictures(run, data, trainer.pictures_every, seed) if trainer.pictures_every else None
-    called = callbacks(
-        run,
-        training.ema,
-        training.warmup,
-        trainer,
-        timer,
-        sys.stderr.isatty() if progress is None else progress,
-        pictures,
-    )
-    unused = some_unused(model, data, training)
-    strategy = sharding.Sharded(_processes(trainer)) if sharding else _strategy(trainer, unused)
-    lightning = _lightning_trainer(run, trainer, called, first, strategy)
-    assert isinstance(training.batch_size, int)
-    stream = Stream(data, training.batch_size, seed, lightning, training.labels, trainer.accumulate)
-    kind = sharding.ShardedModule if sharding else NDMModule
-    module: NDMModule = kind(model, training, trainer, seed, timer)
+    lightning, module, stream = _prepared(model, data, run, training, trainer, seed, first, progress)
     goes_on = not isinstance(trainer.max_steps, int) or first < trainer.max_steps
     first_process = lightning.is_global_zero  # with several devices, one process writes for all
     if first_process:
         _lock = run.begin(config, data, resume)  # until this function returns
         if goes_on:
-            run.write_environment(_environment(lightning, trainer, command), resumed=resume)
+            run.write_environment(environment(lightning, trainer, command), resumed=resume)
         elif resume:
             run.write_config(config)
-    with _quiet(), journal(run.log) if first_process else contextlib.nullcontext():
+    with quiet(), journal(run.log) if first_process else contextlib.nullcontext():
         for line in [] if resume else [*data.summary(), *notes, chosen]:
             if line:
                 logger.info("%s", line)
@@ -155,6 +126,31 @@ def fit(
         if first_process:
             finish(model, data, run, module, training, trainer, seed, as_command=command is not None)
     return model
+
+
+def _prepared(
+    model: NDM,
+    data: Data,
+    run: Run,
+    training: TrainingOptions,
+    trainer: TrainerOptions,
+    seed: int,
+    first: int,
+    progress: bool | None,
+) -> tuple[Trainer, NDMModule, Stream]:
+    """What a training is made of: Lightning's trainer, the module that takes the steps, and the batches."""
+    sharding = sharding_for(model, trainer)
+    timer = timer_for(trainer.max_time)
+    pictures = Pictures(run, data, trainer.pictures_every, seed) if trainer.pictures_every else None
+    shown = sys.stderr.isatty() if progress is None else progress
+    called = callbacks(run, training.ema, training.warmup, trainer, timer, shown, pictures)
+    unused = some_unused(model, data, training)
+    strategy = sharding.Sharded(processes(trainer)) if sharding else strategy_for(trainer, unused)
+    lightning = lightning_trainer(run, trainer, called, first, strategy)
+    assert isinstance(training.batch_size, int)
+    stream = Stream(data, training.batch_size, seed, lightning, training.labels, trainer.accumulate)
+    kind = sharding.ShardedModule if sharding else NDMModule
+    return lightning, kind(model, training, trainer, seed, timer), stream
 
 
 def _keep(model: NDM, training: TrainingOptions, run: Run, data: Data, write: bool = True) -> None:
@@ -221,78 +217,6 @@ def _validation(stream: Stream, options: TrainingOptions, limits: TrainerOptions
     return InOrder(examples, labels, batch, trainer, part, repeats)
 
 
-def _lightning_trainer(
-    run: Run, options: TrainerOptions, called: list[Callback], first: int, strategy: str | Strategy
-) -> Trainer:
-    assert isinstance(options.val_check_interval, int)
-    assert options.max_steps != "auto"
-    devices, num_nodes = places(options.devices, options.num_nodes)
-    loggers: list[Logger] = [MetricsFile(run.metrics, first)]
-    if importlib.util.find_spec("tensorboard"):
-        loggers.append(TensorBoardLogger(run.path, name=run.tensorboard.name, version=""))
-    try:
-        with _quiet():
-            return Trainer(
-                accelerator=options.accelerator,
-                devices=devices,
-                num_nodes=num_nodes,
-                strategy=strategy,
-                plugins=[AtomicCheckpoints()],
-                accumulate_grad_batches=options.accumulate,
-                precision=options.precision,
-                gradient_clip_val=options.gradient_clip_val,
-                log_every_n_steps=options.log_every_n_steps,
-                val_check_interval=options.val_check_interval * options.accumulate,  # it counts batches
-                check_val_every_n_epoch=None,  # the interval counts steps, not parts of an epoch
-                max_steps=-1 if options.max_steps is None else options.max_steps,
-                max_epochs=-1,
-                num_sanity_val_steps=0,
-                enable_progress_bar=False,  # Bar is ours
-                enable_model_summary=False,
-                use_distributed_sampler=False,  # the stream of batches sees to that
-                logger=loggers,
-                callbacks=called,
-            )
-    except (MisconfigurationException, RuntimeError) as error:
-        raise ValueError(
-            f"trainer.accelerator={options.accelerator} with devices={options.devices} and "
-            f"precision={options.precision} cannot be had here: {error}"
-        ) from None
-
-
-def _processes(options: TrainerOptions) -> int:
-    return math.prod(places(options.devices, options.num_nodes))
-
-
-def _strategy(options: TrainerOptions, unused: bool) -> str | Strategy:
-    if _processes(options) == 1:
-        return "auto"
-    return DDPStrategy(find_unused_parameters=unused, gradient_as_bucket_view=True)
-
-
-def _sharding(model: NDM, options: TrainerOptions) -> ModuleType | None:
-    """:mod:`ndm.training.sharding` if the denoiser's network is to be divided among several processes.
-
-    Raises:
-        ImportError: PyTorch is too old for it.
-        ValueError: it cannot be done together with other options, or to this denoiser.
-    """
-    if options.strategy != "fsdp" or _processes(options) == 1:
-        return None
-    if not isinstance(getattr(model.denoiser, "net", None), nn.Module):
-        raise ValueError(
-            f"trainer.strategy=fsdp divides a denoiser's net, and {type(model.denoiser).__name__} has none."
-        )
-    if options.precision == "64-true":
-        raise ValueError("trainer.strategy=fsdp is for precision 32-true and bf16-mixed; use ddp for 64-true.")
-    if options.channels_last:
-        raise ValueError("trainer.channels_last cannot be had with trainer.strategy=fsdp; choose one of the two.")
-    try:
-        return importlib.import_module("ndm.training.sharding")
-    except ImportError as error:
-        raise ImportError(f"trainer.strategy=fsdp needs PyTorch 2.6 or newer, this is {torch.__version__}.") from error
-
-
 def _sizes(model: NDM) -> str:
     """How many parameters the model has, and which of its parts have them."""
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
@@ -309,36 +233,6 @@ def _configuration(model: NDM, training: TrainingOptions, trainer: TrainerOption
         "trainer": asdict(trainer),
     }
     return yaml.safe_dump(sections, sort_keys=False)
-
-
-def _environment(trainer: Trainer, options: TrainerOptions, command: str | None) -> dict[str, Any]:
-    """Where the training runs, without the computer's name: see :meth:`ndm.training.run.Run.write_environment`."""
-    facts = {
-        "ndm": ndm.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "platform": platform.platform(),
-        "device": _name(trainer.strategy.root_device),
-        "devices": trainer.world_size,
-        "threads": torch.get_num_threads(),
-        "precision": options.precision,
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }
-    return facts if command is None else facts | {"command": command}
-
-
-def _name(device: torch.device) -> str:
-    """What a device is called by those who make it, as far as it can be found out."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    if device.type != "cpu":
-        return device.type
-    with contextlib.suppress(OSError):  # Linux has this file, on most kinds of processors with their names
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                return value.strip()
-    return platform.processor() or platform.machine()
 
 
 # ---- the end of a training
@@ -383,19 +277,3 @@ def _interruptible(trainer: Trainer) -> Iterator[None]:
 
 
 # ---- what is said
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence Lightning's remarks (devices found, workers, tips), which say nothing about this training."""
-    names = ("lightning.pytorch", "lightning.fabric")
-    before = [logging.getLogger(name).level for name in names]
-    for name in names:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"lightning\..*")
-            yield
-    finally:
-        for name, level in zip(names, before, strict=True):
-            logging.getLogger(name).setLevel(level)
