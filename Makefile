@@ -24,8 +24,9 @@ demo: install  ## train a small model and show what it does, in demo/
 test: lint  ## lint, then run every test that is not slow, and the examples in the texts; WORKERS=N processes
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m "not slow" -n $${WORKERS:-2} --dist loadfile
 
-test-slow: install  ## run the slow tests
-	$(BIN)/python -m pytest -m slow
+test-slow: install  ## run the slow tests: the trial of faults, whose table it prints, then the others; WORKERS=N processes
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m slow tests/faults
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m slow --ignore tests/faults -n $${WORKERS:-2} --dist loadfile
 
 lint: typecheck  ## check style, types and the order of imports
 	$(BIN)/ruff check

@@ -302,6 +302,7 @@ def test_a_training_that_fails_has_another_exit_code(
     assert "at training step 0" in sentence
 
 
+@pytest.mark.slow
 def test_two_processes_evaluate_and_sample_as_one_does(run: Path, tmp_path: Path, capsys: Capture) -> None:
     evaluate = ["evaluate", str(run), "--steps", "2", "continuous", "--batch-size", "7", "--times", "3",
                 "--no-likelihood", "--device", "cpu"]  # fmt: skip

@@ -95,6 +95,7 @@ print(matplotlib.get_backend())
 
 
 @pytest.mark.parametrize("backend", ["svg", "module://matplotlib_inline.backend_inline"])
+@pytest.mark.slow
 def test_the_users_own_pictures_go_where_they_went_before(tmp_path, backend: str) -> None:
     if backend.startswith("module"):
         pytest.importorskip("matplotlib_inline")  # a notebook's

@@ -474,6 +474,7 @@ score(model, TableRows(sys.argv[2], (3,)), sys.argv[3], times=20, likelihood=Fal
 """
 
 
+@pytest.mark.slow
 def test_a_process_killed_in_the_middle_is_gone_on_with(tmp_path: Path) -> None:
     table, out = tmp_path / "x.csv", tmp_path / "x.parquet"
     pandas.DataFrame(draw(1000).double().numpy(), columns=list("abc")).to_csv(table, index=False)
@@ -499,6 +500,7 @@ def test_a_process_killed_in_the_middle_is_gone_on_with(tmp_path: Path) -> None:
     assert not blocks.parent.exists()
 
 
+@pytest.mark.slow
 def test_memory_is_needed_for_a_block_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twenty times the rows, the same memory; tracemalloc sees numpy's and Python's, in which all rows would be."""
     monkeypatch.setattr("ndm.data.tablefile._AT_ONCE", 2000)

@@ -73,6 +73,7 @@ def _put_together() -> tuple[Tensor, Tensor, list[int], int]:
     return all_gather(values, torch.tensor(jobs), 7), all_reduce(torch.tensor([1.0])), jobs, rank()
 
 
+@pytest.mark.slow
 def test_three_processes_put_their_findings_together(tmp_path: Any) -> None:
     found = in_processes(_put_together, 3, tmp_path)
     for i, (whole, total, jobs, number) in enumerate(found):
@@ -83,6 +84,7 @@ def test_three_processes_put_their_findings_together(tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize("total", [1, 4, 5, 13, 24])
+@pytest.mark.slow
 def test_blocks_come_in_turn_from_three_processes(tmp_path: Any, total: int) -> None:
     for found in in_processes(partial(_in_turn, total), 3, tmp_path):
         whole, blocks = found
@@ -110,6 +112,7 @@ def _left_alone(process: int, port: int, path: str) -> None:
         torch.save([str(error), time.monotonic() - began], path)
 
 
+@pytest.mark.slow
 def test_a_process_whose_other_one_has_died_ends_with_a_sentence(tmp_path: Any) -> None:
     port = free_port()
     multiprocessing.spawn(_left_alone, (port, f"{tmp_path}/said.pt"), nprocs=2)
@@ -145,6 +148,7 @@ def _evaluated() -> dict[str, Any]:
     return {"rows": [dict(row) for row in found.rows], "per_example": found.per_example}
 
 
+@pytest.mark.slow
 def test_an_evaluation_of_1001_examples_is_the_same_on_one_two_and_three_processes(tmp_path: Any) -> None:
     alone = _evaluated()
     assert {row["examples"] for row in alone["rows"]} == {1001}

@@ -12,6 +12,8 @@ from scipy.stats import norm
 
 import ndm
 
+pytestmark = pytest.mark.slow
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 

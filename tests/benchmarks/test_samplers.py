@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+pytestmark = pytest.mark.slow
+
 
 def small() -> nn.Module:
     from ndm.networks import ResidualMLP

@@ -11,6 +11,8 @@ import ndm
 from ndm.data import Digits, Tensors
 from ndm.networks import UNet
 
+pytestmark = pytest.mark.slow
+
 
 def model(direct: bool) -> ndm.NDM:
     torch.manual_seed(0)

@@ -14,6 +14,8 @@ import pytest
 import torch
 import yaml
 
+pytestmark = pytest.mark.slow
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 TINY: dict[str, Any] = {

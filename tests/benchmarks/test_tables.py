@@ -17,6 +17,8 @@ import scipy.stats
 import torch
 from torch import Tensor, nn
 
+pytestmark = pytest.mark.slow
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 

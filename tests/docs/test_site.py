@@ -24,6 +24,8 @@ from sphinx.util.inventory import InventoryFile
 import ndm
 from ndm.cli import COMMANDS, main
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 MODULES = ["ndm", *(f"ndm.{name}" for name in (

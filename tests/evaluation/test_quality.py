@@ -122,6 +122,7 @@ def test_the_network_is_left_as_it_was() -> None:
     assert all(p.requires_grad and p.grad is None for p in net.parameters())
 
 
+@pytest.mark.slow
 def test_processes_that_share_the_work_agree_with_one(tmp_path: Path) -> None:
     """With unequal shares and unequal numbers of batches; and a process without images stops all of them."""
     program = tmp_path / "program.py"

@@ -227,6 +227,7 @@ def whole(model: ndm.NDM, x: Tensor) -> np.ndarray:
     ("transform", "tolerance"),
     [("identity", 1.0), ("identity", 1e-4), ("neural", 1e-2), ("separable", 1.0), ("separable", 1e-4)],
 )
+@pytest.mark.slow
 def test_the_density_is_what_another_solver_finds(transform, tolerance):
     """Within about what is said of the error, and that within what was asked for."""
     model, x = small(transform=transform), 2 * torch.randn(4, 2, dtype=torch.float64, generator=seeded(2))
@@ -600,6 +601,7 @@ def f_0(model: ndm.NDM, x: float) -> float:
 
 
 @pytest.mark.parametrize("dequantization", [None, "variational", "uniform"])
+@pytest.mark.slow
 def test_the_dequantised_bounds_are_what_they_are_by_quadrature(three_levels, dequantization):
     """None is the variational bound for K-level data."""
     model, quadrature = three_levels
@@ -610,6 +612,7 @@ def test_the_dequantised_bounds_are_what_they_are_by_quadrature(three_levels, de
         assert error < 0.02
 
 
+@pytest.mark.slow
 def test_importance_weights_close_the_gap(three_levels):
     """variational < importance with few samples < with many, which is log P(x): for the mean over the levels."""
     model, quadrature = three_levels
@@ -635,6 +638,7 @@ def test_one_importance_sample_is_the_variational_bound(three_levels):
 
 
 @pytest.mark.parametrize("dequantization", ["uniform", "variational", "importance"])
+@pytest.mark.slow
 def test_the_standard_error_of_dequantisation_is_honest(three_levels, dequantization):
     """It is about the spread that independent repetitions show."""
     model, _ = three_levels

@@ -27,6 +27,8 @@ from torch import Tensor
 
 from ndm.cli import main
 
+pytestmark = pytest.mark.slow
+
 #: Everything that a process's share could get wrong: mirrored images, labels, forgotten labels, parameters that are
 #: trained whole and divided unevenly, a last batch of validation with fewer examples than processes.
 IMAGES = """

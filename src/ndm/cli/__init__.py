@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import TextIO
 
 from ndm._internal.signals import terminable
-from ndm.cli.messages import LESS_MEMORY, STOPPED, one_line, say
+from ndm.cli.messages import LESS_MEMORY, STOPPED, missing_package, one_line, say
 from ndm.cli.parsing import Parser
 from ndm.storage.texts import did_you_mean
 
@@ -57,6 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get(TRACEBACK):
             raise
+        if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("ndm"):
+            say(f"error: {missing_package(error.name)}")
+            return WRONG
         if isinstance(error, (ValueError, OSError, ImportError)):
             say(f"error: {one_line(error)}")
             return WRONG

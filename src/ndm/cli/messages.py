@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import shlex
 import sys
+from importlib import metadata
 
 from ndm.storage.texts import printable
 
-__all__ = ["LESS_MEMORY", "STOPPED", "one_line", "say"]
+__all__ = ["LESS_MEMORY", "STOPPED", "missing_package", "one_line", "say"]
 
 #: What may be done where there is not enough memory.
 LESS_MEMORY = "take a smaller batch, a smaller network or fewer columns, or another computer"
@@ -21,6 +24,27 @@ STOPPED = {
     "push": "what had been sent may be there; the same command sends all of it.",
     "demo": "the same command starts again, in a folder of its own.",
 }
+
+
+#: Modules whose package has another name.
+_PACKAGES = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+
+
+def missing_package(module: str) -> str:
+    """A sentence about a module that is not installed, with the command that installs all of its extra.
+
+    Args:
+        module: its name, perhaps with dots.
+    """
+    name = _PACKAGES.get(module.partition(".")[0], module.partition(".")[0])
+    try:
+        wanted = [requirement.split(";") for requirement in metadata.requires("ndm") or []]
+    except metadata.PackageNotFoundError:  # a checkout that was not installed
+        wanted = []
+    extras = [(rest[0].strip(), requirement.strip()) for requirement, *rest in wanted if rest]
+    own = next((extra for extra, one in extras if re.match(rf"{re.escape(name)}\b", one)), None)
+    group = [one for extra, one in extras if extra == own] if own else [name]
+    return f"This needs the package {name}, which is not installed: pip install {shlex.join(group)}"
 
 
 def one_line(error: BaseException) -> str:

@@ -8,6 +8,7 @@ adaptive solvers share one step size, and a stiff neighbour changes an example's
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -66,7 +67,9 @@ def solve_adaptive(
     Raises:
         RuntimeError: the solver gave up; the sentence says why.
     """
-    import torchode  # takes a second to import, and only likelihoods and adaptive sampling need it
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that torch.jit.script is deprecated, about which a user can do nothing
+        import torchode  # takes a second to import, and only likelihoods and adaptive sampling need it
 
     shape = z.shape
     term = torchode.ODETerm(lambda t, y: drift(t, y.reshape(shape)).reshape(y.shape))

@@ -189,16 +189,7 @@ def score(
         began, done = time.monotonic(), journal.rows
         if done:
             logger.info("%d rows of %d had been scored: going on from there", done, count)
-        hidden = None if progress is None else not progress
-        with tqdm(total=count, initial=done, desc="scoring", unit="row", disable=hidden) as bar:
-            # Also the last block is read whole, for whatever the first rows are, their noise is that of the block.
-            for x in rows.blocks(size, done) if done < count else ():
-                journal.append(scorer.measure(x, journal.blocks)[: count - journal.rows])
-                bar.update(min(len(x), count - bar.n))
-                if journal.rows >= count:
-                    break
-        if journal.rows < count:
-            raise ValueError(f"The data have {journal.rows} rows, and had {count} before: have they changed?")
+        _measure_all(rows, scorer, journal, count, size, progress)
         if rows.identity() != settings["data"]:
             journal.remove()
             raise ValueError("The data were changed while they were scored, and no file was written: score them again.")
@@ -213,6 +204,24 @@ def score(
         write(out, journal, about | {"settings": settings}, bits)
         journal.remove()
     return Scores(out, about)
+
+
+def _measure_all(rows: Rows, scorer: Scorer, journal: Journal, count: int, size: int, progress: bool | None) -> None:
+    """Measure the rows that have not been measured, a block at a time.
+
+    Raises:
+        ValueError: there are fewer rows than there were.
+    """
+    done, hidden = journal.rows, None if progress is None else not progress
+    with tqdm(total=count, initial=done, desc="scoring", unit="row", disable=hidden) as bar:
+        # The last block is read whole too: whatever the first rows are, their noise is that of the block.
+        for x in rows.blocks(size, done) if done < count else ():
+            journal.append(scorer.measure(x, journal.blocks)[: count - journal.rows])
+            bar.update(min(len(x), count - bar.n))
+            if journal.rows >= count:
+                break
+    if journal.rows < count:
+        raise ValueError(f"The data have {journal.rows} rows, and had {count} before: have they changed?")
 
 
 def _some_solved(rows: Rows, journal: Journal, size: int, at_once: int, seed: int) -> Tensor | None:
