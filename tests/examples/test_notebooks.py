@@ -62,10 +62,10 @@ def texts(notebook: NotebookNode) -> list[str]:
     return found
 
 
-def test_there_are_three() -> None:
-    assert [path.stem for path in NOTEBOOKS] == ["digits", "table", "tour-2d"]
+def test_there_are_six() -> None:
+    assert [path.stem for path in NOTEBOOKS] == ["classes", "digits", "likelihood", "parts", "table", "tour-2d"]
     assert all(path.name in (EXAMPLES / "README.md").read_text() for path in NOTEBOOKS)
-    assert sum(path.stat().st_size for path in NOTEBOOKS) < 600_000
+    assert sum(path.stat().st_size for path in NOTEBOOKS) < 800_000
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
