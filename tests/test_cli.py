@@ -397,7 +397,7 @@ WRONG = [
     ("sample {tmp}/mine --out {tmp}/x.csv", "no trained model in .*mine"),
     ("sample {run} --out {tmp}/x.csv --steps 0", "--steps: must be a whole number of at least 1, got '0'"),
     ("sample {run} --out {tmp}/x.csv -n 0", "-n: must be a whole number of at least 1"),
-    ("sample {run} --out {tmp}/x.csv --seed x", "--seed: must be a whole number of at least 0"),
+    ("sample {run} --out {tmp}/x.csv --seed x", r"--seed: must be a whole number from 0 to 2\^63 - 1"),
     ("sample {run} --out {tmp}/x.csv --label 0", "--label 0 is for a model of several classes"),
     ("sample {run} --out {tmp}/x.csv --guidance 2", "--guidance needs a model that was trained with label dropout"),
     ("sample {run} --out {tmp}/x.csv --method dddim", "no sampling method 'dddim'"),
@@ -681,6 +681,10 @@ def test_columns_that_are_formulas_are_told_and_stay_readable(table: Path, tmp_p
     run, out = shutil.copytree(table / "run", tmp_path / "run"), tmp_path / "s.csv"
     facts = json.loads((run / "data.json").read_text())
     (run / "data.json").write_text(json.dumps(facts | {"columns": names}))
+    config = json.loads((run / "model" / "config.json").read_text())
+    del config["data"]  # the digest of the facts as they were
+    (run / "model" / "config.json").write_text(json.dumps(config))
+    (run / "model" / "SHA256SUMS").unlink()
     assert main(["sample", str(run), "-n", "5", "--steps", "3", "--out", str(out)]) == 0
     said = capsys.readouterr().err.splitlines()
     assert said[0] == f"ndm: 5 samples are in {out}"

@@ -139,7 +139,7 @@ def test_a_calibrated_ratio_is_the_determinant(covariance: str) -> None:
     ratios = variance_ratio(model, x[:2], 4)[1]
     noise = torch.randn(200_000, 3, dtype=torch.float64)
     step = model.grid_step(torch.full((len(noise),), 2), 4, noise)
-    coloured = model.covariance(step, model.denoiser.estimate(noise, step.t)).colour(noise)
+    coloured = model.covariance(step, model.denoiser.estimate(noise, step.t)).apply_sqrt(noise)
     volume = torch.linalg.slogdet(torch.cov(coloured.T)).logabsdet / 3
     assert ratios[1] == pytest.approx(math.exp(volume), rel=0.01)
     assert min(ratios) > 1

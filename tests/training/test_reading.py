@@ -106,7 +106,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
             read_checkpoint(file)
 
 
-PARTS = dict.fromkeys(["epoch", "loops", "callbacks", "optimizer_states", "lr_schedulers"])
+PARTS = dict.fromkeys(["epoch", "loops", "callbacks", "optimizer_states", "lr_schedulers"], [{}])
 
 
 def test_a_checkpoint_is_to_fit_the_model(tmp_path: Path) -> None:
@@ -118,6 +118,8 @@ def test_a_checkpoint_is_to_fit_the_model(tmp_path: Path) -> None:
     for name in PARTS:
         with pytest.raises(ValueError, match=f"lacks {name}"):
             require_fitting({k: v for k, v in right.items() if k != name}, model, tmp_path)
+    with pytest.raises(ValueError, match="no state of the optimizer"):
+        require_fitting(right | {"optimizer_states": []}, model, tmp_path)
     for part in ("state_dict", "current_model_state"):
         for other in (
             {**weights, "model.bias": torch.zeros(4)},

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
+import ndm
 from ndm import configs
 from ndm.configs.allowing import allowing, as_modules, require_classes, require_harmless
 from ndm.configs.explaining import UNLISTED, explain
@@ -308,6 +309,8 @@ def _parser() -> ArgumentParser:
 
 def _bare_parser(**options: Any) -> ArgumentParser:
     """A parser that is to be given its arguments, but for that of the configuration."""
+    for name in ndm.__all__:
+        getattr(ndm, name)  # jsonargparse knows the classes that have been imported
     parser = ArgumentParser(prog="ndm train", exit_on_error=False, allow_abbrev=False, parser_mode=MODE, **options)
     parser.add_argument("--config", action="config", help="read before the other options; the same as CONFIG")
     return parser
