@@ -106,7 +106,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
             read_checkpoint(file)
 
 
-PARTS = dict.fromkeys(["epoch", "loops", "callbacks", "optimizer_states", "lr_schedulers"], [{}])
+PARTS = {name: [{}] for name in ("epoch", "loops", "callbacks", "optimizer_states", "lr_schedulers")}
 
 
 def test_a_checkpoint_is_to_fit_the_model(tmp_path: Path) -> None:
