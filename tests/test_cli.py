@@ -242,7 +242,7 @@ def test_sigterm_stops_as_ctrl_c_does(tiny: str, tmp_path: Path) -> None:
     assert done.returncode == 130, done.stderr
     assert "Traceback" not in done.stderr
     last = done.stderr.splitlines()[-1]
-    assert last == f"ndm: stopped; its last checkpoint is kept; go on with: ndm train --resume --out {out}"
+    assert last == f"ndm: stopped; its last checkpoint is kept; resume with: ndm train --resume --out {out}"
     assert (out / "checkpoints" / "last.ckpt").is_file()
 
 

@@ -27,7 +27,7 @@ from ndm.data import from_levels, part_of
 from ndm.method.schedules import NoiseLevel, per_example
 from ndm.networks import ResidualMLP, UNet
 from ndm.scoring import ExampleRows, ImageRows, TableRows, score
-from ndm.scoring.journal import Journal
+from ndm.scoring.partial import PartialScores
 from ndm.scoring.scorer import Scorer
 
 LOW, HIGH, R = -6.0, 8.0, 1.7
@@ -458,9 +458,9 @@ def test_two_processes_do_not_write_to_one_partial(tmp_path: Path) -> None:
     pytest.importorskip("fcntl")
     settings = {"rows": 10, "batch_size": 5}
     with (
-        Journal(tmp_path / "p", settings),
+        PartialScores(tmp_path / "p", settings),
         pytest.raises(ValueError, match="Another process"),
-        Journal(tmp_path / "p", settings),
+        PartialScores(tmp_path / "p", settings),
     ):
         pass
 

@@ -31,7 +31,7 @@ def test_a_path_that_leads_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     run.config.write_text("data: {class_path: Table, init_args: {path: x.csv}}\n")
     with pytest.raises(FileNotFoundError, match=r"comes from run/config\.yaml, is relative, and was looked for in"):
         read_run_data(run)
-    with pytest.raises(FileNotFoundError, match=r"for y\.csv: look for a slip in it\.$"):  # which was typed
+    with pytest.raises(FileNotFoundError, match=r"for y\.csv: check its spelling\.$"):  # which was typed
         read_run_data(run, ["--data.path", "y.csv"])
     run.config.write_text("data: {class_path: Table, init_args: {path: /nowhere/x.csv}}\n")
     with pytest.raises(FileNotFoundError, match=r"comes from run/config\.yaml: give --data\.path"):

@@ -193,7 +193,7 @@ def test_an_interrupted_training_leaves_a_checkpoint_and_a_model(
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
     assert checkpoint(run.path)["global_step"] == 5
     assert ndm.NDM.from_pretrained(run.model).bound(torch.zeros(3, 2)).total.shape == (3,)
-    assert f"go on with: ndm train --resume --out {run.path}" in run.log.read_text()
+    assert f"resume with: ndm train --resume --out {run.path}" in run.log.read_text()
 
     train(run.path, max_steps=20, val_check_interval=8, keep="last", resume=True)
     assert_same_training(tmp_path / "whole", run.path)

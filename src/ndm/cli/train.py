@@ -91,5 +91,5 @@ def _after_stop(run: Run, command: Sequence[str], allow: Sequence[str]) -> str:
     """What is left of a training that was stopped, and what goes on with it."""
     if run.last.is_file():
         allowed = "".join(f" --allow {name}" for name in allow)
-        return f"its last checkpoint is kept; go on with: {run.resume}{allowed}"
+        return f"its last checkpoint is kept; resume with: {run.resume}{allowed}"
     return f"there was no checkpoint yet; start again with: {shlex.join(command)}"

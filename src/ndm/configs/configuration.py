@@ -45,7 +45,7 @@ USAGE = """ndm train CONFIG [--out RUN] [--resume] [--tiny] [--print_config] [--
   CONFIG          a file, or a shipped configuration:
 {names}
   --out RUN       the folder to write, new or empty (default: runs/CONFIG)
-  --resume        go on with the run in --out from its last checkpoint
+  --resume        resume the run in --out from its last checkpoint
   --tiny          the small version that a configuration has of itself, to see it run on any computer
   --print_config  print the full configuration, and train nothing
   --allow MODULE  let the configuration name classes of this module of yours, which runs its code
@@ -137,7 +137,7 @@ class Configuration:
         small = cpu and has_section(name, "cpu")
         tree = read_tree(name, tiny, cpu)
         parser = _parser()
-        note = f"no GPU is used: the section cpu of the configuration {name} is laid over the rest of it"
+        note = f"no GPU is used: the section cpu of the configuration {name} overrides its other sections"
         return cls(parser, _parsed(parser, tree, overrides), (note,) if small else (), allow)
 
     @staticmethod

@@ -32,7 +32,9 @@ def cache_folder(given: str | None = None) -> Path:
     chosen = given or os.environ.get("NDM_CACHE")
     if chosen:
         return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ndm"
+    import platformdirs
+
+    return platformdirs.user_cache_path("ndm", appauthor=False)
 
 
 def key_of(description: Mapping[str, Any]) -> str:

@@ -304,8 +304,14 @@ class Images(Data):
 
 
 def _require_packages() -> None:
-    for package in ("datasets", "filelock", "PIL"):  # looked for, not imported: what is decoded needs none of them
+    for package in (
+        "datasets",
+        "filelock",
+        "PIL",
+        "platformdirs",
+    ):  # looked for, not imported: what is decoded needs none of them
         if importlib.util.find_spec(package) is None:
             raise ImportError(
-                f"Images need the package {package!r}, which is not installed: pip install datasets filelock pillow."
+                f"Images need the package {package!r}, which is not installed: pip install datasets filelock pillow "
+                "platformdirs."
             )

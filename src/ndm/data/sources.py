@@ -94,7 +94,7 @@ def find_source(path: str, subset: str | None = None, revision: str | None = Non
 
 def _on_the_hub(path: str, subset: str | None, revision: str | None) -> Source:
     if glob.has_magic(path):
-        raise FileNotFoundError(f"No file matches {path}: look for a slip in it.")
+        raise FileNotFoundError(f"No file matches {path}: check its spelling.")
     if not _HUB_NAME.fullmatch(path) or path.lower().endswith((".parquet", *IMAGE_SUFFIXES)):
         raise FileNotFoundError(
             f"There is no file or folder {path}, and the hub has no such names: give parquet files, a folder, "

@@ -227,6 +227,6 @@ def _find(path: str) -> tuple[dict[str, list[Path]], list[str]]:
         return by_split(files, local, path), [f"files: {len(files):,} CSV or Parquet in {path}", *lines]
     files = [Path(f) for f in sorted(glob.glob(str(local), recursive=True))] if glob.has_magic(path) else []
     if not files:
-        raise FileNotFoundError(f"There is no file, folder or match for {path}: look for a slip in it.")
+        raise FileNotFoundError(f"There is no file, folder or match for {path}: check its spelling.")
     below = Path(os.path.commonpath([file.parent for file in files]))
     return by_split(files, below, path), [f"files: {len(files):,} of {path}"]

@@ -7,11 +7,13 @@ from ndm._internal.lazy import lazy
 if TYPE_CHECKING:
     from ndm.evaluation.calibration import own_variance
     from ndm.evaluation.evaluator import evaluate
+    from ndm.evaluation.options import EvaluationOptions
     from ndm.evaluation.per_example import bound_per_example, likelihood_per_example
     from ndm.evaluation.results import Evaluation, mean_and_error, read_per_example, read_places, row_name
 
 _HOMES = {
     "Evaluation": "results",
+    "EvaluationOptions": "options",
     "bound_per_example": "per_example",
     "evaluate": "evaluator",
     "likelihood_per_example": "per_example",
@@ -24,6 +26,7 @@ _HOMES = {
 
 __all__ = [
     "Evaluation",
+    "EvaluationOptions",
     "bound_per_example",
     "evaluate",
     "likelihood_per_example",

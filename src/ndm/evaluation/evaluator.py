@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from ndm._internal.distributed import is_first, rank, shard, world_size
@@ -22,7 +22,8 @@ from ndm.data import Data
 from ndm.data.choosing import Some, part_of
 from ndm.evaluation import baselines
 from ndm.evaluation.calibration import calibrated, own_variance, with_variance
-from ndm.evaluation.per_example import BLOCK, TIMES, bound_per_example, device_of, likelihood_per_example
+from ndm.evaluation.options import VARIANCES, EvaluationOptions
+from ndm.evaluation.per_example import bound_per_example, device_of, likelihood_per_example
 from ndm.evaluation.results import (
     MIXTURE,
     Evaluation,
@@ -34,7 +35,6 @@ from ndm.evaluation.results import (
 )
 from ndm.inference.likelihood import TOLERANCE
 from ndm.inference.sampling import sample_batches
-from ndm.method.grids import SPACINGS
 from ndm.method.variances import CalibratedVariance
 from ndm.model import NDM
 
@@ -50,33 +50,14 @@ __all__ = [
     "row_name",
 ]
 
-#: Network evaluations that a calibration may spend.
-CALIBRATION_BUDGET = 50_000
-
-#: The reverse variances that a bound can have: the last three are calibrated.
-VARIANCES = ("posterior", "own", "isotropic", "diagonal", "full")
-
 
 def evaluate(
     model: NDM,
     data: Data,
-    split: str = "test",
-    steps: Sequence[int | None] = (10, 50, 1000, None),
-    variances: Sequence[str] = ("posterior", "own", "isotropic"),
-    likelihood: bool = True,
-    max_examples: int | None = None,
-    likelihood_examples: int | None = None,
-    seed: int = 0,
+    options: EvaluationOptions | None = None,
+    *,
     progress: bool | None = None,
-    batch_size: int = BLOCK,
-    times: int = TIMES,
-    calibration: int = CALIBRATION_BUDGET,
-    spacing: str = "time",
-    quality: int | None = None,
-    features: str | nn.Module = "inception",
-    sampling: Mapping[str, Any] | None = None,
-    mixture: bool = False,
-    **likelihood_options: Any,
+    **changes: Any,
 ) -> Evaluation:
     """Measure a model on one split of a data set.
 
@@ -85,59 +66,39 @@ def evaluate(
     Args:
         model: the model; left as it was.
         data: the data set; calibrations use its training split, without which it need not have one.
-        split: ``train``, ``validation`` or ``test``.
-        steps: the numbers of steps T; None for continuous time, in which the reverse variance plays no part.
-        variances: ``posterior``, ``own`` (what the model was trained with), ``isotropic``, ``diagonal``, ``full``.
-        likelihood: measure the ODE's log-likelihood as well, where the model has an ODE.
-        max_examples: take so many random examples of the split only.
-        likelihood_examples: take so many of these, at random, for the log-likelihood alone, which costs most.
-        seed: of every random number, and of which examples are taken.
+        options: what to measure.
         progress: show a bar; by default on a terminal.
-        batch_size: how many examples at a time.
-        times: of an example, for a bound with more steps than that or in continuous time.
-        calibration: network evaluations per example and step that a calibration may spend: with T steps it is made from
-            ``calibration`` / T random training examples.
-        spacing: of the steps of bounds with calibrated variances: even in ``time`` or in ``gamma``, or ``optimal``,
-            which finds the best ones by 500 of those examples (:mod:`ndm.method.grids`), up to T = 100.
-        quality: how many samples to compare with as many random examples of the split by FID and KID; None for no
-            comparison.
-        features: for :func:`ndm.evaluation.quality.fid_kid`: ``inception``, a folder, or a network.
-        sampling: options for :func:`ndm.sample`, by default ancestral sampling in 250 steps.
-        mixture: compare with a Gaussian mixture (:mod:`ndm.evaluation.baselines`) where that can be done: the data are
-            vectors and continuous, the model is told no classes, and scikit-learn is installed.
-        likelihood_options: for :func:`ndm.log_likelihood`.
+        changes: fields of ``options`` with other values, such as ``split="validation"`` or ``steps=(10, None)``; other
+            names are options of :func:`ndm.log_likelihood`, such as ``tolerance``.
 
     Raises:
         ValueError: the data do not fit the model, or there is no such spacing or reverse variance.
     """
-    if spacing not in SPACINGS:
-        raise ValueError(f"There is no spacing {spacing!r}; choose one of {', '.join(SPACINGS)}.")
-    if unknown := [name for name in variances if name not in (*VARIANCES, own_variance(model))]:
+    o = (options or EvaluationOptions()).changed(**changes)
+    if unknown := [name for name in o.variances if name not in (*VARIANCES, own_variance(model))]:
         raise ValueError(f"There is no reverse variance {unknown[0]!r}; choose among {', '.join(VARIANCES)}.")
-    part = _Part.of(data, split, max_examples, seed, _conditional(model))
-    about = {"data": type(data).__name__, "split": split, "split_examples": len(data.examples(split)), "seed": seed}
-    result = Evaluation(about=about | {"parameters": sum(p.numel() for p in model.parameters())})
-    names = list(dict.fromkeys(own_variance(model) if c == "own" else c for c in variances))
-    likelihood = likelihood and model.has_ode
-    mixture = mixture and _has_mixture(model, data)
+    part = _Part.of(data, o.split, o.max_examples, o.seed, _conditional(model))
+    about = {"data": type(data).__name__, "split": o.split, "split_examples": len(data.examples(o.split))}
+    parameters = sum(p.numel() for p in model.parameters())
+    result = Evaluation(about=about | {"seed": o.seed, "parameters": parameters})
+    names = list(dict.fromkeys(own_variance(model) if c == "own" else c for c in o.variances))
+    likelihood, mixture = o.likelihood and model.has_ode, o.mixture and _has_mixture(model, data)
     show = is_first() and (sys.stderr.isatty() if progress is None else progress)
-    count = sum(len(names) if t is not None else 1 for t in steps) + likelihood + (quality is not None) + mixture
+    count = sum(len(names) if t is not None else 1 for t in o.steps) + likelihood + (o.quality is not None) + mixture
     was_training = model.training
     model.eval()
     try:
         with tqdm(total=count, desc="evaluating", disable=not show, leave=False) as bar:
-            budget = {"times": times, "batch_size": batch_size, "seed": seed}
-            _add_bounds(result, model, data, part, steps, names, calibration, spacing, budget, bar)
+            _add_bounds(result, model, data, part, names, o, bar)
             if likelihood:
-                chosen = part.some(likelihood_examples, seed)
-                _add_likelihood(result, model, data, chosen, seed, batch_size, likelihood_options)
+                chosen = part.some(o.likelihood_examples, o.seed)
+                _add_likelihood(result, model, data, chosen, o)
                 bar.update()
             if mixture:
-                _add_mixture(result, data, chosen if likelihood else part, seed)
+                _add_mixture(result, data, chosen if likelihood else part, o.seed)
                 bar.update()
-            if quality is not None:
-                how = {"steps": 250, **(sampling or {})}
-                _add_quality(result, model, data, split, quality, features, how, seed, batch_size)
+            if o.quality is not None:
+                _add_quality(result, model, data, o.quality, o)
                 bar.update()
     finally:
         model.train(was_training)
@@ -189,49 +150,45 @@ def _add_bounds(
     model: NDM,
     data: Data,
     part: _Part,
-    steps: Sequence[int | None],
     names: Sequence[str],
-    calibration: int,
-    spacing: str,
-    budget: Mapping[str, int],
+    o: EvaluationOptions,
     bar: tqdm,
 ) -> None:
-    (scale, unit), seed = _unit(model, data), budget["seed"]
+    scale, unit = _unit(model, data)
+    budget = {"times": o.times, "batch_size": o.batch_size, "seed": o.seed}
     fitted = [name for name in names if name not in ("posterior", own_variance(model))]
-    for t in steps:
+    for t in o.steps:
         variances: dict[str, CalibratedVariance] = {}
         if t is not None and fitted:
-            some = _Part.of(data, "train", max(1, calibration // t), seed, _conditional(model))
-            variances = calibrated(model, some.examples, some.labels, t, fitted, seed, spacing)
+            some = _Part.of(data, "train", max(1, o.calibration // t), o.seed, _conditional(model))
+            variances = calibrated(model, some.examples, some.labels, t, fitted, o.seed, o.spacing)
         for name in names if t is not None else [None]:
             with with_variance(model, name or own_variance(model), t, variances.get(name or "")):
                 terms = bound_per_example(model, part.examples, t, labels=part.labels, **budget)
             kind = f"upper bound on -log p(x), {'continuous time' if t is None else f'{t} steps'}"
             chosen = variances.get(name or "")
-            kind += f", {spacing} spacing" if chosen is not None and chosen.grid is not None else ""
+            kind += f", {o.spacing} spacing" if chosen is not None and chosen.grid is not None else ""
             total = terms["total"] * scale
             extra = {n: terms[n][total.isfinite()].mean().item() * scale for n in ("reconstruction", "prior")}
             result.add(total, part.places, quantity="bound", steps=t, variance=name, unit=unit, kind=kind, **extra)
             bar.update()
 
 
-def _add_likelihood(
-    result: Evaluation, model: NDM, data: Data, part: _Part, seed: int, batch_size: int, options: Mapping[str, Any]
-) -> None:
+def _add_likelihood(result: Evaluation, model: NDM, data: Data, part: _Part, o: EvaluationOptions) -> None:
     scale, unit = _unit(model, data)
     found, kind, nfe = likelihood_per_example(
         model,
         part.examples,
         labels=part.labels,
-        seed=seed,
-        batch_size=batch_size,
+        seed=o.seed,
+        batch_size=o.batch_size,
         hopeless=_hopeless(result, part.places),
-        **options,
+        **o.likelihood_options,
     )
     # In bits per dimension the customary sign is that of a code length, as for the bound.
     values = found["log_prob"] if unit == "nats" else -found["log_prob"] * scale
     errors = found["solver_error"][values.isfinite()]
-    tolerance = options.get("tolerance") or TOLERANCE * math.prod(data.shape)
+    tolerance = o.likelihood_options.get("tolerance") or TOLERANCE * math.prod(data.shape)
     missed = int((errors > tolerance).sum())
     extra = {"nfe": nfe, "solver_error": errors.mean().item() * scale} | (
         {"missed_tolerance": missed} if missed else {}
@@ -296,30 +253,25 @@ def _add_mixture(result: Evaluation, data: Data, part: _Part, seed: int) -> None
     }  # fmt: skip
 
 
-def _add_quality(
-    result: Evaluation,
-    model: NDM,
-    data: Data,
-    split: str,
-    n: int,
-    features: str | nn.Module,
-    sampling: dict[str, Any],
-    seed: int,
-    batch_size: int,
-) -> None:
+def _add_quality(result: Evaluation, model: NDM, data: Data, n: int, o: EvaluationOptions) -> None:
     from ndm.evaluation.quality import fid_kid  # it needs torchmetrics
 
-    device, real = device_of(model), _Part.of(data, split, n, seed, _conditional(model))
-    blocks = [slice(b * batch_size, (b + 1) * batch_size) for b in shard(-(-len(real.places) // batch_size))]
+    sampling: dict[str, Any] = {"steps": 250, **o.sampling}
+    device, real = device_of(model), _Part.of(data, o.split, n, o.seed, _conditional(model))
+    blocks = [slice(b * o.batch_size, (b + 1) * o.batch_size) for b in shard(-(-len(real.places) // o.batch_size))]
     labels = real.labels
     if labels is not None:  # as many samples of each class as there are examples
         labels = labels[torch.arange(n) % len(labels)]
     draw = sample_batches(
-        model, n, data.shape, seed=seed, batch_size=batch_size, labels=labels,
+        model, n, data.shape, seed=o.seed, batch_size=o.batch_size, labels=labels,
         rank=rank(), world_size=world_size(), progress=False, **sampling,
     )  # fmt: skip
     scores = fid_kid(
-        (real.examples[rows].to(device) for rows in blocks), (x for _, x in draw), features, seed=seed, device=device
+        (real.examples[rows].to(device) for rows in blocks),
+        (x for _, x in draw),
+        o.features,
+        seed=o.seed,
+        device=device,
     )
     kind = f"{n} samples, {len(real.places)} examples, features of {scores.features}"
     common = {"steps": sampling["steps"], "variance": None, "unit": "", "examples": n, "kind": kind}

@@ -19,7 +19,7 @@ from ndm.evaluation.per_example import solved
 from ndm.inference.likelihood import log_likelihood
 from ndm.inference.sampling import sample
 from ndm.model import NDM
-from ndm.scoring.journal import MEASURED
+from ndm.scoring.partial import MEASURED
 
 __all__ = ["Scorer"]
 
@@ -61,7 +61,7 @@ class Scorer:
             self.model.train(was_training)
 
     def measure(self, x: Tensor, block: int) -> np.ndarray:
-        """The figures of a block's rows, (n, 5), in the order of :data:`~ndm.scoring.journal.MEASURED`."""
+        """The figures of a block's rows, (n, 5), in the order of :data:`~ndm.scoring.partial.MEASURED`."""
         x = x.to(self.device, self.dtype)
         found = torch.full((len(x), len(MEASURED)), math.nan, dtype=torch.float64)
         found[:, 0], found[:, 1] = self._bound(x)

@@ -20,7 +20,7 @@ from ndm.data.choosing import part_of
 from ndm.inference.likelihood import TOLERANCE
 from ndm.model import NDM
 from ndm.scoring.checks import check_model, check_options, check_out, fingerprint
-from ndm.scoring.journal import MEASURED, Journal
+from ndm.scoring.partial import MEASURED, PartialScores
 from ndm.scoring.rows import ExampleRows, Rows
 from ndm.scoring.scorer import Scorer
 from ndm.scoring.writing import summary, write
@@ -185,48 +185,50 @@ def score(
     }  # fmt: skip
     with scorer.at_work():
         scorer.prepare(next(rows.blocks(size, 0)))  # which also finds out whether the data fit the model
-    with scorer.at_work(), Journal(out.with_name(out.name + ".partial"), settings) as journal:
-        began, done = time.monotonic(), journal.rows
+    with scorer.at_work(), PartialScores(out.with_name(out.name + ".partial"), settings) as partial:
+        began, done = time.monotonic(), partial.rows
         if done:
             logger.info("%d rows of %d had been scored: going on from there", done, count)
-        _measure_all(rows, scorer, journal, count, size, progress)
+        _measure_all(rows, scorer, partial, count, size, progress)
         if rows.identity() != settings["data"]:
-            journal.remove()
+            partial.remove()
             raise ValueError("The data were changed while they were scored, and no file was written: score them again.")
         seconds = time.monotonic() - began
         kind, checked = None, None
         if likelihood:
-            some = _some_solved(rows, journal, max(1, CHECKED // first.numel()), size, seed)
+            some = _some_solved(rows, partial, max(1, CHECKED // first.numel()), size, seed)
             kind, checked = (scorer.kind, None) if some is None else scorer.check(some)
-        about = summary(journal, kind, tolerance, checked)
+        about = summary(partial, kind, tolerance, checked)
         about |= {"scored": count - done, "seconds": seconds}
         bits = None if model.decoder.levels is None else 1 / (first.numel() * math.log(2))
-        write(out, journal, about | {"settings": settings}, bits)
-        journal.remove()
+        write(out, partial, about | {"settings": settings}, bits)
+        partial.remove()
     return Scores(out, about)
 
 
-def _measure_all(rows: Rows, scorer: Scorer, journal: Journal, count: int, size: int, progress: bool | None) -> None:
+def _measure_all(
+    rows: Rows, scorer: Scorer, partial: PartialScores, count: int, size: int, progress: bool | None
+) -> None:
     """Measure the rows that have not been measured, a block at a time.
 
     Raises:
         ValueError: there are fewer rows than there were.
     """
-    done, hidden = journal.rows, None if progress is None else not progress
+    done, hidden = partial.rows, None if progress is None else not progress
     with tqdm(total=count, initial=done, desc="scoring", unit="row", disable=hidden) as bar:
         # The last block is read whole too: whatever the first rows are, their noise is that of the block.
         for x in rows.blocks(size, done) if done < count else ():
-            journal.append(scorer.measure(x, journal.blocks)[: count - journal.rows])
+            partial.append(scorer.measure(x, partial.blocks)[: count - partial.rows])
             bar.update(min(len(x), count - bar.n))
-            if journal.rows >= count:
+            if partial.rows >= count:
                 break
-    if journal.rows < count:
-        raise ValueError(f"The data have {journal.rows} rows, and had {count} before: have they changed?")
+    if partial.rows < count:
+        raise ValueError(f"The data have {partial.rows} rows, and had {count} before: have they changed?")
 
 
-def _some_solved(rows: Rows, journal: Journal, size: int, at_once: int, seed: int) -> Tensor | None:
+def _some_solved(rows: Rows, partial: PartialScores, size: int, at_once: int, seed: int) -> Tensor | None:
     """Some random rows, at most ``size``, whose log-likelihood is finite, (n, \\*shape); None if there are none."""
-    solved = np.concatenate([np.isfinite(block[:, MEASURED.index("log_prob")]) for block in journal.read()])
+    solved = np.concatenate([np.isfinite(block[:, MEASURED.index("log_prob")]) for block in partial.read()])
     places = np.flatnonzero(solved)
     if len(places) == 0:
         return None

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ndm.evaluation.results import NAMED, strict
-from ndm.scoring.journal import MEASURED, Journal
+from ndm.scoring.partial import MEASURED, PartialScores
 from ndm.storage.atomic import atomic_path
 
 __all__ = ["summary", "write"]
@@ -49,17 +49,17 @@ class _Mean:
         return math.sqrt(self.squares / (self.count - 1) / self.count) if self.count > 1 else None
 
 
-def summary(journal: Journal, kind: str | None, tolerance: float, checked: float | None) -> dict[str, Any]:
+def summary(partial: PartialScores, kind: str | None, tolerance: float, checked: float | None) -> dict[str, Any]:
     """The means of all rows: see :attr:`ndm.scoring.Scores.about`.
 
     Args:
-        journal: what was measured.
+        partial: what was measured.
         kind: what the log-likelihood is; None if there is none.
         tolerance: of its solver.
         checked: the difference that a finer solution makes.
     """
     means, missed = {name: _Mean() for name in MEASURED}, 0
-    for block in journal.read():
+    for block in partial.read():
         for name, values in zip(MEASURED, block.T, strict=True):
             means[name].add(values)
         missed += int((np.nan_to_num(block[:, MEASURED.index("solver_error")], posinf=0.0) > tolerance).sum())
@@ -72,7 +72,7 @@ def summary(journal: Journal, kind: str | None, tolerance: float, checked: float
         }  # fmt: skip
         return about | ({"not_finite_rows": found.missing} if found.missing else {})
 
-    about: dict[str, Any] = {"rows": journal.rows, "nelbo": part("nelbo")}
+    about: dict[str, Any] = {"rows": partial.rows, "nelbo": part("nelbo")}
     if kind is not None:
         about["log_prob"] = part("log_prob")
         solver = means["solver_error"].mean if means["solver_error"].count else None
@@ -81,9 +81,9 @@ def summary(journal: Journal, kind: str | None, tolerance: float, checked: float
     return strict(about)
 
 
-def write(out: Path, journal: Journal, about: dict[str, Any], bits: float | None) -> None:
+def write(out: Path, partial: PartialScores, about: dict[str, Any], bits: float | None) -> None:
     """Put the blocks together in one file, which comes to its place when it is whole."""
-    columns = _columns(journal, about, bits)
+    columns = _columns(partial, about, bits)
     with atomic_path(out, replace=False) as new:
         if out.suffix.lower() == ".csv":
             _write_csv(new, columns)
@@ -100,11 +100,11 @@ def _write_csv(path: Path, blocks: Iterator[dict[str, np.ndarray]]) -> None:
             writer.writerows(zip(*(_texts(values) for values in block.values()), strict=True))
 
 
-def _columns(journal: Journal, about: dict[str, Any], bits: float | None) -> Iterator[dict[str, np.ndarray]]:
+def _columns(partial: PartialScores, about: dict[str, Any], bits: float | None) -> Iterator[dict[str, np.ndarray]]:
     """The file's columns, block by block."""
     names = MEASURED if "log_prob" in about else MEASURED[:2]
     row = 0
-    for block in _joined(journal.read()):
+    for block in _joined(partial.read()):
         found: dict[str, np.ndarray] = {"row": np.arange(row, row + len(block))}
         found |= {name: block[:, i] for i, name in enumerate(names)}
         if bits is not None:

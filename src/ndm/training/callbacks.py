@@ -1,4 +1,4 @@
-"""What is done beside the steps: the average of the weights, checkpoints, the journal, pictures."""
+"""What is done beside the steps: the average of the weights, checkpoints, the log, pictures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ndm.storage.atomic import atomic_write
 from ndm.training.module import NDMModule
 from ndm.training.options import TrainerOptions
 from ndm.training.pace import Interruption, Outlook, Pace, Patience, Saving
-from ndm.training.progress import Bar, Journal
+from ndm.training.progress import Bar, ValidationLog
 from ndm.training.run import Run
 
 __all__ = ["EMA", "AtomicCheckpoints", "Pictures", "callbacks", "timer_for"]
@@ -253,7 +253,7 @@ def callbacks(
     last = RunCheckpoint(filename=run.last.stem, monitor=None, **common)
     assert isinstance(limits.val_check_interval, int)
     assert limits.max_steps != "auto"
-    chosen: list[Callback] = [EMA(decay), Journal()]
+    chosen: list[Callback] = [EMA(decay), ValidationLog()]
     if pictures is not None:
         chosen.insert(0, pictures)  # before the average of the weights is put back
     chosen += [Pace(limits.val_check_interval * limits.accumulate, limits.max_time)]

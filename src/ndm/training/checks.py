@@ -41,7 +41,7 @@ def first_step(run: Run, config: str, data: Data, model: NDM) -> int:
     if checkpoint.get("data", (now := digest_of_facts(run.data))) != now:
         raise ValueError(
             f"{run.last} is of a training on other data than {run.data} says: one of the two is another run's. Bring "
-            "the right file back, or train anew with another --out."
+            "the right file back, or train again with another --out."
         )
     _require_own_best(run, checkpoint)
     return int(checkpoint["global_step"])
@@ -57,7 +57,7 @@ def _require_own_best(run: Run, last: dict[str, Any]) -> None:
         what = "is missing" if found is None else "is of another training"
         raise ValueError(
             f"{run.best} {what}: {run.last} knows of a best validation of {known:.4g}. Bring the right file back, or "
-            "train anew with another --out."
+            "train again with another --out."
         )
 
 

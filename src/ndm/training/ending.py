@@ -142,7 +142,7 @@ def _still_improving(validations: Sequence[Validation], unit: str, trainer: Trai
     if not gain > max(CLEAR * error, 0.0):
         return []
     by = f"{gain / some:.3f} {unit} a validation"
-    return [f"still improving, by {by}: go on with {run.resume} --trainer.max_steps {2 * trainer.max_steps}"]
+    return [f"still improving, by {by}: resume with {run.resume} --trainer.max_steps {2 * trainer.max_steps}"]
 
 
 def _against_a_mixture(model: NDM, data: Data, seed: int) -> str:

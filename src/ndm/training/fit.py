@@ -29,7 +29,7 @@ from ndm.training.devices import environment, lightning_trainer, processes, quie
 from ndm.training.ending import finish
 from ndm.training.module import NDMModule, NonFiniteLoss
 from ndm.training.options import TrainerOptions, TrainingOptions, is_later_process
-from ndm.training.progress import journal
+from ndm.training.progress import log_to
 from ndm.training.reading import digest_of_facts, read_checkpoint
 from ndm.training.run import Run
 
@@ -104,7 +104,7 @@ def fit(
             run.write_environment(environment(lightning, trainer, command), resumed=resume)
         elif resume:
             run.write_config(config)
-    with quiet(), journal(run.log) if first_process else contextlib.nullcontext():
+    with quiet(), log_to(run.log) if first_process else contextlib.nullcontext():
         for line in [] if resume else [*data.summary(), *notes, chosen]:
             if line:
                 logger.info("%s", line)
@@ -117,7 +117,7 @@ def fit(
                 if first_process and run.last.is_file():
                     _keep(model, training, run, data)
                     logger.info(
-                        "stopped at step %d; go on with: %s", read_checkpoint(run.last)["global_step"], run.resume
+                        "stopped at step %d; resume with: %s", read_checkpoint(run.last)["global_step"], run.resume
                     )
                 raise
         else:

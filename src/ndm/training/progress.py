@@ -18,7 +18,7 @@ from ndm.storage.texts import printable
 from ndm.training.module import NDMModule, Validation, with_error
 from ndm.training.pace import span
 
-__all__ = ["Bar", "Journal", "journal"]
+__all__ = ["Bar", "ValidationLog", "log_to"]
 
 logger = logging.getLogger("ndm.training")
 
@@ -26,7 +26,7 @@ logger = logging.getLogger("ndm.training")
 REFRESH = 0.5
 
 
-class Journal(Callback):
+class ValidationLog(Callback):
     """A line in the log after every validation."""
 
     def __init__(self) -> None:
@@ -128,7 +128,7 @@ class _AboveTheBar(logging.Handler):
 
 
 @contextmanager
-def journal(path: Path) -> Iterator[None]:
+def log_to(path: Path) -> Iterator[None]:
     """Write what the training says to a file, and to stderr."""
     to_file = logging.FileHandler(path)
     to_file.handleError = lambda record: None  # type: ignore[method-assign]  # of a full disk the next checkpoint tells

@@ -141,7 +141,7 @@ class Run:
         )
         advice = "choose another --out" if command is None else f"`{command} --out {shlex.quote(str(another))}`"
         raise FileExistsError(
-            f"{self.path} exists; nothing was written: go on with its training by `{self._longer()}`, or train anew "
+            f"{self.path} exists; nothing was written: resume its training by `{self._longer()}`, or train again "
             f"by {advice}."
         )
 
@@ -221,7 +221,7 @@ class Run:
         if not self.model.is_dir():
             raise FileNotFoundError(
                 f"There is no trained model in {self.path} (it would be {self.model}); "
-                f"if its training was interrupted, go on with it by `ndm train --resume --out {self.path}`."
+                f"if its training was interrupted, resume it by `ndm train --resume --out {self.path}`."
             )
 
         if data_of(self.model) not in (None, digest_of_facts(self.data)):

@@ -18,7 +18,7 @@ import numpy as np
 from ndm.storage.atomic import atomic_write, naming
 from ndm.storage.texts import read_json
 
-__all__ = ["MEASURED", "Journal"]
+__all__ = ["MEASURED", "PartialScores"]
 
 logger = logging.getLogger("ndm.scoring")
 
@@ -29,7 +29,7 @@ _OWN = re.compile(r"blocks|(\.settings\.[0-9a-f]+|settings)\.json")
 MEASURED = ("nelbo", "nelbo_stderr", "log_prob", "log_prob_stderr", "solver_error")
 
 
-class Journal:
+class PartialScores:
     """The folder OUT.partial: the settings, and the blocks that are done, each followed by a checksum.
 
     A block that was being written when the process died has no right checksum, and is cut off with all that follows.
@@ -47,7 +47,7 @@ class Journal:
         self.path = folder / "blocks"
         self.rows = self.blocks = 0
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> PartialScores:
         self._require_own()
         self.folder.mkdir(exist_ok=True)
         self._file = open(self.path, "ab+")
