@@ -210,28 +210,17 @@ def save_with_card(model: Part, path: str | os.PathLike[str], card: Mapping[str,
 # ---- the hub
 
 
-def find(
-    path: str | os.PathLike[str],
-    *,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
-    force_download: bool = False,
-    local_files_only: bool = False,
-) -> Path:
+def find(path: str | os.PathLike[str], **options: Any) -> Path:
     """The folder of a saved model: ``path`` itself if it is there, else, for a name "user/model", the hub's model.
 
-    What looks like a path (absolute, "./...", or with other than two components) is never asked of the hub. For the
-    arguments see :func:`fetch`.
+    What looks like a path (absolute, "./...", or with other than two components) is never asked of the hub. The
+    options are those of :func:`fetch`.
     """
     folder = Path(path)
     on_the_hub = isinstance(path, str) and _HUB_NAME.match(path)
     if folder.exists() or aside(folder).is_dir() or not on_the_hub:
         return folder
-    return fetch(
-        str(path), revision=revision, token=token, cache_dir=cache_dir, force_download=force_download,
-        local_files_only=local_files_only,
-    )  # fmt: skip
+    return fetch(str(path), **options)
 
 
 def fetch(

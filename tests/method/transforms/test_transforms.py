@@ -235,3 +235,32 @@ def test_contrast_is_the_difference_of_y(make, shape) -> None:
 
     contrast = transform.difference(at.path_value(transform(x)), x_hat, x - x_hat, at.path_value)
     torch.testing.assert_close(contrast, y(x) - y(x_hat), rtol=1e-10, atol=1e-12)
+
+
+# ---- a curve of one's own
+
+
+class Turning(ndm.Curve):
+    """Defined by its displacement alone."""
+
+    def displacement(self, gamma: Tensor) -> Tensor:
+        return self.x * torch.sigmoid(gamma).reshape(*gamma.shape, 1)
+
+
+class Turns(ndm.Transform):
+    def forward(self, x: Tensor) -> Turning:
+        return Turning(x)
+
+
+def test_a_curve_is_defined_by_its_displacement_alone() -> None:
+    x = torch.randn(B, 2, dtype=torch.float64)
+    gamma = torch.linspace(-3, 3, B, dtype=torch.float64)
+    slope = Turns()(x).displacement_with_derivative(gamma)[1]
+    torch.testing.assert_close(slope, x * (torch.sigmoid(gamma) * torch.sigmoid(-gamma))[:, None])
+    model = ndm.NDM(ndm.LinearSchedule(), Turns(), ndm.Denoiser(net((2,))))
+    assert model.bound(torch.randn(4, 2)).total.isfinite().all()
+
+
+def test_a_number_is_the_noise_level_of_all_examples() -> None:
+    x = torch.randn(B, 2)
+    torch.testing.assert_close(Turns()(x)(-2.0), Turns()(x)(torch.full((B,), -2.0)))

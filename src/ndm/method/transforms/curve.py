@@ -36,9 +36,9 @@ class Curve:
     def displacement(self, gamma: Tensor) -> Tensor:
         """F(x, gamma) - x."""
 
-    @abstractmethod
     def displacement_with_derivative(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
-        """F(x, gamma) - x and dF/dgamma at fixed x."""
+        """F(x, gamma) - x and dF/dgamma at fixed x: by forward mode, where a subclass has nothing cheaper."""
+        return value_and_slope(self.displacement, gamma)
 
     def evaluate(self, gamma: Tensor, others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The displacement and the derivative at gamma, (B,), and the displacement at other noise levels, (P, B).
@@ -50,8 +50,10 @@ class Curve:
         """
         return (*self.displacement_with_derivative(gamma), self.displacement(others))
 
-    def __call__(self, gamma: Tensor) -> Tensor:
-        """F(x, gamma)."""
+    def __call__(self, gamma: Tensor | float) -> Tensor:
+        """F(x, gamma); a number is the noise level of all examples."""
+        if not isinstance(gamma, Tensor):
+            gamma = self.x.new_full((len(self.x),), gamma)
         return self.x + self.displacement(gamma)
 
     def with_derivative(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
