@@ -261,21 +261,21 @@ def interruptible() -> Iterator[None]:
             ["evaluate", "{run}"],
             "ndm.evaluation",
             "evaluate",
-            "no figures were written; the same command starts again.",
+            "no results were written; run the same command again.",
         ),
         (
             ["sample", "{run}", "--out", "x.csv"],
             "ndm.inference.sampling",
             "sample_batches",
-            "no samples were written; .*starts again",
+            "no samples were written; .*command again",
         ),
         (
             ["score", "{run}", "x.csv", "--out", "y.csv"],
             "ndm.cli.score",
             "_rows",
-            "the same command goes on where it was",
+            "run the same command again to resume it",
         ),
-        (["report", "{run}", "--out", "x.html"], "ndm.report", "report", "no page was written; .*starts again"),
+        (["report", "{run}", "--out", "x.html"], "ndm.report", "report", "no report was written; .*command again"),
     ],
 )
 def test_a_command_that_is_stopped_says_what_is_left(

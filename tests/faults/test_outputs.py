@@ -107,7 +107,7 @@ def test_samples_stopped_at_a_random_moment(
             sentence = (
                 f"ndm: stopped; {ROWS} samples are in {out}.\n"
                 if there == expected
-                else "ndm: stopped; no samples were written; the same command starts again.\n"
+                else "ndm: stopped; no samples were written; run the same command again.\n"
             )
             held = held and ended.text.endswith(sentence) and "Traceback" not in ended.text
         tally(f"samples in .{kind}, {'over a file, ' if earlier else ''}{signal.Signals(number).name}", held)

@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code  # noqa: RET504 (--help leaves the block before it is assigned)
     except KeyboardInterrupt as stopped:
         name = arguments[0] if arguments else ""
-        say(f"stopped; {str(stopped) or STOPPED.get(name, 'nothing was written; the same command starts again.')}")
+        say(f"stopped; {str(stopped) or STOPPED.get(name, 'nothing was written; run the same command again.')}")
         return INTERRUPTED
     except Exception as error:
         if os.environ.get(TRACEBACK):
@@ -124,10 +124,10 @@ def _is_lack_of_memory(error: Exception) -> bool:
 def _dispatch(arguments: list[str]) -> int:
     parser = Parser(
         prog="ndm",
-        description="Neural Diffusion Models: train, evaluate, sample and score.",
-        epilog="`ndm COMMAND --help` says more about a command.",
+        description="Neural Diffusion Models: train, evaluate, sample, score.",
+        epilog="`ndm COMMAND --help` lists the options of a command.",
     )
-    parser.add_argument("--version", action="store_true", help="say which version this is")
+    parser.add_argument("--version", action="store_true", help="print the version")
     commands = parser.add_subparsers(metavar="COMMAND", dest="command", prog="ndm", parser_class=Parser)
     for name, what in COMMANDS.items():
         commands.add_parser(name, help=what, add_help=False)

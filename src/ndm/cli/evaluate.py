@@ -34,10 +34,10 @@ def _parser() -> Parser:
     )
     parser.add_argument("run", metavar="RUN", help="the folder of a run")
     splits = ("train", "validation", "test")
-    parser.add_argument("--split", choices=splits, default="test", help="which examples (default: %(default)s)")
+    parser.add_argument("--split", choices=splits, default="test", help="split to evaluate (default: %(default)s)")
     parser.add_argument(
         "--steps", nargs="+", type=steps, default=[10, 50, 1000, None], metavar="T",
-        help="numbers of steps, and `continuous` (default: 10 50 1000 continuous)",
+        help="numbers of steps of the bound, or `continuous` (default: 10 50 1000 continuous)",
     )  # fmt: skip
     parser.add_argument(
         "--variances", nargs="+", default=["posterior", "own", "isotropic"], metavar="W",
@@ -46,58 +46,64 @@ def _parser() -> Parser:
     )  # fmt: skip
     parser.add_argument(
         "--spacing", choices=("time", "gamma", "optimal"), default="time",
-        help="the steps of bounds with calibrated variances: even in time, even in gamma, the log noise-to-signal "
-        "ratio, or the best ones, by training data, for up to 100 steps (default: %(default)s)",
+        help="spacing of the steps of bounds with calibrated variances: even in time, even in gamma (the log "
+        "noise-to-signal ratio), or optimal, found on training data for up to 100 steps (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--times", type=positive, default=100, metavar="N",
-        help="noise levels per example where not every step is looked at; fewer are faster and give larger standard "
-        "errors (default: %(default)s)",
+        help="noise levels per example for a bound with more steps than that or in continuous time; fewer levels are "
+        "faster and give larger standard errors (default: %(default)s)",
     )  # fmt: skip
     _add_likelihood_and_quality(parser)
     parser.add_argument(
-        "--data.path", metavar="PATH", help="where the data are, if they were moved; any --data.x of `ndm train`"
+        "--data.path", metavar="PATH", help="path of the data, if they were moved; any --data.x of `ndm train`"
     )
     parser.add_argument(
         "--other-data", action="store_true",
-        help="evaluate on data other than those of the training, on purpose: the figures are written to "
-        "RUN/evaluation-other-data.json",
+        help="allow data other than those of the training; results are written to RUN/evaluation-other-data.json",
     )  # fmt: skip
     add_sampling(parser, steps=250, prefix="--sampling-")
-    add_common(parser, seeded="the same seed gives the same, and takes the same random examples")
+    add_common(parser, seeded="random seed, also of the choice of examples")
     return parser
 
 
 def _add_likelihood_and_quality(parser: Parser) -> None:
-    parser.add_argument(
-        "--no-likelihood", action="store_true", help="leave the ODE likelihood out, which takes longest"
-    )
+    parser.add_argument("--no-likelihood", action="store_true", help="skip the ODE likelihood, which takes longest")
     parser.add_argument(
         "--tolerance",
         type=tolerance,
         metavar="NATS",
-        help="of the likelihood's ODE solver (default: 0.01 a dimension)",
+        help="tolerance of the likelihood's ODE solver, in nats (default: 0.01 per dimension)",
     )
-    parser.add_argument("--probes", type=positive, default=4, help="for its divergence (default: %(default)s)")
-    parser.add_argument("--samples", type=positive, default=4, help="of its z_0, K-level data (default: %(default)s)")
+    parser.add_argument(
+        "--probes", type=positive, default=4, help="number of probes for the divergence (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--samples",
+        type=positive,
+        default=4,
+        help="samples of z_0 per example, for K-level data (default: %(default)s)",
+    )
     parser.add_argument("--max-examples", type=positive, metavar="N", help="evaluate N random examples only")
     parser.add_argument(
-        "--likelihood-examples", type=positive, metavar="N", help="N random ones of them only, for the ODE likelihood"
+        "--likelihood-examples", type=positive, metavar="N", help="compute the ODE likelihood on N random examples only"
     )
     parser.add_argument(
         "--fid", type=positive, metavar="N", help="compare N samples with N random real images by FID and KID"
     )
     parser.add_argument(
         "--features", default="inception", metavar="NET",
-        help="whose features FID and KID compare: inception, or a folder in which ndm has saved a network "
+        help="feature network of FID and KID: inception, or a folder with a network saved by ndm "
         "(default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--inception-weights", metavar="FILE", help="Inception's weights, for a computer without a connection"
+        "--inception-weights",
+        metavar="FILE",
+        help="file with the weights of Inception, for a computer without internet access",
     )
     parser.add_argument(
         "--no-mixture", action="store_true",
-        help="leave out the comparison with a Gaussian mixture, which is made for continuous tables",
+        help="skip the comparison with a Gaussian mixture, which is made for continuous tables",
     )  # fmt: skip
 
 

@@ -17,12 +17,12 @@ LESS_MEMORY = "take a smaller batch, a smaller network or fewer columns, or anot
 
 #: What is left of a command that was stopped, and what to do; `ndm train` says it itself.
 STOPPED = {
-    "evaluate": "no figures were written; the same command starts again.",
-    "sample": "no samples were written; the same command starts again.",
-    "score": "the same command goes on where it was.",
-    "report": "no page was written; the same command starts again.",
-    "push": "what had been sent may be there; the same command sends all of it.",
-    "demo": "the same command starts again, in a folder of its own.",
+    "evaluate": "no results were written; run the same command again.",
+    "sample": "no samples were written; run the same command again.",
+    "score": "run the same command again to resume it.",
+    "report": "no report was written; run the same command again.",
+    "push": "parts of the upload may be there; run the same command again.",
+    "demo": "run the same command again, in another folder.",
 }
 
 

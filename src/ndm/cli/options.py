@@ -36,11 +36,11 @@ def add_sampling(parser: argparse.ArgumentParser, steps: int, prefix: str = "--"
         f"{prefix}steps", type=positive, default=steps, metavar="T",
         help="number of sampling steps (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--eta", type=float, help="volatility in place of the model's own")
+    parser.add_argument("--eta", type=float, help="volatility (default: the model's own)")
     parser.add_argument(
         f"{prefix}spacing", dest="sampling_spacing", choices=("time", "gamma"),
-        help="steps that are even in time, or in gamma, the log noise-to-signal ratio (default: gamma for a learned "
-        "schedule that was trained in continuous time, else time)",
+        help="spacing of the sampling steps: even in time or in gamma, the log noise-to-signal ratio (default: gamma "
+        "for a learned schedule that was trained in continuous time, else time)",
     )  # fmt: skip
     parser.add_argument(
         "--guidance", type=float, metavar="W", help="weight of classifier-free guidance, for a conditional model"
@@ -58,13 +58,13 @@ def sampling_options(options: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in chosen.items() if value is not None}
 
 
-def add_common(parser: argparse.ArgumentParser, seeded: str = "the same seed gives the same") -> None:
+def add_common(parser: argparse.ArgumentParser, seeded: str = "random seed") -> None:
     parser.add_argument("--seed", type=seed, default=0, help=f"{seeded} (default: %(default)s)")
     parser.add_argument(
-        "--batch-size", type=positive, default=250, metavar="N", help="at a time (default: %(default)s)"
+        "--batch-size", type=positive, default=250, metavar="N", help="batch size (default: %(default)s)"
     )
     parser.add_argument(
-        "--precision", choices=("32", "bf16"), default="32", help="of the networks' arithmetic (default: %(default)s)"
+        "--precision", choices=("32", "bf16"), default="32", help="precision of the networks (default: %(default)s)"
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
     add_allow(parser)
@@ -73,8 +73,8 @@ def add_common(parser: argparse.ArgumentParser, seeded: str = "the same seed giv
 def add_allow(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow", action="append", default=[], metavar="MODULE",
-        help="let configurations and models name classes of this module of yours, which runs its code; it is looked "
-        "for where Python looks, and in the current folder",
+        help="allow configurations and models to name classes of this module, which runs its code; it is searched on "
+        "Python's path and in the current folder",
     )  # fmt: skip
 
 

@@ -13,12 +13,12 @@ __all__ = ["run"]
 
 
 def run(arguments: list[str]) -> None:
-    parser = Parser(prog="ndm push", description="Put a run's model on the Hugging Face hub, with its figures.")
+    parser = Parser(prog="ndm push", description="Upload the model of a run to the Hugging Face hub, with its results.")
     parser.add_argument("run", metavar="RUN", help="the folder of a run")
-    parser.add_argument("name", metavar="NAME", help="where to: user/model")
-    parser.add_argument("--private", action="store_true", help="for your eyes only, if the place is new")
-    parser.add_argument("--branch", help="another branch than the main one")
-    parser.add_argument("--pull-request", action="store_true", help="propose it instead")
+    parser.add_argument("name", metavar="NAME", help="name of the repository: user/model")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument("--branch", help="branch to upload to (default: main)")
+    parser.add_argument("--pull-request", action="store_true", help="open a pull request")
     add_allow(parser)
     options = parser.parse_args(arguments)
     find_allowed(options.allow)

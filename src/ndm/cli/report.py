@@ -16,16 +16,16 @@ __all__ = ["run"]
 def run(arguments: list[str]) -> None:
     parser = Parser(
         prog="ndm report",
-        description="Write a page about runs, side by side: one HTML file that needs nothing but itself.",
+        description="Write a report on one or several runs, side by side, as one HTML file.",
     )
     parser.add_argument("runs", metavar="RUN", nargs="+", help="the folder of a run")
-    parser.add_argument("--out", required=True, metavar="FILE", help="what to write: a file ending in .html")
+    parser.add_argument("--out", required=True, metavar="FILE", help="output file, ending in .html")
     parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
     parser.add_argument(
         "--examples", type=positive, metavar="N",
-        help="test examples to measure the bound by noise level on (default: 256, or fewer for a large model)",
+        help="number of test examples for the bound by noise level (default: 256, or fewer for a large model)",
     )  # fmt: skip
-    parser.add_argument("--seed", type=seed, default=0, help="the same seed gives the same (default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="random seed (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
     add_allow(parser)
     options = parser.parse_args(arguments)

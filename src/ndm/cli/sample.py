@@ -32,15 +32,15 @@ def run(arguments: list[str]) -> None:
         epilog="Several processes share the work: torchrun --nproc_per_node 8 -m ndm sample RUN -n 50000 ...",
     )
     parser.add_argument("run", metavar="RUN", help="the folder of a run")
-    parser.add_argument("-n", type=positive, default=64, metavar="N", help="how many (default: %(default)s)")
+    parser.add_argument("-n", type=positive, default=64, metavar="N", help="number of samples (default: %(default)s)")
     parser.add_argument(
-        "--out", required=True, metavar="FILE", help="what to write: a file ending in .png, .csv, .npz or .parquet"
+        "--out", required=True, metavar="FILE", help="output file, ending in .png, .csv, .npz or .parquet"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
     add_sampling(parser, steps=100)
     parser.add_argument(
         "--label", type=natural, metavar="K",
-        help="the class to draw from, for a model of several (default: each in turn; a table of samples tells which)",
+        help="class to sample, for a class-conditional model (default: all classes in turn)",
     )  # fmt: skip
     add_common(parser)
     options = parser.parse_args(arguments)

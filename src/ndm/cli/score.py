@@ -21,15 +21,17 @@ __all__ = ["run"]
 def _parser() -> Parser:
     parser = Parser(
         prog="ndm score",
-        description="The bound and the log-likelihood of every row of a table, or of every image, in a file.",
-        epilog="A command that was stopped, or killed, goes on where it was when it is given again.",
+        description="Write the bound and the log-likelihood of every row of a table, or of every image.",
+        epilog="A command that was stopped or killed is resumed by giving it again.",
     )
     parser.add_argument("run", metavar="RUN", help="the folder of a run")
     parser.add_argument(
-        "data", metavar="DATA", help="a CSV or Parquet file; for a model of images what data.path takes: a folder, ..."
+        "data",
+        metavar="DATA",
+        help="a CSV or Parquet file; for a model of images, a folder or whatever --data.path takes",
     )
-    parser.add_argument("--out", required=True, metavar="FILE", help="what to write: a file ending in .parquet or .csv")
-    parser.add_argument("--no-likelihood", action="store_true", help="the bound only, which is faster")
+    parser.add_argument("--out", required=True, metavar="FILE", help="output file, ending in .parquet or .csv")
+    parser.add_argument("--no-likelihood", action="store_true", help="compute the bound only, which is faster")
     parser.add_argument(
         "--times", type=positive, default=20, metavar="N",
         help="noise levels per row for the bound, an even number (default: %(default)s)",
@@ -38,20 +40,27 @@ def _parser() -> Parser:
         "--tolerance",
         type=tolerance,
         metavar="NATS",
-        help="of the likelihood's ODE solver (default: 0.01 a dimension)",
+        help="tolerance of the likelihood's ODE solver, in nats (default: 0.01 per dimension)",
     )
     parser.add_argument(
         "--probes", type=positive, default=4,
-        help="for its divergence, which is exact up to 16 dimensions (default: %(default)s)",
+        help="number of probes for the divergence, which is exact up to 16 dimensions (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--samples", type=positive, default=4, help="of its z_0, K-level data (default: %(default)s)")
-    parser.add_argument("--split", choices=("train", "validation", "test"), help="of images that come in several")
-    parser.add_argument("--max-rows", type=positive, metavar="N", help="score the first N only")
-    parser.add_argument("--seed", type=seed, default=0, help="the same seed gives the same (default: %(default)s)")
-    parser.add_argument("--batch-size", type=positive, metavar="N", help="at a time (default: by the row's size)")
+    parser.add_argument(
+        "--samples",
+        type=positive,
+        default=4,
+        help="samples of z_0 per example, for K-level data (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--split", choices=("train", "validation", "test"), help="split to score, for images with several splits"
+    )
+    parser.add_argument("--max-rows", type=positive, metavar="N", help="score the first N rows only")
+    parser.add_argument("--seed", type=seed, default=0, help="random seed (default: %(default)s)")
+    parser.add_argument("--batch-size", type=positive, metavar="N", help="batch size (default: by the size of a row)")
     parser.add_argument(
         "--precision", choices=("32", "bf16", "64"), default="32",
-        help="of the arithmetic; bf16: of the networks alone (default: %(default)s)",
+        help="floating-point precision; bf16 is for the networks only (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
     add_allow(parser)

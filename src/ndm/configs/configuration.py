@@ -46,14 +46,14 @@ USAGE = """ndm train CONFIG [--out RUN] [--resume] [--tiny] [--print_config] [--
 {names}
   --out RUN       the folder to write, new or empty (default: runs/CONFIG)
   --resume        resume the run in --out from its last checkpoint
-  --tiny          the small version that a configuration has of itself, to see it run on any computer
-  --print_config  print the full configuration, and train nothing
-  --allow MODULE  let the configuration name classes of this module of yours, which runs its code
+  --tiny          train the small version of the configuration, which runs on any computer
+  --print_config  print the full configuration and exit
+  --allow MODULE  allow the configuration to name classes of this module, which runs its code
   --a.b VALUE     override any field, with a class by its name:
                     --trainer.max_steps 2000
                     --model.schedule LinearSchedule --model.schedule.gamma_min -10
                     --model.transform Neural --model.transform.net UNet --model.transform.net.channels 1
-                  --model.transform.help Neural says what a class takes"""
+                  --model.transform.help Neural lists the arguments of a class"""
 
 
 def compose(
