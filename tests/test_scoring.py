@@ -341,6 +341,7 @@ def test_a_row_that_cannot_be_solved_spoils_no_other(tmp_path: Path, monkeypatch
         score(gaussian(), x, tmp_path / "y.csv", times=2, progress=False)
 
 
+@pytest.mark.slow
 def test_rows_that_miss_the_tolerance_are_counted(tmp_path: Path) -> None:
     scores = score(small(), 30 * draw(3), tmp_path / "x.csv", times=2, tolerance=1e-9, progress=False)
     table = pandas.read_csv(tmp_path / "x.csv")

@@ -20,6 +20,7 @@ RESULTS = sorted((BENCHMARKS / "results").iterdir())
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+@pytest.mark.slow
 def test_help_names_the_script(script: Path) -> None:
     done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

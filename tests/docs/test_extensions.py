@@ -81,4 +81,4 @@ def test_a_name_is_documented_where_it_is_imported_from() -> None:
     assert public.public_name("ndm.data.base", "Data") == "ndm.data.Data"
     assert public.public_name("ndm.method.variances", "Step") == "ndm.method.variances.Step"
     assert public.page_of("ndm.method.transforms", "Blur") == "ndm.method.transforms"
-    assert public.page_of("ndm.method.process", "Standardize") == "ndm.method.process"
+    assert public.page_of("ndm.method.standardization", "Standardize") == "ndm.method.standardization"

@@ -377,6 +377,7 @@ def test_the_solvers_error_is_covered_where_paths_turn_sharply(kind: type[ndm.Sc
         assert ((found.log_prob - expected).abs() <= found.solver_error + 1e-8).all()
 
 
+@pytest.mark.slow
 def test_the_stated_error_knows_of_rounding():
     model, x = small().float(), torch.randn(100, 2, generator=seeded(0))
     x[:10] *= 1000
@@ -484,6 +485,7 @@ def test_the_probes_are_unbiased_and_their_standard_error_is_honest():
 
 
 @pytest.mark.parametrize("transform", ["neural", "separable"])
+@pytest.mark.slow
 def test_the_probes_see_learned_transformations(transform):
     model = small(4, transform)
     x = torch.randn(64, 4, dtype=torch.float64)
@@ -493,6 +495,7 @@ def test_the_probes_see_learned_transformations(transform):
     assert estimate.stderr.mean() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_unet_with_attention_has_a_likelihood():
     unet = UNet(1, width=8, multipliers=(1,), attention=True, zero_init=False)
     model = ndm.NDM(ndm.LinearSchedule(-4, 4), ndm.Identity(), ndm.Denoiser(unet)).double()
@@ -514,6 +517,7 @@ def test_auto_is_exact_for_few_dimensions_and_probed_for_many():
 
 
 @pytest.mark.parametrize("transform", ["identity", "neural", "separable"])
+@pytest.mark.slow
 def test_an_answer_does_not_depend_on_the_rest_of_the_batch(transform):
     """Not even when the rest is far away, where the field is stiff."""
     model = small(transform=transform)
