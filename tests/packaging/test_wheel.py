@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -69,10 +70,17 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def environment(python: str | Path, folder: Path) -> Path:
-    """The Python of a new environment."""
-    run(python, "-m", "venv", folder, cwd=folder.parent)
-    return folder / "bin" / "python"
+@pytest.fixture
+def environment(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """environment(python): the Python of a new environment, which takes gigabytes and is removed at the end."""
+    folder = tmp_path / "env"
+
+    def make(python: str) -> Path:
+        run(python, "-m", "venv", folder, cwd=tmp_path)
+        return folder / "bin" / "python"
+
+    yield make
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_what_is_in_them(built: Path) -> None:
@@ -89,8 +97,10 @@ def test_what_is_in_them(built: Path) -> None:
     assert {"pyproject.toml", "README.md", "SECURITY.md", "constraints.txt", "tests/conftest.py"} <= inside
 
 
-def test_the_wheel_works_in_a_fresh_environment(built: Path, tmp_path: Path) -> None:
-    python = environment(sys.executable, tmp_path / "env")
+def test_the_wheel_works_in_a_fresh_environment(
+    built: Path, tmp_path: Path, environment: Callable[[str], Path]
+) -> None:
+    python = environment(sys.executable)
     (wheel,) = built.glob("*.whl")
     constraints = ("-c", ROOT / "constraints.txt")
     run(python, "-m", "pip", "install", "--quiet", *constraints, wheel, cwd=tmp_path)
@@ -125,11 +135,13 @@ def others() -> list[str]:
 
 
 @pytest.mark.parametrize("which", ["oldest", "newest"])
-def test_the_library_works_with_the_oldest_and_newest_python_there_is(built: Path, tmp_path: Path, which: str) -> None:
+def test_the_library_works_with_the_oldest_and_newest_python_there_is(
+    built: Path, tmp_path: Path, environment: Callable[[str], Path], which: str
+) -> None:
     pythons = others()
     if not pythons:
         pytest.skip("there is no other supported Python on this machine")
-    python = environment(pythons[0 if which == "oldest" else -1], tmp_path / "env")
+    python = environment(pythons[0 if which == "oldest" else -1])
     (wheel,) = built.glob("*.whl")
     old = ["torch==2.4.*", "numpy<2"] if which == "oldest" else []
     run(python, "-m", "pip", "install", "--quiet", wheel, *old, cwd=tmp_path)
