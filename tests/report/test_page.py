@@ -156,7 +156,7 @@ def test_bits_per_dimension_for_data_of_levels(pages: dict[str, Path]) -> None:
 
 def test_the_evaluation_is_that_of_the_folder(pages: dict[str, Path], points: Path, baseline: Path) -> None:
     one, two = (json.loads((run / "evaluation.json").read_text())["rows"] for run in (points, baseline))
-    found = tables(parse(pages["pair"]))["What ndm evaluate has found on the test split"]
+    found = tables(parse(pages["pair"]))["Results of ndm evaluate on the test split"]
     assert found[0] == ["", NAME, "baseline", "unit", "examples", "kind"]
     assert [row[0] for row in found[1:]] == [
         "bound, T = 2, posterior", "bound, T = 2, isotropic", "bound, T = 4, posterior", "bound, T = 4, isotropic",
@@ -242,7 +242,7 @@ def test_a_figure_that_is_not_finite_is_a_dash_and_left_out_examples_are_told(
     written["rows"][1] |= {"not_finite": 3}
     (run / "evaluation.json").write_text(json.dumps(written))
     found = tables(parse(report([run, baseline], tmp_path / "r.html", examples=4, device="cpu")))
-    rows = found["What ndm evaluate has found on the test split"]
+    rows = found["Results of ndm evaluate on the test split"]
     assert rows[1][1] == "–"
     assert rows[1][4] == "40 (40 not finite) and 40"
     assert rows[2][4] == "40 (3 not finite)"
@@ -258,7 +258,7 @@ def test_what_differs_is_shown_and_nothing_else(pages: dict[str, Path]) -> None:
 
 
 def test_the_summary_names_the_parts(pages: dict[str, Path], points: Path) -> None:
-    found = {row[0]: row[1:] for row in tables(parse(pages["mixed"]))["What each run is, and its main figures"]}
+    found = {row[0]: row[1:] for row in tables(parse(pages["mixed"]))["Runs and main results"]}
     assert found["transformation F"] == [
         "Identity", "Separable (ResidualMLP, terms 2, gate sigma2)", "Neural (ConvNet, gate anchored)"
     ]  # fmt: skip
@@ -276,9 +276,9 @@ def test_runs_of_other_data_are_not_compared(pages: dict[str, Path]) -> None:
     root = parse(pages["mixed"])
     found = tables(root)
     assert not [title for title in found if "paired" in title]
-    summary = {row[0]: row[1:] for row in found["What each run is, and its main figures"]}
+    summary = {row[0]: row[1:] for row in found["Runs and main results"]}
     assert summary["bound in continuous time, evaluated"][0] == summary["bound in continuous time, evaluated"][2] == "–"
-    assert "not all of the same data" in words(section(root, "summary"))
+    assert "do not all use the same data" in words(section(root, "summary"))
     assert {title for title in found if title.startswith("The bound in")} == {
         "The bound in continuous time, nats", "The bound in continuous time, bits/dim"
     }  # fmt: skip
@@ -300,7 +300,7 @@ def test_what_is_missing_is_said_and_the_rest_is_shown(points: Path, tmp_path: P
     root = parse(report([run], tmp_path / "r.html", device="cpu"))
     assert "no metrics.csv" in words(section(root, "training"))
     assert "no config.yaml" in words(section(root, "bound"))
-    assert "without test examples F cannot be shown" in words(section(root, "transformation"))
+    assert "F is not shown, because there are no test examples" in words(section(root, "transformation"))
     assert "ndm evaluate run" in words(section(root, "evaluation"))
     assert list(section(root, "samples").iter(SVG + "svg"))
     assert list(section(root, "trajectories").iter(SVG + "svg"))
@@ -313,7 +313,7 @@ def test_the_environment_and_learned_end_points_are_shown(points: Path, tmp_path
     (run / "metrics.csv").write_text("step,train/gamma_0,val/total\n1,-6,3\n2,-5.5,2\n")
     only(training, configuration)
     root = parse(report([run], tmp_path / "r.html", examples=4, device="cpu"))
-    assert tables(root)["Where the runs were trained"][1:] == [
+    assert tables(root)["Training environment"][1:] == [
         ["torch", "9.9"], ["command", "ndm train <x>"], ["threads", "2"]
     ]  # fmt: skip
     titles = [words(e) for e in section(root, "training").iter("h3")]

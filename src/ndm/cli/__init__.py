@@ -1,8 +1,8 @@
 """The ``ndm`` command: train, evaluate, sample, score, report, push, demo.
 
-Nothing heavy is imported before it is needed, so that ``ndm --help`` answers at once. A mistake of the user is answered
-by one sentence on stderr and exit code 2. A training that failed has exit code 1, a command that was stopped by Ctrl-C
-or SIGTERM 130.
+Heavy modules are imported only when they are needed, so that ``ndm --help`` is fast. A user error prints one sentence
+on stderr and exits with code 2. A failed training exits with code 1, a command stopped by Ctrl-C or SIGTERM with code
+130.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ __all__ = ["COMMANDS", "STOPPED", "main"]
 
 FAILED, WRONG, INTERRUPTED = 1, 2, 130
 
-#: Set to see where in the program an error comes from.
+#: Environment variable that enables tracebacks.
 TRACEBACK = "NDM_TRACEBACK"
 
-#: The commands, and what each does; `ndm train` is :func:`ndm.cli.train.run`.
+#: The commands and their help texts; `ndm train` is :func:`ndm.cli.train.run`.
 COMMANDS = {
     "train": "train a model by a configuration, and write a run's folder",
     "evaluate": "the bound and the likelihood of a run, with standard errors",
@@ -40,11 +40,11 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line ``argv``, by default the process's own, and return its exit code."""
+    """Run the command line ``argv`` (default: ``sys.argv[1:]``) and return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     code = 0  # of --help
     _prepare_streams()
-    if argv is None:  # the processes that this one starts are not to look for modules in the current folder either
+    if argv is None:  # child processes must not import from the current folder either
         os.environ.setdefault("PYTHONSAFEPATH", "1")
     try:
         with terminable(), _printing():
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare_streams() -> None:
-    """Let a stream that was closed be one that nobody reads, and one that lacks a letter write its number."""
+    """Replace closed streams by ``os.devnull``, and escape characters that a stream cannot encode."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -84,10 +84,10 @@ def _prepare_streams() -> None:
 
 @contextlib.contextmanager
 def _printing() -> Iterator[None]:
-    """Let a standard output that cannot be written be an error with a sentence, and one that is closed be none.
+    """Raise a readable error if standard output cannot be written; ignore a closed pipe.
 
-    Python would print what is left of it at the exit of the process, when it is too late for a sentence. A program that
-    reads the output, as ``head`` does, may close it early.
+    Python would flush the remaining output at exit, which is too late to report an error. A reader such as ``head`` may
+    close the pipe early.
     """
     try:
         with contextlib.suppress(SystemExit):  # of --help
@@ -101,7 +101,7 @@ def _printing() -> Iterator[None]:
 
 
 def _is_lost(stream: TextIO) -> bool:
-    """Whether a stream cannot be written; what was to be written to it is then dropped."""
+    """Whether a stream cannot be flushed; its pending output is then discarded."""
     try:
         stream.flush()
     except OSError:
@@ -113,7 +113,7 @@ def _is_lost(stream: TextIO) -> bool:
 
 
 def _is_lack_of_memory(error: Exception) -> bool:
-    """Whether Python, NumPy, Arrow or PyTorch, whose error of the processor has no class, was refused memory."""
+    """Whether an error means out of memory, in Python, NumPy, Arrow or PyTorch (which has no class for it on CPUs)."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"

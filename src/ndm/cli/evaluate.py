@@ -159,11 +159,11 @@ def run(arguments: list[str]) -> None:
 
 
 def _show(evaluation: Evaluation, file: Path) -> None:
-    """Save what was measured, and print it whether it can be saved or not.
+    """Save the results, and print them even if saving fails.
 
     Raises:
-        OSError: it cannot be saved.
-        ValueError: a figure is finite for no example.
+        OSError: the results cannot be saved.
+        ValueError: a metric is not finite for any example.
     """
     try:
         with uninterrupted():

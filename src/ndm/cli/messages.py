@@ -1,4 +1,4 @@
-"""What the command says: its sentences on stderr, and what is left of a command that was stopped."""
+"""Messages of the command on stderr, and advice after an interrupted command."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ndm.storage.texts import printable
 
 __all__ = ["LESS_MEMORY", "STOPPED", "missing_package", "one_line", "say"]
 
-#: What may be done where there is not enough memory.
+#: Advice for out-of-memory errors.
 LESS_MEMORY = "take a smaller batch, a smaller network or fewer columns, or another computer"
 
-#: What is left of a command that was stopped, and what to do; `ndm train` says it itself.
+#: Advice after an interrupted command; `ndm train` prints its own.
 STOPPED = {
     "evaluate": "no results were written; run the same command again.",
     "sample": "no samples were written; run the same command again.",
@@ -26,20 +26,20 @@ STOPPED = {
 }
 
 
-#: Modules whose package has another name.
+#: Modules whose package has a different name.
 _PACKAGES = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
 
 
 def missing_package(module: str) -> str:
-    """A sentence about a module that is not installed, with the command that installs all of its extra.
+    """Return the message for a missing module, with the command that installs its extra.
 
     Args:
-        module: its name, perhaps with dots.
+        module: module name, possibly dotted.
     """
     name = _PACKAGES.get(module.partition(".")[0], module.partition(".")[0])
     try:
         wanted = [requirement.split(";") for requirement in metadata.requires("ndm") or []]
-    except metadata.PackageNotFoundError:  # a checkout that was not installed
+    except metadata.PackageNotFoundError:  # ndm is not installed
         wanted = []
     extras = [(rest[0].strip(), requirement.strip()) for requirement, *rest in wanted if rest]
     own = next((extra for extra, one in extras if re.match(rf"{re.escape(name)}\b", one)), None)
@@ -57,5 +57,5 @@ def one_line(error: BaseException) -> str:
 
 
 def say(sentence: str) -> None:
-    with contextlib.suppress(OSError):  # whoever has closed it does not want to read it
+    with contextlib.suppress(OSError):  # a closed stream is ignored
         print(f"ndm: {printable(sentence)}", file=sys.stderr)

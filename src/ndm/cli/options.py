@@ -1,4 +1,4 @@
-"""The options that several commands share, and what they mean."""
+"""Options shared by several commands, and their interpretation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
 
 
 def add_sampling(parser: argparse.ArgumentParser, steps: int, prefix: str = "--") -> None:
-    """Add the options of a sampler; those on its steps begin with a prefix."""
+    """Add the options of a sampler; the options for its steps start with a prefix."""
     parser.add_argument("--method", default="ancestral", help="ancestral, ddim, ode or sde (default: %(default)s)")
     parser.add_argument(
         f"{prefix}steps", type=positive, default=steps, metavar="T",
@@ -48,7 +48,7 @@ def add_sampling(parser: argparse.ArgumentParser, steps: int, prefix: str = "--"
 
 
 def sampling_options(options: argparse.Namespace) -> dict[str, Any]:
-    """What :func:`_add_sampling` has asked for, as options of ndm.sample."""
+    """Convert the options of :func:`add_sampling` to options of ndm.sample."""
     chosen = {
         "method": options.method,
         "eta": options.eta,
@@ -79,7 +79,7 @@ def add_allow(parser: argparse.ArgumentParser) -> None:
 
 
 def find_allowed(allow: Sequence[str]) -> None:
-    """Let the modules that are allowed be found in the current folder too."""
+    """Make the allowed modules importable from the current folder."""
     if allow:
         importlib.import_module("ndm.configs.allowing").find_here(allow)
 
@@ -91,7 +91,7 @@ def precision(name: str, device: torch.device) -> AbstractContextManager:
 
 
 def check_guidance(run: Run, guidance: float | None) -> None:
-    """Refuse to guide a model that was never shown an example without its label."""
+    """Raise an error if guidance is requested for a model trained without label dropout."""
     from ndm.configs.recorded import label_dropout
 
     if guidance and label_dropout(run) == 0:
@@ -102,7 +102,7 @@ def check_guidance(run: Run, guidance: float | None) -> None:
 
 
 def load_model(run: Path, device: torch.device, allow: Sequence[str] = ()) -> NDM:
-    """The trained model of a run, on a device."""
+    """Load the trained model of a run onto a device."""
     from ndm.model import NDM
     from ndm.training import Run
 

@@ -1,4 +1,4 @@
-"""Arguments of the command line: a parser whose errors are exceptions, and the types of its values."""
+"""Command-line parsing: a parser that raises exceptions, and argument types."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ndm.storage.texts import did_you_mean
 __all__ = ["Parser", "at_least", "natural", "positive", "seed", "steps", "tolerance", "without_data"]
 
 
-#: The largest number of anything.
+#: Upper limit of integer options.
 MOST = 1_000_000_000
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are exceptions, with the nearest right option."""
+    """Argument parser that raises exceptions and suggests the closest valid option."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def without_data(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The arguments of a command but for --data.x, and those: argparse would take their values for its own."""
+    """Split arguments into those without and with the prefix --data., which argparse would misread."""
     left: list[str] = []
     data: list[str] = []
     for argument in arguments:
@@ -86,7 +86,7 @@ def at_least(low: int, text: str) -> int:
 
 
 def seed(text: str) -> int:
-    """A number that every generator of random numbers takes."""
+    """Parse a seed that is valid for every random number generator."""
     value = int(text) if text.isdecimal() and len(text) < 20 else -1
     if not 0 <= value < 2**63:
         raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 2^63 - 1, got {text[:40]!r}")

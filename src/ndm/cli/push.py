@@ -1,4 +1,4 @@
-"""``ndm push``: put the model of a run on the Hugging Face hub."""
+"""``ndm push``: upload the model of a run to the Hugging Face hub."""
 
 from __future__ import annotations
 

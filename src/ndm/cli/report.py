@@ -1,4 +1,4 @@
-"""``ndm report``: write one page about runs, side by side."""
+"""``ndm report``: write an HTML page that compares runs."""
 
 from __future__ import annotations
 

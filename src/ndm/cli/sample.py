@@ -57,7 +57,7 @@ def run(arguments: list[str]) -> None:
 
 
 def _draw(path: Path, out: Path, device: torch.device, options: argparse.Namespace) -> None:
-    """Draw samples of the run there, and write each block as it comes."""
+    """Draw samples of a run, and write them block by block."""
     from ndm._internal.distributed import gather_in_order, is_first, rank, world_size
     from ndm._internal.inputs import state_like
     from ndm.inference.sampling import sample_batches
@@ -83,7 +83,7 @@ def _draw(path: Path, out: Path, device: torch.device, options: argparse.Namespa
     like = state_like(model, 0, shape).cpu()
     blocks = gather_in_order((x.to("cpu", like.dtype) for _, x in drawn), options.batch_size, options.n, like)
     if not is_first():
-        for _ in blocks:  # in the making of which it has a part
+        for _ in blocks:  # this process computes a part of each block
             pass
         return
     with sample_file(out, options.n, shape, model.decoder.levels, levels, columns, labels) as file:

@@ -101,14 +101,14 @@ def run(arguments: list[str]) -> None:
 
 
 def _rows(run: Run, path: str, split: str | None, allow: Sequence[str]) -> Rows:
-    """The rows of a path, of the kind that a run's model is for."""
+    """Open a path as table rows or images, depending on the model of a run."""
     from ndm.scoring import ImageRows, TableRows
 
     shape, levels = run.read_data()
     if len(shape) == 3 and levels == 256:
         from ndm.configs.configuration import read_data
 
-        data = read_data(run.config, allow=allow)  # says how the images were brought to their shape
+        data = read_data(run.config, allow=allow)  # defines how the images are resized
         background = getattr(data, "background", "white")
         return ImageRows(path, shape, getattr(data, "size", None), getattr(data, "channels", None), split, background)
     if split is not None:

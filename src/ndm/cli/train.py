@@ -1,4 +1,4 @@
-"""``ndm train``: train a model by a configuration, and write the folder of a run."""
+"""``ndm train``: train a model from a configuration, and write a run folder."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def run(arguments: list[str]) -> None:
     if resume:
         run.require_checkpoint()
     else:
-        run.require_new(_without_out(command), later)  # before the time is spent on building anything
+        run.require_new(_without_out(command), later)  # checked before the model is built
     if run.is_unborn and not later:
         say(f"{run.path} is of a training that ended before its first checkpoint; it begins again.")
     try:
@@ -81,14 +81,14 @@ def run(arguments: list[str]) -> None:
 
 
 def _without_out(command: Sequence[str]) -> str:
-    """The command of a training, without the name of its folder and without --resume."""
+    """Return the training command without the output folder and --resume."""
     skipped = {i + k for i, word in enumerate(command) if word == "--out" for k in (0, 1)}
     kept = [word for i, word in enumerate(command) if i not in skipped and word != "--resume"]
     return shlex.join(word for word in kept if not word.startswith("--out="))
 
 
 def _after_stop(run: Run, command: Sequence[str], allow: Sequence[str]) -> str:
-    """What is left of a training that was stopped, and what goes on with it."""
+    """Message after an interrupted training, with the command that resumes it."""
     if run.last.is_file():
         allowed = "".join(f" --allow {name}" for name in allow)
         return f"its last checkpoint is kept; resume with: {run.resume}{allowed}"

@@ -1,7 +1,7 @@
-"""Whose classes a configuration may name: those of ndm, and of modules that the user allows by their names.
+"""Modules whose classes a configuration may use: ndm, and modules that the user allows by name.
 
-To name a class is to import its module, and to import a module is to run it. So this is decided before anything is
-imported, here for ndm's own reading of configurations, and by the same list in jsonargparse.
+Resolving a class imports its module, which runs the module's code. The list is therefore checked before any import,
+both by ndm's own configuration reader and by jsonargparse.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from jsonargparse import Namespace, set_parsing_settings
-from jsonargparse._common import parsing_settings  # which has no other way back
+from jsonargparse._common import parsing_settings  # there is no public API to restore the settings
 from torch import nn
 
 from ndm.data import Data
@@ -25,18 +25,18 @@ from ndm.training import TrainerOptions, TrainingOptions
 
 __all__ = ["allowing", "as_modules", "find_here", "is_allowed", "not_allowed", "require_classes", "require_harmless"]
 
-#: The modules that are allowed where a configuration is being read.
+#: The modules allowed in the current context.
 _ALLOWED: ContextVar[tuple[str, ...]] = ContextVar("allowed", default=("ndm",))
 
-#: What a class of ndm in a configuration is one of: others may do more than to be built.
+#: Base classes of the ndm classes allowed in a configuration: building others may have side effects.
 _KINDS = (nn.Module, Data, TrainingOptions, TrainerOptions)
 
 
 def as_modules(names: Iterable[str]) -> tuple[str, ...]:
-    """The names of modules that a user allows, each once.
+    """Return the names of the allowed modules, without duplicates.
 
     Raises:
-        ValueError: one is not the name of a module.
+        ValueError: a name is not a valid module name.
     """
     found = tuple(dict.fromkeys(names))
     for name in found:
@@ -50,10 +50,10 @@ def as_modules(names: Iterable[str]) -> tuple[str, ...]:
 
 @contextmanager
 def allowing(modules: Iterable[str] = ()) -> Iterator[None]:
-    """Let configurations name classes of ndm, and of these modules, and no others.
+    """Allow configurations to use classes of ndm and of these modules only.
 
     Args:
-        modules: their names; what is in a package of that name is allowed with it.
+        modules: module names; submodules of a package are included.
     """
     allowed = ("ndm", *as_modules(modules))
     before, token = dict(parsing_settings), _ALLOWED.set(allowed)
@@ -63,16 +63,16 @@ def allowing(modules: Iterable[str] = ()) -> Iterator[None]:
     finally:
         _ALLOWED.reset(token)
         parsing_settings.clear()
-        parsing_settings.update(before)  # another parser of the program may have a rule of its own
+        parsing_settings.update(before)  # other parsers of the program may have other rules
 
 
 def is_allowed(path: str) -> bool:
-    """Whether a dotted path is in one of the modules that are allowed."""
+    """Whether a dotted path is in one of the allowed modules."""
     return any(path == name or path.startswith(f"{name}.") for name in _ALLOWED.get())
 
 
 def not_allowed(path: str) -> ValueError:
-    """What to raise for a class that was not imported."""
+    """Return the exception for a class that is not allowed."""
     module = path.rpartition(".")[0] or path
     return ValueError(
         f"The configuration names {path}, which is not a class of ndm, and it was not imported, since that would run "
@@ -81,13 +81,13 @@ def not_allowed(path: str) -> ValueError:
 
 
 def require_classes(values: Any) -> None:
-    """Refuse what is neither a part, a data set nor options, though it is of ndm: a function would be called.
+    """Raise an error for objects of ndm that are neither parts, data sets nor options: functions would be called.
 
     Args:
-        values: a configuration as jsonargparse has parsed it, before anything is built.
+        values: configuration parsed by jsonargparse, before instantiation.
 
     Raises:
-        ValueError: there is such a thing.
+        ValueError: the configuration contains such an object.
     """
     from ndm.configs.explaining import class_of
 
@@ -109,14 +109,14 @@ def require_classes(values: Any) -> None:
 
 
 def require_harmless(tree: Any, overrides: Sequence[str]) -> None:
-    """Refuse texts that jsonargparse had better not see: it reads a value as YAML, and as a file of that name.
+    """Raise an error for strings that are unsafe for jsonargparse, which parses them as YAML and as file names.
 
     Args:
-        tree: a configuration.
-        overrides: of a command line.
+        tree: the configuration.
+        overrides: command-line overrides.
 
     Raises:
-        ValueError: a text would be too large or too deep as YAML, or is the path of a named pipe or the like.
+        ValueError: a string is too large or too deeply nested as YAML, or is the path of a named pipe or similar.
     """
     waiting: list[Any] = [tree, *overrides]
     while waiting:
@@ -135,13 +135,13 @@ def _require_harmless(text: str) -> None:
     except TooMuchError as error:
         raise ValueError(f"The text {text[:20]!r} ... cannot be a value of a configuration: {error}.") from None
     except ValueError:
-        pass  # a text need not be YAML
+        pass  # not valid YAML: allowed
     if "\0" not in text and os.path.exists(text) and not os.path.isdir(text):
         require_regular(text)
 
 
 class _Here:
-    """Finds some modules in the current folder, and their parts with them; no others, and after all other places."""
+    """Import finder for some modules and their submodules in the current folder, used after all other finders."""
 
     def __init__(self, names: set[str]) -> None:
         self.names, self.folder = names, os.getcwd()
@@ -155,7 +155,7 @@ class _Here:
 
 
 def find_here(modules: Iterable[str]) -> None:
-    """Let these modules be found in the current folder too, from now on; it is not among Python's places itself."""
+    """Make these modules importable from the current folder, which is not in ``sys.path``."""
     names = {name.partition(".")[0] for name in as_modules(modules)} - {"ndm"}
     if names:
         sys.meta_path.append(_Here(names))

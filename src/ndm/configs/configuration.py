@@ -1,7 +1,7 @@
-"""A configuration: read, overridden from the command line, and built into a model, data and options.
+"""Read a configuration, apply command-line overrides, and build the model, the data and the options.
 
-jsonargparse does the work. Around it are two things of our own: a part that is replaced by one of another class takes
-no argument over from the old one, and wrong names are answered with the nearest right ones.
+Parsing uses jsonargparse, with two changes: a part replaced by one of another class inherits no arguments, and error
+messages for unknown names suggest the closest valid ones.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def compose(
 
 @dataclass(frozen=True)
 class Built:
-    """What a configuration stands for."""
+    """The objects built from a configuration."""
 
     model: NDM
     data: Data
@@ -95,10 +95,10 @@ class Configuration:
     """A configuration with every default filled in.
 
     Args:
-        parser: which it was read by.
-        values: what was read.
-        notes: what is to be said about it.
-        allow: modules whose classes it may name besides those of ndm.
+        parser: the parser that read it.
+        values: the parsed values.
+        notes: messages about it for the user.
+        allow: additional modules whose classes it may use.
     """
 
     def __init__(
@@ -113,17 +113,17 @@ class Configuration:
     def read(
         cls, name: str, overrides: Sequence[str] = (), tiny: bool = False, allow: Iterable[str] = ()
     ) -> Configuration:
-        """Read a configuration; without a GPU, or with ``trainer.accelerator: cpu``, with its section ``cpu``.
+        """Read a configuration; on a CPU (no GPU, or ``trainer.accelerator: cpu``) apply its section ``cpu``.
 
         Args:
-            name: a file, or the bare name of a shipped configuration.
+            name: path, or name of a shipped configuration.
             overrides: ``--a.b value`` or ``--a.b=value``, as on the command line.
-            tiny: take the configuration's section ``tiny`` over the rest of it.
-            allow: modules whose classes it may name besides those of ndm. To name a class is to import its module,
-                which runs it: what is not allowed is not imported.
+            tiny: apply the section ``tiny``.
+            allow: additional modules whose classes it may use. Using a class imports, and so runs, its module; other
+                modules are not imported.
 
         Raises:
-            ValueError: the file cannot be read, or a name or a value in it or in the overrides is wrong.
+            ValueError: the file cannot be read, or the file or the overrides contain an invalid name or value.
         """
         allow = as_modules(allow)
         with allowing(allow):
@@ -142,7 +142,7 @@ class Configuration:
 
     @staticmethod
     def help(overrides: Sequence[str], allow: Iterable[str] = ()) -> NoReturn:
-        """Print the help that the options ask for, and exit."""
+        """Print the requested help and exit."""
         parser = _parser()
         try:
             with allowing(allow):
@@ -153,22 +153,22 @@ class Configuration:
 
     @property
     def text(self) -> str:
-        """The whole configuration, in YAML; reading it gives the same again."""
+        """The complete configuration as YAML; reading it gives the same configuration."""
         return self.parser.dump(self.values.clone(with_meta=False), skip_unset=False)
 
     @property
     def devices(self) -> tuple[int, int]:
-        """Devices on each computer, and computers."""
+        """Number of devices per node, and number of nodes."""
         return self.values.trainer.devices, self.values.trainer.num_nodes
 
     def build(self) -> Built:
-        """Make the objects. The seed is set first, so that the same configuration gives the same initial weights.
+        """Build the objects. The seed is set first, so that the same configuration gives the same initial weights.
 
-        Where a network's ``features`` or ``channels`` are null, the configuration gets those of the data; where its
-        ``hidden`` is, and where an option of the training is ``auto``, what :mod:`ndm.training.automatic` chooses.
+        If a network's ``features`` or ``channels`` are null, they are set from the data. If ``hidden`` is null, or a
+        training option is ``auto``, it is set by :mod:`ndm.training.automatic`.
 
         Raises:
-            ValueError: a part refuses its arguments, or the parts do not fit each other.
+            ValueError: a part rejects its arguments, or the parts are incompatible.
         """
         with allowing(self.allow):
             return self._build()
@@ -189,7 +189,7 @@ class Configuration:
                 built = self.parser.instantiate(self.values)
         except (ValueError, TypeError) as error:
             explain(str(error), self.parser)
-        except Exception as error:  # a wrong number breaks a constructor in many ways
+        except Exception as error:  # constructors raise many exception types for invalid values
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ValueError(f"The model cannot be built ({reason:.300}): correct its parts' arguments.") from error
         parts = dict(vars(built.model))
@@ -204,7 +204,7 @@ class Configuration:
         return Built(compose(**parts), data, training, trainer, seed, (*self.notes, *filter(None, (chosen, started))))
 
     def _keep_numbers(self, training: TrainingOptions, trainer: TrainerOptions) -> None:
-        """Put what was chosen into the configuration in place of ``auto``."""
+        """Replace ``auto`` in the configuration by the chosen values."""
         for section, options in (("training", training), ("trainer", trainer)):
             for name in (field.name for field in fields(options)):
                 if self.values[f"{section}.{name}"] == "auto":
@@ -212,29 +212,29 @@ class Configuration:
 
 
 def _require_room(parts: dict[str, Any]) -> None:
-    """Refuse a model that this computer cannot train: besides the weights are gradients, and Adam's two averages."""
+    """Raise an error if weights, gradients and Adam's two averages do not fit into the memory."""
     modules = [part for part in parts.values() if isinstance(part, torch.nn.Module)]
     size = sum(p.nbytes for module in modules for p in module.parameters())
     require(3 * size, "To train the model", "make it smaller, as by a smaller `hidden`, `channels` or `depth`")
 
 
 def _last(overrides: Sequence[str], name: str) -> str | None:
-    """The last value among the overrides of the option ``--name``; None if it is not there."""
+    """Return the last override of the option ``--name``; None if it is not given."""
     values = [value for key, value in pairs(overrides) if key == name]
     return values[-1] if values else None
 
 
 def read_data(path: Path, overrides: Sequence[str] = (), allow: Iterable[str] = ()) -> Data:
-    """The data set that a run's configuration names.
+    """Build the data set of a run's configuration.
 
     Args:
-        path: the configuration.
+        path: path of the configuration.
         overrides: ``--data.x value`` or ``--data.x=value``, as on the command line.
-        allow: modules whose classes it may name besides those of ndm.
+        allow: additional modules whose classes it may use.
 
     Raises:
-        FileNotFoundError: there is no such configuration.
-        ValueError: the configuration is damaged, or does not name a data set; an override is wrong.
+        FileNotFoundError: the configuration does not exist.
+        ValueError: the configuration is damaged or has no data set, or an override is invalid.
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no {path}, which would say what data the run was trained on.")
@@ -253,7 +253,7 @@ def read_data(path: Path, overrides: Sequence[str] = (), allow: Iterable[str] = 
 
 
 def _data(description: Any) -> Data:
-    """The data set of a configuration's section ``data``."""
+    """Build the data set of the section ``data``."""
     parser = _bare_parser()
     parser.add_subclass_arguments(Data, "data")
     try:
@@ -264,22 +264,22 @@ def _data(description: Any) -> Data:
 
 
 def _parsed(parser: ArgumentParser, tree: dict[str, Any], overrides: Sequence[str]) -> Namespace:
-    """The values of a configuration with the overrides laid over it."""
+    """Parse a configuration with the overrides applied."""
     require_harmless(tree, overrides)
     import_networks(f"{tree} {overrides}")
     forget_other_classes(tree, overrides)
     left = take_texts(tree, overrides)
     try:
-        # As text, since a file would be read again without what was forgotten.
+        # As text: reading the file again would restore the removed arguments.
         values = parser.parse_args(["--config", dump(tree), *left])
-    except Exception as error:  # jsonargparse lets errors of several kinds through
+    except Exception as error:  # jsonargparse raises several exception types
         explain(str(error), parser)
     require_classes(values)
     return values
 
 
 def _fill(part: Any, name: str, value: Callable[[], int]) -> None:
-    """Give an argument that is null, of whatever part below ``part``, a value, which is asked for only then."""
+    """Set a null argument of any part below ``part``; the value is computed only if needed."""
     if not isinstance(part, Namespace):
         return
     for key, below in vars(part).items():
@@ -303,14 +303,14 @@ def _parser() -> ArgumentParser:
     parser.add_class_arguments(TrainerOptions, "trainer")
     for action in parser._actions:
         if action.dest.endswith(".help") or action.dest in UNLISTED:
-            action.help = argparse.SUPPRESS  # they work, but would make the help twice as long
+            action.help = argparse.SUPPRESS  # hidden to keep the help short
     return parser
 
 
 def _bare_parser(**options: Any) -> ArgumentParser:
-    """A parser that is to be given its arguments, but for that of the configuration."""
+    """Create a parser that only has the configuration argument."""
     for name in ndm.__all__:
-        getattr(ndm, name)  # jsonargparse knows the classes that have been imported
+        getattr(ndm, name)  # jsonargparse only finds imported classes
     parser = ArgumentParser(prog="ndm train", exit_on_error=False, allow_abbrev=False, parser_mode=MODE, **options)
     parser.add_argument("--config", action="config", help="read before the other options; the same as CONFIG")
     return parser

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in one sentence: jsonargparse says it in several lines."""
+"""Convert jsonargparse's multi-line errors about a configuration to one sentence."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ndm.storage.texts import did_you_mean
 
 __all__ = ["UNLISTED", "bare", "class_of", "explain", "nearest"]
 
-#: The last word of an option's name, and the base of the classes that it may name.
+#: Last component of an option's name, and the base class of its values.
 BASES: dict[str, type] = {
     "schedule": Schedule,
     "transform": Transform,
@@ -36,17 +36,17 @@ BASES: dict[str, type] = {
     "data": Data,
 }
 
-#: How many names an answer to a wrong one may list.
+#: Maximum number of names listed in an error message.
 LISTED = 24
 
-#: Options that the help does not show: `ndm train` has its own in their place.
+#: Options hidden from the help: `ndm train` has its own.
 UNLISTED = ("config", "print_config", "print_shtab", "model", "training", "trainer", "model.standardize")
 
 
 def explain(message: str, parser: ArgumentParser) -> NoReturn:
-    """Raise a ValueError with one sentence for what jsonargparse says in several lines.
+    """Raise a ValueError that summarizes a jsonargparse error in one sentence.
 
-    What it says is taken apart by its own words; if they should change, the fall-back is the whole of it in one line.
+    The message is parsed; if its format is unknown, the complete message is used on one line.
     """
     if denied := _first(r"Importing '([^']+)' is not allowed", message):
         raise not_allowed(denied)
@@ -74,20 +74,20 @@ def explain(message: str, parser: ArgumentParser) -> NoReturn:
         raise ValueError(f"The configuration lacks {missing}{where}{hint}.")
     if wrong := re.search(r"Expected a (.+)\. Got value: (.*)", message):
         raise ValueError(f"{_path(inner)} should be {_type(wrong[1])}, not {wrong[2]!r}.")
-    # A value that fits none of several types: jsonargparse lists why, and that it is not None either tells nothing.
+    # The value matches none of several types: jsonargparse lists the reasons; the one for None is not informative.
     reasons = [r for r in re.findall(r"^ *- (.+)$", message, re.MULTILINE) if not r.startswith("Expected a")]
     raise ValueError(" ".join((reasons[0] if reasons else message).split()))
 
 
 def bare(class_path: Any) -> str:
-    """The last word of a class's path."""
+    """Return the last component of a class path."""
     return str(class_path).rpartition(".")[2]
 
 
 def class_of(class_path: Any) -> type | None:
-    """The class that a configuration names, by its path or by the bare name of one of ours.
+    """Return the class for a path, or for the bare name of an ndm class.
 
-    None if there is no such class, or if it is not allowed: then nothing is imported.
+    None if there is no such class, or if it is not allowed; a module that is not allowed is not imported.
     """
     module, _, name = str(class_path).rpartition(".")
     if module and not is_allowed(str(class_path)):
@@ -117,7 +117,7 @@ def _type(description: str) -> str:
 
 
 def _class_names(base: type) -> list[str]:
-    """The public classes of ndm that derive from a base."""
+    """Return the public classes of ndm that derive from a base class."""
     places = (ndm, ndm.networks, ndm.data)
     found = {name: getattr(place, name) for place in places for name in place.__all__}
     return sorted(
@@ -128,7 +128,7 @@ def _class_names(base: type) -> list[str]:
 
 
 def _is_base(cls: type) -> bool:
-    """Whether a class is there to be derived from: it has abstract methods, or no constructor and classes of ours."""
+    """Whether a class is a base class: it has abstract methods, or no constructor but subclasses in ndm."""
     if any(getattr(getattr(cls, name, None), "__isabstractmethod__", False) for name in dir(cls)):
         return True
     derived: list[type] = cls.__subclasses__()
@@ -136,7 +136,7 @@ def _is_base(cls: type) -> bool:
 
 
 def _arguments(class_path: str) -> list[str]:
-    """The arguments of a class's constructor, and those it hands on to its bases."""
+    """Return the constructor arguments of a class, including those passed on to its bases."""
     cls = class_of(class_path)
     if cls is None:
         return []
@@ -150,7 +150,7 @@ def _options(parser: ArgumentParser) -> list[str]:
 
 
 def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """The end of a sentence about a wrong name: what may have been meant, or what there is."""
+    """Return the end of an error message about an unknown name: close matches, or all valid names."""
     known = list(known)
     listed = f"there are {', '.join(known)}" if len(known) <= LISTED else "see `ndm train --help`"
     return did_you_mean(name, known, listed, prefix)

@@ -1,4 +1,4 @@
-"""Reading a configuration's file, with what it extends, and laying a command line's overrides over it."""
+"""Read a configuration file and the files it extends, and apply command-line overrides."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _SECTIONS = ("seed", "model", "data", "training", "trainer", "extends", "tiny", 
 
 
 def read_tree(name: str, tiny: bool = False, cpu: bool = False) -> dict[str, Any]:
-    """A configuration's sections, those of the one that it ``extends`` among them.
+    """Read the sections of a configuration, including those of the file that it ``extends``.
 
     Args:
-        name: a file, or the bare name of a shipped configuration.
-        tiny: lay the section ``tiny`` over the others.
-        cpu: lay the section ``cpu`` over the others, if there is one; not together with ``tiny``.
+        name: path, or name of a shipped configuration.
+        tiny: apply the section ``tiny``.
+        cpu: apply the section ``cpu`` if it exists; ignored with ``tiny``.
 
     Raises:
-        ValueError: there is no such file, it cannot be read, or it has no section ``tiny``.
+        ValueError: the file does not exist, cannot be read, or has no section ``tiny``.
     """
     tree, texts = _load(name)
     small, small_texts = tree.pop("tiny", None), texts.pop("tiny", None)
@@ -44,16 +44,16 @@ def read_tree(name: str, tiny: bool = False, cpu: bool = False) -> dict[str, Any
 
 
 def has_section(name: str, section: str) -> bool:
-    """Whether a configuration, or one that it extends, has a section."""
+    """Whether a configuration, or one that it extends, has the given section."""
     return section in _load(name)[0]
 
 
 def _load(name: str, seen: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A configuration's sections: what they say, and the same in texts.
+    """Read the sections of a configuration, as values and as strings.
 
     Args:
-        name: a file, or the bare name of a shipped configuration.
-        seen: the files that led here.
+        name: path, or name of a shipped configuration.
+        seen: files already read in the chain of ``extends``.
     """
     path = configs.find(name)
     if path is None:
@@ -85,14 +85,14 @@ def _load(name: str, seen: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[
         return tree, texts
     if path in seen:
         raise ValueError(f"{path} extends itself.")
-    base = str(written)  # a file may be called 2024
+    base = str(written)  # a file name such as 2024 is parsed as a number
     beside = [file for file in (path.parent / base, path.parent / f"{base}.yaml") if file.is_file()]
     under, under_texts = _load(str(beside[0]) if beside else base, (*seen, path))
     return _merged(under, tree), _merged(under_texts, texts)
 
 
 def _merged(base: Any, over: Any) -> Any:
-    """A configuration with another one laid over it; a part of another class takes nothing over from the old one."""
+    """Merge two configurations; a part of another class inherits no arguments."""
     if not (isinstance(base, dict) and isinstance(over, dict)):
         return over
     if "class_path" in over and bare(over["class_path"]) != bare(base.get("class_path")):
@@ -101,20 +101,19 @@ def _merged(base: Any, over: Any) -> Any:
 
 
 def import_networks(text: str) -> None:
-    """Import the networks that a text names: jsonargparse knows a class by its bare name only when it is imported."""
+    """Import the networks named in a text: jsonargparse resolves bare names of imported classes only."""
     for name in ndm.networks.__all__:
         if name in text:
             getattr(ndm.networks, name)
 
 
-# ---- a command line's overrides
+# ---- command-line overrides
 
 
 def forget_other_classes(tree: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Take the parts out of a configuration that the overrides replace by parts of another class.
+    """Remove the parts that the overrides replace by parts of another class.
 
-    jsonargparse would keep those of their arguments that the new class has too, such as a network that fits the old
-    part.
+    jsonargparse would keep arguments that the new class has too, such as a network that fits the old part.
     """
     for key, value in pairs(overrides):
         container, name = _place(tree, key)
@@ -125,12 +124,12 @@ def forget_other_classes(tree: dict[str, Any], overrides: Sequence[str]) -> None
 
 
 def take_texts(tree: dict[str, Any], overrides: Sequence[str]) -> list[str]:
-    """Put the overrides of arguments that are texts into a configuration, as they were typed; the others are left.
+    """Apply the overrides of string arguments as typed; return the others.
 
-    jsonargparse would read ``[NO, 400]`` as a truth value and a number, and a path ``a: b`` as a dictionary.
+    jsonargparse would read ``[NO, 400]`` as a boolean and a number, and a path ``a: b`` as a dictionary.
 
     Raises:
-        ValueError: a list of texts is asked for, and one is given.
+        ValueError: a string is given for a list of strings.
     """
     chosen = {tuple(_words(key)): value for key, value in pairs(overrides)}
     left: list[str] = []
@@ -149,7 +148,7 @@ def take_texts(tree: dict[str, Any], overrides: Sequence[str]) -> list[str]:
 
 
 def _take(tree: dict[str, Any], key: str, value: str, chosen: dict[tuple[str, ...], str]) -> bool:
-    """Put one override into the tree, if its argument is a text; whether it is."""
+    """Apply one override if its argument is a string; return whether it was applied."""
     *parent, name = _words(key)
     if not parent:
         return False
@@ -158,7 +157,7 @@ def _take(tree: dict[str, Any], key: str, value: str, chosen: dict[tuple[str, ..
     known = part.get("class_path") if isinstance(part, dict) else part
     class_path = chosen.get(tuple(parent), known)
     kind = kind_of_text(class_path, name)
-    if container is None or kind is None or value == "null":  # which is for the parser
+    if container is None or kind is None or value == "null":  # handled by the parser
         return False
     if not isinstance(part, dict):
         part = container[part_name] = {"class_path": class_path}
@@ -179,7 +178,7 @@ def _take(tree: dict[str, Any], key: str, value: str, chosen: dict[tuple[str, ..
 
 
 def pairs(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """The names and values among ``--a.b value`` and ``--a.b=value``."""
+    """Return the (name, value) pairs of ``--a.b value`` and ``--a.b=value``."""
     for option, following in zip_longest(overrides, overrides[1:], fillvalue=""):
         if option.startswith("--"):
             key, equals, value = option[2:].partition("=")
@@ -187,7 +186,7 @@ def pairs(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _rename(node: Any) -> None:
-    """Give the classes of earlier versions of ndm in a configuration the paths that they have."""
+    """Replace class paths of earlier versions of ndm by the current ones."""
     if isinstance(node, list):
         for inner in node:
             _rename(inner)
@@ -199,12 +198,12 @@ def _rename(node: Any) -> None:
 
 
 def _words(key: str) -> list[str]:
-    """An option's name, word by word, without the sign for adding to a list."""
+    """Split an option's name at the dots, without the suffix for appending to a list."""
     return [word for word in key.removesuffix("+").split(".") if word != "init_args"]
 
 
 def _place(tree: dict[str, Any], key: str) -> tuple[dict[str, Any] | None, str]:
-    """The dictionary that holds what an option names, and under which word; None if there is no such dictionary."""
+    """Return the dictionary and key of an option; the dictionary is None if it does not exist."""
     *path, last = _words(key)
     node: Any = tree
     for word in path:

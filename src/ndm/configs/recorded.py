@@ -1,4 +1,4 @@
-"""What a run's folder says it was trained on and how: its data, found again and recognised, and its labels."""
+"""Information recorded in a run folder: the training data, checked for changes, and the label dropout."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ __all__ = ["label_dropout", "looked_for", "read_run_data"]
 
 
 def read_run_data(run: Run, overrides: Sequence[str] = (), other: bool = False, allow: Iterable[str] = ()) -> Data:
-    """The data that a run was trained on, which are refused if they have changed since.
+    """Read the training data of a run, and check that they have not changed.
 
     Args:
-        run: the run.
-        overrides: where the data are, if they have been moved: ``--data.path PATH``, as on the command line.
-        other: take whatever data are there.
-        allow: modules whose classes the configuration may name besides those of ndm.
+        run: the run folder.
+        overrides: new location of the data, if moved: ``--data.path PATH``, as on the command line.
+        other: accept changed data.
+        allow: additional modules whose classes the configuration may use.
 
     Raises:
-        FileNotFoundError: there are no data.
-        ValueError: they are not those of the training; the configuration is damaged, or an override is wrong.
+        FileNotFoundError: the data do not exist.
+        ValueError: the data have changed, the configuration is damaged, or an override is invalid.
     """
     data = read_data(run.config, overrides, allow)
     with looked_for(run, overrides):
         if other:
-            len(data.examples("train"))  # so that what is wrong with them is told here
+            len(data.examples("train"))  # raises errors in the data here
         else:
             run.require_same_data(data, "or evaluate on these on purpose by --other-data")
     return data
@@ -39,7 +39,7 @@ def read_run_data(run: Run, overrides: Sequence[str] = (), other: bool = False, 
 
 @contextmanager
 def looked_for(run: Run, overrides: Sequence[str] = ()) -> Iterator[None]:
-    """Where data are not found, say where the path comes from, and how to give another."""
+    """Add the origin of the path, and how to change it, to a missing-data error."""
     try:
         yield
     except (FileNotFoundError, ConnectionError) as error:
@@ -55,13 +55,13 @@ def looked_for(run: Run, overrides: Sequence[str] = ()) -> Iterator[None]:
 
 
 def label_dropout(run: Run) -> float | None:
-    """The share of labels that were left out in a run's training; None if its configuration does not say."""
+    """Return the label dropout of a run's training; None if its configuration does not contain it."""
     share = _section(run, "training").get("label_dropout")
     return None if share is None else float(share)
 
 
 def _section(run: Run, name: str) -> dict[str, Any]:
-    """A section of a run's configuration; empty if there is none that can be read."""
+    """Return a section of a run's configuration; empty if it cannot be read."""
     try:
         section = read_yaml(run.config).get(name)
     except (OSError, ValueError, AttributeError):

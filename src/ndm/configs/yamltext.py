@@ -1,9 +1,8 @@
-"""Configurations as YAML, such that what was written reads back as it was.
+"""YAML serialization of configurations that round-trips.
 
-Two programs read a configuration: PyYAML, and jsonargparse, to which more texts are numbers (``1e3`` and ``695e0514``
-among them). A text that either would take for something else is written in quotes. And where the argument of a class
-is a text, or a list of texts, what a user has written without quotes is that text: ``columns: [NO, 400]`` names the
-columns ``NO`` and ``400``.
+A configuration is read by PyYAML and by jsonargparse, which parses more strings as numbers (such as ``1e3`` and
+``695e0514``). Strings that either would parse as another type are quoted. If an argument of a class is a string or a
+list of strings, unquoted values are read as strings: ``columns: [NO, 400]`` means the columns ``NO`` and ``400``.
 """
 
 from __future__ import annotations
@@ -21,35 +20,36 @@ from ndm.storage.texts import check_yaml, not_yaml, parse_yaml
 
 __all__ = ["MODE", "as_written", "dump", "kind_of_text", "load", "load_texts"]
 
-#: What jsonargparse calls this way of reading and writing.
+#: Name of this parser mode in jsonargparse.
 MODE = "ndm"
 
 _TextLoader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 
 def load(text: str) -> Any:
-    """What a text in YAML says, as jsonargparse understands it.
+    """Parse YAML text by jsonargparse's rules.
 
     Raises:
-        ValueError: it is not YAML, or too large or too deep: see :func:`ndm.storage.texts.parse_yaml`.
+        ValueError: the text is not valid YAML, or is too large or too deeply nested: see
+            :func:`ndm.storage.texts.parse_yaml`.
     """
     check_yaml(text)
     try:
         return get_loader("yaml")(text)
-    except (yaml.YAMLError, TypeError, OverflowError) as error:  # a key that is no text is a TypeError
+    except (yaml.YAMLError, TypeError, OverflowError) as error:  # a TypeError: a key is not a string
         raise ValueError(not_yaml(error)) from None
 
 
 def load_texts(text: str) -> Any:
-    """The same, with every number, truth value, date and null as the text that stands there."""
+    """Parse YAML text, keeping every number, boolean, date and null as a string."""
     return parse_yaml(text, _TextLoader)
 
 
 def dump(tree: Any) -> str:
-    """A text in YAML that says it, of which :func:`load` and ``yaml.safe_load`` make the same again."""
+    """Serialize to YAML text that :func:`load` and ``yaml.safe_load`` read back unchanged."""
     text = _dumped(tree, readable=True)
     if not text.isascii() and not (load(text) == tree and parse_yaml(text) == tree):
-        return _dumped(tree, readable=False)  # among letters that need no escape are signs that the readers lose
+        return _dumped(tree, readable=False)  # the readers lose some unescaped characters
     return text
 
 
@@ -67,7 +67,7 @@ _Dumper.add_representer(str, _Dumper.represent_text)
 
 @lru_cache(maxsize=4096)
 def _is_plain(text: str) -> bool:
-    """Whether a text without quotes is that text, to both readers."""
+    """Whether both readers parse an unquoted string as that string."""
     try:
         return bool(load(text) == text and parse_yaml(text) == text)
     except ValueError:
@@ -79,11 +79,11 @@ set_dumper(MODE, dump)
 
 
 def as_written(tree: Any, texts: Any) -> Any:
-    """A configuration whose arguments that are texts are what was written.
+    """Return the configuration with string arguments as written.
 
     Args:
-        tree: the configuration, by :func:`load`.
-        texts: the same by :func:`load_texts`.
+        tree: the configuration, from :func:`load`.
+        texts: the same, from :func:`load_texts`.
     """
     if isinstance(tree, list) and isinstance(texts, list) and len(tree) == len(texts):
         return [as_written(*both) for both in zip(tree, texts, strict=True)]
@@ -105,10 +105,10 @@ def _is_texts(value: Any) -> bool:
 
 
 def kind_of_text(class_path: Any, name: str) -> Literal["text", "texts"] | None:
-    """Whether an argument of a class is a text, or a list of texts, and perhaps null; None if it may be anything else.
+    """Whether an argument is a (possibly null) string or list of strings; None if it may be of another type.
 
     Args:
-        class_path: the class, as a configuration names it.
+        class_path: the class, as in a configuration.
         name: the argument.
     """
     cls = class_of(class_path)
@@ -116,7 +116,7 @@ def kind_of_text(class_path: Any, name: str) -> Literal["text", "texts"] | None:
         constructor = vars(part).get("__init__")
         try:
             hint = typing.get_type_hints(constructor).get(name) if constructor else None
-        except (NameError, TypeError):  # what is written there has no value here
+        except (NameError, TypeError):  # the annotation cannot be resolved here
             hint = None
         if hint is not None:
             united = typing.get_origin(hint) in (typing.Union, types.UnionType)

@@ -1,4 +1,4 @@
-"""A model measured on a data set: bounds, likelihoods, and the quality of samples, each with its error."""
+"""Evaluation of a model on a data set: bounds, likelihoods and sample quality, with standard errors."""
 
 from typing import TYPE_CHECKING
 

@@ -1,10 +1,10 @@
-r"""What a model has to beat: a Gaussian mixture, fitted in seconds.
+r"""Baseline for a model: a Gaussian mixture, fitted in seconds.
 
     p(x) = sum_k pi_k N(x; mu_k, S_k)
 
-with full covariances, by expectation and maximisation: scikit-learn's GaussianMixture. The number of components and
-what is added to the variances are chosen by the validation split. On small tables the mixture may describe the data
-better than a network does, which a user should be told.
+with full covariances, fitted by expectation-maximisation (scikit-learn's GaussianMixture). The number of components and
+the regularisation of the covariances are selected on the validation split. On small tables the mixture may fit the data
+better than a network; the user is then informed.
 """
 
 from __future__ import annotations
@@ -22,36 +22,36 @@ if TYPE_CHECKING:
 
 __all__ = ["GaussianMixture", "gaussian_mixture", "has_mixtures"]
 
-#: Numbers of components that are tried, in this order, until more of them have made it worse twice.
+#: Candidate numbers of components, in this order; the search stops after two without improvement.
 COMPONENTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 
-#: What is added to the variances of the standardised columns: while the number of components is looked for, and then as
-#: another choice for the best number and its neighbours.
+#: Regularisation of the standardised variances: the value for the search over components, and then an alternative for
+#: the best number and its neighbours.
 REGULARISATION, STRONGER = 1e-6, 1e-3
 
-#: Rows that a mixture is fitted to and chosen by, at most: a random part of those there are.
+#: Maximum number of rows for fitting and for selection; a random subset is used.
 ROWS = 20_000
 
-#: Columns that a full covariance is fitted to, at most.
+#: Maximum number of columns.
 COLUMNS = 256
 
-#: Iterations of a fit, at most.
+#: Maximum number of iterations of a fit.
 ITERATIONS = 200
 
-#: Iterations that a fit usually takes, by which its cost is foreseen.
+#: Typical number of iterations of a fit, for the cost estimate.
 TYPICAL_ITERATIONS = 50
 
-#: Floating-point operations that all fits together may take, at most: about 15 seconds of one core.
+#: Maximum number of floating-point operations of all fits: about 15 seconds on one core.
 OPERATIONS = 5e10
 
 
 class GaussianMixture:
-    """A Gaussian mixture of standardised columns that speaks in the data's units; see :func:`gaussian_mixture`.
+    """Gaussian mixture of standardised columns, with results in the data's units; see :func:`gaussian_mixture`.
 
     Attributes:
         components: K, the number of Gaussians.
-        regularisation: what was added to the variances, in standardised units.
-        rows: how many rows it was fitted to.
+        regularisation: value added to the variances, in standardised units.
+        rows: number of rows it was fitted to.
     """
 
     def __init__(self, mixture: sklearn.mixture.GaussianMixture, mean: np.ndarray, std: np.ndarray, rows: int) -> None:
@@ -78,7 +78,7 @@ class GaussianMixture:
     def log_prob(self, x: Tensor) -> Tensor:
         """The log-density of rows, (B, d) -> (B,), float64, in nats, in the data's units.
 
-        -inf or NaN for a row that is not finite, or so far away that its distance is not.
+        It is -inf or NaN for a row that is not finite or whose distance overflows.
 
         Raises:
             ValueError: the rows have another number of columns.
@@ -96,7 +96,7 @@ class GaussianMixture:
 
 
 def has_mixtures() -> bool:
-    """Whether scikit-learn, which fits them, is installed."""
+    """Whether scikit-learn is installed."""
     try:
         import sklearn.mixture  # noqa: F401
     except ModuleNotFoundError:
@@ -105,15 +105,15 @@ def has_mixtures() -> bool:
 
 
 def gaussian_mixture(train: Tensor, validation: Tensor, seed: int = 0) -> GaussianMixture:
-    r"""The Gaussian mixture with full covariances that describes the validation rows best.
+    r"""Fit a Gaussian mixture with full covariances, selected by the log-density of the validation rows.
 
-    It takes about 15 seconds of one core at most: of more rows than 20,000 a random part is used, and larger mixtures
-    are not tried where they would take too long. The same arguments give the same mixture.
+    This takes at most about 15 seconds on one core: a random subset is used if there are more than 20,000 rows, and
+    mixtures that would take too long are skipped. The result is deterministic.
 
     Args:
-        train: the rows to fit to, (N, d), of any floating type.
-        validation: the rows to choose by, (M, d).
-        seed: of the part of the rows and of where the fits begin.
+        train: rows for fitting, (N, d), of any floating type.
+        validation: rows for selection, (M, d).
+        seed: seed of the subset of rows and of the initialisation.
 
     Raises:
         ValueError: there are fewer than two training rows or no validation rows, a value is not finite, or there are
@@ -147,8 +147,8 @@ def gaussian_mixture(train: Tensor, validation: Tensor, seed: int = 0) -> Gaussi
 
 
 def _affordable(rows: int, columns: int) -> list[int]:
-    """The numbers of components that there are rows and time for, one at least."""
-    numbers = (columns + 1) * (columns + 2) / 2  # a weight, a mean and a covariance: no more of them than rows
+    """Return the candidate numbers of components for these rows within the time limit, at least one."""
+    numbers = (columns + 1) * (columns + 2) / 2  # parameters per component; at most one parameter per row
     cost = [4.0 * TYPICAL_ITERATIONS * rows * components * columns**2 for components in COMPONENTS]
     every = zip(COMPONENTS, np.cumsum(cost), strict=True)
     return [k for k, so_far in every if k == 1 or (k * numbers <= rows and so_far <= OPERATIONS)]
@@ -157,13 +157,13 @@ def _affordable(rows: int, columns: int) -> list[int]:
 def _fitted(
     rows: np.ndarray, others: np.ndarray, components: int, regularisation: float, seed: int, place: int
 ) -> tuple[float, int, sklearn.mixture.GaussianMixture]:
-    """The mean log-density of the other rows, the place as it was given, and the mixture."""
+    """Return the mean log-density of the validation rows, the index as given, and the mixture."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture as Mixture
 
     mixture = Mixture(components, reg_covar=regularisation, max_iter=ITERATIONS, random_state=seed % 2**32)
     with warnings.catch_warnings():
-        # Too few iterations, or equal rows of which k-means makes fewer clusters: the validation rows will tell.
+        # Too few iterations, or fewer k-means clusters because of equal rows: the validation rows decide.
         warnings.simplefilter("ignore", ConvergenceWarning)
         mixture.fit(rows)
     return float(mixture.score(others)), place, mixture
@@ -176,7 +176,7 @@ def _rows(x: Tensor) -> np.ndarray:
 
 
 def _part(rows: np.ndarray, seed: int) -> np.ndarray:
-    """At most :data:`ROWS` of the rows, at random."""
+    """Return a random subset of at most :data:`ROWS` rows."""
     if len(rows) <= ROWS:
         return rows
     return rows[np.sort(np.random.default_rng(seed).choice(len(rows), ROWS, replace=False))]

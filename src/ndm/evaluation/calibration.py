@@ -1,4 +1,4 @@
-"""Reverse variances and grids that are fitted to some training examples for an evaluation, by several processes."""
+"""Distributed calibration of reverse variances and time grids on training examples."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from ndm.model import NDM
 
 __all__ = ["calibrated", "own_variance", "with_variance"]
 
-#: The largest number of steps that an optimal grid is looked for: there is little left to win beyond, and the pairs of
-#: times that have to be looked at are four times as many for twice the steps.
+#: Maximum number of steps for which an optimal grid is computed: the gain is small beyond, and the number of pairs of
+#: times is quadratic in the steps.
 LARGEST_GRID = 100
 
-#: Examples that an optimal grid is chosen by.
+#: Number of examples for computing an optimal grid.
 GRID_EXAMPLES = 500
 
 
 @contextmanager
 def with_variance(model: NDM, name: str, steps: int | None, calibrated: CalibratedVariance | None) -> Iterator[None]:
-    """The model with the reverse variance ``name`` for the time being."""
+    """Context manager that temporarily gives the model the reverse variance ``name``."""
     own, calibrations = model.reverse_variance, dict(model.calibrations.items())
     try:
         model.uncalibrate()
@@ -47,16 +47,16 @@ def with_variance(model: NDM, name: str, steps: int | None, calibrated: Calibrat
 def calibrated(
     model: NDM, part: Some, labels: Tensor | None, steps: int, names: Sequence[str], seed: int, spacing: str
 ) -> dict[str, CalibratedVariance]:
-    """The best reverse variances of these kinds for T steps, from one pass over some examples, shared among processes.
+    """Fit reverse variances of these kinds for T steps in one pass over the examples, shared among processes.
 
     Args:
         model: the model.
         part: the examples.
-        labels: their classes, (n,).
+        labels: their class labels, (n,).
         steps: T.
         names: ``isotropic``, ``diagonal``, ``full``.
-        seed: of the noise.
-        spacing: of the steps: even in ``time``, even in ``gamma``, or ``optimal``, which is looked for up to T = 100.
+        seed: seed of the noise.
+        spacing: spacing of the steps: uniform in ``time`` or in ``gamma``, or ``optimal`` (up to T = 100).
     """
     times = None
     if spacing == "gamma":
@@ -78,7 +78,7 @@ def calibrated(
 def _best_grid(
     model: NDM, part: Some, labels: Tensor | None, steps: int, names: Sequence[str], seed: int
 ) -> Tensor | None:
-    """The best grid of T steps for reverse variances of these kinds; None, for even steps, where there are too many."""
+    """Compute the best grid of T steps for these reverse variances; None (uniform steps) if T is too large."""
     if steps > LARGEST_GRID:
         return None
     covariance = "isotropic" if set(names) <= {"isotropic"} else "diagonal"
@@ -99,15 +99,15 @@ def _moments(
     seed: int,
     found: Callable[[Tensor, Tensor | None, torch.Generator], Moments],
 ) -> Moments:
-    """The moments that are found in each block of some examples, added up, the blocks shared among the processes."""
+    """Sum the moments over blocks of examples, which are shared among the processes."""
     device, moments = device_of(model), None
-    with with_variance(model, "posterior", None, None):  # which has no part in the errors
+    with with_variance(model, "posterior", None, None):  # does not affect the errors
         for block in shard(-(-len(part) // BLOCK)):
             rows = slice(block * BLOCK, (block + 1) * BLOCK)
             y = None if labels is None else labels[rows].to(device)
             here = found(part[rows].to(device), y, torch.Generator(device).manual_seed(seed_of(seed, block)))
             moments = here if moments is None else moments + here
-    if moments is None:  # there are more processes than blocks: take part in the sum, with nothing
+    if moments is None:  # more processes than blocks: contribute zero to the sum
         moments = found(part[:1].to(device), None if labels is None else labels[:1].to(device), torch.Generator(device))
         moments.count, moments.sums = torch.zeros_like(moments.count), torch.zeros_like(moments.sums)
     moments.count, moments.sums = all_reduce(moments.count), all_reduce(moments.sums)
@@ -115,6 +115,6 @@ def _moments(
 
 
 def own_variance(model: NDM) -> str:
-    """The name of the model's own reverse variance: posterior, learned, predicted, or a class name."""
+    """Return the name of the model's reverse variance: posterior, learned, predicted, or a class name."""
     name = type(model.reverse_variance).__name__
     return name.removesuffix("Variance").lower() if name.endswith("Variance") else name

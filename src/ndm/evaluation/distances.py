@@ -1,16 +1,15 @@
-r"""How far two samples are apart: the sliced Wasserstein distance, and a kernel distance without bias.
+r"""Distances between two samples: the sliced Wasserstein distance, and an unbiased kernel distance (MMD).
 
-With theta a direction of unit length, and W_p the exact Wasserstein distance of numbers on a line:
+With theta a unit vector, and W_p the exact Wasserstein distance in one dimension:
 
     sliced Wasserstein   (E_theta W_p(theta.x, theta.y)^p)^{1/p}      (Bonneel et al., J. Math. Imaging Vis. 51, 2015)
     MMD^2                E k(x, x') + E k(y, y') - 2 E k(x, y)        (Gretton et al., JMLR 13, 2012, lemma 6)
 
-Two finite samples of one distribution are not at distance zero: the sliced Wasserstein distance is then positive, and
-the kernel distance scatters around zero. So each comes with its standard error, from leaving groups of examples out,
-and with what the same examples give when they are divided between the two samples at random. The rows of a sample are
-taken to be independent and in no order.
+For two finite samples of the same distribution, the sliced Wasserstein distance is positive, and the kernel distance
+has mean zero. Each distance is therefore returned with its jackknife standard error, and with the values for random
+permutations of the examples between the samples. The rows of a sample are assumed to be independent and unordered.
 
-For images in pixels both say little; see :mod:`ndm.evaluation.quality` for distances of a network's features.
+Neither is informative for images in pixel space; see :mod:`ndm.evaluation.quality` for distances of network features.
 """
 
 from __future__ import annotations
@@ -28,39 +27,40 @@ from ndm._internal.random import normal_like
 
 __all__ = ["SampleDistance", "jackknife", "mmd", "sliced_wasserstein"]
 
-#: Groups of examples that are left out, one at a time, for the standard error.
+#: Number of jackknife groups.
 GROUPS = 20
 
-#: Fewest examples of each sample: with fewer, too few are left when a group is out.
+#: Minimum number of examples per sample: with fewer, the jackknife groups are too small.
 FEWEST = 4
 
-#: Widths of the Gaussian kernels of MMD, over the scale. Each is twice the one before.
+#: Widths of the Gaussian kernels of MMD, in units of the scale. Each is twice the previous one.
 WIDTHS = (1 / 4, 1 / 2, 1, 2, 4)
 
-#: Examples from whose pairs the scale is taken.
+#: Number of examples whose pairwise distances determine the scale.
 PAIRED = 1000
 
-#: The part of the random divisions that stay below the level.
+#: Quantile of the permutations for the level.
 CONFIDENCE = 0.95
 
-#: Numbers that are in memory at a time, about.
+#: Approximate number of values in memory at a time.
 NUMBERS_AT_ONCE = 4_000_000
 
 
 @dataclass(frozen=True)
 class SampleDistance:
-    """A distance between two samples, and what to compare it with.
+    """A distance between two samples, with reference values.
 
     Attributes:
         value: the distance.
-        stderr: its standard error, over draws of both samples, and of the directions where there are any. For samples
-            of one distribution it is somewhat too large: how far those are apart, ``same`` and ``level`` say.
-        same: what the examples of both samples together give on average when they are divided at random: the
-            distance of two samples of these sizes that have one distribution. None without permutations.
-        level: what 95% of the random divisions stay below; None without permutations.
-        p_value: how often a random division is at least as far apart, this one counted; None without permutations.
-        examples_x: how many examples of x.
-        examples_y: how many examples of y.
+        stderr: its standard error, over draws of both samples and of the directions, if any. For samples of the same
+            distribution it is somewhat too large; use ``same`` and ``level`` instead.
+        same: mean distance over random permutations of the pooled examples, which is the expected distance of two
+            samples of these sizes from one distribution. None without permutations.
+        level: 95% quantile of the permutations; None without permutations.
+        p_value: fraction of permutations with at least this distance, the observed one included; None without
+            permutations.
+        examples_x: number of examples of x.
+        examples_y: number of examples of y.
     """
 
     value: float
@@ -86,22 +86,22 @@ def sliced_wasserstein(
     permutations: int = 100,
     generator: torch.Generator | None = None,
 ) -> SampleDistance:
-    r"""The sliced Wasserstein distance of order p, in the units of the data: the root is taken, after the mean.
+    r"""Compute the sliced Wasserstein distance of order p, in the units of the data (the root of the mean).
 
-    Two samples that differ by a shift m alone are at distance \|m\| / sqrt(d) for p = 2. The samples' sizes may differ:
-    along each direction the distance of their step functions is exact. It grows as there are fewer examples, so a
-    figure belongs with their numbers, and with ``same``.
+    Two samples that only differ by a shift m have distance \|m\| / sqrt(d) for p = 2. The sample sizes may differ: the
+    distance along each direction is exact. It increases with decreasing sample size, so report it with the sample sizes
+    and with ``same``.
 
     Args:
-        x: a sample, (N, \\*shape).
-        y: another, (M, \\*shape).
-        projections: the number of random directions; the same generator gives the same ones.
+        x: first sample, (N, \\*shape).
+        y: second sample, (M, \\*shape).
+        projections: number of random directions.
         p: the order, at least 1.
-        permutations: how many random divisions to compare with; 0 for none, which costs least.
-        generator: of the directions and the divisions.
+        permutations: number of random permutations; 0 for none, which is the fastest.
+        generator: generator of the directions and the permutations.
 
     Raises:
-        ValueError: the samples do not fit together, are too small or not finite, or a number is out of its range.
+        ValueError: the samples have different shapes, are too small or not finite, or a number is out of its range.
 
     Example:
         >>> import torch, ndm
@@ -116,18 +116,18 @@ def sliced_wasserstein(
         raise ValueError(f"projections must be at least 1 and p at least 1 and finite, got {projections} and {p}.")
     rows, n = _pooled(x, y, permutations)
     if rows.shape[1] == 1:
-        projections = 1  # the one direction there is
+        projections = 1  # there is only one direction
     directions = normal_like(rows.new_empty(projections, rows.shape[1]), generator)
     directions = directions / directions.norm(dim=1, keepdim=True)
     divisions = _divisions(n, len(rows) - n, permutations, generator).to(rows.device)
     costs = []
     for some in directions.split(max(1, NUMBERS_AT_ONCE // (4 * len(rows)))):
         places, order = (some @ rows.T).sort(dim=1)
-        # Sorted once: what is left of a sorted row is sorted.
+        # Sorted once: a subset of a sorted row is sorted.
         costs.append(torch.stack([_transport(places, division[order], p) for division in divisions]))
-    each = torch.cat(costs, dim=1)  # W_p^p, (divisions, projections)
+    each = torch.cat(costs, dim=1)  # W_p^p, (permutations, projections)
     values = each.mean(1) ** (1 / p)
-    # The derivative of the root, times the error of the mean over directions.
+    # Derivative of the root times the error of the mean over directions.
     spread = each[0].std().item() / math.sqrt(projections) if projections > 1 else 0.0
     directional = spread * values[0].item() ** (1 - p) / p if spread else 0.0
     return _distance(values, n, len(rows) - n, directional)
@@ -142,23 +142,23 @@ def mmd(
     permutations: int = 100,
     generator: torch.Generator | None = None,
 ) -> SampleDistance:
-    r"""The squared maximum mean discrepancy, without bias: zero on average for samples of one distribution, and so at
-    times below it.
+    r"""Compute the unbiased squared maximum mean discrepancy. Its mean is zero for samples of the same distribution, so
+    it can be negative.
 
-    The kernel is the mean of five Gaussian ones, of widths 1/4, 1/2, 1, 2 and 4 times ``scale``: one width would have
-    to be tuned to how large the differences are, five of them see both a wrong place of everything and wrong detail.
-    It lies between 0 and 1, and does not depend on the data's units.
+    The kernel is the mean of five Gaussian kernels with widths 1/4, 1/2, 1, 2 and 4 times ``scale``, which detect both
+    large and small differences; a single width would have to be tuned. It lies between 0 and 1, and does not depend on
+    the data's units.
 
     Args:
-        x: a sample, (N, \\*shape): the reference, if one of the two is.
-        y: another, (M, \\*shape).
-        scale: the middle width; by default the median distance of two examples of x (of 1,000 of them, evenly spread).
-            It is x's alone, so that figures of several y with one x can be compared.
-        permutations: how many random divisions to compare with; 0 for none, which costs least.
-        generator: of the divisions.
+        x: first sample, (N, \\*shape): the reference, if there is one.
+        y: second sample, (M, \\*shape).
+        scale: the middle width; by default the median distance between examples of x (of 1,000 of them, evenly spaced).
+            It only depends on x, so that values for several y are comparable.
+        permutations: number of random permutations; 0 for none, which is the fastest.
+        generator: generator of the permutations.
 
     Raises:
-        ValueError: the samples do not fit together, are too small or not finite, or the scale is not positive.
+        ValueError: the samples have different shapes, are too small or not finite, or the scale is not positive.
 
     Example:
         >>> import torch, ndm
@@ -186,18 +186,18 @@ def mmd(
         within_y += (second[here] * to_second).sum(0)
         between += (first[here] * to_second).sum(0)
     a, b = first.sum(0), second.sum(0)
-    # An example's likeness to itself, which is 1, is left out.
+    # Exclude the diagonal, which is 1.
     values = (within_x - a) / (a * (a - 1)) + (within_y - b) / (b * (b - 1)) - 2 * between / (a * b)
     return _distance(values, n, len(rows) - n)
 
 
 def jackknife(left_out: Tensor) -> float:
-    r"""The standard error of a figure from its values, (G,), with one of G groups of examples left out at a time:
+    r"""Compute the jackknife standard error from the values, (G,), with one of G groups of examples left out at a time:
 
         sqrt( (G - 1) / G  sum_g (v_g - mean v)^2 )
 
-    Where the same group is left out of two independent samples, it is that of a figure of both. (Efron and Tibshirani,
-    *An Introduction to the Bootstrap*, 1993, chapter 11.)
+    For a statistic of two independent samples, leave out the same group of both. (Efron and Tibshirani, *An
+    Introduction to the Bootstrap*, 1993, chapter 11.)
 
     Example:
         >>> import torch
@@ -210,7 +210,7 @@ def jackknife(left_out: Tensor) -> float:
 
 
 def _pooled(x: Tensor, y: Tensor, permutations: int) -> tuple[Tensor, int]:
-    """The rows of both samples, (N + M, d) in float64, and N."""
+    """Return the rows of both samples, (N + M, d) in float64, and N."""
     x, y = as_tensor(x, "samples"), as_tensor(y, "samples")
     if x.dim() < 2 or x.shape[1:] != y.shape[1:] or x[0].numel() == 0:
         raise ValueError(
@@ -223,14 +223,14 @@ def _pooled(x: Tensor, y: Tensor, permutations: int) -> tuple[Tensor, int]:
     rows = torch.cat([x.flatten(1).double(), y.flatten(1).to(x.device).double()])
     if not torch.isfinite(rows).all():
         raise ValueError("Some examples are not finite: does the sampler return NaN?")
-    return rows - rows.mean(0), len(x)  # distances far from the origin would lose digits
+    return rows - rows.mean(0), len(x)  # centred, to avoid cancellation
 
 
 def _divisions(n: int, m: int, permutations: int, generator: torch.Generator | None) -> Tensor:
-    """Which sample each of n + m examples is in, 1 for the first and -1 for the second, and 0 if it is left out.
+    """Assign n + m examples to the samples: 1 for the first, -1 for the second, 0 for left out.
 
-    The first row is the division as it is. In the next ones a group is left out of both samples; in the others all are
-    divided at random. (1 + groups + permutations, n + m)
+    The first row is the original assignment. The next rows leave a group out of both samples; the others are random
+    permutations. Shape (1 + groups + permutations, n + m).
     """
     own = torch.cat([torch.ones(n, dtype=torch.int8), -torch.ones(m, dtype=torch.int8)])
     groups = min(GROUPS, n, m)
@@ -242,7 +242,7 @@ def _divisions(n: int, m: int, permutations: int, generator: torch.Generator | N
 
 
 def _distance(values: Tensor, n: int, m: int, further: float = 0.0) -> SampleDistance:
-    """What the values of the divisions come to; ``further`` is an error that is not of the examples."""
+    """Summarize the values of all assignments; ``further`` is an additional error, not due to the examples."""
     groups = min(GROUPS, n, m)
     value, left_out, mixed = values[0].item(), values[1 : 1 + groups], values[1 + groups :]
     same = level = p_value = None
@@ -256,11 +256,11 @@ def _distance(values: Tensor, n: int, m: int, further: float = 0.0) -> SampleDis
 
 
 def _transport(places: Tensor, division: Tensor, p: float) -> Tensor:
-    """W_p^p of the two samples on each line, (K,).
+    """Compute W_p^p of the two samples along each direction, (K,).
 
     Args:
-        places: of all examples, sorted, (K, N + M).
-        division: which sample each of them is in, (K, N + M).
+        places: sorted projections of all examples, (K, N + M).
+        division: their assignment to the samples, (K, N + M).
         p: the order.
     """
     x, y = (places[division == sign].view(len(places), -1) for sign in (1, -1))
@@ -270,10 +270,10 @@ def _transport(places: Tensor, division: Tensor, p: float) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _steps(n: int, m: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The intervals of (0, 1) on which both quantile functions are constant: their widths, and which of n and which of
-    m sorted examples the functions have there.
+    """Return the intervals of (0, 1) on which both quantile functions are constant: their widths, and the indices of
+    the sorted examples of both samples.
     """
-    # In units of 1 / (n m), where all ends are whole numbers.
+    # In units of 1 / (n m), in which all end points are integers.
     ends = torch.cat([torch.arange(1, n + 1) * m, torch.arange(1, m + 1) * n]).unique()
     widths = ends.diff(prepend=ends.new_zeros(1)).double() / (n * m)
     return widths, (ends - 1) // m, (ends - 1) // n
@@ -286,7 +286,7 @@ def _kernel(a: Tensor, b: Tensor, scale: float) -> Tensor:
     """The mean of the Gaussian kernels, (N, M)."""
     power = (torch.cdist(a, b).square() / (-2 * (WIDTHS[-1] * scale) ** 2)).exp_()
     total = power.clone()
-    for _ in WIDTHS[1:]:  # half the width is the fourth power
+    for _ in WIDTHS[1:]:  # halving the width raises the kernel to the fourth power
         power = power.square_().square_()
         total += power
     return total / len(WIDTHS)

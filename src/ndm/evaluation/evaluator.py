@@ -1,8 +1,8 @@
-r"""A model on a data set: the bound at several numbers of steps and reverse variances, the ODE likelihood, with errors.
+r"""Evaluation of a model: bounds for several numbers of steps and reverse variances, and the ODE likelihood.
 
-Bits per dimension where the decoder is of K levels, else nats of a density (a differential entropy's unit). Every
-standard error is over the examples of the split, so it holds the split's size as well as the noise of the estimate.
-Where a part of a split is asked for it is a random one, by the seed: :func:`ndm.data.part_of`.
+Values are in bits per dimension for K-level decoders, else in nats of a density. Standard errors are over the examples
+of the split, so they include both the finite size of the split and the noise of the estimate. Subsets of a split are
+random, depending on the seed: :func:`ndm.data.part_of`.
 """
 
 from __future__ import annotations
@@ -59,20 +59,20 @@ def evaluate(
     progress: bool | None = None,
     **changes: Any,
 ) -> Evaluation:
-    """Measure a model on one split of a data set.
+    """Evaluate a model on one split of a data set.
 
-    Several processes, as torchrun starts them, share the work, and all of them return the same.
+    Processes started by torchrun share the work, and all return the same result.
 
     Args:
-        model: the model; left as it was.
-        data: the data set; calibrations use its training split, without which it need not have one.
-        options: what to measure.
-        progress: show a bar; by default on a terminal.
-        changes: fields of ``options`` with other values, such as ``split="validation"`` or ``steps=(10, None)``; other
-            names are options of :func:`ndm.log_likelihood`, such as ``tolerance``.
+        model: the model; not modified.
+        data: the data set; the training split is only required for calibrations.
+        options: evaluation options.
+        progress: show a progress bar; by default on a terminal.
+        changes: fields of ``options`` to replace, such as ``split="validation"`` or ``steps=(10, None)``; other names
+            are options of :func:`ndm.log_likelihood`, such as ``tolerance``.
 
     Raises:
-        ValueError: the data do not fit the model, or there is no such spacing or reverse variance.
+        ValueError: the data do not fit the model, or the spacing or reverse variance is unknown.
     """
     o = (options or EvaluationOptions()).changed(**changes)
     if unknown := [name for name in o.variances if name not in (*VARIANCES, own_variance(model))]:
@@ -107,7 +107,7 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Part:
-    """Some examples of a split: their places, (n,), rising; they themselves; and their labels, (n,), if wanted."""
+    """Some examples of a split: their sorted indices, (n,), the examples, and their labels, (n,), if used."""
 
     places: Tensor
     examples: Some
@@ -121,7 +121,7 @@ class _Part:
         return _Part(places, Some(every, places), None if labels is None else labels[places])
 
     def some(self, size: int | None, seed: int) -> _Part:
-        """A random part of the part."""
+        """Return a random subset."""
         chosen = part_of(len(self.places), size, seed)
         places = self.places[chosen]
         labels = None if self.labels is None else self.labels[chosen]
@@ -129,8 +129,8 @@ class _Part:
 
 
 def _unit(model: NDM, data: Data) -> tuple[float, str]:
-    """What a nat is in the unit of the model's figures, and that unit. It follows the decoder: only one of K levels
-    gives probabilities, whatever values the data have.
+    """Return one nat in the unit of the results, and that unit. It depends on the decoder: only a K-level decoder gives
+    probabilities, whatever the data are.
     """
     if model.decoder.levels is None:
         return 1.0, "nats"
@@ -142,7 +142,7 @@ def _conditional(model: NDM) -> bool:
     return model.num_classes > 0
 
 
-# ---- one kind of figure after the other
+# ---- the metrics
 
 
 def _add_bounds(
@@ -185,7 +185,7 @@ def _add_likelihood(result: Evaluation, model: NDM, data: Data, part: _Part, o: 
         hopeless=_hopeless(result, part.places),
         **o.likelihood_options,
     )
-    # In bits per dimension the customary sign is that of a code length, as for the bound.
+    # Bits per dimension conventionally have the sign of a code length, as for the bound.
     values = found["log_prob"] if unit == "nats" else -found["log_prob"] * scale
     errors = found["solver_error"][values.isfinite()]
     tolerance = o.likelihood_options.get("tolerance") or TOLERANCE * math.prod(data.shape)
@@ -200,7 +200,7 @@ def _add_likelihood(result: Evaluation, model: NDM, data: Data, part: _Part, o: 
 
 
 def _hopeless(result: Evaluation, places: Tensor) -> Tensor:
-    """Which of some examples have a bound that is not finite, so far are they from the data: bool (n,)."""
+    """Whether the bound of each example is not finite, as for extreme outliers: bool (n,)."""
     found = torch.zeros(len(places), dtype=torch.bool)
     for row, values, where in zip(result.rows, result.per_example, result.places, strict=True):
         if row["quantity"] == "bound":
@@ -209,20 +209,18 @@ def _hopeless(result: Evaluation, places: Tensor) -> Tensor:
 
 
 def _has_mixture(model: NDM, data: Data) -> bool:
-    """Whether a Gaussian mixture is a model of the same thing: the density of continuous vectors, without classes."""
+    """Whether a Gaussian mixture is comparable: continuous vectors without classes."""
     if len(data.shape) != 1 or data.shape[0] > baselines.COLUMNS or model.decoder.levels is not None:
         return False
     try:
         enough = len(data.examples("train")) > 1 and len(data.examples("validation")) > 0
-    except ValueError:  # it has no such split
+    except ValueError:  # there is no such split
         return False
     return enough and not _conditional(model) and baselines.has_mixtures()
 
 
 def _add_mixture(result: Evaluation, data: Data, part: _Part, seed: int) -> None:
-    """The log-density of a Gaussian mixture, and the comparison with the model's log-likelihood, or with its bound
-    where there is none.
-    """
+    """Add the log-density of a Gaussian mixture, compared with the model's log-likelihood or else with its bound."""
     of_split = {name: data.examples(name) for name in ("train", "validation")}
     train, validation = (x[part_of(len(x), baselines.ROWS, seed)] for x in of_split.values())
     mixture = baselines.gaussian_mixture(train, validation, seed)
@@ -231,7 +229,7 @@ def _add_mixture(result: Evaluation, data: Data, part: _Part, seed: int) -> None
     own, own_name = result.find("log-likelihood"), "log-likelihood under the ODE"
     if own is None:
         own, own_name = result.find("bound"), "bound"
-    if own is not None:  # so that the two figures are of the same examples
+    if own is not None:  # so that both values use the same examples
         of_model = result.per_example[own] * (-1 if own_name == "bound" else 1)
         values[~of_model.isfinite()] = math.nan
     result.add(
@@ -254,13 +252,13 @@ def _add_mixture(result: Evaluation, data: Data, part: _Part, seed: int) -> None
 
 
 def _add_quality(result: Evaluation, model: NDM, data: Data, n: int, o: EvaluationOptions) -> None:
-    from ndm.evaluation.quality import fid_kid  # it needs torchmetrics
+    from ndm.evaluation.quality import fid_kid  # requires torchmetrics
 
     sampling: dict[str, Any] = {"steps": 250, **o.sampling}
     device, real = device_of(model), _Part.of(data, o.split, n, o.seed, _conditional(model))
     blocks = [slice(b * o.batch_size, (b + 1) * o.batch_size) for b in shard(-(-len(real.places) // o.batch_size))]
     labels = real.labels
-    if labels is not None:  # as many samples of each class as there are examples
+    if labels is not None:  # the same number of samples and examples per class
         labels = labels[torch.arange(n) % len(labels)]
     draw = sample_batches(
         model, n, data.shape, seed=o.seed, batch_size=o.batch_size, labels=labels,
@@ -276,7 +274,7 @@ def _add_quality(result: Evaluation, model: NDM, data: Data, n: int, o: Evaluati
     kind = f"{n} samples, {len(real.places)} examples, features of {scores.features}"
     common = {"steps": sampling["steps"], "variance": None, "unit": "", "examples": n, "kind": kind}
     result.rows.append({"quantity": "FID", "value": scores.fid, "stderr": None} | common)
-    # KID's subsets overlap: their spread is not the error of the mean.
+    # KID's subsets overlap: their standard deviation does not give the error of the mean.
     result.rows.append({"quantity": "KID", "value": scores.kid, "stderr": None, "spread": scores.kid_std} | common)
     result.per_example += [torch.empty(0), torch.empty(0)]
     result.places += [torch.empty(0, dtype=torch.long)] * 2

@@ -1,4 +1,4 @@
-"""What can be chosen about an evaluation."""
+"""Options of an evaluation."""
 
 from __future__ import annotations
 
@@ -13,41 +13,40 @@ from ndm.method.grids import SPACINGS
 
 __all__ = ["VARIANCES", "EvaluationOptions"]
 
-#: Network evaluations that a calibration may spend.
+#: Maximum number of network evaluations of a calibration.
 CALIBRATION_BUDGET = 50_000
 
-#: The reverse variances that a bound can have: the last three are calibrated.
+#: Reverse variances of a bound; the last three are calibrated.
 VARIANCES = ("posterior", "own", "isotropic", "diagonal", "full")
 
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """What is measured by :func:`evaluate`, and how.
+    """Options of :func:`evaluate`.
 
     Args:
         split: ``train``, ``validation`` or ``test``.
-        steps: the numbers of steps T; None for continuous time, in which the reverse variance plays no part.
-        variances: ``posterior``, ``own`` (what the model was trained with), ``isotropic``, ``diagonal``, ``full``.
-        spacing: of the steps of bounds with calibrated variances: even in ``time`` or in ``gamma``, or ``optimal``,
-            which finds the best ones by 500 of those examples (:mod:`ndm.method.grids`), up to T = 100.
-        times: of an example, for a bound with more steps than that or in continuous time.
-        calibration: network evaluations per example and step that a calibration may spend: with T steps it is made from
-            ``calibration`` / T random training examples.
-        likelihood: measure the ODE's log-likelihood as well, where the model has an ODE.
-        likelihood_options: for :func:`ndm.log_likelihood`.
-        max_examples: take so many random examples of the split only.
-        likelihood_examples: take so many of these, at random, for the log-likelihood alone, which costs most.
-        quality: how many samples to compare with as many random examples of the split by FID and KID; None for no
-            comparison.
-        features: for :func:`ndm.evaluation.quality.fid_kid`: ``inception``, a folder, or a network.
-        sampling: options for :func:`ndm.sample`, by default ancestral sampling in 250 steps.
-        mixture: compare with a Gaussian mixture (:mod:`ndm.evaluation.baselines`) where that can be done: the data are
-            vectors and continuous, the model is told no classes, and scikit-learn is installed.
-        seed: of every random number, and of which examples are taken.
-        batch_size: how many examples at a time.
+        steps: numbers of steps T; None for continuous time, which does not depend on the reverse variance.
+        variances: ``posterior``, ``own`` (the model's), ``isotropic``, ``diagonal``, ``full``.
+        spacing: spacing of the steps for calibrated variances: uniform in ``time`` or in ``gamma``, or ``optimal``,
+            which is computed from 500 of those examples (:mod:`ndm.method.grids`), up to T = 100.
+        times: times per example, for a bound with more steps than that or in continuous time.
+        calibration: maximum number of network evaluations of a calibration: with T steps, ``calibration`` / T random
+            training examples are used.
+        likelihood: also compute the log-likelihood, if the model has an ODE.
+        likelihood_options: options of :func:`ndm.log_likelihood`.
+        max_examples: number of random examples of the split to use; None for all.
+        likelihood_examples: number of these, at random, for the log-likelihood, which is the most expensive.
+        quality: number of samples, and of random examples of the split, for FID and KID; None to skip.
+        features: features for :func:`ndm.evaluation.quality.fid_kid`: ``inception``, a folder, or a network.
+        sampling: options of :func:`ndm.sample`, by default ancestral sampling in 250 steps.
+        mixture: compare with a Gaussian mixture (:mod:`ndm.evaluation.baselines`), if the data are continuous vectors,
+            the model has no classes, and scikit-learn is installed.
+        seed: seed of all random numbers and subsets.
+        batch_size: batch size.
 
     Raises:
-        ValueError: there is no such spacing.
+        ValueError: the spacing is unknown.
     """
 
     split: str = "test"
@@ -72,7 +71,7 @@ class EvaluationOptions:
             raise ValueError(f"There is no spacing {self.spacing!r}; choose one of {', '.join(SPACINGS)}.")
 
     def changed(self, **changes: Any) -> EvaluationOptions:
-        """The same with other values; what is no field is an option for :func:`ndm.log_likelihood`."""
+        """Return a copy with other values; names that are not fields are options of :func:`ndm.log_likelihood`."""
         names = {f.name for f in fields(self)}
         own = {name: value for name, value in changes.items() if name in names}
         others = {name: value for name, value in changes.items() if name not in names}

@@ -1,4 +1,4 @@
-"""The bound and the log-likelihood of every example, a block at a time, shared among processes."""
+"""Bound and log-likelihood of each example, computed in blocks and shared among processes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from ndm.model import NDM
 
 __all__ = ["BLOCK", "TIMES", "bound_per_example", "device_of", "likelihood_per_example", "solved"]
 
-#: Times per example where the number of steps is larger than this, or infinite; otherwise every step is evaluated.
+#: Times per example if the number of steps is larger, or infinite; otherwise every step is evaluated.
 TIMES = 100
 
-#: Examples that are measured at a time, and that a process gets at a time where several share the work.
+#: Block size, also for sharing the work among processes.
 BLOCK = 250
 
 
@@ -36,20 +36,20 @@ def bound_per_example(
     batch_size: int = BLOCK,
     times: int = TIMES,
 ) -> dict[str, Tensor]:
-    """The bound's terms for each example, averaged over its steps: all T of them up to ``times``, else so many
+    """Compute the terms of the bound for each example, averaged over all T steps if T <= ``times``, else over ``times``
     stratified times.
 
-    The work is shared among the processes of :mod:`ndm._internal.distributed`. What an example gets depends on the seed
-    and on its place alone, not on how many processes there are.
+    The work is shared among the processes of :mod:`ndm._internal.distributed`. The result of an example depends only on
+    the seed and its index, not on the number of processes.
 
     Args:
         model: the model.
-        data: (N, \\*shape), a tensor or what gives one by rows.
+        data: (N, \\*shape), a tensor or an object that returns tensors when indexed.
         steps: T, or None for continuous time.
         labels: class labels, (N,).
-        seed: of times and noise.
-        batch_size: how many examples at a time; another number means other noise.
-        times: the number of times, where not every step is evaluated.
+        seed: seed of times and noise.
+        batch_size: batch size; the noise depends on it.
+        times: number of times, if not every step is evaluated.
 
     Returns:
         ``total``, ``diffusion``, ``prior`` and ``reconstruction``, each (N,), in nats, in float64.
@@ -81,20 +81,20 @@ def likelihood_per_example(
     hopeless: Tensor | None = None,
     **options: Any,
 ) -> tuple[dict[str, Tensor], str, int]:
-    """``log_prob`` and ``solver_error``, (N,) in nats, what they are in words, and the evaluations of the drift: see
-    :func:`ndm.log_likelihood`.
+    """Compute ``log_prob`` and ``solver_error``, (N,) in nats, their description, and the number of drift evaluations:
+    see :func:`ndm.log_likelihood`.
 
-    An example that cannot be solved is NaN, and spoils no other. The work is shared as that of
-    :func:`bound_per_example` is; the arguments of the same name mean the same.
+    An example that cannot be solved is NaN, without effect on others. The work is shared as in
+    :func:`bound_per_example`.
 
     Args:
         model: the model.
         data: (N, \\*shape).
         labels: class labels, (N,).
-        seed: of the probes and of z_0.
-        batch_size: how many examples at a time.
-        hopeless: for each example whether it is not to be tried, as one without a finite bound, bool (N,).
-        options: for :func:`ndm.log_likelihood`.
+        seed: seed of the probes and of z_0.
+        batch_size: batch size.
+        hopeless: examples to skip, such as those without a finite bound, bool (N,).
+        options: options of :func:`ndm.log_likelihood`.
     """
     device, evaluations, kinds = device_of(model), torch.zeros(1), [""]
     skipped = torch.zeros(len(data), dtype=torch.bool) if hopeless is None else hopeless
@@ -119,10 +119,10 @@ def solved(
     generator: torch.Generator,
     options: Mapping[str, Any],
 ) -> tuple[Tensor, str, int]:
-    """The log-likelihood, its standard error and the solver's, float64 (n, 3); what it is, and its evaluations.
+    """Return log-likelihood, standard error and solver error, float64 (n, 3), the description, and the evaluations.
 
-    The rows of NaN are those that are hopeless, (n,), which are not tried, and those without a finite path. In the
-    place of a hopeless row another one is solved, so that the others get the random numbers that they get without it.
+    Rows are NaN if they are ``hopeless``, (n,), or have no finite path. A hopeless row is replaced by another one, so
+    that the random numbers of the other rows do not change.
     """
     if hopeless.all():
         return torch.full((len(x), 3), math.nan, dtype=torch.float64), "", 0
@@ -131,7 +131,7 @@ def solved(
         places = torch.where(hopeless, first, torch.arange(len(x))).to(x.device)
         x, labels = x[places], None if labels is None else labels[places]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of rows that are not solved, which are counted
+        warnings.simplefilter("ignore", RuntimeWarning)  # unsolved rows are counted
         result = log_likelihood(model, x, labels=labels, generator=generator, **options)
     found = torch.stack([result.log_prob, result.stderr, result.solver_error], dim=1).double().cpu()
     found[hopeless | ~found[:, 0].isfinite()] = math.nan
@@ -139,7 +139,7 @@ def solved(
 
 
 def device_of(model: NDM) -> torch.device:
-    """The device that the model's parameters are on."""
+    """Return the device of the model's parameters."""
     return next(iter(model.parameters()), torch.empty(0)).device
 
 
@@ -151,7 +151,7 @@ def _block_by_block(
     device: torch.device,
     columns: int,
 ) -> Tensor:
-    """What ``measure`` makes of each block of examples, shared among the processes: (N, columns), float64."""
+    """Apply ``measure`` to each block of examples, shared among the processes: (N, columns), float64."""
     n = len(data)
     values, places = [torch.zeros(0, columns, dtype=torch.float64)], [torch.zeros(0, dtype=torch.long)]
     for block in shard(-(-n // batch_size)):

@@ -1,16 +1,16 @@
-r"""How good samples are: the Fréchet and the kernel distance between the features of real and of generated images.
+r"""Sample quality: Fréchet and kernel distance between the features of real and generated images.
 
-With m and S the features' mean and covariance, and f one example's d features:
+With m and S the mean and covariance of the features, and f the d features of one example:
 
     FID   |m_r - m_g|^2 + tr(S_r + S_g - 2 (S_r S_g)^{1/2})           (Heusel et al., arXiv 1706.08500, equation 6)
     KID   the squared maximum mean discrepancy with (f.f' / d + 1)^3   (Binkowski et al., arXiv 1801.01401, section 3)
 
-Both are torchmetrics'. The network that gives the features is Inception v3 with the weights of the original FID, which
-torch-fidelity publishes, or one of yours: figures of different networks cannot be compared. FID grows as there are
-fewer examples, so a figure belongs with their numbers.
+Both are computed by torchmetrics. The feature network is Inception v3 with the weights of the original FID (published
+by torch-fidelity), or a custom network; values of different networks are not comparable. FID increases with decreasing
+sample size, so report it with the numbers of examples.
 
-``pip install torch-fidelity torchmetrics``. torch-fidelity needs torchvision, and torchvision must be built for the
-torch that is installed (CPU or CUDA), otherwise neither it nor torchmetrics can be imported.
+``pip install torch-fidelity torchmetrics``. torch-fidelity requires torchvision, which must be built for the installed
+torch (CPU or CUDA); otherwise neither it nor torchmetrics can be imported.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ try:
     from torchmetrics.image.kid import KernelInceptionDistance
     from torchmetrics.utilities.data import dim_zero_cat
     from torchmetrics.utilities.distributed import gather_all_tensors
-except (ImportError, RuntimeError) as problem:  # RuntimeError: a torchvision that was built for another torch
+except (ImportError, RuntimeError) as problem:  # RuntimeError: torchvision was built for another torch
     raise ImportError(
         f"FID and KID need torchmetrics, torch-fidelity and a torchvision that fits the installed torch: pip install "
         f"torch-fidelity torchmetrics ({' '.join(str(problem).split())[:120]})."
@@ -47,24 +47,24 @@ except (ImportError, RuntimeError) as problem:  # RuntimeError: a torchvision th
 
 __all__ = ["QualityScores", "feature_network", "fid_kid"]
 
-#: Size of KID's subsets where there are that many examples.
+#: Default size of KID's subsets.
 SUBSET_SIZE = 1000
 
-#: Columns of the features that decide their order; ties in all of them are of no consequence.
+#: Number of feature columns used as sort keys; ties do not matter.
 ORDERING_COLUMNS = 8
 
 
 @dataclass(frozen=True)
 class QualityScores:
-    """What was measured. Lower is better; both distances have units of the features.
+    """FID and KID. Lower is better; both are in units of the features.
 
     Attributes:
         fid: the Fréchet distance.
-        kid: the kernel distance, the mean over random subsets; it may be slightly negative.
-        kid_std: the standard deviation over the subsets (not the error of their mean: subsets overlap).
-        examples_real: how many real images.
-        examples_generated: how many generated ones.
-        features: which network gave the features.
+        kid: the kernel distance, averaged over random subsets; it may be slightly negative.
+        kid_std: standard deviation over the subsets (not the error of the mean: subsets overlap).
+        examples_real: number of real images.
+        examples_generated: number of generated images.
+        features: name of the feature network.
     """
 
     fid: float
@@ -90,25 +90,26 @@ def fid_kid(
     seed: int = 0,
     device: torch.device | str | None = None,
 ) -> QualityScores:
-    r"""Compare generated images with real ones.
+    r"""Compute FID and KID of generated images.
 
-    Under torch.distributed every process gives its share of both, and all get the scores of the whole: for the same
-    batches, the same whatever the number of processes, but for rounding. Memory holds the features of all examples.
+    Under torch.distributed every process passes its share of both, and all return the scores over all examples. For the
+    same batches, the result does not depend on the number of processes, except for rounding. The features of all
+    examples are kept in memory.
 
     Args:
         real: batches (B, C, H, W) of real images, C 1 or 3, values in [-1, 1] (or uint8, 0..255, for Inception). A
-            network of yours gets the batches as they are, so they may then be anything it takes.
-        generated: likewise, of generated ones.
+            custom network gets the batches unchanged, so they may be any valid input.
+        generated: batches of generated images, likewise.
         features: ``inception``, a folder with a part of ndm, or a network x -> features, (B, ...), which are flattened.
-        kid_subsets: how many random subsets KID is averaged over.
-        kid_subset_size: their size; by default 1000, or as many examples as there are if they are fewer. KID is
-            unbiased whatever it is.
-        seed: of the choice of the subsets.
-        device: where the network runs; by default where its parameters are.
+        kid_subsets: number of random subsets for KID.
+        kid_subset_size: their size; by default 1000, or the number of examples if smaller. KID is unbiased for any
+            size.
+        seed: seed of the subsets.
+        device: device of the network; by default that of its parameters.
 
     Raises:
-        ImportError: torch-fidelity is not installed and Inception is asked for.
-        OSError: Inception's weights cannot be fetched; the sentence says what to do.
+        ImportError: Inception is used and torch-fidelity is not installed.
+        OSError: Inception's weights cannot be downloaded; the message says what to do.
         ValueError: fewer than two examples, images out of range or not finite, or subsets larger than the data.
     """
     network = feature_network(features) if isinstance(features, str) else features
@@ -130,13 +131,13 @@ def fid_kid(
     width = found[0].shape[1]
     fid = FrechetInceptionDistance(_AsTheyAre(width)).to(device)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance` will save all")  # as we say
+        warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance` will save all")  # see above
         kid = _Kernel(_AsTheyAre(width), subsets=kid_subsets, subset_size=size).to(device)
     for rows, is_real in zip(found, (True, False), strict=True):
         kid.update(rows, real=is_real)
         for some in rows.split(SUBSET_SIZE):
             fid.update(some.double(), real=is_real)
-    with torch.random.fork_rng(devices=[]):  # torchmetrics draws the subsets from PyTorch's own generator
+    with torch.random.fork_rng(devices=[]):  # torchmetrics draws the subsets from the global generator
         torch.default_generator.manual_seed(seed)
         mean, spread = kid.compute()
     name = "inception" if isinstance(network, _Inception) else type(network).__name__
@@ -146,7 +147,7 @@ def fid_kid(
 
 
 class _AsTheyAre(nn.Module):
-    """Stands where torchmetrics wants a network, for features that are there: one pass serves both distances."""
+    """Identity network that passes precomputed features to torchmetrics, so that one pass serves both distances."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -157,7 +158,7 @@ class _AsTheyAre(nn.Module):
 
 
 class _Kernel(KernelInceptionDistance):
-    """KID in double precision, on examples in an order of their own: not that of the processes they came from."""
+    """KID in double precision on sorted examples, independent of the order of the processes."""
 
     def compute(self) -> tuple[Tensor, Tensor]:
         self.real_features = [_in_order(dim_zero_cat(self.real_features))]
@@ -171,8 +172,7 @@ def _in_order(rows: Tensor) -> Tensor:
 
 
 def _features(network: nn.Module, batches: Iterable[Tensor], device: torch.device) -> Tensor:
-    """The features of all the batches, (N, d). One tensor, because torchmetrics gathers every tensor of a list by
-    itself, and processes may have different numbers of batches."""
+    """Return all features, (N, d), as one tensor: torchmetrics gathers lists by tensor, and batch counts may differ."""
     rows = []
     for x in batches:
         found = network(x.to(device)).flatten(1)
@@ -183,10 +183,10 @@ def _features(network: nn.Module, batches: Iterable[Tensor], device: torch.devic
 
 
 def _counts(found: list[Tensor], device: torch.device) -> list[int]:
-    """How many real and generated examples there are in all processes together."""
+    """Return the numbers of real and generated examples over all processes."""
     mine = torch.tensor([len(rows) for rows in found], device=device)
     everywhere = torch.stack(gather_all_tensors(mine) if torch.distributed.is_initialized() else [mine])
-    # Checked on all processes at once: one alone that gave up would leave the others waiting.
+    # Checked on all processes together: an error on one process alone would cause a deadlock.
     if (everywhere == 0).any():
         raise ValueError("Every process must be given at least one batch of real and one of generated images.")
     counts = everywhere.sum(0).tolist()
@@ -199,18 +199,18 @@ def _counts(found: list[Tensor], device: torch.device) -> list[int]:
 
 
 def feature_network(spec: str, weights: str | os.PathLike[str] | None = None) -> nn.Module:
-    """The network that a name stands for.
+    """Load a feature network.
 
     Args:
         spec: ``inception``, or a folder with a network x -> features by ``ndm.storage.checkpoints.save_part``.
-        weights: Inception's weights as a file, for machines without a connection: torch-fidelity's
-            ``weights-inception-2015-12-05-6726825d.pth`` or its tensors as safetensors. By default they are fetched
-            once and kept in torch.hub's folder.
+        weights: file with Inception's weights, for offline use: torch-fidelity's
+            ``weights-inception-2015-12-05-6726825d.pth`` or its tensors as safetensors. By default they are downloaded
+            once to torch.hub's folder.
 
     Raises:
         ImportError: torch-fidelity is not installed.
-        OSError: the weights cannot be fetched, or the file is not there.
-        ValueError: the file does not hold these weights, or the folder no network.
+        OSError: the weights cannot be downloaded, or the file does not exist.
+        ValueError: the file does not contain these weights, or the folder does not contain a network.
     """
     if spec == "inception":
         return _Inception(weights)
@@ -225,7 +225,7 @@ def feature_network(spec: str, weights: str | os.PathLike[str] | None = None) ->
 
 
 class _Inception(nn.Module):
-    """Inception v3 as the original FID has it: resized as TensorFlow 1 did, 2048 features after the last pooling."""
+    """Inception v3 as in the original FID: TensorFlow 1 resizing, 2048 features after the last pooling."""
 
     def __init__(self, weights: str | os.PathLike[str] | None = None) -> None:
         super().__init__()
@@ -238,7 +238,7 @@ class _Inception(nn.Module):
                 "torch-fidelity torchmetrics, or give a feature network of your own."
             ) from None
         tensors = _fetched(URL_INCEPTION_V3) if weights is None else _from_file(Path(weights))
-        # torch-fidelity unpickles whatever file it is given. So it is given one that was read safely and written again.
+        # torch-fidelity unpickles its file, so it is given a copy that was read safely and written again.
         safe = io.BytesIO()
         torch.save(tensors, safe)
         safe.seek(0)
@@ -252,13 +252,13 @@ class _Inception(nn.Module):
 
 
 def _as_bytes(x: Tensor) -> Tensor:
-    """Images as Inception takes them, uint8 (B, 3, H, W): the value 2 (k + 1/2) / 256 - 1 goes back to its k."""
+    """Convert images to Inception's input, uint8 (B, 3, H, W): the value 2 (k + 1/2) / 256 - 1 becomes k."""
     if x.dim() != 4 or x.shape[1] not in (1, 3):
         raise ValueError(f"Inception takes images (B, C, H, W) with C 1 or 3, got shape {tuple(x.shape)}.")
     if x.dtype != torch.uint8:
         if not x.is_floating_point():
             raise ValueError(f"Inception takes images of uint8, 0..255, or floating point in [-1, 1], got {x.dtype}.")
-        if not (x.abs() <= 1.001).all():  # NaN is not
+        if not (x.abs() <= 1.001).all():  # false for NaN
             raise ValueError("Inception takes images with finite values in [-1, 1]: clamp them, or check the sampler.")
         x = ((x.float() + 1) * 128).floor().clamp(0, 255).to(torch.uint8)
     return x.expand(-1, 3, -1, -1)
@@ -280,10 +280,10 @@ def _from_file(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        if zipfile.is_zipfile(path):  # the older format has no lengths of its own
+        if zipfile.is_zipfile(path):  # the older format does not store sizes
             require_unpacked(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken file breaks the readers in many ways
+    except Exception as error:  # damaged files raise many exception types
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
         raise ValueError(
             f"{path} cannot be read as tensors and nothing else ({reason}); nothing in it was executed."

@@ -1,4 +1,4 @@
-"""What an evaluation has found: its figures, their table, the sentence to quote, and the files that keep them."""
+"""Results of an evaluation: values, table, sentence to quote, and files."""
 
 from __future__ import annotations
 
@@ -30,35 +30,35 @@ __all__ = [
     "strict",
 ]
 
-#: The quantity of a row about a Gaussian mixture, with which the model is compared.
+#: Quantity of the row with the Gaussian mixture baseline.
 MIXTURE = "Gaussian mixture"
 
-#: Examples that are not finite and are named in a row, at most; the values of all are in the .npz file.
+#: Maximum number of non-finite examples listed in a row; all values are in the .npz file.
 NAMED = 20
 
-#: What the places of a row's examples are called in the .npz file: this, and the row's name.
+#: Prefix of the indices of a row's examples in the .npz file, followed by the row's name.
 _PLACES = "places: "
 
 
 @dataclass
 class Evaluation:
-    """What was measured.
+    """Results of an evaluation.
 
     Attributes:
-        rows: one per figure: ``quantity`` (``bound``, ``log-likelihood``, ``Gaussian mixture``, ``FID`` or ``KID``),
-            ``steps`` (None for continuous time), ``variance`` (the reverse variance, None where it plays no part),
-            ``value`` (None if it is finite for no example), ``stderr`` (None where there is none, as of one example),
-            ``unit``, ``reconstruction`` and ``prior`` (those parts of a bound, same unit), ``examples``, and ``kind``
-            in words. Where some examples have no finite value, which are left out of the mean, ``not_finite`` is
-            their number and ``not_finite_examples`` the places of the first 20 in the split. Where the ODE's solver
-            has missed its tolerance for some, ``missed_tolerance`` is their number.
-        about: the data's class and split, ``split_examples`` (how many the split has), the number of parameters, the
-            seed; and ``comparison`` with a Gaussian mixture, where one was made: its ``components``, the mean
-            ``difference`` mixture - model over the examples, in nats, with its ``stderr``, and a ``sentence``, empty
-            unless the mixture is better by more than two standard errors.
-        per_example: the same figures for each example, (N,), in the order of the rows; empty where a figure is not an
-            average over examples.
-        places: of those examples in the split, int64 (N,), in the order of the rows.
+        rows: one per value: ``quantity`` (``bound``, ``log-likelihood``, ``Gaussian mixture``, ``FID`` or ``KID``),
+            ``steps`` (None for continuous time), ``variance`` (the reverse variance, None if not applicable), ``value``
+            (None if no example is finite), ``stderr`` (None if undefined, as for one example), ``unit``,
+            ``reconstruction`` and ``prior`` (terms of a bound, same unit), ``examples``, and ``kind`` (a description).
+            If some examples have no finite value, they are excluded from the mean; ``not_finite`` is their number and
+            ``not_finite_examples`` the indices of the first 20 in the split. If the ODE solver missed its tolerance for
+            some examples, ``missed_tolerance`` is their number.
+        about: the data's class and split, ``split_examples`` (size of the split), the number of parameters, the seed;
+            and ``comparison`` with a Gaussian mixture, if available: its ``components``, the mean ``difference``
+            mixture - model over the examples, in nats, with its ``stderr``, and a ``sentence``, empty unless the
+            mixture is better by more than two standard errors.
+        per_example: the values of each example, (N,), in the order of the rows; empty if a value is not an average over
+            examples.
+        places: indices of those examples in the split, int64 (N,), in the order of the rows.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -67,12 +67,12 @@ class Evaluation:
     places: list[Tensor] = field(default_factory=list)
 
     def add(self, values: Tensor, places: Tensor, **row: Any) -> None:
-        """Add a figure that is an average over examples.
+        """Add a value that is an average over examples.
 
         Args:
-            values: of the examples, (N,).
-            places: of the examples in the split, (N,).
-            row: what else is to be told: see :attr:`rows`.
+            values: values of the examples, (N,).
+            places: indices of the examples in the split, (N,).
+            row: other entries of the row: see :attr:`rows`.
         """
         finite = values.isfinite()
         value, stderr = mean_and_error(values[finite]) if finite.any() else (None, None)
@@ -84,18 +84,18 @@ class Evaluation:
         self.places.append(places)
 
     def to_dict(self) -> dict[str, Any]:
-        """``about``, ``quote`` (:meth:`quote`) and ``rows``, in JSON's types: what is not finite is None."""
+        """``about``, ``quote`` (:meth:`quote`) and ``rows``, in JSON types; non-finite values are None."""
         return strict({"about": self.about, "quote": self.quote(), "rows": self.rows})
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write :meth:`to_dict` as JSON, and the values of single examples beside it.
+        """Write :meth:`to_dict` as JSON, and the per-example values to a second file.
 
-        These are in the file of the same name that ends in .npz: of each row that is an average over examples an array,
-        (N,), under its :func:`row_name`, and the places of the examples in the split, for :func:`read_places`. With
-        them the figures of two models can be compared on the same examples. Each file is written whole or not at all.
+        The second file has the same name with the suffix .npz. For each row that is an average over examples it
+        contains an array, (N,), named by :func:`row_name`, and the indices of the examples in the split, for
+        :func:`read_places`, so that two models can be compared on the same examples. Both files are written atomically.
 
         Args:
-            path: of the JSON file.
+            path: path of the JSON file.
 
         Raises:
             ValueError: the path ends in .npz.
@@ -113,18 +113,18 @@ class Evaluation:
         return path
 
     def find(self, quantity: str, steps: int | None = None, variance: str | None = None) -> int | None:
-        """The number of the row with this quantity, number of steps and reverse variance; None if there is none."""
+        """Return the index of the row with this quantity, number of steps and reverse variance, or None."""
         for i, row in enumerate(self.rows):
             if (row["quantity"], row["steps"], row["variance"]) == (quantity, steps, variance):
                 return i
         return None
 
     def text(self) -> str:
-        """The table, what is to be said about it, and last the sentence to quote."""
+        """Return the table, the notes, and the sentence to quote."""
         return "\n".join(part for part in (self.table(), *self.notes(), self.quote()) if part)
 
     def table(self) -> str:
-        """The figures as a table of plain text."""
+        """Return the values as a plain-text table."""
         lines = [f"{'quantity':<16} {'steps':>10}  {'reverse variance':<17} {'value':>8}   {'stderr':>6}  unit"]
         for row in self.rows:
             steps = row["steps"] or ("continuous" if row["quantity"] == "bound" else "-")
@@ -137,9 +137,7 @@ class Evaluation:
         return "\n".join(lines)
 
     def notes(self) -> list[str]:
-        """What has to be said of the figures: examples without a finite value, errors that there are none of, and
-        whether a Gaussian mixture is better.
-        """
+        """Return notes: examples without a finite value, missing errors, and whether a Gaussian mixture is better."""
         lines = [_not_finite(row, self.about.get("split", "")) for row in self.rows if row.get("not_finite")]
         lines += [
             f"{row_name(row)}: {row['missed_tolerance']:,} of {row['examples']:,} examples are not solved to the "
@@ -152,10 +150,10 @@ class Evaluation:
         return lines + [s for s in [self.about.get("comparison", {}).get("sentence")] if s]
 
     def quote(self) -> str | None:
-        """The figure to quote in a sentence, with its error and unit; None if there is no finite one.
+        """Return a sentence with the main value, its error and unit; None if no value is finite.
 
-        Of the bounds it is the one in continuous time, otherwise the lowest of those with the most steps. In nats the
-        log-likelihood of the ODE is told as well.
+        The value is the bound in continuous time, otherwise the lowest bound with the most steps. In nats the
+        log-likelihood of the ODE is included.
         """
         known = [row for row in self.rows if row.get("value") is not None]
         bounds = [row for row in known if row["quantity"] == "bound"]
@@ -180,7 +178,7 @@ class Evaluation:
         return f"{split}: {'. '.join(said)}" if said else None
 
     def _examples(self, row: Mapping[str, Any]) -> str:
-        """How many examples a row is about, in words."""
+        """Format the number of examples of a row."""
         n, whole = row["examples"], self.about.get("split_examples")
         part = (
             f"{n:,} random example{'s' * (n != 1)} of {whole:,}"
@@ -195,7 +193,7 @@ def _finite_examples(row: Mapping[str, Any]) -> int:
 
 
 def _not_finite(row: Mapping[str, Any], split: str) -> str:
-    """Which examples have no finite value of a figure, in words."""
+    """Describe the examples without a finite value."""
     n, places = row["not_finite"], row["not_finite_examples"]
     if row["quantity"] == MIXTURE:
         return f"{MIXTURE}: of the examples for which the model's figure is finite, {row['examples'] - n:,}"
@@ -207,7 +205,7 @@ def _not_finite(row: Mapping[str, Any], split: str) -> str:
 
 
 def _cell(number: float | None) -> str:
-    """A number in the table."""
+    """Format a number for the table."""
     if number is None:
         return "-"
     return f"{number:.4f}" if abs(number) < 1e6 else f"{number:.4g}"
@@ -218,7 +216,7 @@ def _with_unit(row: Mapping[str, Any]) -> str:
 
 
 def strict(value: Any) -> Any:
-    """The same with None in the place of what is not finite, which JSON has no word for."""
+    """Replace non-finite values, which JSON does not support, by None."""
     if isinstance(value, Mapping):
         return {key: strict(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -227,7 +225,7 @@ def strict(value: Any) -> Any:
 
 
 def rounded(value: float, error: float | None, signed: bool = False) -> str:
-    """A number with its standard error, to the error's second digit, but to one to four decimals.
+    """Format a number and its standard error to the error's second digit, with one to four decimals.
 
     Example:
         >>> rounded(2.08741, 0.0874), rounded(-0.1, None), rounded(0.5, 0.0000012, signed=True)
@@ -244,7 +242,7 @@ def rounded(value: float, error: float | None, signed: bool = False) -> str:
 
 
 def row_name(row: Mapping[str, Any]) -> str:
-    """What the values of a row's examples are called: its quantity, number of steps and reverse variance.
+    """Return the name of a row: its quantity, number of steps and reverse variance.
 
     Example:
         >>> row_name({"quantity": "bound", "steps": 10, "variance": "posterior"})
@@ -259,7 +257,7 @@ def row_name(row: Mapping[str, Any]) -> str:
 
 
 def read_per_example(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The values of single examples that :meth:`Evaluation.save` has written, by :func:`row_name`; each is (N,).
+    """Read the per-example values written by :meth:`Evaluation.save`, by :func:`row_name`; each is (N,).
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -272,7 +270,7 @@ def read_per_example(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def read_places(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Which examples of the split those of :func:`read_per_example` are, int64 (N,), by :func:`row_name`.
+    """Read the indices in the split of the examples of :func:`read_per_example`, int64 (N,), by :func:`row_name`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -301,7 +299,7 @@ def _arrays(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def mean_and_error(values: Tensor) -> tuple[float, float]:
-    """The mean of values, (N,), and its standard error; NaN for a single one."""
+    """Return the mean of values, (N,), and its standard error; NaN for a single value."""
     values = values.double()
     error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
     return values.mean().item(), error

@@ -1,7 +1,7 @@
-"""A report on one or several runs: one HTML page that needs nothing but itself.
+"""Report on one or several runs: a self-contained HTML page.
 
-:func:`report` is the door. Behind it, one file each: what a run's folder holds, what is measured with its model, how
-curves and pixels become pictures, the sections, and the page they are put on.
+The entry point is :func:`report`. The other modules read the run folders, measure the models, draw curves and images,
+and build the sections and the page.
 """
 
 from ndm.report.page import report

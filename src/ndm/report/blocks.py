@@ -1,4 +1,4 @@
-"""What a page is made of: sections of paragraphs, figures and tables. The template says how each looks."""
+"""Elements of a page: sections of paragraphs, figures and tables, rendered by the template."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ __all__ = [
     "with_error",
 ]
 
-#: How many runs have a colour of their own; after these the colours begin again.
+#: Number of distinct run colours; further runs reuse them.
 COLOURS = 6
 
-#: Line styles, as SVG dash patterns in units of the line's width, so that no reader depends on colours.
+#: Line styles, as SVG dash patterns in units of the line width, so that runs differ not only by colour.
 DASHES = ("", "5 2", "1.5 1.5", "6 2 1.5 2")
 
 
@@ -41,13 +41,13 @@ class Text:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture with a caption.
+    """A figure with a caption.
 
     Attributes:
         body: SVG or HTML.
-        caption: what it shows and how it is read.
-        title: what stands above it.
-        broad: it takes all of the width there is.
+        caption: description of the figure.
+        title: title above the figure.
+        broad: whether it uses the full width.
     """
 
     body: Markup
@@ -58,7 +58,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of a legend: a name, and the run whose colour and line it has (None: grey)."""
+    """A legend entry: a name, and the run that defines colour and line style (None: grey)."""
 
     name: str
     run: int | None
@@ -74,7 +74,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Figures side by side where there is room, with one legend and one caption for all."""
+    """Figures side by side, if the width allows, with a common legend and caption."""
 
     figures: Sequence[Figure]
     caption: str = ""
@@ -84,16 +84,16 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Table:
-    """A table whose first column names its rows.
+    """A table with row names in the first column.
 
     Attributes:
-        caption: what it is.
-        head: the columns' names, (c,).
-        rows: (r, c).
-        note: how it is read.
-        runs: for each column the run it belongs to, which gives its head a colour; None where it belongs to none.
-        words: the cells are words, not numbers, and may be broken.
-        left: the columns of a table of numbers that are words.
+        caption: title of the table.
+        head: column names, (c,).
+        rows: cells, (r, c).
+        note: explanation below the table.
+        runs: for each column the index of its run, for the colour of its head, or None.
+        words: whether the cells are text, which may be wrapped.
+        left: text columns of a numeric table.
     """
 
     caption: str
@@ -112,7 +112,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Folded:
-    """A long text, shown when it is asked for."""
+    """A long text that is collapsed by default."""
 
     summary: str
     text: str
@@ -124,9 +124,9 @@ class Section:
     """A part of the page.
 
     Attributes:
-        slug: its anchor.
-        title: its heading.
-        blocks: what it consists of.
+        slug: the anchor.
+        title: the heading.
+        blocks: the content.
     """
 
     slug: str
@@ -135,8 +135,7 @@ class Section:
 
 
 def with_error(value: float | None, error: float | None, signed: bool = False) -> str:
-    """A number with its standard error as :func:`ndm.evaluation.results.rounded` writes it, with proper minus signs; a
-    dash if there is no number.
+    """Format a value and its error by :func:`ndm.evaluation.results.rounded`, with minus signs; a dash for None.
 
     Example:
         >>> with_error(2.08741, 0.0874), with_error(-0.1, None), with_error(0.5, 0.0000012, signed=True)
@@ -146,5 +145,5 @@ def with_error(value: float | None, error: float | None, signed: bool = False) -
 
 
 def minus(number: str) -> str:
-    """A number with a minus sign in place of a hyphen."""
+    """Replace hyphens of a number by minus signs."""
     return number.replace("-", "−")

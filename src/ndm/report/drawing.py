@@ -1,8 +1,7 @@
-"""Curves and points as SVG that belongs to the page: its colours are the page's variables, its letters the page's font.
+"""Curves and points as inline SVG that uses the colour variables and the font of the page.
 
-Matplotlib draws with colours that stand for the page's (ink, muted, one per run), and :func:`svg` puts the variables in
-their place, so that one drawing is right on light and on dark paper. A drawing is about as wide as a phone: wider
-pages put several side by side.
+Matplotlib draws with placeholder colours (ink, muted, one per run), which :func:`svg` replaces by CSS variables, so
+that drawings work in light and dark mode. A drawing is about as wide as a phone; wider pages show several side by side.
 """
 
 from __future__ import annotations
@@ -39,13 +38,13 @@ __all__ = [
     "swatch",
 ]
 
-#: Colours that stand for variables of the page. No other drawing has them by chance.
+#: Placeholder colours for CSS variables, unlikely to occur otherwise.
 INK, MUTED = "#0a0b01", "#0a0b02"
 _RUN = "#0a0c0{}"
 _VARIABLES = {INK: "--ink", MUTED: "--muted"}
 _VARIABLES |= {_RUN.format(i + 1): f"--run-{i + 1}" for i in range(COLOURS)}
 
-#: Columns of a table that are drawn.
+#: Maximum number of table columns drawn.
 DRAWN = 6
 
 WIDTH, HEIGHT = 4.9, 3.0  # inches of 72 units
@@ -77,18 +76,18 @@ _STYLE: Any = {
 
 
 def colour(run: int) -> str:
-    """The colour of a run."""
+    """Return the colour of a run."""
     return _RUN.format(run % COLOURS + 1)
 
 
 def dash(run: int) -> str | tuple[int, tuple[float, ...]]:
-    """The line style of a run, for matplotlib."""
+    """Return the matplotlib line style of a run."""
     pattern = tuple(float(n) for n in DASHES[run % len(DASHES)].split())
     return (0, pattern) if pattern else "-"
 
 
 def numbers(x: Tensor) -> np.ndarray:
-    """What matplotlib draws: float64, off the device."""
+    """Convert a tensor to a float64 NumPy array."""
     return x.detach().double().cpu().numpy()
 
 
@@ -96,9 +95,9 @@ def numbers(x: Tensor) -> np.ndarray:
 def grid_of_axes(
     rows: int, columns: int, height: float = HEIGHT, **options: Any
 ) -> Iterator[tuple[Figure, np.ndarray]]:
-    """A figure of several axes, (rows, columns)."""
+    """Create a figure with several axes, (rows, columns)."""
     with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # whatever the user likes in other pictures
+        matplotlib.rcdefaults()  # ignore the user's settings
         matplotlib.rcParams.update(_STYLE)
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         yield figure, figure.subplots(rows, columns, squeeze=False, **options)
@@ -106,7 +105,7 @@ def grid_of_axes(
 
 @contextmanager
 def axes(x: str, y: str, height: float = HEIGHT) -> Iterator[tuple[Figure, Axes]]:
-    """A figure of one pair of axes with a light horizontal grid, under these labels."""
+    """Create a figure with one pair of axes, a light horizontal grid and these labels."""
     with grid_of_axes(1, 1, height) as (figure, every):
         ax = every[0, 0]
         ax.set_xlabel(x)
@@ -117,11 +116,11 @@ def axes(x: str, y: str, height: float = HEIGHT) -> Iterator[tuple[Figure, Axes]
 
 
 def svg(figure: Figure, label: str) -> Markup:
-    """A figure as an ``svg`` element. Call it inside the block that has made the figure.
+    """Convert a figure to an ``svg`` element, inside the context that created it.
 
     Args:
         figure: the figure.
-        label: what it shows, for those who cannot see it.
+        label: text alternative.
     """
     with matplotlib.rc_context({"svg.hashsalt": "ndm"}):
         file = io.StringIO()
@@ -136,10 +135,10 @@ def svg(figure: Figure, label: str) -> Markup:
 
 
 def _tidy(tag: str, mark: str) -> str:
-    """One tag, with the page's colours and font, names that no other drawing has, and numbers to two decimals."""
+    """Rewrite a tag: colours and font of the page, unique ids, and numbers with two decimals."""
     for placeholder, variable in _VARIABLES.items():
         tag = tag.replace(placeholder, f"var({variable})")
-    tag = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", tag)  # how it is written depends on matplotlib's version
+    tag = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", tag)  # the format depends on the matplotlib version
     tag = re.sub(r" ?font-family: [^;\"]*;?", "", tag)
     tag = re.sub(r'(?<= id=")', f"{mark}-", tag)
     tag = re.sub(r"(?<=url\(#)", f"{mark}-", tag)
@@ -150,7 +149,7 @@ def _tidy(tag: str, mark: str) -> str:
 
 
 def swatch(variable: str, pattern: str) -> Markup:
-    """A short piece of a run's line, for legends."""
+    """Return a line sample for legends."""
     return Markup(
         '<svg class="swatch" viewBox="0 0 26 8" aria-hidden="true"><line x1="1" y1="4" x2="25" y2="4" '
         'style="stroke: {}; stroke-width: 2; stroke-dasharray: {}"/></svg>'
@@ -158,7 +157,7 @@ def swatch(variable: str, pattern: str) -> Markup:
 
 
 def limits(x: np.ndarray, share: float = 0.12) -> tuple[float, float]:
-    """From where to where an axis goes that shows x: a few outliers are left out, and what is not finite."""
+    """Return axis limits for x, without non-finite values and a few outliers."""
     x = x[np.isfinite(x)]
     low, high = np.quantile(x, [0.002, 0.998]) if x.size else (0.0, 0.0)
     margin = share * (high - low) or 1.0
@@ -166,5 +165,5 @@ def limits(x: np.ndarray, share: float = 0.12) -> tuple[float, float]:
 
 
 def label_of(name: str, room: int = 24) -> str:
-    """A name as matplotlib shows it: not as mathematics, and not longer than there is room for."""
+    """Escape math markup in a name for matplotlib, and truncate it."""
     return (name if len(name) <= room else name[: room - 1] + "…").replace("$", r"\$")

@@ -1,4 +1,4 @@
-"""Everything that is measured of one run, and how much of it a page can afford."""
+"""Measurements of a run, and their computational budget."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ndm.report.subjects import Subject
 
 __all__ = ["PIECES", "POINTS_DRAWN", "TERMS", "Findings", "affordable_examples", "measure", "numbers_of_steps"]
 
-#: The bound and its terms, as attributes of a profile, and their names.
+#: The bound and its terms: attribute of a profile, and display name.
 TERMS = {
     "total": "bound",
     "diffusion": "of which diffusion",
@@ -22,36 +22,35 @@ TERMS = {
     "reconstruction": "of which reconstruction",
 }
 
-#: Intervals of the noise level.
+#: Number of noise level intervals.
 POINTS = 32
 
-#: Test examples of the bound by noise level, where the model is not too large for it.
+#: Number of test examples for the bound by noise level, unless the model is too large.
 EXAMPLES, FEWEST_EXAMPLES = 256, 8
 
-#: Steps of the sampler, likewise.
+#: Number of sampling steps, likewise.
 STEPS, FEWEST_STEPS = 100, 10
 
-#: Samples of points and of rows of tables; as many test examples are drawn beside them.
+#: Number of samples of points and table rows, and of test examples shown with them.
 POINTS_DRAWN = 500
 
-#: Floating-point operations that each kind of measurement may take: a number, and not a time, so that the page is the
-#: same on a busy computer.
+#: Maximum floating-point operations per kind of measurement; unlike a time limit, it gives reproducible pages.
 BUDGET = {"cpu": 1e12, "cuda": 5e13}
 
-#: How often `tick` is called for one run.
+#: Number of calls of `tick` per run.
 PIECES = POINTS + 3
 
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """What was measured of a run.
+    """Measurements of a run.
 
     Attributes:
         subject: the run.
-        profile: of its test examples; None if there are none.
-        samples: new examples, in the data's units.
-        steps: of the sampler that has drawn them.
-        walk: some samples on their way.
+        profile: bound of its test examples; None if there are none.
+        samples: samples in the data's units.
+        steps: number of sampling steps.
+        walk: trajectories of some samples.
         ratios: w / v by gamma, for several numbers of steps.
     """
 
@@ -64,22 +63,22 @@ class Findings:
 
 
 def numbers_of_steps(findings: Sequence[Findings]) -> str:
-    """The steps of the samplers, in words."""
+    """Format the numbers of sampling steps."""
     return " and ".join(f"T = {T}" for T in sorted({f.steps for f in findings})) + " steps"
 
 
 def affordable_examples(subjects: Sequence[Subject]) -> int:
-    """How many test examples all of these models can be measured on."""
+    """Return the number of test examples within the budget of all models."""
     return min(_within(EXAMPLES, FEWEST_EXAMPLES, _budget(s) / (_cost(s) * POINTS)) for s in subjects)
 
 
 def measure(subject: Subject, seed: int, tick: Callable[[], None] = lambda: None) -> Findings:
-    """Measure a run whose examples have been taken, as far as they could be."""
+    """Measure a run, after loading its examples (if available)."""
     model, shape = subject.model, subject.shape
     profile = None
     if subject.examples is not None:
         profile = noise_profile(model, subject.examples, subject.labels, points=POINTS, seed=seed, tick=tick)
-    affordable = _budget(subject) / _cost(subject)  # steps of one example
+    affordable = _budget(subject) / _cost(subject)  # steps for one example
     image = subject.kind == "image"
     n = (36 if affordable > 36 * 20 else 16) if image else POINTS_DRAWN
     steps = _within(STEPS, FEWEST_STEPS, affordable / n)
@@ -89,7 +88,7 @@ def measure(subject: Subject, seed: int, tick: Callable[[], None] = lambda: None
     path = walk(model, few, shape, _on(subject, few), steps=steps, seed=seed + 1)
     tick()
     x, labels = subject.x, subject.labels
-    if x is None:  # what the model takes for data
+    if x is None:  # use samples instead of data
         x, labels = model.to_model(samples.to(subject.device), check=False), _on(subject, n)
     some = part_of(len(x), _within(64, 4, affordable / 200), seed).to(x.device)
     interest = steps_of_interest(model, subject.training_steps_of_bound())

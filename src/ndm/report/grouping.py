@@ -1,4 +1,4 @@
-"""Runs beside each other: which are of the same data, and how a figure names them."""
+"""Grouping of runs by data set, and their names in figures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["about", "groups", "legend", "same_data"]
 
 
 def same_data(a: Subject, b: Subject) -> bool:
-    """Whether the figures of two runs can stand side by side: they are of the same data."""
+    """Whether two runs use the same data, so that their results are comparable."""
     if (a.shape, a.levels) != (b.shape, b.levels):
         return False
     if a.examples is not None and b.examples is not None:
@@ -22,7 +22,7 @@ def same_data(a: Subject, b: Subject) -> bool:
 
 
 def groups(subjects: Sequence[Subject]) -> list[list[Subject]]:
-    """The runs, those of the same data together."""
+    """Group the runs by data set."""
     found: list[list[Subject]] = []
     for subject in subjects:
         for group in found:
@@ -35,10 +35,10 @@ def groups(subjects: Sequence[Subject]) -> list[list[Subject]]:
 
 
 def legend(subjects: Sequence[Subject]) -> list[Entry]:
-    """The legend of a figure that shows these runs."""
+    """Return the legend for these runs."""
     return [Entry(s.name, s.index) for s in subjects]
 
 
 def about(some: Sequence[Subject], every: Sequence[Subject]) -> str:
-    """Which runs a figure is about, for its title: " of A, B"; nothing where it is about all of them."""
+    """Return the runs of a figure for its title: " of A, B"; empty if it shows all runs."""
     return "" if len(some) == len(every) else " of " + ", ".join(s.name for s in some)

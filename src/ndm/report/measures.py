@@ -1,12 +1,12 @@
-r"""What is measured with a run's model when the page is made.
+r"""Measurements of the model of a run for the report.
 
 The bound's diffusion term is an integral over noise levels (method, section 4):
 
     L_diff = integral from gamma_0 to gamma_1 of l(gamma) d gamma,
     l(gamma) = 1/2 e^{-gamma} ((1 + eta^2)^2 / 4 eta^2) E || y - y_hat ||^2,
 
-and :func:`noise_profile` estimates l. Every random number is drawn on the CPU from the seed and the place of what it is
-for, so that the same run gives the same page, and two runs see the same noise on the same examples.
+and :func:`noise_profile` estimates l. Random numbers are drawn on the CPU, and depend only on the seed and on the index
+of the example. Pages are therefore reproducible, and runs use the same noise for the same examples.
 """
 
 from __future__ import annotations
@@ -38,25 +38,25 @@ from ndm.model import NDM
 
 __all__ = ["Profile", "Walk", "cost", "noise_profile", "steps_of_interest", "time_of", "variance_ratio", "walk"]
 
-#: Examples that are measured at a time.
+#: Batch size.
 BLOCK = 128
 
-#: Steps at which a reverse variance is looked at, at most.
+#: Maximum number of steps at which a reverse variance is evaluated.
 MOST_STEPS = 250
 
-#: What a random number is for, to keep the streams apart.
+#: Identifiers of the random number streams.
 PROFILE, RATIO, WALK = 1, 2, 3
 
 
 @dataclass(frozen=True)
 class Profile:
-    """The bound of some examples, noise level by noise level, in nats.
+    """The bound of some examples by noise level, in nats.
 
     Attributes:
-        edges: of the intervals of gamma, (P + 1,).
-        density: for each example and interval an unbiased estimate of the mean of l(gamma) there, (N, P).
-        prior: (N,).
-        reconstruction: (N,), averaged over P samples of z_0 where it is an estimate.
+        edges: edges of the intervals of gamma, (P + 1,).
+        density: unbiased estimate of the mean of l(gamma) for each example and interval, (N, P).
+        prior: prior term, (N,).
+        reconstruction: reconstruction term, (N,), averaged over P samples of z_0 if it is estimated.
     """
 
     edges: Tensor
@@ -74,7 +74,7 @@ class Profile:
 
     @property
     def diffusion(self) -> Tensor:
-        """L_diff of each example, (N,): the integral of its density."""
+        """L_diff of each example, (N,): the integral of the density."""
         return self.density @ self.widths
 
     @property
@@ -84,10 +84,10 @@ class Profile:
 
 
 def time_of(schedule: Schedule, gamma: Tensor) -> Tensor:
-    """The times, float64 (M,), at which a schedule reaches the noise levels gamma, (M,), by bisection."""
+    """Compute the times, float64 (M,), at which a schedule reaches the noise levels gamma, (M,), by bisection."""
     gamma = gamma.double()
     low, high = torch.zeros_like(gamma), torch.ones_like(gamma)
-    for _ in range(52):  # all that a float64 has
+    for _ in range(52):  # float64 precision
         middle = (low + high) / 2
         below = schedule.gamma(middle)[0] < gamma
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
@@ -104,18 +104,18 @@ def noise_profile(
     seed: int = 0,
     tick: Callable[[], None] = lambda: None,
 ) -> Profile:
-    r"""The continuous-time bound of examples, by noise level.
+    r"""Compute the continuous-time bound of examples by noise level.
 
-    [gamma_0, gamma_1] is cut into intervals of equal width. In each of them every example is looked at once, at a level
-    drawn uniformly.
+    [gamma_0, gamma_1] is divided into intervals of equal width. In each interval every example is evaluated once, at a
+    uniformly drawn level.
 
     Args:
         model: the model.
         data: examples in the data's units, (N, \*shape).
         labels: class labels, (N,).
-        points: the number of intervals, P.
-        seed: of the levels and the noise.
-        tick: called after each interval.
+        points: number of intervals, P.
+        seed: seed of the levels and the noise.
+        tick: function called after each interval.
     """
     edges = torch.linspace(*model.schedule.end_points(), points + 1, dtype=torch.float64)
     density = torch.zeros(len(data), points, dtype=torch.float64)
@@ -130,7 +130,7 @@ def noise_profile(
             with frozen(model):
                 terms = model.bound(some, None, labels=y, times=t, generator=generator, check=False)
             slope = model.schedule(t).dgamma.double()
-            inside = slope > 0  # a rounded time may lie where the schedule is clipped
+            inside = slope > 0  # a rounded time may be in the clipped part of the schedule
             found = torch.where(inside, terms.diffusion.double() / torch.where(inside, slope, 1.0), 0.0)
             density[rows, p] = found.cpu()
             ends[:, rows] += torch.stack([terms.prior, terms.reconstruction]).double().cpu() / points
@@ -146,18 +146,18 @@ def _blocks(n: int) -> list[slice]:
 def variance_ratio(
     model: NDM, x: Tensor, steps: int, labels: Tensor | None = None, seed: int = 0
 ) -> tuple[list[float], list[float]] | None:
-    r"""The reverse variance w over the posterior's v at each of T steps, averaged geometrically.
+    r"""Compute the geometric mean of w / v, reverse over posterior variance, at each of T steps.
 
     Args:
         model: the model.
-        x: examples in the model's units, (N, \*shape), over which and over whose dimensions the average is.
+        x: examples in the model's units, (N, \*shape); the mean is over examples and dimensions.
         steps: T.
         labels: class labels, (N,).
-        seed: of the noise.
+        seed: seed of the noise.
 
     Returns:
-        gamma_t and w / v of the steps that are not empty, first the one next to the data; None if a variance of another
-        kind does not tell it.
+        gamma_t and w / v of the non-empty steps, starting at the data; None if the kind of variance does not provide
+        it.
     """
     levels, ratios = [], []
     with frozen(model), residual_path(x.device):
@@ -180,7 +180,7 @@ def variance_ratio(
 
 
 def _estimate(model: NDM, x: Tensor, step: Step, labels: Tensor | None, generator: torch.Generator) -> Estimate:
-    """The denoiser's, of x made noisy; of most variances only its shape matters, and no network is asked."""
+    """Return the denoiser's estimate for noisy x; most variances only need its shape, without a network evaluation."""
     if str(step.steps) in model.calibrations or isinstance(model.reverse_variance, _WITHOUT_NETWORK):
         return Estimate(mean=x, residual=lambda target, displacement, noise: target - x)
     z = per_example(step.t.alpha, x) * model.transform(x)(step.t.gamma)
@@ -192,8 +192,8 @@ _WITHOUT_NETWORK = (PosteriorVariance, LearnedVariance, CalibratedVariance)
 
 
 def steps_of_interest(model: NDM, trained: int | None = None) -> list[int]:
-    """Numbers of steps at which the reverse variance is worth seeing: where it is calibrated, and 10 and 100; of one
-    that is predicted, those that it was trained for.
+    """Return the numbers of steps at which to show the reverse variance: the calibrated ones, and 10 and 100; for a
+    predicted variance, those of the training.
     """
     own = model.reverse_variance
     calibrated = [int(key) for key in model.calibrations if int(key) <= MOST_STEPS]
@@ -206,11 +206,11 @@ def steps_of_interest(model: NDM, trained: int | None = None) -> list[int]:
 
 @dataclass(frozen=True)
 class Walk:
-    """Some examples on their way from noise to data.
+    """Trajectories of some samples from noise to data.
 
     Attributes:
-        times: t, (S,), falling from 1 to 0.
-        z: the states, standard normal at first, (S, B, \\*shape), in the model's units.
+        times: t, (S,), decreasing from 1 to 0.
+        z: the states, initially standard normal, (S, B, \\*shape), in the model's units.
         states: z / alpha in the data's units, (S, B, \\*shape).
         data: the decoded samples, (B, \\*shape), in the data's units.
     """
@@ -224,7 +224,7 @@ class Walk:
 def walk(
     model: NDM, n: int, shape: tuple[int, ...], labels: Tensor | None = None, *, steps: int = 100, seed: int = 0
 ) -> Walk:
-    """Follow n samples by ancestral sampling."""
+    """Record the trajectories of n samples by ancestral sampling."""
     generator = torch.Generator().manual_seed(seed_of(seed, WALK))
     states = sample(
         model, n, shape, steps=steps, labels=labels, generator=generator, spacing="time", trajectory=True,
@@ -240,7 +240,7 @@ def walk(
 
 @torch.no_grad()
 def cost(model: NDM, shape: tuple[int, ...], labels: Tensor | None = None) -> float:
-    """Floating-point operations of one reverse step of one example."""
+    """Count the floating-point operations of one reverse step of one example."""
     like = next(iter(model.parameters()), torch.empty(0))
     z = torch.zeros(1, *shape, device=like.device, dtype=like.dtype)
     t = z.new_tensor([0.5])

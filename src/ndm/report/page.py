@@ -1,4 +1,4 @@
-"""The page: measured, put together, and written whole or not at all."""
+"""Creation of the report: measurement, rendering, and atomic writing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from ndm.storage.texts import require_regular
 
 __all__ = ["render", "report"]
 
-#: In the order of the page.
+#: In page order.
 _SECTIONS = (
     summary, training, bound, evaluation, samples, transformation, trajectories, noise, configuration,
 )  # fmt: skip
@@ -53,34 +53,34 @@ def report(
     progress: bool = False,
     allow: Iterable[type[nn.Module] | str] = (),
 ) -> Path:
-    """Write a page about one or several runs, side by side: one HTML file that loads nothing from elsewhere.
+    """Write a report that compares one or several runs: a self-contained HTML file.
 
-    What the folders hold is shown, and what they do not is measured: the bound by noise level, samples, the
-    transformation. The same runs and the same seed give the same page.
+    The report shows the content of the run folders, and additional measurements: the bound by noise level, samples, and
+    the transformation. The result is deterministic for the same runs and seed.
 
     Args:
-        runs: folders that ``ndm train`` or :func:`ndm.training.fit` has written.
-        out: the page, a file ending in .html, in a folder that exists.
-        examples: how many test examples to measure the bound by noise level on; by default 256, or fewer if a model is
-            large.
-        seed: of every random number.
-        device: ``auto``, or one of torch's.
-        data: reads the data set that a run's config.yaml names; by default those of :mod:`ndm.data` are known.
+        runs: run folders written by ``ndm train`` or :func:`ndm.training.fit`.
+        out: output file with suffix .html, in an existing folder.
+        examples: number of test examples for the bound by noise level; by default 256, or fewer for large models.
+        seed: seed of all random numbers.
+        device: ``auto``, or a torch device.
+        data: function that builds the data set of a run's config.yaml; by default, data sets of :mod:`ndm.data` are
+            supported.
         overwrite: replace ``out`` if it exists.
-        progress: show a bar on stderr.
-        allow: your own classes that a model's configuration may name, or the names of modules with such classes.
+        progress: show a progress bar on stderr.
+        allow: custom classes that a model's configuration may use, or names of modules with such classes.
 
     Returns:
         ``out``.
 
     Raises:
-        ValueError: no run is given or one twice, a file in one is damaged, or a number is out of its range.
-        FileNotFoundError: a folder is not a run's or has no trained model, or there is no folder to write in.
+        ValueError: no run is given or one twice, a file of a run is damaged, or a number is out of range.
+        FileNotFoundError: a folder is not a run or has no trained model, or the output folder does not exist.
         FileExistsError: ``out`` exists.
     """
     out = Path(out)
     _check(out, examples, seed, overwrite)
-    # To build a model draws random numbers, which are then replaced by its weights.
+    # Building a model draws random initial weights, which are then replaced.
     with process_group(device) as place, torch.random.fork_rng(devices=[]):
         if world_size() > 1:
             raise ValueError("ndm report is for one process: start it without torchrun.")
@@ -99,7 +99,7 @@ def report(
 
 
 def render(sections: Sequence[Section], findings: Sequence[Findings], seed: int) -> str:
-    """The page as HTML. Everything that is not :class:`markupsafe.Markup` comes out as text."""
+    """Render the page as HTML. Everything except :class:`markupsafe.Markup` is escaped."""
     names = [f.subject.name for f in findings]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
     here = files("ndm.report")
@@ -111,8 +111,8 @@ def render(sections: Sequence[Section], findings: Sequence[Findings], seed: int)
         swatch=swatch,
         version=version("ndm"),
         footer=(
-            f"Made by ndm report {version('ndm')} with seed {seed}. The curves of the training and the section on "
-            "the evaluation show what is in the runs' folders; the rest was measured when the page was made."
+            f"Made by ndm report {version('ndm')} with seed {seed}. Training curves and evaluations are read from the "
+            "run folders; all other results were measured for this report."
         ),
     )
 
@@ -121,21 +121,17 @@ _COUNTS = {2: "Two", 3: "Three", 4: "Four", 5: "Five", 6: "Six"}
 
 
 def _lead(findings: Sequence[Findings]) -> str:
-    """What the page is about, in a sentence."""
+    """Return the introductory sentence."""
     if len(findings) == 1:
-        return (
-            "One trained model: how it was trained, where its bound is spent, what it draws, and what its "
-            "transformation of the data does."
-        )
+        return "One trained model: training, terms of the bound, samples, and transformation of the data."
     count = _COUNTS.get(len(findings), str(len(findings)))
     return (
-        f"{count} trained models side by side: how they were trained, where their bounds are spent, what they draw, "
-        "and what their transformations of the data do."
+        f"{count} trained models in comparison: training, terms of the bound, samples, and transformation of the data."
     )
 
 
 def _check(out: Path, examples: int | None, seed: int, overwrite: bool) -> None:
-    """Refuse what cannot be done before time is spent on it."""
+    """Check the arguments before the measurements."""
     if out.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"{out} should end in .html: that is what a report is.")
     if out.exists() and not overwrite:

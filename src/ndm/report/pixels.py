@@ -1,4 +1,4 @@
-"""Images as PNG inside the page: one file for a whole grid of them, with clear gaps between."""
+"""Images as inline PNG: one file per grid, with transparent gaps."""
 
 from __future__ import annotations
 
@@ -17,19 +17,17 @@ from torch.nn import functional
 
 __all__ = ["LARGEST", "diverging", "matrix", "nearly_square", "picture", "shades", "shown"]
 
-#: Pixels of the longer side of one image in a grid; larger ones are averaged down to it.
+#: Maximum pixels of the longer side of an image in a grid; larger images are downsampled by averaging.
 LARGEST = 96
 
 
 def shades(x: Tensor, limit: float | Tensor = 1.0) -> Tensor:
-    """Images, (..., C, H, W), as they are shown: -limit is black, limit is white; uint8, (..., H, W, C)."""
+    """Convert images, (..., C, H, W), to uint8, (..., H, W, C): -limit is black, limit is white."""
     return _bytes((x.detach().double().cpu() / limit + 1) / 2).movedim(-3, -1)
 
 
 def diverging(x: Tensor, limit: float) -> Tensor:
-    """Signed differences, (..., C, H, W), averaged over channels: blue below 0, red above, white at 0; uint8 (..., H,
-    W, 3).
-    """
+    """Colour the channel mean of differences, (..., C, H, W): blue < 0, white 0, red > 0; uint8 (..., H, W, 3)."""
     share = (x.detach().double().cpu().mean(-3) / limit).clamp(-1, 1)
     colours = np.asarray(matplotlib.colormaps["RdBu_r"](((share + 1) / 2).numpy()))
     return _bytes(torch.from_numpy(colours[..., :3]))
@@ -40,16 +38,16 @@ def _bytes(share: Tensor) -> Tensor:
 
 
 def nearly_square(images: Tensor) -> list[list[Tensor]]:
-    """Images, (N, H, W, C), in rows."""
+    """Arrange images, (N, H, W, C), in rows."""
     columns = math.ceil(math.sqrt(len(images)))
     return [list(images[i : i + columns]) for i in range(0, len(images), columns)]
 
 
 def matrix(rows: Sequence[Sequence[Tensor | None]], gap: int = 1) -> tuple[str, int, int]:
-    """Rows of images, each uint8 (H, W, C) with C 1 or 3 or None for an empty place, as one picture.
+    """Combine rows of images, each uint8 (H, W, C) with C = 1 or 3, or None for an empty cell, to one picture.
 
     Returns:
-        The picture as a data address, its width and its height.
+        The picture as a data URL, its width and its height.
     """
     tiles = [[None if image is None else _small(image) for image in row] for row in rows]
     drawn = [tile for row in tiles for tile in row if tile is not None]
@@ -81,13 +79,13 @@ def _small(image: Tensor) -> np.ndarray:
 def picture(
     rows: Sequence[Sequence[Tensor | None]], label: str, heads: Sequence[str] = (), sides: Sequence[str] = ()
 ) -> Markup:
-    """Rows of images as one picture, pixel by pixel.
+    """Combine rows of images to one HTML picture without interpolation.
 
     Args:
-        rows: uint8 (H, W, C) each, or None for an empty place.
-        label: what it shows, for those who cannot see it.
-        heads: what stands above the columns.
-        sides: what stands beside the rows.
+        rows: uint8 (H, W, C) each, or None for an empty cell.
+        label: text alternative.
+        heads: labels above the columns.
+        sides: labels beside the rows.
     """
     address, width, height = matrix(rows)
     columns = max(len(row) for row in rows)
@@ -106,5 +104,5 @@ def picture(
 
 
 def shown(x: Tensor, levels: int | None) -> Tensor:
-    """Images in the data's units as bytes: of K levels, the darkest black and the brightest white."""
+    """Convert images in the data's units to bytes: the lowest of K levels is black, the highest white."""
     return shades(x * levels / (levels - 1) if levels else x)

@@ -1,4 +1,4 @@
-"""What is known of a run before anything is measured: its folder, its model, some examples of its data."""
+"""Data of a run before measurements: folder, model, and examples."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from ndm.training.run import Run
 
 __all__ = ["Curve", "DataReader", "Subject", "named_data", "subjects"]
 
-#: From a run's config.yaml to the data set that it names.
+#: Function from the path of config.yaml to the data set.
 DataReader = Callable[[Path], Data]
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A quantity that was logged in training: values at steps, and at seconds of training."""
+    """A logged quantity: values, training steps, and seconds of training."""
 
     steps: list[float]
     seconds: list[float]
@@ -41,22 +41,22 @@ class Curve:
 
 @dataclass(eq=False)
 class Subject:
-    """A run that a report is about.
+    """A run in a report.
 
     Attributes:
-        index: its place among the runs of the report, which gives it its colour.
-        name: a short name that no other run of the report has.
-        run: its folder.
-        model: on the device that is worked on, in evaluation mode.
-        shape: of one example.
-        levels: K of a decoder of K levels, else None: what the unit of the figures and the pictures follow.
-        columns: the names of a table's columns, if it is one.
+        index: index among the runs of the report, which determines the colour.
+        name: unique short name.
+        run: the run folder.
+        model: the model on the device in use, in evaluation mode.
+        shape: shape of an example.
+        levels: K of a K-level decoder, else None; determines units and pictures.
+        columns: column names of a table, if any.
         config: the configuration; empty if the folder has none.
-        text: the same as it was written.
-        data: the data set; None if it cannot be had.
-        examples: some test examples in the data's units, (N, \\*shape); None if they cannot be had.
-        labels: their classes, (N,), if the model takes classes.
-        lacking: why there are no examples, a sentence.
+        text: the configuration file as text.
+        data: the data set; None if unavailable.
+        examples: some test examples in the data's units, (N, \\*shape); None if unavailable.
+        labels: their class labels, (N,), if the model uses classes.
+        lacking: reason why there are no examples, as a sentence.
     """
 
     index: int
@@ -75,7 +75,7 @@ class Subject:
 
     @property
     def kind(self) -> str:
-        """How its examples are drawn: ``image``, ``plane`` (points of two numbers) or ``columns``."""
+        """Kind of display of its examples: ``image``, ``plane`` (points with two coordinates) or ``columns``."""
         if len(self.shape) == 3 and self.shape[0] in (1, 3):
             return "image"
         return "plane" if math.prod(self.shape) == 2 else "columns"
@@ -95,7 +95,7 @@ class Subject:
 
     @property
     def classes(self) -> int:
-        """How many classes the denoiser's network knows; 0 if it takes none."""
+        """Number of classes of the denoiser's network; 0 if it uses none."""
         return self.model.num_classes
 
     @property
@@ -109,7 +109,7 @@ class Subject:
 
     @property
     def standardised(self) -> str:
-        """What to say after "the model's" units."""
+        """Suffix for captions on the model's units."""
         return "" if self.model.standardize is None else ", standardised"
 
     def column_names(self) -> list[str]:
@@ -120,16 +120,16 @@ class Subject:
         return torch.linspace(*self.model.schedule.end_points(), points, dtype=torch.float64)
 
     def sample_labels(self, n: int) -> Tensor | None:
-        """The classes of n samples, each class in turn."""
+        """Return the classes of n samples, cycling through all classes."""
         return torch.arange(n) % self.classes if self.classes else None
 
     def parameters(self, part: str | None = None) -> int:
-        """How many parameters the model has, or one of its parts."""
+        """Number of parameters of the model, or of one of its parts."""
         module = self.model if part is None else getattr(self.model, part)
         return sum(p.numel() for p in module.parameters())
 
     def take_examples(self, n: int, read: DataReader, seed: int = 0) -> None:
-        """Set the data and n random test examples, in their order, or say why they cannot be had."""
+        """Load the data and n random test examples, in their order, or set ``lacking``."""
         try:
             self.data = read(self.run.config)
             split = self.data.examples("test")
@@ -142,18 +142,18 @@ class Subject:
             labels = self.data.labels("test")
             if self.classes and labels is None:
                 raise ValueError("The model takes classes, and the data have none.")
-            self.model.to_model(examples)  # which checks them
+            self.model.to_model(examples)  # also checks them
         except (ValueError, OSError, ImportError) as error:
             self.lacking = " ".join(str(error).split())
         else:
             self.examples = examples
             self.labels = labels[rows].to(self.device) if self.classes and labels is not None else None
 
-    # ---- what was written during and after the training
+    # ---- files of the training and the evaluation
 
     @cached_property
     def logged(self) -> list[dict[str, float]]:
-        """The rows of metrics.csv, without what is empty.
+        """The rows of metrics.csv, without empty cells.
 
         Raises:
             ValueError: the file is damaged.
@@ -169,7 +169,7 @@ class Subject:
 
     @cached_property
     def clock(self) -> list[tuple[float, float]]:
-        """Seconds that the training steps had taken, at the logged steps: validations are not in them."""
+        """Seconds of training steps at the logged steps, without validations."""
         found, step, seconds = [(0.0, 0.0)], 0.0, 0.0
         for row in self.logged:
             if "train/ms_per_step" in row:
@@ -179,7 +179,7 @@ class Subject:
         return found
 
     def seconds_at(self, step: float) -> float:
-        """Seconds of training at a step, linear between those that are known."""
+        """Seconds of training at a step, by linear interpolation."""
         points = self.clock
         for (a, before), (b, after) in pairwise(points):
             if step <= b:
@@ -187,7 +187,7 @@ class Subject:
         return points[-1][1]
 
     def curve(self, name: str) -> Curve | None:
-        """What was logged under a name; None if nothing was."""
+        """Return the logged curve with a name; None if there is none."""
         rows = [row for row in self.logged if math.isfinite(row.get(name, math.nan))]
         if not rows:
             return None
@@ -195,13 +195,13 @@ class Subject:
         return Curve(steps, [self.seconds_at(s) for s in steps], [row[name] for row in rows])
 
     def errors(self, curve: Curve) -> list[float] | None:
-        """The standard errors of the validation bound along its curve, NaN where unknown; None if none was logged."""
+        """Return the standard errors of the validation curve, NaN if unknown; None if none was logged."""
         known = {row["step"]: row["val/total_stderr"] for row in self.logged if "val/total_stderr" in row}
         return [known.get(step, math.nan) for step in curve.steps] if known else None
 
     @property
     def last_validation(self) -> str:
-        """The last validation bound with its standard error; nothing if none was logged."""
+        """The last validation bound with its standard error; empty if none was logged."""
         curve = self.curve("val/total")
         if curve is None:
             return ""
@@ -210,12 +210,12 @@ class Subject:
 
     @property
     def steps(self) -> int:
-        """Training steps, as far as they were logged."""
+        """Number of logged training steps."""
         return int(max((row["step"] for row in self.logged), default=0))
 
     @cached_property
     def evaluation(self) -> dict[str, Any] | None:
-        """What ``ndm evaluate`` has found; None if it has not been asked.
+        """The results of ``ndm evaluate``; None if it was not run.
 
         Raises:
             ValueError: the file is damaged.
@@ -230,9 +230,9 @@ class Subject:
 
     @cached_property
     def per_example(self) -> dict[str, Tensor]:
-        """The values of single examples of what ``ndm evaluate`` has found, (N,), by :func:`ndm.evaluation.row_name`.
+        """The per-example results of ``ndm evaluate``, (N,), by :func:`ndm.evaluation.row_name`.
 
-        Empty if there are none. A figure whose mean is another belongs to another evaluation, and is left out.
+        Empty if there are none. Values with a different mean belong to another evaluation, and are ignored.
 
         Raises:
             ValueError: the file is damaged.
@@ -251,7 +251,7 @@ class Subject:
 
     @cached_property
     def places(self) -> dict[str, Tensor]:
-        """The places of these examples in the split, int64 (N,); empty where the evaluation did not tell them.
+        """The indices of these examples in the split, int64 (N,); empty if they were not saved.
 
         Raises:
             ValueError: the file is damaged.
@@ -260,7 +260,7 @@ class Subject:
 
     @cached_property
     def environment(self) -> dict[str, Any]:
-        """What the training has written down about where it ran; empty if it has not.
+        """The training environment; empty if it was not recorded.
 
         Raises:
             ValueError: the file is damaged.
@@ -272,28 +272,28 @@ class Subject:
             raise ValueError(f"{path} is damaged ({error}); take it away to do without.") from None
 
     def training_steps_of_bound(self) -> int | None:
-        """T of the bound that it was trained on; None for continuous time, or if that is not known."""
+        """Return T of the training bound; None for continuous time, or if unknown."""
         section = self.config.get("training")
         steps = section.get("steps") if isinstance(section, Mapping) else None
         return steps if isinstance(steps, int) else None
 
 
 def subjects(paths: Sequence[Path], device: torch.device, allow: Iterable[type[nn.Module] | str] = ()) -> list[Subject]:
-    """Read the folders of runs, without their data.
+    """Read run folders, without their data.
 
     Args:
         paths: the folders.
-        device: where the models are put.
-        allow: as :meth:`ndm.NDM.from_pretrained` takes it.
+        device: device of the models.
+        allow: see :meth:`ndm.NDM.from_pretrained`.
 
     Raises:
-        ValueError: there is no run, one is given twice, or a file in one is damaged.
-        FileNotFoundError: a folder is not a run's, or has no trained model.
+        ValueError: there is no run, one is given twice, or a file of a run is damaged.
+        FileNotFoundError: a folder is not a run, or has no trained model.
     """
     if not paths:
         raise ValueError("A report needs at least one run.")
     for path in paths:
-        Run(path).require_model()  # of all of them, before the first model is read
+        Run(path).require_model()  # check all runs before reading the first model
     found, allow = [], tuple(allow)
     for index, (path, name) in enumerate(zip(paths, _names(paths), strict=True)):
         run = Run(path)
@@ -302,14 +302,14 @@ def subjects(paths: Sequence[Path], device: torch.device, allow: Iterable[type[n
         subject = Subject(index, name, run, model, shape, model.decoder.levels, run.read_columns())
         if run.config.is_file():
             subject.text, subject.config = _parsed(run.config)
-        # Damaged files are found before work.
+        # Detect damaged files early.
         subject.logged, subject.per_example, subject.places, subject.environment  # noqa: B018
         found.append(subject)
     return found
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """As many of the last parts of the paths as tell them apart."""
+    """Return the shortest path suffixes that are unique."""
     whole = [path.resolve().parts for path in paths]
     if len(set(whole)) < len(whole):
         raise ValueError("A run is given twice; give each run once.")
@@ -319,7 +319,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return ["/".join(parts[-length:]) for parts in whole]
 
 
-#: What a row of an evaluation holds, besides what is not there.
+#: Types of the entries of an evaluation row, if present.
 _FIELDS: dict[str, tuple[type, ...]] = {
     "quantity": (str,),
     "steps": (int,),
@@ -347,7 +347,7 @@ def _has_value(row: Any) -> bool:
 
 
 def _parsed(path: Path) -> tuple[str, dict[str, Any]]:
-    """A configuration as it is written, and what it says."""
+    """Return the text of a configuration and its parsed content."""
     try:
         text = read_text(path, LARGEST_YAML)
         tree = parse_yaml(text)
@@ -359,11 +359,11 @@ def _parsed(path: Path) -> tuple[str, dict[str, Any]]:
 
 
 def named_data(config: Path) -> Data:
-    """The data set of :mod:`ndm.data` that a configuration names.
+    """Build the data set of :mod:`ndm.data` specified by a configuration.
 
     Raises:
         FileNotFoundError: there is no configuration.
-        ValueError: it names no data set, or another one.
+        ValueError: it has no data set, or one that is not in ndm.data.
     """
     if not config.is_file():
         raise FileNotFoundError(f"There is no {config.name} in the run's folder, which would say what the data are.")

@@ -1,4 +1,4 @@
-"""Samples as files: a picture, a table, arrays; written block by block."""
+"""Writing samples block by block to pictures, tables or arrays."""
 
 from typing import TYPE_CHECKING
 

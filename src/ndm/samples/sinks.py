@@ -1,4 +1,4 @@
-"""Files that take samples block by block, so that memory holds one block: CSV, Parquet, NumPy's .npz, and a picture."""
+"""Output files written block by block with low memory use: CSV, Parquet, NumPy's .npz, and pictures."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from ndm.data.base import to_levels
 
 __all__ = ["SINKS", "Content", "Sink", "Spill"]
 
-#: Rows of a Parquet file's row group, at most, and numbers in it. Small groups make a large footer, which is in memory.
+#: Maximum rows and values per Parquet row group. Small groups increase the footer, which is kept in memory.
 ROWS, NUMBERS = 8_192, 2**22
 
 
 class Content:
-    """What is written.
+    """Description of the samples to write.
 
     Args:
-        n: how many samples there will be.
-        shape: of one.
-        levels: K of a decoder of K levels, whose samples are of these levels.
-        numbered: K of data that were read as level numbers.
-        columns: the names of a table's columns.
-        labels: the classes of the samples in a slice, (n,); None if there are none.
+        n: number of samples.
+        shape: shape of a sample.
+        levels: K of a K-level decoder.
+        numbered: K if the data were read as level numbers.
+        columns: column names of a table.
+        labels: function from a slice to the class labels, (n,); None if there are none.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Content:
             self.label += "_"
 
     def rows(self, x: Tensor) -> np.ndarray:
-        """Samples as rows of a table, (n, d): in the numbers that the table had."""
+        """Convert samples to rows of a table, (n, d), in the values of the original table."""
         flat = x.flatten(1).numpy()
         if self._numbered is None:
             return flat
@@ -63,30 +63,30 @@ class Content:
         return flat if self.levels is None else np.rint(flat).astype(int)
 
     def labels_of(self, where: slice) -> dict[str, np.ndarray]:
-        """The column of labels of some rows; empty if there are none."""
+        """Return the label column of some rows; empty if there are no labels."""
         return {} if self.labels is None else {self.label: self.labels(where).numpy()}
 
 
 class Sink(Protocol):
-    """Takes samples in their order; what it has been given is a whole file after :meth:`close`."""
+    """Base class of the writers. Samples are passed in order; the file is complete after :meth:`close`."""
 
     def __init__(self, file: BinaryIO, content: Content) -> None: ...
 
     def write(self, x: Tensor, where: slice) -> None:
-        """Take the samples, (B, \\*shape), in float32 at least, that stand there among all."""
+        """Write a block of samples, (B, \\*shape), in at least float32, at the given position."""
 
     def close(self, whole: bool = True) -> None:
-        """Write what is left, or if the file is not to be ``whole`` only let go of it; it stays open."""
+        """Write buffered data, or discard them if not ``whole``; the file stays open."""
 
 
 class CsvSink:
-    """A header and a line for each sample; labels are the last column."""
+    """CSV with a header and a line per sample; labels are the last column."""
 
     def __init__(self, file: BinaryIO, content: Content) -> None:
         self._content = content
         self._text = io.TextIOWrapper(file, encoding="utf-8", newline="")
         names = [*content.names, *([] if content.labels is None else [content.label])]
-        # Older versions of Python do not quote a name for a carriage return in it, at which readers would end the line.
+        # Older Python versions do not quote names with a carriage return, which readers take for a line end.
         quoted = any("\r" in name for name in names)
         how: Any = {"quoting": csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL, "lineterminator": "\n"}
         csv.writer(self._text, **how).writerow(names)
@@ -97,11 +97,11 @@ class CsvSink:
         np.savetxt(self._text, np.column_stack([rows, *labels.values()]), delimiter=",", fmt=formats)
 
     def close(self, whole: bool = True) -> None:
-        self._text.detach()  # which writes what is left
+        self._text.detach()  # flushes the buffer
 
 
 class ParquetSink:
-    """A column for each number of a sample; labels are the last one."""
+    """Parquet with a column per value of a sample; labels are the last column."""
 
     def __init__(self, file: BinaryIO, content: Content) -> None:
         self._file, self._content = file, content
@@ -122,10 +122,10 @@ class ParquetSink:
         for name in self._waiting[0][1]:
             columns[name] = np.concatenate([labels[name] for _, labels in self._waiting])
         self._waiting = []
-        # A NaN is a missing value, as in what pandas writes.
+        # NaN becomes a missing value, as in pandas.
         table = pa.table({name: pa.array(values, from_pandas=True) for name, values in columns.items()})
         if self._writer is None:
-            # A dictionary of samples that are all different takes memory and is given up.
+            # Dictionary encoding of distinct values only costs memory.
             recurring = [field.name for field in table.schema if not pa.types.is_floating(field.type)]
             self._writer = ParquetWriter(self._file, table.schema, use_dictionary=recurring)
         self._writer.write_table(table)
@@ -137,7 +137,7 @@ class ParquetSink:
             try:
                 self._writer.close()
             finally:
-                self._writer.is_open = False  # or it tries again when it is forgotten
+                self._writer.is_open = False  # otherwise it would try again when deleted
 
 
 class NpzSink:
@@ -167,7 +167,7 @@ class NpzSink:
         self._zip.close()
 
     def _write_labels(self) -> None:
-        """The labels, which are made a second time: in the file they come after all samples."""
+        """Write the labels, recomputed because they follow all samples in the file."""
         if self._content.labels is None:
             return
         with self._begin("labels", np.dtype(np.int64), (self._content.n,)) as member:
@@ -177,9 +177,9 @@ class NpzSink:
 
 
 class PictureSink:
-    """Images in a grid, vectors as points; it needs all of them."""
+    """Picture of images in a grid or of vectors as points; keeps all samples in memory."""
 
-    #: Samples that a picture is made of, and numbers in them, at most: 512 MB of them in float32.
+    #: Maximum numbers of samples and of values in a picture: 512 MB in float32.
     MOST, NUMBERS = 10_000, 2**27
 
     def __init__(self, file: BinaryIO, content: Content) -> None:
@@ -188,7 +188,7 @@ class PictureSink:
 
     @classmethod
     def most(cls, shape: Sequence[int]) -> int:
-        """How many samples of a shape a picture is made of, at most."""
+        """Return the maximum number of samples of a shape in a picture."""
         return max(1, min(cls.MOST, cls.NUMBERS // math.prod(shape)))
 
     def write(self, x: Tensor, where: slice) -> None:
@@ -197,25 +197,25 @@ class PictureSink:
     def close(self, whole: bool = True) -> None:
         if whole:
             picture = io.BytesIO()
-            plotting = importlib.import_module("ndm.plotting")  # it needs matplotlib
+            plotting = importlib.import_module("ndm.plotting")  # requires matplotlib
             plotting.save_grid(torch.cat(self._found), picture, self._content.levels)
             self._file.write(picture.getbuffer())
 
 
-#: What writes a file, by what its name ends in.
+#: Writers by file suffix.
 SINKS: dict[str, type[Sink]] = {".png": PictureSink, ".csv": CsvSink, ".npz": NpzSink, ".parquet": ParquetSink}
 
 
 class Spill(io.RawIOBase):
-    """A file for writing that moves to the folder of temporary files, and goes on there, when its own disk is full.
+    """Output file that is moved to the temporary folder, and continued there, if its disk is full.
 
     Args:
-        path: the file, which exists.
-        name: what it is called where it moves to.
+        path: the file, which must exist.
+        name: file name in the temporary folder.
 
     Attributes:
-        error: why it has moved; None if it has not.
-        elsewhere: where it is then.
+        error: the error that caused the move; None if it was not moved.
+        elsewhere: the new path.
     """
 
     def __init__(self, path: Path, name: str) -> None:
@@ -243,11 +243,11 @@ class Spill(io.RawIOBase):
         return self._tried(lambda: self._file.write(data))
 
     def sync(self) -> None:
-        """Wait until all is on the disk, where it may still not fit."""
+        """Flush all data to the disk, which may still run out of space."""
         self._tried(lambda: os.fsync(self._file.fileno()))
 
     def _tried(self, work: Callable[[], Any]) -> Any:
-        """Do some work; if it fails, do it again elsewhere."""
+        """Run an operation; if it fails, move the file and retry."""
         try:
             return work()
         except OSError as error:
@@ -261,13 +261,13 @@ class Spill(io.RawIOBase):
         position = self._file.tell()
         self.elsewhere = Path(tempfile.mkdtemp(prefix="ndm-samples-")) / self._name
         shutil.copyfile(self._path, self.elsewhere)
-        self._file.truncate(0)  # so that others can go on
+        self._file.truncate(0)  # frees the space for other programs
         self._file.close()
         self._file = self.elsewhere.open("r+b", buffering=0)
         self._file.seek(position)
 
     def abandon(self) -> None:
-        """Write nothing from now on, whatever those who use the file still try, and leave nothing elsewhere."""
+        """Ignore all further writes, and remove the file in the temporary folder."""
         self._ended = True
         if self.elsewhere is not None:
             shutil.rmtree(self.elsewhere.parent, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Samples as files: a picture, a table, arrays; and which classes they are drawn from."""
+"""Writing samples to pictures, tables or arrays, and selection of their classes."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ __all__ = [
     "save_samples",
 ]
 
-#: What a file of samples may end in.
+#: Supported suffixes of sample files.
 FORMATS = tuple(SINKS)
 
-#: What a program for spreadsheets takes for a formula, at the beginning of a cell, and what may begin a cell for it,
-#: which need not separate cells by commas: https://owasp.org/www-community/attacks/CSV_Injection
+#: Start of a formula in spreadsheet programs, after a cell separator (not only commas):
+#: https://owasp.org/www-community/attacks/CSV_Injection
 _FORMULA = re.compile(r"""(^|[,;\t\r\n"'])\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|^[\t\r\n]""")
 
 
 def require_place(out: Path, overwrite: bool = False) -> None:
-    """See that samples can be written, before they are drawn.
+    """Check that samples can be written, before they are drawn.
 
     Args:
         out: the file.
-        overwrite: it may exist.
+        overwrite: allow an existing file.
 
     Raises:
-        ValueError: its name does not end in one of :data:`FORMATS`, or it is no file.
-        OSError: it exists, or nothing can be written beside it.
-        ImportError: what writes such files is not installed.
+        ValueError: its suffix is not in :data:`FORMATS`, or it is not a regular file.
+        OSError: it exists, or its folder is not writable.
+        ImportError: a package for this format is not installed.
     """
     if out.suffix.lower() not in FORMATS:
         raise ValueError(f"{out} should end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, which says what to write.")
@@ -70,14 +70,14 @@ def require_place(out: Path, overwrite: bool = False) -> None:
 
 
 def formula_warning(out: Path, columns: Sequence[str] | None) -> str | None:
-    """A sentence about columns of a CSV file whose names a program for spreadsheets takes for formulas, and may run.
+    """Return a warning about CSV column names that spreadsheet programs may run as formulas; empty if there are none.
 
-    The names are written as they are. An apostrophe before them, which is the usual remedy, is a part of the name for
-    every other program, so that the samples would have other columns than the table; and quotes do not help.
+    The names are written unchanged. The usual remedy, a leading apostrophe, is part of the name for all other programs,
+    so the columns would differ from those of the table. Quotes do not help.
 
     Args:
-        out: the file; others than CSV are not opened by such programs.
-        columns: the names of a table's columns.
+        out: the file; only CSV files are checked.
+        columns: column names of a table.
 
     Example:
         >>> formula_warning(Path("x.csv"), ["a", "-1", "=1+1", "@b", "c;=d"])
@@ -105,15 +105,15 @@ def _is_number(text: str) -> bool:
 def class_turns(
     model: NDM, label: int | None = None, counts: Sequence[int] | None = None
 ) -> Callable[[slice], Tensor] | None:
-    """What tells the classes to draw samples from: of those in a slice, int64 (n,); None for a model without classes.
+    """Return a function from a slice to the classes of its samples, int64 (n,); None for a model without classes.
 
     Args:
         model: the model.
-        label: the class of all; None for each class in turn that there were examples of.
-        counts: how many examples of each class the model was trained on; None if that is not known.
+        label: the class of all samples; None to cycle through the classes with training examples.
+        counts: number of training examples per class; None if unknown.
 
     Raises:
-        ValueError: the model has no such class, or was never shown an example of it.
+        ValueError: the class does not exist, or has no training examples.
     """
     classes = model.num_classes
     if not classes:
@@ -130,20 +130,20 @@ def class_turns(
 
 
 def classes_in_turn(model: NDM, n: int, label: int | None = None, counts: Sequence[int] | None = None) -> Tensor | None:
-    """The classes to draw n samples from, by :func:`class_turns`: int64 (n,); None for a model without classes.
+    """Return the classes of n samples by :func:`class_turns`: int64 (n,); None for a model without classes.
 
     Raises:
-        ValueError: the model has no such class, or was never shown an example of it.
+        ValueError: the class does not exist, or has no training examples.
     """
     turns = class_turns(model, label, counts)
     return None if turns is None else turns(slice(0, n))
 
 
 class SampleFile:
-    """Takes samples, block by block: see :func:`sample_file`.
+    """Writer for blocks of samples: see :func:`sample_file`.
 
     Attributes:
-        done: how many samples it has taken.
+        done: number of samples written.
     """
 
     def __init__(self, out: Path, content: Content, buffer: BinaryIO, spill: Spill) -> None:
@@ -152,13 +152,13 @@ class SampleFile:
         self.done = 0
 
     def write(self, x: Tensor) -> None:
-        """Write the samples that follow.
+        """Write the next samples.
 
         Args:
             x: (B, \\*shape), on the CPU.
 
         Raises:
-            OSError: they cannot be written.
+            OSError: writing failed.
         """
         where = slice(self.done, self.done + len(x))
         with self._in_a_sentence():
@@ -166,7 +166,7 @@ class SampleFile:
         self.done = where.stop
 
     def finish(self) -> None:
-        """Write what is left, and wait until it is on the disk."""
+        """Write buffered data, and flush them to the disk."""
         if self.done != self._content.n:
             raise ValueError(f"{self._content.n} samples were to be written to {self._out}, and there are {self.done}.")
         with self._in_a_sentence():
@@ -175,7 +175,7 @@ class SampleFile:
             self._spill.sync()
 
     def abandon(self) -> None:
-        """Let go of everything, without another write."""
+        """Discard everything without writing."""
         self._spill.abandon()
         with contextlib.suppress(Exception):
             self._sink.close(whole=False)
@@ -203,27 +203,27 @@ def sample_file(
     columns: Sequence[str] | None = None,
     labels: Callable[[slice], Tensor] | None = None,
 ) -> Iterator[SampleFile]:
-    """A file of samples that is written block by block, in the format that its name asks for.
+    """Context manager that writes samples block by block, in the format given by the file suffix.
 
-    In memory there is one block, or a row group of a Parquet file; a picture needs all samples. The file takes its name
-    when all samples are in it. After an exception there is nothing of it, and what was there before stays. If its disk
-    is full, it goes on in the folder of temporary files, and at the end an exception says where.
+    Memory holds one block, or a row group of a Parquet file; a picture needs all samples. The file is written
+    atomically: after an exception the previous file, if any, is unchanged. If the disk is full, writing continues in
+    the temporary folder, and an exception at the end contains the path.
 
     Labels are the last column of a table, ``label``, and the array ``labels`` of a .npz file.
 
     Args:
         out: the file.
-        n: how many samples there will be.
-        shape: of one.
-        levels: K of a decoder of K levels, whose samples are of these levels.
-        numbered: K of data that were read as level numbers: the samples of a table are as it was, with its names.
-        columns: the names of a table's columns.
-        labels: the classes of the samples in a slice, (n,); None for a model that has none.
+        n: number of samples.
+        shape: shape of a sample.
+        levels: K of a K-level decoder.
+        numbered: K if the data were read as level numbers; samples of a table have its original values and names.
+        columns: column names of a table.
+        labels: function from a slice to the class labels, (n,); None for a model without classes.
 
     Raises:
-        ValueError: it is to be a picture of more samples than it can show.
-        FileExistsError: another process is writing it.
-        OSError: it cannot be written; the sentence says where the samples are, if they are anywhere.
+        ValueError: there are too many samples for a picture.
+        FileExistsError: another process is writing the file.
+        OSError: writing failed; the message contains the path of the samples, if they were saved.
     """
     if out.suffix.lower() == ".png" and n > (most := PictureSink.most(shape)):
         raise ValueError(
@@ -256,18 +256,18 @@ def save_samples(
     columns: Sequence[str] | None = None,
     labels: Tensor | None = None,
 ) -> None:
-    """Write samples that are all there to a :func:`sample_file`.
+    """Write a tensor of samples to a :func:`sample_file`.
 
     Args:
         x: the samples, (N, \\*shape).
         out: the file.
-        levels: as there.
-        numbered: as there.
-        columns: as there.
-        labels: the classes that they were drawn from, (N,), of a model that has them.
+        levels: see :func:`sample_file`.
+        numbered: see :func:`sample_file`.
+        columns: see :func:`sample_file`.
+        labels: the classes of the samples, (N,), if any.
 
     Raises:
-        OSError: it cannot be written; the sentence says where the samples are, if they are anywhere.
+        OSError: writing failed; the message contains the path of the samples, if they were saved.
     """
     turns = None if labels is None else labels.__getitem__
     with sample_file(out, len(x), x.shape[1:], levels, numbered, columns, turns) as file:

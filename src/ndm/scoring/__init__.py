@@ -1,8 +1,8 @@
-r"""Every row of a data set scored by a model: the bound and the log-likelihood, each with its error, in a file.
+r"""Scoring of every row of a data set: bound and log-likelihood with their errors, written to a file.
 
-For data of any number of rows. They are read, scored and written down a block at a time, so that memory is needed for
-a block, and a run that was killed goes on where it was: OUT.partial/blocks holds what is done, each block with a
-checksum. What a row gets depends on the settings and on the row, and on nothing that happened in between.
+Rows are read, scored and written in blocks, so that memory use does not depend on their number. An interrupted scoring
+is resumed from OUT.partial/blocks, which contains the completed blocks with checksums. The result of a row depends only
+on the settings and the row, not on interruptions.
 """
 
 from ndm.scoring.checks import PRECISIONS

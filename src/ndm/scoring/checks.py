@@ -1,4 +1,4 @@
-"""What is looked at before a scoring spends time, and what tells models apart."""
+"""Checks before scoring starts, and the fingerprint of a model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["FORMATS", "PRECISIONS", "check_model", "check_options", "check_out",
 
 PRECISIONS = ("32", "bf16", "64")
 
-#: Formats, by the file's ending.
+#: Formats by file suffix.
 FORMATS = (".parquet", ".csv")
 
 
@@ -73,10 +73,10 @@ def check_model(model: NDM, likelihood: bool) -> None:
 
 
 def fingerprint(model: NDM) -> str:
-    """A checksum of the model's configuration and numbers."""
+    """Return a checksum of the model's configuration and weights."""
     try:
         description = json.dumps(model.config())
-    except TypeError:  # it has a module in it that is no part
+    except TypeError:  # it contains a module that is not a part
         description = f"{model}{model.standardize and model.standardize.config()}"
     found = hashlib.sha256(description.encode())
     for name, value in model.state_dict().items():

@@ -1,4 +1,4 @@
-"""What is kept of a scoring while it is not finished, so that it can go on after it was stopped or killed."""
+"""Intermediate results of a scoring, for resuming it after an interruption."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ __all__ = ["MEASURED", "PartialScores"]
 
 logger = logging.getLogger("ndm.scoring")
 
-#: The files of the folder.
+#: Files of the folder.
 _OWN = re.compile(r"blocks|(\.settings\.[0-9a-f]+|settings)\.json")
 
-#: What is measured of a row, in the order of a block's columns.
+#: Columns of a block.
 MEASURED = ("nelbo", "nelbo_stderr", "log_prob", "log_prob_stderr", "solver_error")
 
 
 class PartialScores:
-    """The folder OUT.partial: the settings, and the blocks that are done, each followed by a checksum.
+    """The folder OUT.partial: the settings, and the completed blocks, each followed by a checksum.
 
-    A block that was being written when the process died has no right checksum, and is cut off with all that follows.
+    An incomplete block has no valid checksum, and is removed with all data after it.
 
     Attributes:
-        rows: how many are done.
-        blocks: how many blocks that is.
+        rows: number of completed rows.
+        blocks: number of completed blocks.
 
     Raises:
-        ValueError: the folder is of other settings, or of another process that is at work.
+        ValueError: the folder has other settings, or is in use by another process.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
@@ -66,11 +66,11 @@ class PartialScores:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        with naming(self.path):  # what could not be written is tried again
+        with naming(self.path):  # retries a failed write
             self._file.close()
 
     def append(self, values: np.ndarray) -> None:
-        """Write a block, (n, 5), so that it is there whatever happens next."""
+        """Append a block, (n, 5), and flush it to the disk."""
         data = np.ascontiguousarray(values, "<f8").tobytes()
         with naming(self.path):
             self._file.write(data + self._checksum(data, self.blocks))
@@ -79,7 +79,7 @@ class PartialScores:
         self._count(values)
 
     def read(self) -> Iterator[np.ndarray]:
-        """The blocks that are done, one after another, up to the first that is not right."""
+        """Iterate over the completed blocks, up to the first invalid one."""
         size, total = self.settings["batch_size"], self.settings["rows"]
         with open(self.path, "rb") as file:
             for block, start in enumerate(range(0, total, size)):
@@ -90,17 +90,17 @@ class PartialScores:
                 yield np.frombuffer(data, "<f8").reshape(n, len(MEASURED))
 
     def remove(self) -> None:
-        """Delete the folder: it has served its purpose."""
+        """Delete the folder."""
         self._file.close()
         self.path.unlink()  # first: blocks without their settings cannot be resumed
         for left in self.folder.iterdir():
             if _OWN.fullmatch(left.name):
                 left.unlink()
-        with contextlib.suppress(OSError):  # another program's file is in it
+        with contextlib.suppress(OSError):  # it contains files of other programs
             self.folder.rmdir()
 
     def _require_own(self) -> None:
-        """Refuse a folder of that name that no scoring has made."""
+        """Raise an error if a folder of that name was not created by a scoring."""
         if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
             raise ValueError(f"{self.folder} should be a folder of this command, and is none: move it away.")
         others = sorted(f.name for f in self.folder.glob("*") if f.is_symlink() or not _OWN.fullmatch(f.name))
@@ -108,7 +108,7 @@ class PartialScores:
             raise ValueError(f"{self.folder} has files that ndm has not written ({others[0]}): move them away.")
 
     def _claim(self, empty: bool) -> None:
-        """Write the settings down where nothing is done yet, or see that they are those that are written."""
+        """Write the settings of a new scoring, or check that they match the existing ones."""
         path = self.folder / "settings.json"
         if empty:
             with atomic_write(path) as file:
@@ -134,7 +134,7 @@ class PartialScores:
         self.blocks += 1
 
     def _end(self) -> int:
-        """Where the blocks that are done end in the file."""
+        """Return the end of the completed blocks in the file."""
         return 8 * len(MEASURED) * self.rows + 4 * self.blocks
 
     @staticmethod
@@ -143,7 +143,7 @@ class PartialScores:
 
 
 def _lock(file: Any, folder: Path) -> None:
-    """Let no other process write to the file; where there are no such locks, hope for the best."""
+    """Lock the file against other processes; without effect if locks are not supported."""
     try:
         import fcntl
     except ModuleNotFoundError:

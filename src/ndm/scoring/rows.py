@@ -1,4 +1,4 @@
-"""What is scored: a tensor's rows, those of a table's file, or images, read one block after another."""
+"""Sources of rows to score: tensors, table files or images, read in blocks."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from ndm.storage.atomic import sha256_of
 
 __all__ = ["ExampleRows", "ImageRows", "Rows", "TableRows"]
 
-#: Rows that are read at a time for a checksum.
+#: Number of rows read at a time for a checksum.
 _AT_ONCE = 1024
 
 
 @runtime_checkable
 class Rows(Protocol):
-    """Examples that are read one after another.
+    """Base class of examples that are read sequentially.
 
     Attributes:
-        count: how many there are.
+        count: number of examples.
     """
 
     count: int
 
     def blocks(self, size: int, skip: int) -> Iterator[Tensor]:
-        """The examples from number ``skip`` on, ``size`` at a time, (n, \\*shape)."""
+        """Iterate over the examples from index ``skip``, in blocks of ``size``, (n, \\*shape)."""
         ...
 
     def identity(self) -> dict[str, Any]:
-        """What tells these rows from others, made of JSON's types."""
+        """Return an identifier of these rows, in JSON types."""
         ...
 
 
 class ExampleRows:
-    """A tensor's rows, or a split's of a data set.
+    """Rows of a tensor, or of a split of a data set.
 
     Args:
         examples: (N, \\*shape).
@@ -64,17 +64,17 @@ class ExampleRows:
 
 
 class TableRows:
-    """The rows of a CSV or Parquet file, all of which are looked at before the first is scored.
+    """Rows of a CSV or Parquet file, which are all checked before scoring.
 
     Args:
         path: the file.
-        shape: of an example; the table has as many columns as that has entries.
-        columns: which, and in what order; None for all that hold numbers.
-        levels: K, if the columns hold whole numbers 0 ... K - 1.
+        shape: shape of an example; the number of columns is its number of entries.
+        columns: names and order of the columns; None for all numeric columns.
+        levels: K, if the columns contain integers 0 ... K - 1.
 
     Raises:
-        ValueError: the file has other columns, or is not as :class:`~ndm.data.table.TableFile` wants it, or is empty.
-        FileNotFoundError: there is no such file.
+        ValueError: the file has other columns, is invalid for :class:`~ndm.data.table.TableFile`, or is empty.
+        FileNotFoundError: the file does not exist.
     """
 
     def __init__(
@@ -104,19 +104,20 @@ class TableRows:
 
 
 class ImageRows:
-    """The images of a source, in its order, decoded as they are needed: see :class:`ndm.data.Images`.
+    """Images of a source, in order, decoded on demand: see :class:`ndm.data.Images`.
 
     Args:
         path: as for Images.
-        shape: of the model's images, (C, H, W).
-        size: what the images are resized to; None for images that are of the shape already.
-        channels: 1 or 3 to make all images grey or coloured; None for images that are so already.
-        split: which of the source's splits; None if it has one.
-        background: the colour that images are put on where they are transparent; None to refuse such images.
+        shape: shape of the model's images, (C, H, W).
+        size: target size for resizing; None for no resizing.
+        channels: 1 or 3 to convert all images to grey or colour; None for no conversion.
+        split: split of the source; None if it has only one.
+        background: background colour for transparent images; None to reject them.
 
     Raises:
-        ValueError: the source has no such split or several, or is damaged; and later, an image is of another shape.
-        FileNotFoundError: there is nothing of that path or name.
+        ValueError: the split does not exist or is ambiguous, or the source is damaged; while reading, an image has
+            another shape.
+        FileNotFoundError: the path or name does not exist.
     """
 
     def __init__(

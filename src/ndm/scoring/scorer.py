@@ -1,4 +1,4 @@
-"""The figures of a block of rows."""
+"""Computation of the scores of a block of rows."""
 
 from __future__ import annotations
 
@@ -23,18 +23,17 @@ from ndm.scoring.partial import MEASURED
 
 __all__ = ["Scorer"]
 
-#: Samples of the model that the bound's control variates are fitted to, the steps that they are drawn in, and the
-#: groups of them, of whose slopes the median is taken.
+#: Number of model samples for fitting the control variates of the bound, number of sampling steps, and number of groups
+#: for the median of the slopes.
 SAMPLES, STEPS, GROUPS = 64, 10, 8
 
-#: The bound is computed of this power of two of rows together, or of a larger one: a processor computes vectors of so
-#: many numbers, and what is left over otherwise, with other last bits. Of rows as large as images, which are vectors by
-#: themselves, it is computed of so many together, no more and no fewer.
+#: Minimum number of rows, a power of two, for computing the bound: CPUs process the remainder of a vector differently,
+#: with other rounding errors. For rows as large as images, exactly this number is used.
 TOGETHER, LARGE, LARGE_TOGETHER = 32, 256, 16
 
 
 class Scorer:
-    """Scores blocks of rows; ``options`` are those of :func:`log_likelihood`."""
+    """Compute scores of blocks of rows; ``options`` are those of :func:`log_likelihood`."""
 
     def __init__(
         self, model: NDM, likelihood: bool, times: int, options: dict[str, Any], precision: str, seed: int
@@ -42,7 +41,7 @@ class Scorer:
         self.model = copy.deepcopy(model).double() if precision == "64" else model
         self.likelihood, self.times, self.options = likelihood, times, options
         self.precision, self.seed = precision, seed
-        self.slopes: list[float] = []  # one for each stratum
+        self.slopes: list[float] = []  # one per stratum
         self.kind = ""
         parameter = next(iter(model.parameters()), torch.empty(0))
         self.device = parameter.device
@@ -50,7 +49,7 @@ class Scorer:
 
     @contextlib.contextmanager
     def at_work(self) -> Iterator[None]:
-        """The model in evaluation mode, and the networks in the precision that was asked for."""
+        """Context manager for evaluation mode and the requested precision of the networks."""
         was_training = self.model.training
         self.model.eval()
         half = self.precision == "bf16"
@@ -61,12 +60,12 @@ class Scorer:
             self.model.train(was_training)
 
     def measure(self, x: Tensor, block: int) -> np.ndarray:
-        """The figures of a block's rows, (n, 5), in the order of :data:`~ndm.scoring.partial.MEASURED`."""
+        """Compute the scores of a block, (n, 5), in the order of :data:`~ndm.scoring.partial.MEASURED`."""
         x = x.to(self.device, self.dtype)
         found = torch.full((len(x), len(MEASURED)), math.nan, dtype=torch.float64)
         found[:, 0], found[:, 1] = self._bound(x)
         if self.likelihood:
-            hopeless = ~found[:, 0].isfinite()  # so far from the data that there is no use in trying
+            hopeless = ~found[:, 0].isfinite()  # too far from the data to be solved
             found[:, 2:], kind, _ = solved(self.model, x, None, hopeless, self._generator(block, 1), self.options)
             self.kind = kind or self.kind
         return found.numpy()
@@ -75,21 +74,21 @@ class Scorer:
         return torch.Generator(self.device).manual_seed(seed_of(self.seed, *numbers))
 
     def _bound(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The bound and its standard error, each (n,).
+        """Compute the bound and its standard error, each (n,).
 
-        A row's random numbers are its own, and the rows are computed in pieces of such sizes that it makes no
-        difference what stands beside a row in a file.
+        The random numbers are per row, and the sizes of the pieces ensure that a result does not depend on the other
+        rows of the file.
         """
         found, start = [], 0
         for size in _pieces(len(x), large=x[0].numel() >= LARGE and x.device.type == "cpu"):
-            rows = torch.arange(start, start + size, device=x.device).clamp(max=len(x) - 1)  # the last one repeated
+            rows = torch.arange(start, start + size, device=x.device).clamp(max=len(x) - 1)  # padded with the last one
             found.append(self._bound_of_piece(x[rows]))
             start += size
         mean, error = (torch.cat(part)[: len(x)] for part in zip(*found, strict=True))
         return mean, error
 
     def _bound_of_piece(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The same of few rows: two noise levels from every stratum, which tell the bound's variance."""
+        """As :meth:`_bound`, for few rows: two noise levels per stratum, which give the variance of the bound."""
         u, noise = self._noise_of(x)
         mean, variance = torch.zeros(2, len(x), dtype=torch.float64)
         for stratum, slope in enumerate(self.slopes):
@@ -102,11 +101,11 @@ class Scorer:
         return mean, variance.sqrt()
 
     def _noise_of(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Uniform numbers, (times, n), and noise for the bound, (times, 2, n, \\*shape), by seed and row alone."""
+        """Uniform numbers, (times, n), and noise for the bound, (times, 2, n, \\*shape), from the seed and the row."""
         u = torch.empty(len(x), self.times, dtype=torch.float64)
         noise = torch.empty(len(x), self.times, 2, *x.shape[1:], dtype=self.dtype)
         generator, key = torch.Generator(), self.seed.to_bytes(16, "little")
-        rows = (x.detach().cpu().float() + 0.0).flatten(1).numpy()  # of -0 and 0 one
+        rows = (x.detach().cpu().float() + 0.0).flatten(1).numpy()  # maps -0 to 0
         for i, row in enumerate(rows):
             digest = hashlib.blake2b(row.tobytes(), digest_size=8, key=key).digest()
             generator.manual_seed(int.from_bytes(digest, "little") >> 1)
@@ -115,10 +114,10 @@ class Scorer:
         return u.T.to(self.device), noise.movedim(0, 2).to(self.device)
 
     def _draw(self, x: Tensor, stratum: int, u: Tensor, noise: Tensor, check: bool) -> tuple[Tensor, Tensor]:
-        """The bound at a noise level of a stratum, and a number of mean zero that goes with it, each (n,).
+        """Compute the bound at a noise level of a stratum, and a control variate of mean zero, each (n,).
 
-        Near the data eps_hat is small, and what varies in gamma' |eps - eps_hat|^2 / 2 is mostly |eps|^2, of which the
-        mean is known.
+        Near the data eps_hat is small, and the variance of gamma' |eps - eps_hat|^2 / 2 is mostly that of |eps|^2,
+        whose mean is known.
         """
         times = 2 * (stratum + u) / self.times
         total = self.model.bound(x, times=times, generator=Drawn(noise), check=check).total
@@ -126,11 +125,10 @@ class Scorer:
         return total.double().cpu(), (weight * (noise[0].square() - 1).flatten(1).sum(1)).double().cpu()
 
     def prepare(self, x: Tensor) -> None:
-        """See whether the data fit the model, by some rows, and find how much of the variates of :meth:`_draw` to
-        subtract, from samples of the model.
+        """Check some rows of the data, and fit the control variates of :meth:`_draw` to samples of the model.
 
-        So nothing is lost of the bound's being unbiased, and a row's score depends on no other row. The median of the
-        slopes of several groups of samples is taken, which a few samples that are far off cannot spoil.
+        The bound remains unbiased, and a row's score does not depend on other rows. The median of the slopes of several
+        groups of samples is robust to outliers.
 
         Raises:
             ValueError: the data do not fit the model.
@@ -155,22 +153,22 @@ class Scorer:
             products = ((y * control).tensor_split(GROUPS), control.square().tensor_split(GROUPS))
             slopes = torch.stack([a.sum() / b.sum() for a, b in zip(*products, strict=True)])
             slopes = slopes[slopes.isfinite()]
-            # Rounded, so that it is the same however many threads have computed it.
+            # Rounded, so that it does not depend on the number of threads.
             self.slopes.append(round(slopes.median().item(), 3) if len(slopes) else 0.0)
 
     def check(self, x: Tensor) -> tuple[str, float | None]:
-        """What the log-likelihood is in words, and how much finer steps in float64 change it on average."""
+        """Return a description of the log-likelihood, and its mean change with finer steps in float64."""
         x, place = x.to(self.device, self.dtype), (0, 2)
         finer = self.options | {"tolerance": self.options["tolerance"] / 100}
         with warnings.catch_warnings(), contextlib.suppress(RuntimeError):
-            warnings.simplefilter("ignore", RuntimeWarning)  # of the tolerance, which is counted
+            warnings.simplefilter("ignore", RuntimeWarning)  # missed tolerances are counted
             rough = log_likelihood(self.model, x, generator=self._generator(*place), **self.options)
             self.kind = rough.kind
-            if self.device.type == "mps":  # which has no float64
+            if self.device.type == "mps":  # no float64 support
                 return self.kind, None
             model, x = copy.deepcopy(self.model).double(), x.double()
             with torch.autocast(self.device.type, enabled=False):
-                if rough.stderr.any():  # float64 has random numbers of its own, so that both must be in it
+                if rough.stderr.any():  # random numbers differ in float64, so both must use it
                     rough = log_likelihood(model, x, generator=self._generator(*place), **self.options)
                 fine = log_likelihood(model, x, generator=self._generator(*place), **finer)
             change = (rough.log_prob - fine.log_prob).abs()
@@ -180,7 +178,7 @@ class Scorer:
 
 
 def _pieces(n: int, large: bool) -> Iterator[int]:
-    """The sizes of the pieces in which n rows are computed; the last may be larger than what is left."""
+    """Return the sizes of the pieces for n rows; the last may exceed the number of remaining rows."""
     while n > 0:
         size = LARGE_TOGETHER if large else max(TOGETHER, 2 ** (n.bit_length() - 1))
         yield size

@@ -1,4 +1,4 @@
-"""Every row of a data set scored: the work itself, and what is said of it."""
+"""Scoring of every row of a data set, and the summary."""
 
 from __future__ import annotations
 
@@ -29,37 +29,36 @@ __all__ = ["Scores", "score"]
 
 logger = logging.getLogger("ndm.scoring")
 
-#: Rows in a block: at most so many, and at most so many numbers.
+#: Maximum number of rows and of values in a block.
 ROWS, NUMBERS = 1024, 2**18
 
-#: Numbers in the rows whose likelihood is computed once more, to see what the solver's tolerance has cost.
+#: Number of values in the rows whose likelihood is recomputed to estimate the error of the solver.
 CHECKED = 128
 
-#: What is in the partial folder: to be counted up when that changes its meaning.
+#: Version of the partial folder: increase it when the format changes.
 _LAYOUT = 3
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What was written.
+    """Summary of the written scores.
 
     Attributes:
         path: the file.
-        about: ``rows``, and of ``nelbo`` and ``log_prob`` each the ``mean``, its ``stderr`` over the rows, and
-            ``row_stderr``, the mean of the rows' own standard errors (nats), all over the rows where it is finite;
-            ``not_finite``, the number of the others (inf or nan), and if there are any, the first 20 of them,
-            ``not_finite_rows``. Of ``log_prob`` also ``kind`` in words, ``unsolved`` (as ``not_finite``),
-            ``missed_tolerance``, the number of rows whose solver's error is above the tolerance, ``solver_error``, the
-            mean of the rows' own, and ``checked_error``, the mean difference that a hundredth of the tolerance and
-            double precision made to some random rows; and ``seconds``, of this session, for ``scored`` rows. What
-            there is no number for, as the standard error of one row, is None.
+        about: ``rows``; for each of ``nelbo`` and ``log_prob`` the ``mean``, its ``stderr`` over the rows, and
+            ``row_stderr``, the mean standard error per row (nats), all over the finite rows; ``not_finite``, the number
+            of other rows (inf or nan), and ``not_finite_rows``, the first 20 of them, if any. For ``log_prob`` also
+            ``kind`` (a description), ``unsolved`` (as ``not_finite``), ``missed_tolerance``, the number of rows with a
+            solver error above the tolerance, ``solver_error``, its mean over the rows, and ``checked_error``, the mean
+            difference for some random rows with a hundredth of the tolerance and double precision; and ``seconds``, the
+            time of this session for ``scored`` rows. Undefined values, such as the standard error of one row, are None.
     """
 
     path: Path
     about: dict[str, Any]
 
     def text(self) -> str:
-        """The same in a few lines."""
+        """Return the summary as text."""
         about, lines = self.about, []
         for name, what in (("nelbo", "bound on -log p"), ("log_prob", "log p")):
             if name in about:
@@ -82,7 +81,7 @@ class Scores:
         return "\n".join(lines)
 
     def require_finite(self) -> None:
-        """Raise a ValueError if no row has a finite bound, or none a finite log-likelihood."""
+        """Raise a ValueError if no row has a finite bound, or no row has a finite log-likelihood."""
         for name, what in (("nelbo", "bound"), ("log_prob", "log-likelihood")):
             if name in self.about and self.about[name]["mean"] is None:
                 raise ValueError(
@@ -92,7 +91,7 @@ class Scores:
 
 
 def _mean_lines(what: str, part: dict[str, Any], rows: int) -> list[str]:
-    """The mean of a figure, and which rows have none."""
+    """Format the mean of a score, and the rows without a finite value."""
     lines = []
     if part["mean"] is None:
         lines.append(f"{what:<16} {'-':>12}")
@@ -127,40 +126,40 @@ def score(
     seed: int = 0,
     progress: bool | None = None,
 ) -> Scores:
-    r"""Write a file with a line for every row of the data, in their order.
+    r"""Score the rows of the data, and write a file with a line per row, in order.
 
-    Its columns are ``row``, from 0; ``nelbo`` and ``nelbo_stderr``, the bound on -log p in continuous time, with the
-    noise's square for a control variate; ``log_prob`` and ``log_prob_stderr``, the log-likelihood under the reverse
-    ODE, whose meaning is in ``kind``; ``solver_error``, a bound on the solver's error; all in
-    nats, the standard errors being those of what is random in each row's own figure. (The bound's comes of ``times`` /
-    2 differences and is itself uncertain: with 20 times the mean lies within two of it for nine rows of ten.) For
-    K-level data also ``bits_per_dim``, of the log-likelihood, or of the bound where there is none.
+    The columns are ``row``, from 0; ``nelbo`` and ``nelbo_stderr``, the bound on -log p in continuous time, with the
+    squared noise as control variate; ``log_prob`` and ``log_prob_stderr``, the log-likelihood under the reverse ODE,
+    described by ``kind``; ``solver_error``, a bound on the solver's error; all in nats. The standard errors measure the
+    randomness of each row's estimate. (That of the bound is estimated from ``times`` / 2 differences: with 20 times,
+    the mean is within two standard errors for nine of ten rows.) K-level data also have ``bits_per_dim`` of the
+    log-likelihood, or of the bound if there is none.
 
-    The bound of a row depends on the row and the seed alone: not on the rows beside it, its place or the size of the
-    blocks, so that equal rows have equal bounds. The random numbers of a log-likelihood, where it has any, are those
-    of the row's place. A row whose bound is not finite is too far from the data to be solved: its log_prob is nan.
+    The bound of a row depends only on the row and the seed, not on other rows, its index or the block size, so that
+    equal rows have equal bounds. The random numbers of a log-likelihood, if any, depend on the index of the row. If the
+    bound is not finite, the row is too far from the data to be solved, and log_prob is nan.
 
-    If the process is killed, the same call goes on from OUT.partial, and the file will be the same.
+    If the process is killed, the same call resumes from OUT.partial and gives the same file.
 
     Args:
-        model: the model, which must be on the device to compute on, and is left as it was.
+        model: the model, on the device to use; not modified.
         data: the rows.
-        out: the file to write, .parquet or .csv.
-        likelihood: compute the log-likelihood as well, which takes longest.
-        times: noise levels per row for the bound, an even number: two in each of ``times`` / 2 strata.
-        tolerance: nats, of the ODE solver: see :func:`ndm.log_likelihood`.
-        samples: of z_0, for K-level data.
-        probes: for the divergence, where it is not exact: in more than 16 dimensions.
-        precision: ``32``, ``bf16`` (of the networks alone) or ``64``.
-        batch_size: rows in a block. Another number means other random numbers for log-likelihoods that have any.
-        max_rows: score the first so many rows only.
-        seed: of every random number.
-        progress: show a bar; by default on a terminal.
+        out: output file, .parquet or .csv.
+        likelihood: also compute the log-likelihood, which takes the most time.
+        times: number of noise levels per row for the bound, even: two in each of ``times`` / 2 strata.
+        tolerance: tolerance of the ODE solver in nats: see :func:`ndm.log_likelihood`.
+        samples: number of samples of z_0, for K-level data.
+        probes: number of probes for the divergence, which is not exact in more than 16 dimensions.
+        precision: ``32``, ``bf16`` (networks only) or ``64``.
+        batch_size: rows per block. The random numbers of log-likelihoods, if any, depend on it.
+        max_rows: maximum number of rows, from the first.
+        seed: seed of all random numbers.
+        progress: show a progress bar; by default on a terminal.
 
     Raises:
-        ValueError: an argument is out of range, the data do not fit the model, or OUT.partial is of other settings.
+        ValueError: an argument is out of range, the data do not fit the model, or OUT.partial has other settings.
         FileExistsError: OUT exists.
-        FileNotFoundError: there is no folder to write in.
+        FileNotFoundError: the output folder does not exist.
         ImportError: pyarrow is not installed, for a .parquet file.
     """
     out = Path(out)
@@ -172,7 +171,7 @@ def score(
     first = next(rows.blocks(1, 0), None)
     if first is None:
         raise ValueError("There are no rows to score.")
-    # A power of two, which the scorer does not have to cut up.
+    # A power of two, which the scorer does not split.
     size = batch_size or 2 ** (max(1, min(ROWS, NUMBERS // first.numel())).bit_length() - 1)
     if tolerance is None:
         tolerance = TOLERANCE * first.numel()
@@ -184,7 +183,7 @@ def score(
         "precision": precision, "seed": seed,
     }  # fmt: skip
     with scorer.at_work():
-        scorer.prepare(next(rows.blocks(size, 0)))  # which also finds out whether the data fit the model
+        scorer.prepare(next(rows.blocks(size, 0)))  # also checks that the data fit the model
     with scorer.at_work(), PartialScores(out.with_name(out.name + ".partial"), settings) as partial:
         began, done = time.monotonic(), partial.rows
         if done:
@@ -209,14 +208,14 @@ def score(
 def _measure_all(
     rows: Rows, scorer: Scorer, partial: PartialScores, count: int, size: int, progress: bool | None
 ) -> None:
-    """Measure the rows that have not been measured, a block at a time.
+    """Score the remaining rows in blocks.
 
     Raises:
-        ValueError: there are fewer rows than there were.
+        ValueError: the number of rows has decreased.
     """
     done, hidden = partial.rows, None if progress is None else not progress
     with tqdm(total=count, initial=done, desc="scoring", unit="row", disable=hidden) as bar:
-        # The last block is read whole too: whatever the first rows are, their noise is that of the block.
+        # The last block is read completely: the noise of its rows depends on the block.
         for x in rows.blocks(size, done) if done < count else ():
             partial.append(scorer.measure(x, partial.blocks)[: count - partial.rows])
             bar.update(min(len(x), count - bar.n))
@@ -227,7 +226,7 @@ def _measure_all(
 
 
 def _some_solved(rows: Rows, partial: PartialScores, size: int, at_once: int, seed: int) -> Tensor | None:
-    """Some random rows, at most ``size``, whose log-likelihood is finite, (n, \\*shape); None if there are none."""
+    """Return at most ``size`` random rows with a finite log-likelihood, (n, \\*shape); None if there are none."""
     solved = np.concatenate([np.isfinite(block[:, MEASURED.index("log_prob")]) for block in partial.read()])
     places = np.flatnonzero(solved)
     if len(places) == 0:

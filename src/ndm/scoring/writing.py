@@ -1,4 +1,4 @@
-"""The end of a scoring: the means of all rows, and the file."""
+"""Final step of a scoring: means over all rows, and the output file."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from ndm.storage.atomic import atomic_path
 
 __all__ = ["summary", "write"]
 
-#: Rows that are written at a time, a row group of a Parquet file.
+#: Rows written at a time; the size of a Parquet row group.
 WRITTEN = 65_536
 
 
 class _Mean:
-    """Mean and standard error of numbers that come in blocks; those that are not finite are counted and left out."""
+    """Running mean and standard error over blocks; non-finite values are counted and excluded."""
 
     def __init__(self) -> None:
         self.count = self.rows = 0
         self.mean = self.squares = 0.0
-        self.missing: list[int] = []  # the first of them, by their rows
+        self.missing: list[int] = []  # rows of the first ones
 
     def add(self, values: np.ndarray) -> None:
         finite = np.isfinite(values)
@@ -50,13 +50,13 @@ class _Mean:
 
 
 def summary(partial: PartialScores, kind: str | None, tolerance: float, checked: float | None) -> dict[str, Any]:
-    """The means of all rows: see :attr:`ndm.scoring.Scores.about`.
+    """Compute the means over all rows: see :attr:`ndm.scoring.Scores.about`.
 
     Args:
-        partial: what was measured.
-        kind: what the log-likelihood is; None if there is none.
-        tolerance: of its solver.
-        checked: the difference that a finer solution makes.
+        partial: the scores.
+        kind: description of the log-likelihood; None if there is none.
+        tolerance: tolerance of its solver.
+        checked: mean change with a finer solution.
     """
     means, missed = {name: _Mean() for name in MEASURED}, 0
     for block in partial.read():
@@ -82,7 +82,7 @@ def summary(partial: PartialScores, kind: str | None, tolerance: float, checked:
 
 
 def write(out: Path, partial: PartialScores, about: dict[str, Any], bits: float | None) -> None:
-    """Put the blocks together in one file, which comes to its place when it is whole."""
+    """Write all blocks to the output file, atomically."""
     columns = _columns(partial, about, bits)
     with atomic_path(out, replace=False) as new:
         if out.suffix.lower() == ".csv":
@@ -101,7 +101,7 @@ def _write_csv(path: Path, blocks: Iterator[dict[str, np.ndarray]]) -> None:
 
 
 def _columns(partial: PartialScores, about: dict[str, Any], bits: float | None) -> Iterator[dict[str, np.ndarray]]:
-    """The file's columns, block by block."""
+    """Iterate over the columns of the file, block by block."""
     names = MEASURED if "log_prob" in about else MEASURED[:2]
     row = 0
     for block in _joined(partial.read()):
@@ -116,7 +116,7 @@ def _columns(partial: PartialScores, about: dict[str, Any], bits: float | None) 
 
 
 def _joined(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """Blocks put together to larger ones, of which files are better made."""
+    """Merge blocks to larger ones for efficient writing."""
     waiting: list[np.ndarray] = []
     for block in blocks:
         waiting.append(block)

@@ -1,7 +1,7 @@
-"""Training: a model and a data set in, a folder with the trained model out.
+"""Training of a model on a data set; the output is a run folder with the trained model.
 
-:func:`fit` is the door. Behind it, one file each: the options, what happens in a step (the LightningModule), the order
-of the batches, the callbacks, the metrics file, and the layout of the folder.
+The entry point is :func:`fit`. The other modules contain the options, the LightningModule, the order of the batches,
+the callbacks, the metrics file, and the layout of the run folder.
 """
 
 from ndm.training.fit import fit

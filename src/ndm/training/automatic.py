@@ -1,16 +1,17 @@
-"""Numbers of a training that are chosen from the data: the options that are ``auto``.
+"""Values of the training options that are ``auto``, chosen from the data.
 
 The rules, for N training examples:
 
 * ``training.batch_size``: 512 vectors, or 128 images on a GPU and 32 on a CPU; never more than N.
 * ``trainer.max_steps``: 300 passes over vectors, between 1,000 and 20,000 steps; 100 passes over images, between 2,000
-  and 10,000 steps on a CPU and 100,000 on a GPU. With ``trainer.max_time`` alone the time decides.
+  and 10,000 steps on a CPU and 100,000 on a GPU. If only ``trainer.max_time`` is set, the time is the limit.
 * ``trainer.val_check_interval``: a fiftieth of ``max_steps``.
 * ``trainer.val_examples``: 10,000 at most; of images on a CPU 256.
 * ``training.base``: a mixture below 1,000 vectors of up to 64 numbers, else none.
 
-300 passes are about where the validation bound of the tables in benchmarks/tables.py has its minimum, at 2,700 rows
-and at 35,000 (benchmarks/results/tables.jsonl); early stopping (``trainer.patience``) ends a shorter one.
+For the tables in benchmarks/tables.py, the validation bound reaches its minimum after about 300 passes, with 2,700 rows
+and with 35,000 (benchmarks/results/tables.jsonl); early stopping (``trainer.patience``) ends a training that reaches it
+earlier.
 """
 
 from __future__ import annotations
@@ -46,13 +47,13 @@ VALIDATED = 10_000
 
 VALIDATED_IMAGES_ON_CPU = 256
 
-#: Examples below which a denoiser starts from a Gaussian mixture, and most features of such an example.
+#: A denoiser gets a Gaussian mixture base below this number of examples, and up to this number of features.
 FEW, COLUMNS = 1000, 64
 
-#: Validations of a training of the automatic length.
+#: Number of validations in a training of automatic length.
 VALIDATIONS = 50
 
-#: Steps between two validations where only the time is limited; the time asks for more of them, see Pace.
+#: Steps between two validations if only the time is limited; Pace adds more by the clock.
 INTERVAL = 250
 
 
@@ -66,15 +67,15 @@ def on_cpu(accelerator: str) -> bool:
 def resolve(
     training: TrainingOptions, trainer: TrainerOptions, data: Data
 ) -> tuple[TrainingOptions, TrainerOptions, str]:
-    """The options with numbers in place of ``auto``.
+    """Replace ``auto`` in the options by numbers.
 
     Args:
-        training: how to train.
-        trainer: how long, and on what.
+        training: training options.
+        trainer: trainer options.
         data: the data set.
 
     Returns:
-        Both options, and a sentence that says what was chosen and why; empty if nothing was.
+        Both options, and a message with the chosen values and the reasons; empty if nothing was chosen.
     """
     kind, cpu = "vectors" if len(data.shape) == 1 else "images", on_cpu(trainer.accelerator)
     slow = kind == "images" and cpu
@@ -111,7 +112,7 @@ def resolve(
 
 
 def width(data: Data) -> int:
-    """The width of a perceptron for the data: 128 for up to 32 features, then four a feature, at most 512."""
+    """Return the width of a perceptron for the data: 128 for up to 32 features, then 4 per feature, at most 512."""
     features = math.prod(data.shape)
     return 128 if features <= 32 else min(512, 64 * math.ceil(features / 16))
 
@@ -119,21 +120,21 @@ def width(data: Data) -> int:
 def add_base(
     training: TrainingOptions, denoiser: nn.Module, data: Data, standardize: Standardize | None, seed: int
 ) -> tuple[TrainingOptions, str]:
-    """Give a denoiser its base where ``training.base`` asks for one.
+    """Set the base of a denoiser according to ``training.base``.
 
     Args:
-        training: how to train.
-        denoiser: gets the base.
-        data: whose training split the mixture is fitted to, and whose validation split it is chosen by.
-        standardize: as in the model.
-        seed: of the fits.
+        training: training options.
+        denoiser: the denoiser, modified in place.
+        data: the data set; the mixture is fitted to its training split and selected on its validation split.
+        standardize: the model's standardization.
+        seed: seed of the fits.
 
     Returns:
-        The options with a word in place of ``auto``, and a sentence about the base; empty if there is none.
+        The options with ``auto`` replaced, and a message about the base; empty if there is none.
 
     Raises:
-        ValueError: a mixture is asked for, and the data or the denoiser cannot have one.
-        ImportError: scikit-learn, which fits it, is not installed.
+        ValueError: a mixture is requested, but the data or the denoiser do not support it.
+        ImportError: scikit-learn is not installed.
     """
     suits = isinstance(denoiser, (Denoiser, DirectDenoiser)) and len(data.shape) == 1 and data.levels is None
     wanted = training.base

@@ -1,7 +1,7 @@
-"""The order of the training batches, a function of the seed and the step alone.
+"""Order of the training batches, which depends only on the seed and the step.
 
-So a run that is resumed sees exactly the batches that it would have seen, whatever the number of its devices, and no
-sampler has a state to be saved.
+A resumed run therefore gets the same batches as an uninterrupted one, for any number of devices, and samplers have no
+state to save.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from ndm.data.base import Data, Examples
 
 __all__ = ["Batch", "InOrder", "Stream"]
 
-#: Streams of random numbers: of the order of the examples (with the pass), of what augments them (with the step), of
-#: training's times and noise (with the step), of dropout (with the step and the share), of validation (with the batch).
+#: Random number streams: order of the examples (per pass), augmentation (per step), training times and noise (per
+#: step), dropout (per step and share), validation (per batch).
 ORDER, AUGMENTATION, NOISE, DROPOUT, VALIDATION = range(5)
 
-#: Batches that are fetched while the device works.
+#: Number of prefetched batches.
 AHEAD = 3
 
 
 class Batch(NamedTuple):
-    """One device's share of the examples of a step.
+    """The examples of a step on one device.
 
     Attributes:
         x: the examples, (B, \\*shape).
-        labels: their classes, (B,), or None.
-        rows: which examples of the step's these are.
-        total: how many the step has.
-        start: how many examples of the validation came before this batch.
+        labels: their class labels, (B,), or None.
+        rows: indices of these examples within the step.
+        total: number of examples in the step.
+        start: number of validation examples before this batch.
     """
 
     x: Tensor
@@ -49,22 +49,22 @@ class Batch(NamedTuple):
 
 
 class Stream:
-    """Shuffled batches for the steps that are still to come: all of the data in each pass, in an order of its own.
+    """Shuffled batches for the remaining steps. Each pass covers all data in a new order.
 
-    It goes on where ``trainer.global_step`` stands. A step's batch is shared among the devices, and a device's share
-    may come in ``pieces`` whose gradients are accumulated; what is in the batch depends on neither. The examples that
-    do not fill a batch at the end of a pass are left out of it.
+    Iteration starts at ``trainer.global_step``. A batch is divided among the devices, and each share into ``pieces``
+    whose gradients are accumulated; the content of the batch depends on neither. An incomplete batch at the end of a
+    pass is dropped.
 
     Args:
         data: the data set.
-        batch_size: examples per step, on all devices together; all there are if there are fewer.
-        seed: of the orders and of the augmentation.
-        trainer: tells the step, the device and the number of steps, ``max_steps``, which is -1 for no end.
-        labels: give the class labels too.
-        pieces: how many batches of a device make a step.
+        batch_size: examples per step over all devices; at most the size of the data set.
+        seed: seed of the order and of the augmentation.
+        trainer: provides the step, the device and ``max_steps`` (-1 for no limit).
+        labels: include the class labels.
+        pieces: number of batches per device and step.
 
     Raises:
-        ValueError: a batch cannot be shared equally.
+        ValueError: a batch cannot be divided equally.
     """
 
     def __init__(
@@ -88,10 +88,10 @@ class Stream:
                 f"A batch of {self.batch_size} examples cannot be shared equally by {trainer.world_size} device(s) in "
                 f"{pieces} piece(s): training.batch_size must be a multiple of {shares}."
             )
-        self._order: tuple[int, Tensor] | None = None  # of which pass, and it
+        self._order: tuple[int, Tensor] | None = None  # (pass, order)
 
     def __len__(self) -> int:
-        """The number of batches of the whole training, which Lightning takes for one epoch."""
+        """Number of batches of the whole training, which is one epoch for Lightning."""
         if self.trainer.max_steps == -1:
             raise TypeError("This stream of batches has no end.")
         return self.trainer.max_steps * self.pieces
@@ -124,7 +124,7 @@ class Stream:
         return self.examples[places], _rows_of(self.labels, places)
 
     def _places(self, step: int) -> Tensor:
-        """Where the examples of a step are in the split, (batch_size,)."""
+        """Indices of the examples of a step in the split, (batch_size,)."""
         n = len(self.examples)
         epoch, k = divmod(step, n // self.batch_size)
         if self._order is None or self._order[0] != epoch:
@@ -133,19 +133,19 @@ class Stream:
 
 
 class InOrder:
-    """The examples of a validation in batches, each shared among the devices.
+    """Validation batches, each divided among the devices.
 
-    A batch with fewer examples than devices gives those that go without one of it, with no rows of theirs: a sharded
-    network has to be called by all devices or by none.
+    If a batch has fewer examples than devices, the remaining devices get one of its examples with empty ``rows``,
+    because a sharded network must be called by all devices.
 
     Args:
         examples: (N, \\*shape).
         labels: their class labels, (N,), or None.
-        batch_size: examples per batch, on all devices together.
-        trainer: tells the device.
-        part: places of the examples that are taken, int64 (M,); None for all, in order.
-        repeats: how often they are taken: with other times and other noise each time, which makes the mean over few
-            examples less noisy.
+        batch_size: examples per batch over all devices.
+        trainer: provides the device.
+        part: indices of the examples to use, int64 (M,); None for all, in order.
+        repeats: number of repetitions, each with new times and noise, which makes the mean over few examples less
+            noisy.
     """
 
     def __init__(
@@ -186,7 +186,7 @@ def _generator(*numbers: int) -> torch.Generator:
 
 
 def _ahead(batches: Iterator[Batch], pin: bool) -> Iterator[Batch]:
-    """The same batches, fetched by a thread while the device works."""
+    """Prefetch batches in a background thread."""
 
     def fetch() -> Batch | None:
         batch = next(batches, None)

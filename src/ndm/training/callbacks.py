@@ -1,4 +1,4 @@
-"""What is done beside the steps: the average of the weights, checkpoints, the log, pictures."""
+"""Callbacks of a training: averaged weights, checkpoints, log, pictures."""
 
 from __future__ import annotations
 
@@ -31,34 +31,34 @@ from ndm.training.run import Run
 __all__ = ["EMA", "AtomicCheckpoints", "Pictures", "callbacks", "timer_for"]
 
 
-#: What the best checkpoint is the best of.
+#: Metric that selects the best checkpoint.
 MONITORED = "val/total"
 
 
 class EMA(Callback):
-    """Exponential moving average of the weights, which is what is validated and saved.
+    """Exponential moving average of the weights, used for validation and saving.
 
-    The decay of update n is min(decay, (1 + n) / (10 + n)), so that a short training's average forgets its beginning.
-    Buffers are not averaged: they are constants and counts. Lightning's own keeps a second model, which a network
-    that is divided among devices does not allow; this one keeps a list of tensors, of which each process has its parts.
+    The decay of update n is min(decay, (1 + n) / (10 + n)), so that the initial weights have little influence in a
+    short training. Buffers are not averaged: they are constants and counts. Lightning's callback keeps a second model,
+    which does not work for sharded networks; this one keeps a list of tensors, of which each process has its parts.
 
-    In a checkpoint, ``state_dict`` has the averages, ``current_model_state`` the weights and ``averaging_state`` the
-    number of updates.
+    In a checkpoint, ``state_dict`` contains the averages, ``current_model_state`` the weights and ``averaging_state``
+    the number of updates.
 
     Args:
-        decay: per step.
+        decay: decay per step.
     """
 
     def __init__(self, decay: float) -> None:
         self.decay = decay
         self._averages: list[Tensor] = []  # in the order of the parameters
-        self._weights: list[Tensor] = []  # the parameters' own memory: to go through all modules takes time in a step
+        self._weights: list[Tensor] = []  # cached: iterating over all modules is slow
         self._updates = 0
         self._first = 1  # the first step of this session
 
     @torch.no_grad()
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # What was loaded with a checkpoint came before the model went to its device.
+        # The checkpoint was loaded before the model was moved to its device.
         self._weights = _own_parts(pl_module)
         self._averages = [a.to(p) for a, p in zip(self._averages, self._weights, strict=False)]
         self._first = trainer.global_step + 1
@@ -68,9 +68,9 @@ class EMA(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if trainer.global_step == self._updates:
-            return  # a piece of a batch
+            return  # gradient accumulation is not complete
         if trainer.global_step == self._first:
-            self._weights = _own_parts(pl_module)  # again: in its first step FSDP settles where it keeps its parts
+            self._weights = _own_parts(pl_module)  # FSDP allocates its shards in the first step
         if self._averages:
             n = self._updates
             torch._foreach_lerp_(self._averages, self._weights, 1 - min(self.decay, (1 + n) / (10 + n)))
@@ -90,7 +90,7 @@ class EMA(Callback):
     @torch.no_grad()
     def _swap(self) -> None:
         """Exchange the weights and their averages."""
-        for average, parameter in zip(self._averages, self._weights, strict=False):  # there may be none yet
+        for average, parameter in zip(self._averages, self._weights, strict=False):  # may be empty
             held = parameter.clone()
             parameter.copy_(average)
             average.copy_(held)
@@ -106,21 +106,21 @@ class EMA(Callback):
 
     @torch.no_grad()
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._averages = [p.clone() for p in _own_parts(pl_module)]  # Lightning has loaded them as the model's weights
+        self._averages = [p.clone() for p in _own_parts(pl_module)]  # Lightning has loaded the averages as weights
         self._updates = int(checkpoint["averaging_state"]["n_averaged"])
         trainer.strategy.load_model_state_dict({"state_dict": checkpoint["current_model_state"]})
 
 
 def _own_parts(module: LightningModule) -> list[Tensor]:
-    """The parameters, or this process's parts of those that are divided, for reading and changing in place."""
+    """Return the parameters (local shards if sharded), for reading and in-place changes."""
     return [p.to_local() if hasattr(p, "to_local") else p.detach() for p in module.parameters()]
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
-    """Checkpoints that are written beside their place, forced to the disk, and then moved there in one go.
+    """Checkpoint writer that writes to a temporary file in the same folder, calls fsync, and renames it atomically.
 
-    Lightning's own are moved there from the folder for temporary files, which may lie on another disk: the move is a
-    copy then, and a crash leaves half a file in the place of the last good checkpoint.
+    Lightning moves checkpoints from the system's temporary folder. On another disk this is a copy, and a crash can
+    replace the last good checkpoint by an incomplete file.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
@@ -131,9 +131,9 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """The last checkpoint, or that of the lowest validation bound of all sessions, wherever the folder has been moved.
+    """The last checkpoint, or the one with the lowest validation bound of all sessions, even if the folder was moved.
 
-    Lightning's own forgets the lowest bound when the folder has another path.
+    Lightning's callback loses the lowest bound if the path of the folder changes.
     """
 
     @property
@@ -153,7 +153,7 @@ class RunCheckpoint(ModelCheckpoint):
 
 
 def best_value(checkpoint: Mapping[str, Any]) -> float | None:
-    """The lowest validation bound that a checkpoint knows of; None if it knows of none."""
+    """Return the lowest validation bound stored in a checkpoint; None if there is none."""
     for name, state in checkpoint["callbacks"].items():
         if name.startswith(ModelCheckpoint.__qualname__) and state.get("monitor") == MONITORED:
             value = state.get("best_model_score")
@@ -162,17 +162,16 @@ def best_value(checkpoint: Mapping[str, Any]) -> float | None:
 
 
 class Pictures(Callback):
-    """Samples, and images under the learned transformation, after the first and then every so many validations, in
-    RUN/pictures.
+    """Write samples and transformed images to RUN/pictures, after the first and then every ``every`` validations.
 
-    They go to TensorBoard as well. They are made with the averaged weights and always from the same noise, so that
-    what changes is what was learned.
+    They are also logged to TensorBoard. They use the averaged weights and always the same noise, so that all changes
+    are due to learning.
 
     Args:
-        run: whose folder they are written to.
-        data: tells the shape of an example, and has the examples to transform.
-        every: how many validations.
-        seed: of the noise.
+        run: the run folder.
+        data: the data set, which provides the shape and the images to transform.
+        every: number of validations between pictures.
+        seed: seed of the noise.
     """
 
     SAMPLES, STEPS, EXAMPLES = 36, 50, 3
@@ -191,7 +190,7 @@ class Pictures(Callback):
             return
         model, device = pl_module.model, pl_module.device
         classes = model.num_classes
-        x = sample(  # by all processes: a sharded network has to be called by all of them
+        x = sample(  # a sharded network must be called by all processes
             model,
             self.SAMPLES,
             self.data.shape,
@@ -232,16 +231,16 @@ def callbacks(
     progress: bool,
     pictures: Pictures | None = None,
 ) -> list[Callback]:
-    """Every callback of a training.
+    """Create the callbacks of a training.
 
     Args:
-        run: where checkpoints go.
-        decay: of the average of the weights.
-        warmup: steps over which the learning rate rises.
-        limits: how long to train, with no number ``auto``.
-        timer: ends the training, where there is a limit on the time.
-        progress: show a bar.
-        pictures: are drawn, if given.
+        run: the run folder, for checkpoints.
+        decay: decay of the averaged weights.
+        warmup: number of warm-up steps.
+        limits: trainer options without ``auto``.
+        timer: stops the training at the time limit, if any.
+        progress: show a progress bar.
+        pictures: callback that writes pictures, if given.
     """
     common: dict[str, Any] = {
         "dirpath": run.checkpoints,
@@ -249,7 +248,7 @@ def callbacks(
         "enable_version_counter": False,
     }
     best = RunCheckpoint(filename=run.best.stem, monitor=MONITORED, mode="min", **common)
-    # After best, so that last.ckpt knows of the best one even if both were written at this step.
+    # After best, so that last.ckpt refers to the best one even if both are written at this step.
     last = RunCheckpoint(filename=run.last.stem, monitor=None, **common)
     assert isinstance(limits.val_check_interval, int)
     assert limits.max_steps != "auto"
@@ -264,5 +263,5 @@ def callbacks(
 
 
 def timer_for(seconds: float | None) -> Timer | None:
-    """A callback that ends the training after so many seconds."""
+    """Create a callback that stops the training after a number of seconds."""
     return None if seconds is None else Timer(timedelta(seconds=seconds), interval="step", verbose=False)

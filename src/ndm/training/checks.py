@@ -1,4 +1,4 @@
-"""What is looked at before a training writes anything: whether model, data and options suit each other."""
+"""Checks before a training writes files: compatibility of model, data and options."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from ndm.training.run import Run
 
 __all__ = ["check", "first_step", "some_unused"]
 
-#: Examples that are looked at before training, of a data set that is not in memory.
+#: Number of examples checked before training if the data are not in memory.
 CHECKED = 1024
 
-#: Arguments of data sets that say where the data lie, not what they are.
+#: Data set arguments that specify the location of the data, not their content.
 PLACES = ("path", "cache")
 
 
 def first_step(run: Run, config: str, data: Data, model: NDM) -> int:
-    """The step that a run goes on from.
+    """Return the step from which a run is resumed.
 
     Raises:
-        FileNotFoundError: there is no checkpoint to go on from.
-        ValueError: the run was of another model, of another seed or on other data, or its checkpoint is damaged.
+        FileNotFoundError: there is no checkpoint.
+        ValueError: the run has another model, seed or data set, or its checkpoint is damaged.
     """
     run.require_checkpoint()
     _require_same(run, config)
@@ -48,7 +48,7 @@ def first_step(run: Run, config: str, data: Data, model: NDM) -> int:
 
 
 def _require_own_best(run: Run, last: dict[str, Any]) -> None:
-    """Refuse to go on where the best checkpoint, which the model is made of, is gone or another training's."""
+    """Raise an error if the best checkpoint is missing or belongs to another training."""
     known = best_value(last)
     if known is None:
         return
@@ -62,7 +62,7 @@ def _require_own_best(run: Run, last: dict[str, Any]) -> None:
 
 
 def _require_same(run: Run, config: str) -> None:
-    """Refuse to resume a run with another model, data read in another way, or another seed."""
+    """Raise an error if a run is resumed with another model, other data options, or another seed."""
     if not run.config.is_file():
         return
     try:
@@ -72,7 +72,7 @@ def _require_same(run: Run, config: str) -> None:
     for key in ("model", "data", "seed"):
         if key in old and key in new and _without_places(old[key]) != _without_places(new[key]):
             raise _other(run, key)
-    for key in ("standardize", "base"):  # of which the model is made
+    for key in ("standardize", "base"):  # these change the model
         then, now = ((tree.get("training") or {}).get(key) for tree in (old, new))
         if None not in (then, now) and then != now:
             raise _other(run, f"training.{key}")
@@ -86,17 +86,17 @@ def _other(run: Run, key: str) -> ValueError:
 
 
 def _without_places(section: Any) -> Any:
-    """A section of a configuration, without where data lie: whether they are the same their contents tell."""
+    """Return a section of a configuration without the location of the data, whose contents are compared instead."""
     if not (isinstance(section, dict) and isinstance(section.get("init_args"), dict)):
         return section
     return section | {"init_args": {k: v for k, v in section["init_args"].items() if k not in PLACES}}
 
 
 def check(model: NDM, data: Data, training: TrainingOptions) -> None:
-    """See that a model, a data set and what is to be done with them suit each other.
+    """Check that a model, a data set and the options are compatible.
 
     Raises:
-        ValueError: they do not.
+        ValueError: they are not.
     """
     _check_levels(model, data)
     _check_classes(model, data, training)
@@ -105,7 +105,7 @@ def check(model: NDM, data: Data, training: TrainingOptions) -> None:
         if len(x) == 0:
             raise ValueError(f"The {split} split has no examples.")
         try:
-            # Of what is not in memory, a part: its values have been made from K levels.
+            # Data not in memory are checked partly: their values were computed from K levels.
             model.to_model(x if isinstance(x, Tensor) else x[part_of(len(x), CHECKED, seed=0)])
             _try(model, x[:1])
         except ValueError as error:
@@ -113,7 +113,7 @@ def check(model: NDM, data: Data, training: TrainingOptions) -> None:
 
 
 def _check_levels(model: NDM, data: Data) -> None:
-    """Refuse data of K levels and a decoder of another K: a density of them has no end, and no unit of bits."""
+    """Raise an error if data and decoder differ in K: a density of K levels is unbounded, and has no unit of bits."""
     decoder, levels = model.decoder, data.levels
     if levels is None or decoder.levels == levels:
         return
@@ -130,7 +130,7 @@ def _check_levels(model: NDM, data: Data) -> None:
 
 
 def _levels_advice(model: NDM, data: Data) -> str:
-    """What to do about a decoder of K levels that refuses continuous data."""
+    """Return advice for a K-level decoder that rejects continuous data."""
     levels = model.decoder.levels
     if data.levels is not None or levels is None:
         return ""
@@ -142,7 +142,7 @@ def _levels_advice(model: NDM, data: Data) -> str:
 
 
 def _check_classes(model: NDM, data: Data, training: TrainingOptions) -> None:
-    """Refuse a network with classes and a training without labels, the reverse, and labels that are no classes."""
+    """Raise an error if only one of network and training uses classes, or if labels are not valid classes."""
     net = getattr(model.denoiser, "net", None)
     classes = getattr(net, "classes", None)
     if training.label_dropout and not (training.labels and classes):
@@ -154,7 +154,7 @@ def _check_classes(model: NDM, data: Data, training: TrainingOptions) -> None:
         )
     if not training.labels:
         return
-    if classes == 0:  # a network of somebody else's may not tell
+    if classes == 0:  # a custom network may not have this attribute
         raise ValueError(
             "training.labels is set, and the denoiser's network has no classes: give it as many as there are, as in "
             f"--model.denoiser.net.classes {data.classes or 'K'}."
@@ -167,14 +167,14 @@ def _check_classes(model: NDM, data: Data, training: TrainingOptions) -> None:
 
 
 def _try(model: NDM, x: Tensor, steps: int | None = None) -> Tensor:
-    """The bound of one example: it finds out a network of another shape before a folder is made."""
+    """Compute the bound of one example, to detect a wrong network shape before the folder is created."""
     labels = torch.zeros(1, dtype=torch.long) if model.num_classes else None
     terms = model.bound(x, steps, labels=labels)
     return (terms.total + terms.auxiliary).sum()
 
 
 def some_unused(model: NDM, data: Data, training: TrainingOptions) -> bool:
-    """Whether the bound leaves some parameters without a gradient, which devices that share one have to know."""
+    """Whether some parameters get no gradient from the bound (required for distributed training)."""
     with torch.random.fork_rng(devices=[]):
         parameters = [p for p in model.parameters() if p.requires_grad]
         loss = _try(model, data.examples("validation")[:1], training.steps)

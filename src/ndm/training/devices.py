@@ -1,4 +1,4 @@
-"""The devices of a training: Lightning's trainer, the processes, and what is written down of the machine."""
+"""Lightning's trainer, the processes, and the description of the machine."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def lightning_trainer(
                 precision=options.precision,
                 gradient_clip_val=options.gradient_clip_val,
                 log_every_n_steps=options.log_every_n_steps,
-                val_check_interval=options.val_check_interval * options.accumulate,  # it counts batches
-                check_val_every_n_epoch=None,  # the interval counts steps, not parts of an epoch
+                val_check_interval=options.val_check_interval * options.accumulate,  # counts batches
+                check_val_every_n_epoch=None,  # the interval is in steps, not epochs
                 max_steps=-1 if options.max_steps is None else options.max_steps,
                 max_epochs=-1,
                 num_sanity_val_steps=0,
-                enable_progress_bar=False,  # Bar is ours
+                enable_progress_bar=False,  # Bar is used instead
                 enable_model_summary=False,
-                use_distributed_sampler=False,  # the stream of batches sees to that
+                use_distributed_sampler=False,  # Stream distributes the batches
                 logger=loggers,
                 callbacks=called,
             )
@@ -82,11 +82,11 @@ def strategy_for(options: TrainerOptions, unused: bool) -> str | Strategy:
 
 
 def sharding_for(model: NDM, options: TrainerOptions) -> ModuleType | None:
-    """:mod:`ndm.training.sharding` if the denoiser's network is to be divided among several processes.
+    """Return :mod:`ndm.training.sharding` if the denoiser's network is sharded over several processes, else None.
 
     Raises:
-        ImportError: PyTorch is too old for it.
-        ValueError: it cannot be done together with other options, or to this denoiser.
+        ImportError: the PyTorch version does not support it.
+        ValueError: sharding is incompatible with other options or with this denoiser.
     """
     if options.strategy != "fsdp" or processes(options) == 1:
         return None
@@ -105,7 +105,7 @@ def sharding_for(model: NDM, options: TrainerOptions) -> ModuleType | None:
 
 
 def environment(trainer: Trainer, options: TrainerOptions, command: str | None) -> dict[str, Any]:
-    """Where the training runs, without the computer's name: see :meth:`ndm.training.run.Run.write_environment`."""
+    """Describe the machine, without its host name: see :meth:`ndm.training.run.Run.write_environment`."""
     facts = {
         "ndm": ndm.__version__,
         "python": platform.python_version(),
@@ -121,12 +121,12 @@ def environment(trainer: Trainer, options: TrainerOptions, command: str | None) 
 
 
 def _name(device: torch.device) -> str:
-    """What a device is called by those who make it, as far as it can be found out."""
+    """Return the vendor's name of a device, if known."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":
         return device.type
-    with contextlib.suppress(OSError):  # Linux has this file, on most kinds of processors with their names
+    with contextlib.suppress(OSError):  # on Linux; contains the name on most processors
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             key, _, value = line.partition(":")
             if key.strip() == "model name":
@@ -136,7 +136,7 @@ def _name(device: torch.device) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence Lightning's remarks (devices found, workers, tips), which say nothing about this training."""
+    """Suppress Lightning's general messages (devices, workers, tips)."""
     names = ("lightning.pytorch", "lightning.fabric")
     before = [logging.getLogger(name).level for name in names]
     for name in names:

@@ -1,4 +1,4 @@
-"""The end of a training: what became of it in sentences, samples to look at, and what to do next."""
+"""End of a training: summary, samples, and next commands."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ __all__ = ["finish", "verdict"]
 
 logger = logging.getLogger("ndm.training")
 
-#: Samples that are written at the end: images of one picture, rows of a table.
+#: Number of samples written at the end: images in a picture, rows of a table.
 IMAGES, ROWS = 36, 1000
 
-#: Steps of the samplers for them.
+#: Number of sampling steps for them.
 STEPS = {"images": 50, "rows": 100}
 
-#: Standard errors that a difference has to have to be spoken of.
+#: Minimum difference, in standard errors, that is reported.
 CLEAR = 2.0
 
-#: Validation rows that the model and a Gaussian mixture are compared on, and most columns of such a table.
+#: Maximum number of validation rows and of columns for the comparison with a Gaussian mixture.
 COMPARED, COLUMNS = 200, 64
 
-#: Nats that their log-densities may be wrong by.
+#: Tolerance of their log-densities, in nats.
 TOLERANCE = 0.3
 
 
@@ -54,17 +54,17 @@ def finish(
     seed: int,
     as_command: bool,
 ) -> None:
-    """Say what the training came to, write samples into the run's folder, and name the next commands.
+    """Log a summary of the training, write samples to the run folder, and list the next commands.
 
     Args:
-        model: with the weights that are kept.
+        model: the model with the final weights.
         data: the data set.
-        run: where everything is.
-        module: knows the validations.
-        training: how it was trained.
-        trainer: for how long.
-        seed: of the samples.
-        as_command: whether it was started by ``ndm train``, so that commands are of use.
+        run: the run folder.
+        module: provides the validations.
+        training: training options.
+        trainer: trainer options.
+        seed: seed of the samples.
+        as_command: whether it was started by ``ndm train``, so that commands are listed.
     """
     earlier = _earlier_best(run, module.validations) if training.keep == "best" else None
     said = verdict(module.validations, module.unit, training.keep, trainer, run, earlier)
@@ -82,7 +82,7 @@ def finish(
 
 
 def _earlier_best(run: Run, validations: Sequence[Validation]) -> tuple[int, float] | None:
-    """The step and the validation bound of the best checkpoint, if an earlier session has written it."""
+    """Return the step and validation bound of the best checkpoint, if it is from an earlier session."""
     if not run.best.is_file():
         return None
     checkpoint = read_checkpoint(run.best)
@@ -98,15 +98,15 @@ def verdict(
     run: Run,
     earlier: tuple[int, float] | None = None,
 ) -> list[str]:
-    """What became of a training, in sentences.
+    """Return a text summary of a training.
 
     Args:
-        validations: of this session.
-        unit: of their bounds.
+        validations: validations of this session.
+        unit: unit of their bounds.
         keep: which weights are kept, ``best`` or ``last``.
-        trainer: for how long it was to go on.
-        run: its folder.
-        earlier: the step and the bound of the best model, if an earlier session has trained it and it is kept.
+        trainer: trainer options.
+        run: the run folder.
+        earlier: step and bound of the best model, if it is from an earlier session and is kept.
     """
     if not validations:
         return []
@@ -133,7 +133,7 @@ def verdict(
 
 
 def _still_improving(validations: Sequence[Validation], unit: str, trainer: TrainerOptions, run: Run) -> list[str]:
-    """Whether the last fifth of the validations has brought something still."""
+    """Whether the bound improved in the last fifth of the validations."""
     some = max(1, len(validations) // 5)
     if len(validations) <= some or not isinstance(trainer.max_steps, int):
         return []
@@ -146,7 +146,7 @@ def _still_improving(validations: Sequence[Validation], unit: str, trainer: Trai
 
 
 def _against_a_mixture(model: NDM, data: Data, seed: int) -> str:
-    """A sentence about a Gaussian mixture where it describes the validation rows better than the model."""
+    """Return a message if a Gaussian mixture fits the validation rows better than the model."""
     rows, others = data.split("train"), data.split("validation")
     if not has_mixtures() or len(rows) < 2 or len(others) < 2:
         return ""
@@ -167,7 +167,7 @@ def _against_a_mixture(model: NDM, data: Data, seed: int) -> str:
 
 
 def _write_samples(model: NDM, data: Data, run: Run, seed: int) -> Path:
-    """Samples of the model: a picture of images or of points, a CSV of a table's rows."""
+    """Write samples of the model: a picture of images or points, or a CSV file of table rows."""
     rows = len(data.shape) == 1
     count = ROWS if rows else IMAGES
     labels = classes_in_turn(model, count)

@@ -1,4 +1,4 @@
-"""From a model and a data set to a run's folder."""
+"""Training of a model on a data set, with output to a run folder."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ __all__ = ["fit"]
 
 logger = logging.getLogger("ndm.training")
 
-#: Evaluations of the bound that a validation should have: fewer vectors, or images, are taken repeatedly.
+#: Evaluations of the bound per validation: fewer vectors, or images, are repeated.
 ENOUGH, ENOUGH_IMAGES, MOST_REPEATS = 4096, 128, 64
 
-#: Vectors that are validated at once, at least.
+#: Minimum validation batch size for vectors.
 VECTORS_AT_ONCE = 1024
 
 
@@ -58,33 +58,33 @@ def fit(
     progress: bool | None = None,
     notes: Sequence[str] = (),
 ) -> NDM:
-    """Train a model and write everything about it to a folder; see :mod:`ndm.training.run` for what is where.
+    """Train a model and write the results to a folder; see :mod:`ndm.training.run` for its layout.
 
     Args:
-        model: trained in place; in discrete time its schedule is told so, and stays so. Where the data are continuous
-            and want standardising, build it with ``standardize=ndm.Standardize.fit(data.train)``;
-            ``training.standardize`` is for the command line only.
-        data: the data set, of which the training and the validation split are used.
-        out: the folder, which must be new or empty, or of a training that was stopped before its first checkpoint.
-        training: how to train.
-        trainer: how long, and on what.
-        seed: of the order of the data, times, noise and dropout.
-        resume: go on from ``out``'s last checkpoint, as if the run had not been interrupted.
-        config: the configuration, in YAML, to be kept in the folder; by default, what the arguments tell of it.
-        command: what was typed, if it was a command, to be kept in the folder.
-        progress: show a bar; by default on a terminal.
-        notes: what else is to be said at the beginning.
+        model: trained in place; in discrete time its schedule is set accordingly, permanently. To standardize
+            continuous data, build it with ``standardize=ndm.Standardize.fit(data.train)``; ``training.standardize`` is
+            for the command line only.
+        data: the data set; the training and the validation split are used.
+        out: the run folder, which must be new or empty, or contain a training that stopped before its first checkpoint.
+        training: training options.
+        trainer: trainer options.
+        seed: seed of the order of the data, times, noise and dropout.
+        resume: resume from the last checkpoint in ``out``, as if the run had not been interrupted.
+        config: the configuration, in YAML, to store in the folder; by default derived from the arguments.
+        command: the command line, if any, to store in the folder.
+        progress: show a progress bar; by default on a terminal.
+        notes: additional messages to log at the start.
 
     Returns:
-        The model, with the averaged weights, in evaluation mode: the one in ``out``/model.
+        The model in evaluation mode with the averaged weights, as saved in ``out``/model.
 
     Raises:
-        ValueError: the data do not suit the model, or the run to be resumed is another one.
-        FileExistsError: there is something in the folder; nothing was written.
+        ValueError: the data do not fit the model, or the run to resume has other settings.
+        FileExistsError: the folder is not empty; nothing was written.
         FileNotFoundError: there is nothing to resume.
-        NonFiniteLoss: the loss or its gradient became NaN or infinite; the last checkpoint is from before.
-        KeyboardInterrupt: the training was stopped by Ctrl-C or SIGTERM; there are a checkpoint and a model of the step
-            at which it was.
+        NonFiniteLoss: the loss or its gradient became NaN or infinite; the last checkpoint is from an earlier step.
+        KeyboardInterrupt: the training was stopped by Ctrl-C or SIGTERM; the checkpoint and the model of that step are
+            saved.
     """
     training, trainer, chosen = resolve(training or TrainingOptions(), trainer or TrainerOptions(), data)
     if training.steps is not None:
@@ -97,9 +97,9 @@ def fit(
     check(model, data, training)
     lightning, module, stream = _prepared(model, data, run, training, trainer, seed, first, progress)
     goes_on = not isinstance(trainer.max_steps, int) or first < trainer.max_steps
-    first_process = lightning.is_global_zero  # with several devices, one process writes for all
+    first_process = lightning.is_global_zero  # only the first process writes files
     if first_process:
-        _lock = run.begin(config, data, resume)  # until this function returns
+        _lock = run.begin(config, data, resume)  # held until this function returns
         if goes_on:
             run.write_environment(environment(lightning, trainer, command), resumed=resume)
         elif resume:
@@ -138,7 +138,7 @@ def _prepared(
     first: int,
     progress: bool | None,
 ) -> tuple[Trainer, NDMModule, Stream]:
-    """What a training is made of: Lightning's trainer, the module that takes the steps, and the batches."""
+    """Create Lightning's trainer, the LightningModule, and the batches."""
     sharding = sharding_for(model, trainer)
     timer = timer_for(trainer.max_time)
     pictures = Pictures(run, data, trainer.pictures_every, seed) if trainer.pictures_every else None
@@ -154,7 +154,7 @@ def _prepared(
 
 
 def _keep(model: NDM, training: TrainingOptions, run: Run, data: Data, write: bool = True) -> None:
-    """Put the weights that are to be kept into the model, and the model into the run's folder."""
+    """Load the selected weights into the model, and save the model in the run folder."""
     _take_weights(model, run.best if training.keep == "best" and run.best.is_file() else run.last)
     if write:
         model.save_pretrained(run.model, card={"shape": list(data.shape), "data": digest_of_facts(run.data)})
@@ -165,7 +165,7 @@ def _train(trainer: Trainer, module: NDMModule, stream: Stream, run: Run, resume
     options, limits = module.options, module.limits
     seed_everything(module.seed, verbose=False)
     if limits.precision == "64-true":
-        module.double()  # before Lightning does, which loads a checkpoint first
+        module.double()  # before Lightning, which loads the checkpoint first
     if limits.channels_last:
         module.to(memory_format=torch.channels_last)
     validation = _validation(stream, options, limits, trainer)
@@ -185,9 +185,9 @@ def _train(trainer: Trainer, module: NDMModule, stream: Stream, run: Run, resume
 
 
 class _Begun(Callback):
-    """Knows whether a training has begun, and then writes the configuration of one that goes on.
+    """Records that a training has started, and then writes the configuration of a resumed one.
 
-    Until then a checkpoint is being read, which may not fit.
+    Before that, loading the checkpoint may still fail.
     """
 
     def __init__(self, run: Run, resumed: str | None) -> None:
@@ -203,7 +203,7 @@ class _Begun(Callback):
 
 
 def _validation(stream: Stream, options: TrainingOptions, limits: TrainerOptions, trainer: Trainer) -> InOrder:
-    """The examples of the validations: all, or the same random part every time; few vectors are taken repeatedly."""
+    """Create the validation batches: all examples, or a fixed random part; small sets of vectors are repeated."""
     examples = stream.data.examples("validation")
     labels = stream.data.labels("validation") if options.labels else None
     part, count = None, len(examples)
@@ -218,14 +218,14 @@ def _validation(stream: Stream, options: TrainingOptions, limits: TrainerOptions
 
 
 def _sizes(model: NDM) -> str:
-    """How many parameters the model has, and which of its parts have them."""
+    """Describe the number of parameters of the model and of its parts."""
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
     parts = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
     return f"parameters: {sum(counts.values()):,} ({parts})"
 
 
 def _configuration(model: NDM, training: TrainingOptions, trainer: TrainerOptions, seed: int) -> str:
-    """The configuration as far as the objects tell it: a data set does not tell its arguments."""
+    """Derive the configuration from the objects; the arguments of a data set are not known."""
     sections = {
         "seed": seed,
         "model": model.config()["init_args"],
@@ -239,7 +239,7 @@ def _configuration(model: NDM, training: TrainingOptions, trainer: TrainerOption
 
 
 def _take_weights(model: NDM, checkpoint: Path) -> None:
-    """Put a checkpoint's averaged weights into the model."""
+    """Load the averaged weights of a checkpoint into the model."""
     if not checkpoint.is_file():
         return
     weights = read_checkpoint(checkpoint)["state_dict"]
@@ -262,7 +262,7 @@ def _advice(what: str, run: Run, module: NDMModule) -> str:
 
 @contextlib.contextmanager
 def _interruptible(trainer: Trainer) -> Iterator[None]:
-    """Let Ctrl+C be a KeyboardInterrupt again: Lightning makes it an exit, and ignores every further one."""
+    """Raise KeyboardInterrupt on Ctrl+C: Lightning converts it to an exit and ignores further ones."""
     in_main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT)
     try:
@@ -276,4 +276,4 @@ def _interruptible(trainer: Trainer) -> Iterator[None]:
             signal.signal(signal.SIGINT, handler)
 
 
-# ---- what is said
+# ---- messages

@@ -1,4 +1,4 @@
-"""The metrics of a run as one flat CSV file that grows line by line."""
+"""CSV file with the metrics of a run, written line by line."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ COLUMNS = ("step", *METRICS)
 
 
 class MetricsFile(Logger):
-    """Writes every logged step as a row: the step, then :data:`ndm.training.module.METRICS`, empty where not logged.
+    """Write every logged step as a row: the step, then :data:`ndm.training.module.METRICS`, empty if not logged.
 
-    Unlike Lightning's own, it adds to the file that is there, so that a resumed run has one curve.
+    Unlike Lightning's logger, it appends to an existing file, so that a resumed run has one curve.
 
     Args:
         path: the file.
-        first: the step that the run goes on from: rows beyond it, of the session that was lost, are taken out.
+        first: the step from which the run is resumed; later rows are removed.
     """
 
     def __init__(self, path: Path, first: int = 0) -> None:
@@ -36,7 +36,7 @@ class MetricsFile(Logger):
         self._first: int | None = first
 
     def _prepare(self, first: int) -> None:
-        """Write the header, and again those rows of an earlier session that are kept."""
+        """Write the header, and rewrite the retained rows of earlier sessions."""
         kept = []
         if self.path.exists():
             with self.path.open(newline="") as file:
@@ -68,11 +68,11 @@ class MetricsFile(Logger):
             csv.DictWriter(file, COLUMNS).writerow({"step": int(step or 0), **row})
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: they are in the run's configuration."""
+        """Do nothing: hyperparameters are in the run's configuration."""
 
 
 def _step(row: Mapping[str, Any]) -> float:
-    """The step of a row; infinite of one that was not written to its end."""
+    """Return the step of a row; infinity for an incomplete row."""
     try:
         return int(row["step"])
     except (KeyError, TypeError, ValueError):

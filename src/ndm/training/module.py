@@ -1,4 +1,4 @@
-"""What happens in a training step and in a validation: the bound, its terms in the log, the optimiser."""
+"""LightningModule: training and validation steps, logged terms of the bound, optimiser."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ __all__ = ["METRICS", "NDMModule", "NonFiniteLoss", "Validation", "with_error"]
 
 TERMS = ("diffusion", "prior", "reconstruction")
 
-#: Every number that a training logs. The bound and its terms are in bits per dimension for K-level data, else in nats.
+#: All logged metrics. The bound and its terms are in bits per dimension for K-level data, else in nats.
 METRICS = (
     "train/total",
     *(f"train/{term}" for term in TERMS),
     "train/auxiliary",
-    "train/curvature",  # the penalty without its weight, where it is trained on
+    "train/curvature",  # unweighted penalty, if used
     "train/gradient_norm",
     "train/learning_rate",
-    "train/gamma_0",  # the schedule's end points after the step, where they are learned
+    "train/gamma_0",  # end points of the schedule after the step, if learned
     "train/gamma_1",
     "train/ms_per_step",
     "train/examples_per_second",
@@ -53,8 +53,8 @@ class Validation(NamedTuple):
     """The bound of every validation example.
 
     Attributes:
-        step: after which step.
-        totals: (N,), in :attr:`NDMModule.unit`.
+        step: the training step.
+        totals: bound of each example, (N,), in :attr:`NDMModule.unit`.
     """
 
     step: int
@@ -62,13 +62,13 @@ class Validation(NamedTuple):
 
     @property
     def error(self) -> float:
-        """The standard error of the mean; NaN of one example."""
+        """The standard error of the mean; NaN for one example."""
         return self.totals.std().item() / math.sqrt(len(self.totals)) if len(self.totals) > 1 else math.nan
 
     def below(self, other: Validation) -> tuple[float, float]:
-        """How much lower this validation's mean is than another's, and the standard error of the paired difference.
+        """Return how much lower this mean is than another, and the standard error of the paired difference.
 
-        The times and the noise of both are the same, so that the difference is far less noisy than either mean.
+        Both use the same times and noise, so the difference is much less noisy than either mean.
         """
         gain = other.totals - self.totals
         error = gain.std() / math.sqrt(len(gain)) if len(gain) > 1 else gain.new_tensor(math.nan)
@@ -76,33 +76,32 @@ class Validation(NamedTuple):
 
 
 def with_error(value: float, error: float, digits: int) -> str:
-    """A figure and its standard error, which is left out where there is none."""
+    """Format a value with its standard error, if available."""
     return f"{value:.{digits}f}" + ("" if math.isnan(error) else f" +- {error:.{digits}f}")
 
 
-class NonFiniteLoss(RuntimeError):  # noqa: N818 - it reads as what happened
-    """A loss or a gradient is NaN or infinite: the model can no longer be trained from here."""
+class NonFiniteLoss(RuntimeError):  # noqa: N818 - the name states the problem
+    """The loss or the gradient is NaN or infinite, so training cannot continue."""
 
 
 class NDMModule(LightningModule):
-    """A model in training. The loss is the whole bound, (total + auxiliary) / (d log 2), averaged over the batch.
+    """LightningModule of a model. The loss is the bound, (total + auxiliary) / (d log 2), averaged over the batch.
 
     With ``training.curvature`` it is (total + auxiliary + weight * curvature) / (d log 2); see :func:`ndm.curvature`.
 
-    The times and the noise of a step are a function of the seed and the step, and those of a validation of the seed
-    alone: a resumed run is the same run, one on other devices is the same but for rounding (and for dropout, whose
-    numbers belong to the device), and the validation curve moves by what was learned only.
+    The times and the noise of a step depend only on the seed and the step, and those of a validation only on the seed.
+    A resumed run therefore gives the same results. A run on other devices differs only by rounding (and by dropout,
+    whose random numbers depend on the device). The validation curve only changes through learning.
 
     Args:
         model: the model to train.
-        training: how.
-        trainer: for how long, which the learning rate depends on.
-        seed: of times, noise and dropout.
-        timer: tells the time that has passed, where there is a limit on it.
+        training: training options.
+        trainer: trainer options; the learning rate depends on the length.
+        seed: seed of times, noise and dropout.
+        timer: provides the elapsed time, if it is limited.
 
     Raises:
-        ValueError: ``training.curvature`` is asked of a model without an ODE, or of networks that are compiled or
-            divided.
+        ValueError: ``training.curvature`` is used with a model without ODE, or with compiled or sharded networks.
     """
 
     def __init__(
@@ -120,10 +119,10 @@ class NDMModule(LightningModule):
         self.seed = seed
         self.timer = timer
         self._check_curvature()
-        self._validated: list[tuple[Tensor, Tensor]] = []  # values of the terms and the places of the examples
-        self._pieces: list[dict[str, Tensor]] = []  # the terms of what has been seen of the batch of a step
-        self._due = False  # whether this step is logged: Lightning would ask for the numbers of every step, at a cost
-        self.validations: list[Validation] = []  # of this session, in their order
+        self._validated: list[tuple[Tensor, Tensor]] = []  # values of the terms, indices of the examples
+        self._pieces: list[dict[str, Tensor]] = []  # terms of the processed pieces of the current batch
+        self._due = False  # whether this step is logged: reading the values in every step would be slow
+        self.validations: list[Validation] = []  # of this session, in order
         self._durations: deque[float] = deque(maxlen=self.limits.log_every_n_steps * self.limits.accumulate)
 
     def _check_curvature(self) -> None:
@@ -142,7 +141,7 @@ class NDMModule(LightningModule):
 
     @property
     def unit(self) -> str:
-        """What the logged bounds are in."""
+        """Unit of the logged bounds."""
         return "nats" if self.model.decoder.levels is None else "bits/dim"
 
     def _in_unit(self, nats: Tensor, dimensions: int) -> Tensor:
@@ -152,14 +151,14 @@ class NDMModule(LightningModule):
 
     @contextmanager
     def prepared(self) -> Iterator[None]:
-        """Have the networks compiled, where that is asked for, and at the end as they were."""
+        """Compile the networks if requested, and restore them at the end."""
         with ExitStack() as undo:
             for net in self._compilable() if self.limits.compile else []:
                 undo.enter_context(_compiled(net))
             yield
 
     def _compilable(self) -> list[nn.Module]:
-        """The networks that are differentiated in reverse mode alone."""
+        """Return the networks that only need reverse-mode derivatives."""
         transform = self.model.transform
         in_forward_mode = isinstance(transform, Neural) and self.options.steps is None
         parts = [self.model.denoiser, *([] if in_forward_mode else [transform])]
@@ -172,7 +171,7 @@ class NDMModule(LightningModule):
         self._started = time.perf_counter()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        # The global generator is dropout's alone. Its numbers belong to the share: that of a batch is not known here.
+        # Only dropout uses the global generator. It is seeded per share.
         torch.manual_seed(seed_of(self.seed, DROPOUT, self.global_step, batch.rows.start))
         generator = self._generator(NOISE, self.global_step)
         share = Share(generator, batch.rows, batch.total)
@@ -194,7 +193,7 @@ class NDMModule(LightningModule):
         return torch.Generator(self.device).manual_seed(seed_of(self.seed, *numbers))
 
     def _some_forgotten(self, labels: Tensor | None, share: Share) -> Tensor | None:
-        """The labels, some of them replaced by that for "no class", for classifier-free guidance (arXiv 2207.12598)."""
+        """Replace some labels by the "no class" label, for classifier-free guidance (arXiv 2207.12598)."""
         if labels is None or not self.options.label_dropout:
             return labels
         u = torch.rand(share.total, generator=share.generator, device=share.generator.device)[share.rows]
@@ -208,7 +207,7 @@ class NDMModule(LightningModule):
             value = values.mean() if name == "curvature" else self._in_unit(values.mean(), dimensions)
             self.log(f"train/{name}", value, prog_bar=name == "total", sync_dist=self.trainer.world_size > 1)
         self.log("train/learning_rate", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
-        self.log("step", float(self.global_step + 1))  # Lightning's own count of a logged step starts at 0
+        self.log("step", float(self.global_step + 1))  # Lightning counts logged steps from 0
 
     def configure_gradient_clipping(
         self,
@@ -216,18 +215,18 @@ class NDMModule(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the gradient's norm. One that is not finite ends the training before it can reach the weights."""
-        # The optimiser has a list of the parameters; to go through all modules for them takes time in a step.
+        """Clip the norm of the gradient; a non-finite norm ends the training before the weights are updated."""
+        # The optimiser has a list of the parameters; iterating over all modules in each step is slow.
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = self._clip(parameters, gradient_clip_val or math.inf)
-        # The one look at a number of a step: each makes the computer wait for the device.
+        # The only device synchronization in a step.
         if not torch.isfinite(norm):
             raise NonFiniteLoss(self._what_is_not_finite() + f" at training step {self.global_step}")
         if self._due:
             self.log("train/gradient_norm", norm)
 
     def _clip(self, parameters: list[nn.Parameter], largest: float) -> Tensor:
-        """Shrink the gradient to the largest norm where it is above, and return the norm that it had."""
+        """Scale the gradient down to the maximum norm, and return its norm before."""
         return nn.utils.clip_grad_norm_(parameters, largest)
 
     def _what_is_not_finite(self) -> str:
@@ -250,14 +249,14 @@ class NDMModule(LightningModule):
                 for name, gamma in zip(("gamma_0", "gamma_1"), self.model.schedule.end_points(), strict=True):
                     self.log(f"train/{name}", gamma)
         if self.global_step == self.limits.max_steps:
-            self.trainer.should_stop = True  # a stop is preceded by a validation, whatever the interval; an end is not
+            self.trainer.should_stop = True  # unlike the regular end, a stop triggers a validation
 
     # ---- validation
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         share = Share(self._generator(VALIDATION, batch_idx), batch.rows, batch.total)
         places = torch.arange(batch.start, batch.start + batch.total)[batch.rows]
-        if len(places) == 0:  # an example lent so that all devices call the networks
+        if len(places) == 0:  # a placeholder example, so that all devices call the networks
             share = Share(share.generator, slice(0, 1), batch.total)
         terms = self.model.bound(batch.x, self.options.steps, labels=batch.labels, generator=share, check=False)
         values = torch.stack([getattr(terms, name) for name in (*TERMS, "auxiliary")], dim=1)
@@ -290,10 +289,10 @@ class NDMModule(LightningModule):
     # ---- the optimiser
 
     def configure_optimizers(self) -> Any:
-        # Where the denoiser's network is divided among devices, its parameters cannot be updated in one call with those
-        # that are not. The groups are the same where it is whole, so that a run can go on either way.
+        # Sharded and unsharded parameters cannot be updated in one call. The groups are the same without sharding, so
+        # that a run can be resumed either way.
         network = {id(p) for p in getattr(self.model.denoiser, "net", nn.Identity()).parameters()}
-        # And they are the same whatever the rates are, so that a run can go on with others.
+        # They do not depend on the learning rates, so that a run can be resumed with others.
         own = {id(p): "transform" for p in self.model.transform.parameters()}
         own |= {id(p): "end points" for p in self.model.schedule.endpoint_parameters()}
         rates = {"": 1.0, "transform": self.options.transform_rate, "end points": self.options.endpoint_rate}
@@ -305,7 +304,7 @@ class NDMModule(LightningModule):
                 if p.requires_grad and (id(p) in network) is divided and own.get(id(p), "") == kind
             ]
             matrices = [p for p in parameters if p.ndim >= 2]
-            # Biases, gains and the schedule's few numbers have a scale that means something: no decay.
+            # No decay for biases, gains and the parameters of the schedule: their scale is meaningful.
             others = [p for p in parameters if p.ndim < 2]
             here = {"lr": self.options.learning_rate * rate}
             groups.append({"params": matrices, "weight_decay": self.options.weight_decay, **here})
@@ -319,12 +318,12 @@ class NDMModule(LightningModule):
             betas=betas,
             fused=True if self.device.type in ("cpu", "cuda") else None,
         )
-        # A function, not a bound method: a scheduler saves the attributes of any other callable.
+        # A function, not a bound method: schedulers save the attributes of other callables.
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Put this session's rates, decay and betas in place of those that came with a checkpoint."""
+        """Replace the rates, decay and betas of the checkpoint by those of this session."""
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
         now = self.rate(self.global_step)
         for group, asked in zip(optimizer.param_groups, self._asked, strict=True):  # type: ignore[union-attr]
@@ -332,14 +331,14 @@ class NDMModule(LightningModule):
         scheduler.base_lrs = [asked["lr"] for asked in self._asked]  # type: ignore[union-attr]
 
     def rate(self, step: int) -> float:
-        """The learning rate at a step in units of ``learning_rate``: warm-up, then cosine or constant."""
+        """Learning rate at a step in units of ``learning_rate``: warm-up, then cosine or constant."""
         rise = min(1.0, (step + 1) / max(self.options.warmup, 1))
         if self.options.rate == "constant":
             return rise
         return rise * (1 + math.cos(math.pi * self._progress(step))) / 2
 
     def _progress(self, step: int) -> float:
-        """The part of the training that is done, 0 to 1, by the steps or by the clock, whichever is farther."""
+        """Completed fraction of the training, 0 to 1: the maximum over steps and time."""
         most = self.limits.max_steps
         by_steps = step / most if isinstance(most, int) else 0.0
         by_time = 0.0
@@ -350,9 +349,9 @@ class NDMModule(LightningModule):
 
 @contextmanager
 def _compiled(net: nn.Module) -> Iterator[None]:
-    """Let a network run compiled; at the end it is itself again, for what cannot be: derivatives in forward mode.
+    """Compile a network, and restore it at the end: forward-mode derivatives do not support compilation.
 
-    An instance's ``forward`` hides that of its class, and is taken away again. (``nn.Module.compile`` is for good.)
+    The compiled ``forward`` is an instance attribute that is removed again. (``nn.Module.compile`` is permanent.)
     """
     net.forward = torch.compile(net.forward)
     try:
@@ -362,11 +361,11 @@ def _compiled(net: nn.Module) -> Iterator[None]:
 
 
 def _peak_memory(device: torch.device) -> int:
-    """Bytes: what PyTorch has taken of a GPU at most, or what the process has had of the computer's memory."""
+    """Peak memory in bytes: GPU memory allocated by PyTorch, or resident memory of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":
-        return 0  # its standard library does not tell
+        return 0  # not available in its standard library
     resource = importlib.import_module("resource")
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,4 +1,4 @@
-"""What can be chosen about training: the keys of a configuration's ``training`` and ``trainer`` sections."""
+"""Options of a training: the sections ``training`` and ``trainer`` of a configuration."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
-#: A number that is chosen from the data and the machine: see :mod:`ndm.training.automatic`.
+#: A value chosen from the data and the machine: see :mod:`ndm.training.automatic`.
 Auto = Literal["auto"]
 
 __all__ = ["TrainerOptions", "TrainingOptions", "is_later_process", "places"]
 
-#: Where Lightning, torchrun and SLURM tell a process its number.
+#: Environment variables with the rank of a process, set by Lightning, torchrun and SLURM.
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 
 
@@ -151,7 +151,7 @@ class TrainerOptions:
 
 
 def places(devices: int, num_nodes: int) -> tuple[int, int]:
-    """Devices on each computer, and computers: torchrun's numbers where it has started this process."""
+    """Number of devices per node, and number of nodes; torchrun's values if it started this process."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         local = int(os.environ["LOCAL_WORLD_SIZE"])
         return local, int(os.environ["WORLD_SIZE"]) // local
@@ -159,12 +159,12 @@ def places(devices: int, num_nodes: int) -> tuple[int, int]:
 
 
 def is_later_process(devices: int, num_nodes: int) -> bool:
-    """Whether this process was started for one more device of a training, while another one writes the run's folder.
+    """Whether this is not the first process of a training, which writes the run folder.
 
-    A launcher's number alone does not say so: a cluster numbers the trainings of a sweep as well.
+    The rank variable alone is not sufficient: clusters also number the trainings of a sweep.
 
     Raises:
-        ValueError: a launcher's number is none.
+        ValueError: a rank variable is not a number.
     """
     on_each, computers = places(devices, num_nodes)
     numbers = {name: os.environ.get(name) or "0" for name in _RANKS}

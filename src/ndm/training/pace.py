@@ -1,4 +1,4 @@
-"""When a training is validated, saved and stopped: by the clock where steps are slow, by patience, and on request."""
+"""Timing of validations, checkpoints and the end of a training: by time, by patience, and on request."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ __all__ = ["Interruption", "Outlook", "Pace", "Patience", "Saving", "span"]
 
 logger = logging.getLogger("ndm.training")
 
-#: Seconds until the first validation, between two of them, and between two checkpoints, at most.
+#: Maximum seconds until the first validation, between validations, and between checkpoints.
 FIRST, BETWEEN, SAVED = 60.0, 120.0, 120.0
 
-#: Of a training that is limited by ``max_time``: validations, at least; but not more often than every two seconds.
+#: Minimum number of validations with ``max_time``, and minimum seconds between them.
 PARTS, QUICK = 20, 2.0
 
-#: Of a long training: validations by the clock in the time so far.
+#: In a long training, number of time-based validations in the elapsed time.
 OF_A_LONG_ONE = 50
 
-#: Steps that are timed before the length of a training is foretold; the first one is left out.
+#: Number of timed steps before the duration is estimated; the first is ignored.
 TIMED = 10
 
-#: Seconds below which the length of a training is not worth a sentence.
+#: Minimum duration, in seconds, that is reported.
 SHORT = 20.0
 
 
 class Pace(Callback):
-    """Validations by the clock, beside those after every ``val_check_interval`` steps.
+    """Time-based validations, in addition to those after every ``val_check_interval`` steps.
 
-    The first one comes after a minute at the latest, then one every two minutes, or more often where ``max_time`` is
-    short: a slow training shows early what it does, and has a checkpoint. Of a long training they become rarer, a
-    fiftieth of the time so far apart, and they never take more than a twentieth of the time. They change what is seen
-    of a training, and not its course, but for the count of ``trainer.patience``.
+    The first one is after at most one minute, the next ones every two minutes, or more often if ``max_time`` is short,
+    so that slow trainings are validated and saved early. In a long training the interval is a fiftieth of the elapsed
+    time, and validations never take more than a twentieth of the time. They do not affect the training, except for the
+    count of ``trainer.patience``.
 
     Args:
-        interval: steps between two validations, what Lightning was told.
-        max_time: seconds that the training may take, or None.
+        interval: steps between two validations, as passed to Lightning.
+        max_time: time limit in seconds, or None.
     """
 
     def __init__(self, interval: int, max_time: float | None) -> None:
         self.interval = interval
         self.between = BETWEEN if max_time is None else min(BETWEEN, max(QUICK, max_time / PARTS))
         self._began = self._last = self._validating = 0.0
-        self._cost: float | None = None  # seconds that the last validation took
+        self._cost: float | None = None  # duration of the last validation in seconds
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._began = self._last = time.monotonic()
@@ -62,10 +62,10 @@ class Pace(Callback):
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         if agreed(trainer, time.monotonic() - self._last >= self._limit()):
-            trainer.val_check_batch = 1  # Lightning asks for it right after this hook
+            trainer.val_check_batch = 1  # Lightning reads it right after this hook
 
     def _limit(self) -> float:
-        """Seconds between the last validation and the next."""
+        """Seconds between the last validation and the next one."""
         if self._cost is None:
             return min(FIRST, self.between)
         return max(self.between, PARTS * self._cost, (self._last - self._began) / OF_A_LONG_ONE)
@@ -80,18 +80,18 @@ class Pace(Callback):
 
 
 def agreed(trainer: Trainer, decision: bool) -> bool:
-    """The first process's decision, which all processes have to follow."""
+    """Broadcast the decision of the first process."""
     return trainer.strategy.broadcast(decision) if trainer.world_size > 1 else decision
 
 
 class Patience(EarlyStopping):
-    """Early stopping: ends the training after so many validations without a lower bound than the best.
+    """Early stopping after a number of validations without improvement of the best bound.
 
-    A training that was stopped and is resumed begins to count again. While the learning rate rises nothing is counted.
+    The count restarts when a stopped training is resumed. Validations during the warm-up are not counted.
 
     Args:
-        validations: how many.
-        warmup: steps over which the learning rate rises.
+        validations: number of validations.
+        warmup: number of warm-up steps.
     """
 
     def __init__(self, validations: int, warmup: int = 0) -> None:
@@ -101,17 +101,17 @@ class Patience(EarlyStopping):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step <= self._warmup:
-            self.wait_count = -1  # to which this validation adds one, or makes it zero
+            self.wait_count = -1  # this validation increments it or resets it to zero
         super().on_validation_end(trainer, pl_module)
 
     @property
     def over(self) -> bool:
-        """Whether it has ended the training."""
+        """Whether the training was stopped by this callback."""
         return self.wait_count >= self.patience
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self.patience = self._asked  # what this session was told, which may be more
+        self.patience = self._asked  # the value of this session may be larger
         self.stopped_epoch = 0
         if self.over:
             self.wait_count = 0
@@ -122,10 +122,10 @@ class Patience(EarlyStopping):
 
 
 class Saving(Callback):
-    """A checkpoint at least every two minutes, so that a crash loses no more than that.
+    """Save a checkpoint at least every two minutes.
 
     Args:
-        run: where it goes.
+        run: the run folder.
     """
 
     def __init__(self, run: Run) -> None:
@@ -149,10 +149,10 @@ class Saving(Callback):
 
 
 class Interruption(Callback):
-    """Ctrl-C and SIGTERM end a training after the step at hand, with a checkpoint; a second one ends it at once.
+    """On Ctrl-C or SIGTERM, stop after the current step and save a checkpoint; on a second one, stop at once.
 
     Args:
-        run: where the checkpoint goes.
+        run: the run folder.
     """
 
     def __init__(self, run: Run) -> None:
@@ -160,7 +160,7 @@ class Interruption(Callback):
         self.signal: int | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Here, since Lightning sets handlers of its own before.
+        # Here, after Lightning has set its handlers.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, self._received)
@@ -182,11 +182,11 @@ class Interruption(Callback):
 
 
 class Outlook(Callback):
-    """Says after the first few steps how long the training will take.
+    """Log the estimated duration of the training after the first steps.
 
     Args:
-        max_steps: optimiser steps in all, or None.
-        max_time: seconds in all, or None.
+        max_steps: total number of optimiser steps, or None.
+        max_time: time limit in seconds, or None.
     """
 
     def __init__(self, max_steps: int | None, max_time: float | None) -> None:
@@ -203,19 +203,19 @@ class Outlook(Callback):
         waited = self._times[-1] - self._times[0]
         if len(self._times) > TIMED or waited > FIRST / 2:
             step = waited / (len(self._times) - 1)
-            self._times += [self._times[-1]] * TIMED  # said once
+            self._times += [self._times[-1]] * TIMED  # logged once
             if said := outlook(step, trainer.global_step, self.max_steps, self.max_time):
                 logger.info("%s", said)
 
 
 def outlook(step: float, done: int, max_steps: int | None, max_time: float | None) -> str:
-    """What to say about the length of a training; empty if it is short.
+    """Return a message with the estimated duration of a training; empty if it is short.
 
     Args:
-        step: seconds that a step takes.
-        done: steps that are done.
-        max_steps: steps in all, or None.
-        max_time: seconds in all, or None.
+        step: seconds per step.
+        done: number of completed steps.
+        max_steps: total number of steps, or None.
+        max_time: time limit in seconds, or None.
     """
     if max_steps is None:
         assert max_time is not None
@@ -233,7 +233,7 @@ def outlook(step: float, done: int, max_steps: int | None, max_time: float | Non
 
 
 def span(seconds: float) -> str:
-    """A length of time in words, as in "12 seconds", "5 minutes", "80 hours"."""
+    """Format a duration, such as "12 seconds", "5 minutes", "80 hours"."""
     for size, name in ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes")):
         if seconds >= 2 * size and not (name == "days" and seconds < 5 * size):
             return f"{seconds / size:.0f} {name}"

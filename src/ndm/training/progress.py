@@ -1,4 +1,4 @@
-"""What a person sees of a training: a bar on a terminal, and above it the lines that go to log.txt as well."""
+"""Progress output: a bar on a terminal, and log lines, which are also written to log.txt."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ __all__ = ["Bar", "ValidationLog", "log_to"]
 
 logger = logging.getLogger("ndm.training")
 
-#: Seconds between two updates of the bar.
+#: Update interval of the bar in seconds.
 REFRESH = 0.5
 
 
 class ValidationLog(Callback):
-    """A line in the log after every validation."""
+    """Log a line after every validation."""
 
     def __init__(self) -> None:
         self._best: Validation | None = None
@@ -48,12 +48,12 @@ class ValidationLog(Callback):
 
 
 class Bar(Callback):
-    """How far a training is, by its steps or by the clock, whichever is farther, and how long it will still take.
+    """Progress bar by steps or time, whichever is further, with the remaining time.
 
     Args:
-        max_steps: optimiser steps in all, or None.
-        timer: tells the time of all sessions, where it is limited.
-        max_time: seconds in all, or None.
+        max_steps: total number of optimiser steps, or None.
+        timer: provides the time of all sessions, if it is limited.
+        max_time: time limit in seconds, or None.
     """
 
     def __init__(self, max_steps: int | None, timer: Timer | None, max_time: float | None) -> None:
@@ -121,7 +121,7 @@ class Bar(Callback):
 
 
 class _AboveTheBar(logging.Handler):
-    """Writes lines to stderr, above a bar if there is one."""
+    """Write lines to stderr, above the bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
         tqdm.write(printable(self.format(record)), file=sys.stderr)
@@ -129,9 +129,9 @@ class _AboveTheBar(logging.Handler):
 
 @contextmanager
 def log_to(path: Path) -> Iterator[None]:
-    """Write what the training says to a file, and to stderr."""
+    """Write the log to a file and to stderr."""
     to_file = logging.FileHandler(path)
-    to_file.handleError = lambda record: None  # type: ignore[method-assign]  # of a full disk the next checkpoint tells
+    to_file.handleError = lambda record: None  # type: ignore[method-assign]  # the next checkpoint reports a full disk
     to_file.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
     to_stderr = _AboveTheBar()
     to_stderr.setFormatter(logging.Formatter(f"{path.parent.name}: %(message)s"))

@@ -1,4 +1,4 @@
-"""Reading the files of a run that may be damaged, or anybody's: data.json and the checkpoints."""
+"""Safe reading of run files that may be damaged or untrusted: data.json and the checkpoints."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from ndm.storage.texts import read_json
 
 __all__ = ["digest_of_facts", "read_checkpoint", "read_facts", "require_fitting"]
 
-#: Bytes of memory for each byte of an example that is drawn or scored: what a network keeps of it on the way.
+#: Estimated memory for activations, per byte of an example.
 _WORK = 64
 
-#: What Lightning asks of a checkpoint that a training goes on from.
+#: Keys that Lightning requires in a checkpoint.
 _PARTS = ("epoch", "loops", "callbacks", "optimizer_states", "lr_schedulers")
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """What a run's data.json says: see :meth:`ndm.training.run.Run.write_data`.
+    """Read data.json of a run: see :meth:`ndm.training.run.Run.write_data`.
 
     Raises:
-        ValueError: it is missing or damaged, or an example of its shape does not fit into the memory.
+        ValueError: the file is missing or damaged, or an example of its shape does not fit into the memory.
     """
     try:
         facts = read_json(path)
@@ -49,9 +49,9 @@ def read_facts(path: Path) -> dict[str, Any]:
 
 
 def digest_of_facts(path: Path) -> str:
-    """What identifies the data of a run, its columns and levels among it: a checksum of what data.json says.
+    """Return a checksum of data.json, which identifies the data of a run, including columns and levels.
 
-    It is written into the model and the checkpoints, which are then known from those of another run.
+    It is stored in the model and the checkpoints, to distinguish them from those of other runs.
 
     Raises:
         ValueError: the file is missing or damaged.
@@ -60,7 +60,7 @@ def digest_of_facts(path: Path) -> str:
 
 
 def _wrong(facts: Any) -> str:
-    """What is not as it should be, or nothing."""
+    """Return a description of the first error, or an empty string."""
     if not isinstance(facts, dict):
         return "it is no JSON object"
     shape, levels = facts.get("shape"), facts.get("levels", 0)
@@ -85,20 +85,20 @@ def _is_count(value: Any, least: int) -> bool:
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a checkpoint of Lightning's without executing anything in it.
+    """Read a Lightning checkpoint without executing code from it.
 
     Raises:
-        ValueError: the file is damaged, or holds something other than tensors and plain data.
+        ValueError: the file is damaged, or contains objects other than tensors and plain data.
     """
     refusal = ValueError(f"{path} is damaged, or not a checkpoint that ndm has written; it was not loaded.")
     try:
         require_unpacked(path)
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # compares the CRCs, which torch.load does not
+            damaged = archive.testzip()  # checks the CRCs, unlike torch.load
         if damaged is not None:
             raise refusal
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken file breaks the reader in many ways
+    except Exception as error:  # damaged files raise many exception types
         if isinstance(error, MemoryError) or "allocate memory" in str(error):
             raise MemoryError(f"for {path}") from None
         raise refusal from None
@@ -111,10 +111,10 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def require_fitting(checkpoint: Mapping[str, Any], model: nn.Module, path: Path) -> None:
-    """Refuse to go on from a checkpoint that lacks a part, or is of another model.
+    """Check that a checkpoint is complete and belongs to the model.
 
     Raises:
-        ValueError: it does.
+        ValueError: it is incomplete or belongs to another model.
     """
     lacking = [name for name in _PARTS if name not in checkpoint]
     if lacking:

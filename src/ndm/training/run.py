@@ -1,19 +1,19 @@
-"""The folder that a training writes.
+"""The run folder written by a training.
 
-What is where:
+Layout:
 
-    RUN/config.yaml       the full configuration, with which `ndm train` does the same again
-    RUN/config-1.yaml     those of earlier sessions, where a training went on with another one, in their order
-    RUN/data.json         what the data are: see Run.write_data
-    RUN/log.txt           what was said
+    RUN/config.yaml       the full configuration, to repeat the training with `ndm train`
+    RUN/config-1.yaml     configurations of earlier sessions, if a training was resumed with another one
+    RUN/data.json         description of the data: see Run.write_data
+    RUN/log.txt           log messages
     RUN/metrics.csv       the curves
-    RUN/pictures/         samples and the learned transformation as training went on, where they are asked for
+    RUN/pictures/         samples and the learned transformation during training, if requested
     RUN/tensorboard/      the curves for TensorBoard, if it is installed
-    RUN/checkpoints/      last.ckpt and best.ckpt, to go on from
+    RUN/checkpoints/      last.ckpt and best.ckpt, for resuming
     RUN/model/            the model, for NDM.from_pretrained
-    RUN/environment.json  where it was trained, and by which command: see Run.write_environment
-    RUN/evaluation.json   what `ndm evaluate` has found
-    RUN/evaluation.npz    the same for every example: see ndm.evaluation.read_per_example
+    RUN/environment.json  machine and command of the training: see Run.write_environment
+    RUN/evaluation.json   results of `ndm evaluate`
+    RUN/evaluation.npz    results per example: see ndm.evaluation.read_per_example
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from ndm.training.reading import digest_of_facts, read_checkpoint, read_facts
 __all__ = ["Run", "read_checkpoint"]
 
 
-#: What a training writes into its folder before its first checkpoint, by paths within the folder.
+#: Files that a training writes before its first checkpoint, relative to the folder.
 _EARLY = re.compile(
     r"(data\.json|config(-\d+)?\.yaml|log\.txt|metrics\.csv|environment\.json|\.lock|\.[^/]+\.[0-9a-f]{8}(\.\w+)?"
     r"|pictures/\d+-\w+\.png|tensorboard/(events\.out\.tfevents\..*|hparams\.yaml)|checkpoints/\.\w+\.[0-9a-f]{8}\.ckpt)"
@@ -48,10 +48,10 @@ _EARLY = re.compile(
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder and the files in it.
+    """A run folder and its files.
 
     Args:
-        path: the folder, which need not exist yet.
+        path: the folder, which may not exist yet.
     """
 
     path: Path
@@ -110,28 +110,28 @@ class Run:
 
     @property
     def resume(self) -> str:
-        """The command that goes on with the training."""
+        """The command that resumes the training."""
         return f"ndm train --resume --out {shlex.quote(str(self.path))}"
 
     @property
     def is_unborn(self) -> bool:
-        """Whether all that is in the folder is of a training that has written no checkpoint, and so can begin again."""
+        """Whether the folder only contains files of a training that stopped before its first checkpoint."""
         return self.data.is_file() and not self._files_of_others()
 
     def _files_of_others(self) -> list[str]:
-        """What is in the folder besides what a training writes before its first checkpoint."""
+        """Return the files other than those that a training writes before its first checkpoint."""
         files = (f for f in self.path.rglob("*") if not f.is_dir() or f.is_symlink())
         return sorted(f for f in (f.relative_to(self.path).as_posix() for f in files) if not _EARLY.fullmatch(f))
 
     def require_new(self, command: str | None = None, later: bool = False) -> None:
-        """Raise FileExistsError if there is anything at the path but what a training left that wrote no checkpoint.
+        """Raise FileExistsError unless the folder is missing, empty, or of a training without a checkpoint.
 
         Args:
-            command: what was typed, without the name of the folder, for the advice.
-            later: this is not the first process of the training.
+            command: the command line without the folder, for the error message.
+            later: whether this is not the first process of the training.
         """
         if later:
-            return  # the first process may have made the folder
+            return  # the first process may have created the folder
         if not self.path.exists() or (self.path.is_dir() and (not any(self.path.iterdir()) or self.is_unborn)):
             return
         if not (self.last.is_file() or self.model.is_dir()):
@@ -146,7 +146,7 @@ class Run:
         )
 
     def _longer(self) -> str:
-        """The command that goes on with the training, beyond its end if that is where it is."""
+        """Return the command that resumes the training, with a higher limit if it is complete."""
         try:
             limit = read_yaml(self.config)["trainer"]["max_steps"]
             done = int(read_text(self.metrics).rstrip().rpartition("\n")[2].partition(",")[0])
@@ -165,21 +165,21 @@ class Run:
             )
 
     def begin(self, config: str, data: Data, resumed: bool = False) -> FolderLock:
-        """Make the folder, and write down what is trained and on what.
+        """Create the folder, and write the configuration and the description of the data.
 
-        What a training has left that wrote no checkpoint is taken away first.
+        Files of a training without a checkpoint are removed first.
 
         Args:
-            config: the configuration, in YAML; of a run that goes on it is not written.
+            config: the configuration, in YAML; not written if resumed.
             data: the data set.
-            resumed: the run goes on.
+            resumed: whether the run is resumed.
 
         Returns:
-            A lock that keeps other trainings out of the folder, for as long as there is a reference to it.
+            A lock that excludes other trainings from the folder while it is referenced.
 
         Raises:
-            FileExistsError: another process is training there.
-            ValueError: a file that grows during a training is a link or no regular file.
+            FileExistsError: another process is training in the folder.
+            ValueError: a file to append to is a link or not a regular file.
         """
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         lock = FolderLock(self.path)
@@ -197,10 +197,10 @@ class Run:
         return lock
 
     def write_config(self, config: str) -> None:
-        """Write the configuration; another one that was there is kept beside it.
+        """Write the configuration; an existing different one is renamed and kept.
 
-        A run that goes on is given its configuration when its checkpoint has been read: a checkpoint that does not fit
-        leaves the earlier one.
+        In a resumed run this is called after the checkpoint was loaded, so an incompatible checkpoint does not change
+        it.
         """
         if self.config.is_file() and read_text(self.config, LARGEST_YAML) != config:
             numbered = (self.path / f"config-{i}.yaml" for i in itertools.count(1))
@@ -210,7 +210,7 @@ class Run:
             file.write(config.encode())
 
     def require_model(self) -> None:
-        """Refuse a run without a trained model, or with the model of another run.
+        """Check that the run has a trained model, which is not from another run.
 
         Raises:
             FileNotFoundError: there is no trained model.
@@ -231,11 +231,11 @@ class Run:
             )
 
     def write_data(self, data: Data) -> None:
-        """Write down what the data are, as one JSON object, whole or not at all.
+        """Write a description of the data as one JSON object, atomically.
 
-        It has the ``shape`` of an example, the number of ``levels``, the numbers of examples of the ``splits``, the
-        ``fingerprint`` of them all (see :meth:`ndm.data.Data.fingerprint`), a table's ``columns``, and, of data with
-        labels, the training examples of each of the ``classes``.
+        It contains the ``shape`` of an example, the number of ``levels``, the numbers of examples in the ``splits``,
+        the ``fingerprint`` of all (see :meth:`ndm.data.Data.fingerprint`), the ``columns`` of a table, and, for data
+        with labels, the number of training examples in each of the ``classes``.
         """
         facts: dict[str, Any] = {"shape": list(data.shape), "levels": data.levels}
         if data.columns is not None:
@@ -248,16 +248,16 @@ class Run:
             file.write((json.dumps(facts) + "\n").encode())
 
     def require_same_data(self, data: Data, otherwise: str) -> None:
-        """Refuse data other than those of the training: of a file that has grown, test rows may be training rows.
+        """Check that data are those of the training: if a file has grown, test rows may be training rows.
 
-        Of a run whose data.json does not say what they were, any are taken.
+        Any data are accepted if data.json does not identify them.
 
         Args:
-            data: what was found where the data should be.
-            otherwise: what else can be done about it, as the end of a sentence.
+            data: the data that were found.
+            otherwise: alternative advice, as the end of a sentence.
 
         Raises:
-            ValueError: the data are others.
+            ValueError: the data are different.
         """
         now = contents(data)
         before = {key: value for key, value in read_facts(self.data).items() if key in _CONTENTS}
@@ -272,16 +272,16 @@ class Run:
         )
 
     def write_environment(self, facts: Mapping[str, Any], resumed: bool = False) -> None:
-        """Write down where the training runs, as one flat JSON object, whole or not at all.
+        """Write a description of the machine as one flat JSON object, atomically.
 
-        :func:`ndm.training.fit` tells the versions of ``ndm``, ``python`` and ``torch``, the ``platform``, the
-        ``device`` by its name, the number of ``devices`` and of ``threads`` of a process, the ``precision``, when it
-        was ``started`` (UTC, ISO 8601), and the ``command``, if it was one. Of a run that went on later, ``resumed`` is
-        the list of the times, and everything else is of its beginning.
+        :func:`ndm.training.fit` provides the versions of ``ndm``, ``python`` and ``torch``, the ``platform``, the name
+        of the ``device``, the number of ``devices`` and of ``threads`` per process, the ``precision``, the time when it
+        was ``started`` (UTC, ISO 8601), and the ``command``, if any. In a resumed run, ``resumed`` is the list of
+        resume times, and all other values are from its start.
 
         Args:
-            facts: what is to be told, ``started`` among it.
-            resumed: the run goes on, at the time ``started``.
+            facts: the values, including ``started``.
+            resumed: whether the run is resumed, at the time ``started``.
         """
         if resumed:
             before = self._environment_before()
@@ -292,14 +292,14 @@ class Run:
             file.write((json.dumps(facts, indent=2) + "\n").encode())
 
     def _environment_before(self) -> dict[str, Any]:
-        """What an earlier session has written down; empty if it has not, or if that cannot be read."""
+        """Read the values of an earlier session; empty if missing or unreadable."""
         try:
             return dict(read_json(self.environment))
         except (OSError, ValueError, TypeError):
             return {}
 
     def read_evaluation(self) -> dict[str, Any]:
-        """What the last evaluation has found.
+        """Read the results of the last evaluation.
 
         Raises:
             ValueError: the file is missing or damaged.
@@ -310,7 +310,7 @@ class Run:
             raise ValueError(f"{self.evaluation} is missing or damaged ({error}); evaluate the run again.") from None
 
     def read_columns(self) -> tuple[str, ...] | None:
-        """The names of a table's columns; None if the data were no table.
+        """Return the column names of a table; None if the data are not a table.
 
         Raises:
             ValueError: the file is missing or damaged.
@@ -319,7 +319,7 @@ class Run:
         return None if columns is None else tuple(columns)
 
     def read_classes(self) -> list[int] | None:
-        """How many training examples each class had; None if there were no classes, or that was not written down."""
+        """Return the number of training examples per class; None if there are no classes or it was not recorded."""
         try:
             counts = read_facts(self.data).get("classes")
             return None if counts is None else [int(n) for n in counts]
@@ -327,7 +327,7 @@ class Run:
             return None
 
     def read_data(self) -> tuple[tuple[int, ...], int | None]:
-        """The shape of an example and the number of levels.
+        """Return the shape of an example and the number of levels.
 
         Raises:
             ValueError: the file is missing or damaged.
@@ -337,19 +337,19 @@ class Run:
 
 
 def _require_own(file: Path) -> None:
-    """Refuse a file that lines will be added to if it leads out of the folder, or is no file."""
+    """Check that a file to append to is a regular file, not a link out of the folder."""
     if file.is_symlink():
         raise ValueError(f"{file} is a link, and what a training writes should stay in its folder: remove it.")
     if file.exists():
         require_regular(file)
 
 
-#: The entries of data.json that tell one data set from another.
+#: The entries of data.json that identify a data set.
 _CONTENTS = ("fingerprint", "splits")
 
 
 def contents(data: Data) -> dict[str, Any]:
-    """What tells a data set from another: its ``fingerprint``, and how many examples its ``splits`` have."""
+    """Return the identity of a data set: its ``fingerprint``, and the number of examples in its ``splits``."""
     return {
         "splits": {split: len(data.examples(split)) for split in data._present},
         "fingerprint": data.fingerprint(),
@@ -357,7 +357,7 @@ def contents(data: Data) -> dict[str, Any]:
 
 
 def _counted(splits: Mapping[str, int], rows: str) -> str:
-    """Numbers of examples in words: their sum, and each.
+    """Format numbers of examples: the sum, and each one.
 
     Example:
         >>> _counted({"train": 160, "test": 40}, "rows")

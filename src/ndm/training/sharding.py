@@ -1,12 +1,12 @@
-"""The denoiser's network divided among the devices: its parameters, their gradients and the optimiser's state.
+"""Sharding of the denoiser's network: parameters, gradients and optimiser state are divided among the devices.
 
-It is PyTorch's fully_shard ("FSDP2"; the idea is that of ZeRO, arXiv 1910.02054, stage 3): each device keeps an equal
-part of every parameter, and a block of the network is put together just before it is used. What else is learned (the
-transformation, the schedule, a variance) stays whole on every device: the network of F is differentiated in forward
-mode, which does not pass through the hooks that put a block together.
+This uses PyTorch's fully_shard ("FSDP2"; ZeRO stage 3, arXiv 1910.02054): each device keeps an equal part of every
+parameter, and a block of the network is gathered just before it is used. All other parameters (transformation,
+schedule, variance) are replicated on every device: the network of F is differentiated in forward mode, which does not
+call the hooks that gather a block.
 
-A checkpoint is the same file as without: whole tensors, gathered by all processes and written by the first. So a run
-may go on with another number of devices, or undivided.
+Checkpoints are the same as without sharding: full tensors, gathered by all processes and written by the first. A run
+can therefore be resumed with another number of devices, or without sharding.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from ndm.training.module import NDMModule
 
 __all__ = ["Sharded", "ShardedModule"]
 
-#: Modules that hold others for a network that calls those one by one; what is never called cannot be put together.
+#: Containers whose modules are called individually; a module that is never called cannot be gathered.
 CONTAINERS = (nn.ModuleList, nn.ModuleDict)
 
 
 class ShardedModule(NDMModule):
-    """A model in training whose denoiser's network is divided among the processes. The arguments are NDMModule's.
+    """NDMModule whose denoiser network is sharded over the processes. The arguments are those of NDMModule.
 
-    The network is replaced by a divided copy as training starts, and put back at the end with the weights that it came
-    with: the trained ones are in the last checkpoint.
+    The network is replaced by a sharded copy when training starts, and restored at the end with its initial weights;
+    the trained ones are in the last checkpoint.
     """
 
     @contextmanager
@@ -48,14 +48,14 @@ class ShardedModule(NDMModule):
         net = self.model.denoiser.net
         try:
             with super().prepared(), warnings.catch_warnings():
-                # A network's output is not changed in place here, which would lose the hook on it.
+                # Network outputs are not modified in place here, which would remove the hook on them.
                 warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
                 yield
         finally:
             self.model.denoiser.net = net
 
     def _compilable(self) -> list[nn.Module]:
-        return [net for net in super()._compilable() if net is not self.model.denoiser.net]  # in blocks, when divided
+        return [net for net in super()._compilable() if net is not self.model.denoiser.net]  # else by blocks
 
     def configure_model(self) -> None:
         net = self.model.denoiser.net
@@ -68,7 +68,7 @@ class ShardedModule(NDMModule):
 
     @torch.no_grad()
     def _make_equal(self) -> None:
-        """Give every process the first one's weights: each will keep a part of its own."""
+        """Broadcast the weights of the first process: each process then keeps a part of its own."""
         device = self.trainer.strategy.root_device
         for tensor in itertools.chain(self.parameters(), self.buffers()):
             there = tensor.to(device)
@@ -77,7 +77,7 @@ class ShardedModule(NDMModule):
 
     @torch.no_grad()
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Average the gradients of what is whole over the processes, once a step: FSDP sees to the others'."""
+        """Average the gradients of replicated parameters over the processes, once per step; FSDP handles the others."""
         _, whole = _gradients(list(self.parameters()))
         if not whole:
             return
@@ -87,7 +87,7 @@ class ShardedModule(NDMModule):
 
     @torch.no_grad()
     def _clip(self, parameters: list[nn.Parameter], largest: float) -> Tensor:
-        # As nn.utils.clip_grad_norm_, which does not take parameters of both kinds.
+        # As nn.utils.clip_grad_norm_, which does not support mixed sharded and replicated parameters.
         parts, whole = _gradients(parameters)
         square = all_reduce(nn.utils.get_total_norm(parts) ** 2) + nn.utils.get_total_norm(whole) ** 2
         norm = square.sqrt()
@@ -96,32 +96,32 @@ class ShardedModule(NDMModule):
 
 
 def _gradients(parameters: list[nn.Parameter]) -> tuple[list[Tensor], list[Tensor]]:
-    """This process's parts of the divided gradients, and the whole ones, for changing in place."""
+    """Return the local shards of sharded gradients and the replicated gradients, for in-place changes."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     parts = [g.to_local() for g in gradients if isinstance(g, DTensor)]
     return parts, [g for g in gradients if not isinstance(g, DTensor)]
 
 
 def _shard(net: nn.Module, mesh: DeviceMesh, compiled: bool) -> nn.Module:
-    """Divide a network in place, block by block, so that one block at a time is whole."""
+    """Shard a network in place, block by block, so that one block at a time is gathered."""
     lists = (module for module in net.modules() if isinstance(module, nn.ModuleList))
     listed = [module for module in itertools.chain.from_iterable(lists) if isinstance(module, nn.Module)]  # or None
     blocks = [module for module in listed if not isinstance(module, CONTAINERS) and list(module.parameters())]
-    # The innermost first, as fully_shard requires; the first to divide a parameter has it.
+    # Innermost first, as fully_shard requires; the first module that shards a parameter manages it.
     for block in [*reversed(list(dict.fromkeys(blocks))), net]:
         if compiled and not any(isinstance(inner, FSDPModule) for inner in block.modules()):
-            block.forward = torch.compile(block.forward)  # without the hooks, which run outside it
-        # Not left whole after a forward pass: in the next one it would be what it was before the optimiser's step, or
-        # before the averaged weights were put in.
+            block.forward = torch.compile(block.forward)  # the hooks run outside the compiled function
+        # Reshard after a forward pass: otherwise the next one would use the weights from before the optimiser step or
+        # before the swap of the averaged weights.
         fully_shard(block, mesh=mesh, reshard_after_forward=True)
     return net
 
 
 class Sharded(ModelParallelStrategy):
-    """Lightning's strategy for divided models, with checkpoints like those of a model that is not.
+    """Lightning strategy for sharded models, with the same checkpoints as for unsharded ones.
 
     Args:
-        processes: how many the network is divided among.
+        processes: number of processes.
     """
 
     def __init__(self, processes: int) -> None:
@@ -132,7 +132,7 @@ class Sharded(ModelParallelStrategy):
         return True
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """The weights, whole; nothing in other processes than the first."""
+        """Return the full weights on the first process, and an empty dictionary on the others."""
         assert self.lightning_module is not None
         return self._gathered(self.lightning_module.state_dict())
 
@@ -143,7 +143,7 @@ class Sharded(ModelParallelStrategy):
         self.lightning_module.load_state_dict(weights, strict=strict)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """The optimiser's state, whole; nothing in other processes than the first."""
+        """Return the full optimiser state on the first process, and an empty dictionary on the others."""
         state: dict[str, Any] = ParallelStrategy.optimizer_state(self, optimizer)
         each = {i: self._gathered(values) for i, values in state["state"].items()}
         return {**state, "state": each} if self.is_global_zero else {}
@@ -157,11 +157,11 @@ class Sharded(ModelParallelStrategy):
         ParallelStrategy.load_optimizer_state_dict(self, {"optimizer_states": states})
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        # Lightning does not pass on to here that nothing in the file may be executed.
+        # Lightning does not pass weights_only to this method.
         return ParallelStrategy.load_checkpoint(self, checkpoint_path, weights_only=True)
 
     def _gathered(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The same with whole tensors in the computer's memory; all processes have to come here."""
+        """Gather full tensors in CPU memory; must be called by all processes."""
         found = {}
         for name, value in values.items():
             whole = value.full_tensor().cpu() if isinstance(value, DTensor) else value
@@ -171,8 +171,8 @@ class Sharded(ModelParallelStrategy):
 
 
 def _divided(value: Any, like: Any) -> Any:
-    """A whole tensor, divided as ``like`` is; anything else, or of another shape (a count of steps), as it is."""
+    """Shard a full tensor like ``like``; return other values, or other shapes (step counts), unchanged."""
     if not isinstance(like, DTensor) or not isinstance(value, Tensor) or value.shape != like.shape:
         return value
     value = value.to(like.to_local().device)
-    return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)  # all have read it
+    return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)  # all have the value

@@ -1,1 +1,1 @@
-"""The sections of a report, one a file, each with a function ``section`` from what was found to what is shown."""
+"""The sections of a report, one per module, each with a function ``section`` from measurements to page elements."""

@@ -1,4 +1,4 @@
-"""Where the bound is spent: the diffusion term by noise level, and the three terms."""
+"""Section on the bound: the diffusion term by noise level, and the three terms."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ def section(findings: Sequence[Findings]) -> Section:
     part = Section("bound", "Where the bound is spent")
     for s in subjects:
         if s.lacking:
-            part.blocks.append(Text(f"The test examples of {s.name} cannot be had, so there is no figure: {s.lacking}"))
+            part.blocks.append(
+                Text(f"There is no figure for {s.name}, because its test examples are not available: {s.lacking}")
+            )
         elif (steps := s.training_steps_of_bound()) is not None:
             part.blocks.append(
                 Text(
-                    f"{s.name} was trained on the bound for T = {steps} steps. Here it is looked at in continuous "
+                    f"{s.name} was trained on the bound for T = {steps} steps. The bound shown here is in continuous "
                     "time, for which it was not trained."
                 )
             )
@@ -42,12 +44,12 @@ def section(findings: Sequence[Findings]) -> Section:
                     Figure(_density(measured), "", f"{unit} per unit of γ{about(group, subjects)}"),
                     Figure(_bars(measured), "", f"The three terms, {unit}"),
                 ],
-                "First, what each noise level costs: γ is the log noise-to-signal ratio, data on the left, noise on "
-                "the right. The area under a line is the diffusion term; the band is one standard error. Where a "
-                "line is high the denoiser (or F) has most to learn; where it is still high at its left end, a "
-                "lower γ₀ would move cost between diffusion and reconstruction. Then the three terms: diffusion, "
-                "what the way from noise to data costs; reconstruction, from the least noisy state to the data; "
-                f"prior, what is left of the data in the noise. Measured on {n} test examples, in continuous time.",
+                "First figure: density of the diffusion term over γ, the log noise-to-signal ratio (data left, noise "
+                "right). The area under a line is the diffusion term; the band is one standard error. The denoiser (or "
+                "F) has the largest loss where a line is high. If a line is high at its left end, a lower γ₀ would "
+                "move cost between diffusion and reconstruction. Second figure: the three terms. Diffusion is the cost "
+                "of the reverse process; reconstruction, of decoding the least noisy state; prior, of the information "
+                f"on the data left in the noise. Measured on {n} test examples, in continuous time.",
                 legend([f.subject for f in measured]),
             ),
             _terms(measured),
@@ -114,7 +116,7 @@ def _range(profile: Profile | None) -> str:
 
 
 def _median(profile: Profile | None) -> float:
-    """Where the integral of the density has reached half of its value."""
+    """Return gamma at which the integral of the density reaches half of its value."""
     assert profile is not None
     whole = np.concatenate([[0.0], numbers((profile.density.mean(0) * profile.widths).cumsum(0))])
     return float(np.interp(whole[-1] / 2, whole, numbers(profile.edges)))

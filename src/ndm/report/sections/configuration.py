@@ -1,4 +1,4 @@
-"""The configurations, the models as saved, and where the runs were trained."""
+"""Section on the configurations, the saved models, and the training environments."""
 
 from __future__ import annotations
 
@@ -22,23 +22,15 @@ def section(findings: Sequence[Findings]) -> Section:
     if names:
         rows = [[name, *(_plain(s.environment.get(name, "–")) for s in subjects)] for name in names]
         heads = [None, *(s.index for s in subjects)]
-        part.blocks.append(
-            Table("Where the runs were trained", ["", *(s.name for s in subjects)], rows, "", heads, True)
-        )
+        part.blocks.append(Table("Training environment", ["", *(s.name for s in subjects)], rows, "", heads, True))
     else:
-        part.blocks.append(
-            Text("The runs have not written down where they were trained (there is no environment.json).")
-        )
+        part.blocks.append(Text("The training environment is not known (the runs have no environment.json)."))
     for s in subjects:
         if s.text:
             part.blocks.append(Folded(f"config.yaml of {s.name}", s.text))
-        part.blocks.append(Folded(f"The model of {s.name}, as it was saved", _model_text(s)))
+        part.blocks.append(Folded(f"The model of {s.name}, as saved", _model_text(s)))
     part.blocks.append(
-        Text(
-            Markup(
-                "With a config.yaml the same training is done again by <code>ndm train config.yaml --out FOLDER</code>."
-            )
-        )
+        Text(Markup("To repeat a training, use its config.yaml: <code>ndm train config.yaml --out FOLDER</code>."))
     )
     return part
 
@@ -46,7 +38,7 @@ def section(findings: Sequence[Findings]) -> Section:
 def _model_text(s: Subject) -> str:
     try:
         return json.dumps(s.model.config(), indent=2, ensure_ascii=False)
-    except TypeError:  # a part of one's own, which no configuration can hold
+    except TypeError:  # a custom part without configuration
         return repr(s.model)
 
 

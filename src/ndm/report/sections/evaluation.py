@@ -1,4 +1,4 @@
-"""What ``ndm evaluate`` has found."""
+"""Section on the results of ``ndm evaluate``."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def section(findings: Sequence[Findings]) -> Section:
             part.blocks.append(
                 Text(
                     Markup(
-                        "{} has not been evaluated. <code>ndm evaluate {}</code>, with the path to its folder, does "
-                        "it, and the next report shows the figures."
+                        "{} has not been evaluated. Run <code>ndm evaluate {}</code>, with the path to its folder, "
+                        "and create the report again."
                     ).format(s.name, s.name)
                 )
             )
@@ -40,9 +40,9 @@ def section(findings: Sequence[Findings]) -> Section:
             part.blocks.append(
                 Gallery(
                     [Figure(_by_steps(bounds), "", f"Bound by the number of steps{about(group, subjects)}")],
-                    "How the bound falls with the number of steps T of the reverse process; horizontal: continuous "
-                    "time. Dots: the posterior's variance; squares: another, calibrated or learned one, which loses "
-                    "less at few steps. Bars are standard errors.",
+                    "Bound by the number of steps T of the reverse process; horizontal lines: continuous time. "
+                    "Dots: the posterior's variance; squares: another variance (calibrated or learned), which is "
+                    "better at few steps. Bars are standard errors.",
                     legend(bounds),
                 )
             )
@@ -57,7 +57,7 @@ def _rows(s: Subject, quantity: str | None = None) -> list[dict[str, Any]]:
 
 
 def _bounds(s: Subject) -> list[dict[str, Any]]:
-    """The bounds that have a value."""
+    """Return the bounds with a value."""
     return [r for r in _rows(s, "bound") if r["value"] is not None]
 
 
@@ -66,7 +66,7 @@ def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _tables(group: Sequence[Subject]) -> list[dict[tuple[Any, ...], dict[str, Any]]]:
-    """The rows of each run by what tells them from its others."""
+    """Return the rows of each run by key."""
     return [{_key(row): row for row in _rows(s)} for s in group]
 
 
@@ -85,7 +85,7 @@ def _evaluation_table(group: Sequence[Subject]) -> Table:
     where = f" on the {' and '.join(sorted(splits))} split" if splits else ""
     columns = ["", *(s.name for s in group), "unit", "examples", "kind"]
     return Table(
-        f"What ndm evaluate has found{where}",
+        f"Results of ndm evaluate{where}",
         columns,
         lines,
         "Bounds: lower is better. Log-likelihoods in bits/dim: lower is better; in nats: higher is better.",
@@ -95,13 +95,13 @@ def _evaluation_table(group: Sequence[Subject]) -> Table:
 
 
 def _examples(row: Mapping[str, Any]) -> str:
-    """How many examples a figure is of, and how many of them were left out."""
+    """Format the number of examples of a value, and the number excluded."""
     left_out = f" ({row['not_finite']} not finite)" if row.get("not_finite") else ""
     return f"{row.get('examples', '–')}{left_out}"
 
 
 def _differences(group: Sequence[Subject]) -> list[Table]:
-    """The differences of the runs from the first of them, of each figure that both have."""
+    """Return the differences from the first run, for values available in both."""
     first, *others = group
     of_first, *of_others = _tables(group)
     keys = [key for key in of_first if key[0] != MIXTURE and any(key in table for table in of_others)]
@@ -133,10 +133,10 @@ def _differences(group: Sequence[Subject]) -> list[Table]:
 
 
 _HOW = {
-    "paired": "Paired: a mean over the same examples, evaluated with the same seed, so the standard error is that of "
-    "the differences themselves. A difference of less than two standard errors may be chance, and it says nothing "
-    "about another training seed.",
-    "unpaired": "Unpaired: the values of the same examples are not known of both runs (they are in evaluation.npz, if "
+    "paired": "Paired: mean over the same examples, evaluated with the same seed; the standard error is that of the "
+    "differences. A difference of less than two standard errors may be due to chance. The variation between training "
+    "seeds is not included.",
+    "unpaired": "Unpaired: values of the same examples are not available for both runs (they are in evaluation.npz, if "
     "split, seed and number of examples are the same), so the standard error is that of two independent averages; the "
     "paired one is usually much smaller.",
 }
@@ -145,7 +145,7 @@ _HOW = {
 def _difference(
     first: Subject, second: Subject, row: Mapping[str, Any], other: Mapping[str, Any] | None
 ) -> tuple[str, str]:
-    """Second minus first, and whether its standard error is paired or unpaired, or nothing where there is none."""
+    """Return second minus first, and ``paired`` or ``unpaired`` for its standard error, or an empty string."""
     if other is None or other["value"] is None or row["value"] is None:
         return "–", ""
     change = other["value"] - row["value"]
@@ -162,7 +162,7 @@ def _difference(
 
 
 def _equal(a: Tensor | None, b: Tensor | None) -> bool:
-    """Whether two figures are of the same examples; of both it may be unknown which, as older evaluations left it."""
+    """Whether two values use the same examples; both may be unknown, as in older evaluations."""
     return a is b or (a is not None and b is not None and torch.equal(a, b))
 
 

@@ -1,4 +1,4 @@
-"""The noise schedule, the reverse variance and the volatility."""
+"""Section on the noise schedule, the reverse variance and the volatility."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def section(findings: Sequence[Findings]) -> Section:
     part.blocks.append(
         Gallery(
             [Figure(_schedules(subjects), "", "Noise level over time")],
-            "γ(t), the log noise-to-signal ratio, from data (t = 0) to noise (t = 1). In continuous time only its "
-            "end points matter to the bound, and the way between them to how fast it is learned; at few steps the "
-            "way between them matters too. "
-            + ("Thin and grey: where a learned schedule started. " if learned else "No schedule here is learned. ")
+            "γ(t), the log noise-to-signal ratio, from data (t = 0) to noise (t = 1). In continuous time the bound "
+            "only depends on the end points, and the path between them affects the speed of learning; at few steps "
+            "the bound also depends on the path. "
+            + ("Thin grey line: learned schedule before training. " if learned else "No schedule is learned. ")
             + _ends(subjects),
             [*legend(subjects), *([Entry("at the start of training", None)] if learned else [])],
         )
@@ -40,7 +40,7 @@ def section(findings: Sequence[Findings]) -> Section:
     plain = [f for f in findings if all(max(r) == min(r) == 1 for _, r in f.ratios.values() if r)]
     if plain:
         names, seen = ", ".join(f.subject.name for f in plain), sorted({T for f in plain for T in f.ratios})
-        at = f" (seen at {' and '.join(f'T = {T}' for T in seen)})" if seen else ""
+        at = f" (evaluated at {' and '.join(f'T = {T}' for T in seen)})" if seen else ""
         has = "has" if len(plain) == 1 else "have"
         part.blocks.append(Text(f"Reverse variance: {names} {has} the posterior's, w = v, at every step{at}."))
     others = [f for f in findings if f not in plain]
@@ -49,9 +49,9 @@ def section(findings: Sequence[Findings]) -> Section:
             Gallery(
                 [_ratio_figure([f for f in others if T in f.ratios], T) for T in steps],
                 "w / v, the variance of a reverse step over that of the forward posterior, for each of the T steps; "
-                "1 is the posterior's. The larger the error that the denoiser makes in one step, the more is gained "
-                "above 1. Averaged (geometrically) over dimensions and, where it is predicted for each example, "
-                "over examples.",
+                "1 is the posterior's. The larger the error of the denoiser in one step, the larger the optimal "
+                "ratio. Geometric mean over dimensions and, if the variance is predicted for each example, over "
+                "examples.",
                 legend([f.subject for f in others]),
             )
         )
@@ -87,10 +87,10 @@ def _schedules(subjects: Sequence[Subject]) -> Markup:
 
 
 def _fresh(schedule: LearnedSchedule) -> Schedule:
-    """The untrained schedule."""
+    """Return the untrained schedule."""
     try:
         fresh = from_config(copy.deepcopy(schedule.config()))
-    except (TypeError, ValueError):  # a class of the user's own
+    except (TypeError, ValueError):  # a custom class
         return schedule
     assert isinstance(fresh, Schedule)
     return fresh
@@ -127,8 +127,8 @@ def _volatilities(subjects: Sequence[Subject]) -> list[Gallery | Text]:
     return [
         Gallery(
             [Figure(body, "", "Volatility")],
-            "η(γ): how much noise the reverse process adds, in units of the conventional amount. 1 is best where F "
-            "is the identity; where F moves with γ another may be better, and a learned one is part of the bound.",
+            "η(γ): noise added by the reverse process, relative to the conventional amount. 1 is optimal if F is the "
+            "identity; if F depends on γ, another value may be better. A learned η is trained on the bound.",
             legend(subjects),
         )
     ]

@@ -1,4 +1,4 @@
-"""Samples beside data: images in a grid, points of the plane, columns of a table."""
+"""Section on samples and data: images in a grid, points in the plane, columns of a table."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ def section(findings: Sequence[Findings]) -> Section:
         figures = (
             [] if data is None else [draw(group[0], data[evenly_spaced(len(data), n)], data, "test examples", None)]
         )
-        count = n if data is None else min(n, len(data))  # of each as many
+        count = n if data is None else min(n, len(data))  # equal numbers of both
         figures += [draw(f.subject, f.samples[:count], f.samples if data is None else data, "samples", f) for f in some]
         said = "Examples of the test split, and samples" if figures[len(some) :] else "Samples"
         said += f" by ancestral sampling with the model's own reverse variance, {numbers_of_steps(some)}. "
         if group[0].kind == "plane" and data is not None:
             said += _DIFFER + (_SPREAD if group[0].levels else "")
         elif any(s.classes for s in group):
-            said += "Where a model takes classes, each has its turn."
+            said += "For models with classes, the samples cycle through all classes."
         part.blocks.append(Gallery(figures, said.strip()))
     return part
 
 
-_DIFFER = "Where the two differ in shape, the model, or the sampler with so few steps, misses something of the data."
+_DIFFER = "Differences in shape are errors of the model, or of the sampler with so few steps."
 
 
-_SPREAD = " Each point is moved a little, at random, so that equal ones can be seen."
+_SPREAD = " Points are jittered, so that equal ones are visible."
 
 
 def _data(some: Sequence[Findings]) -> Tensor | None:
-    """Test examples of runs of the same data, if any of them could read its data."""
+    """Return test examples of runs with the same data, if any run could read them."""
     x = next((f.subject.examples for f in some if f.subject.examples is not None), None)
     return None if x is None else x[evenly_spaced(len(x), POINTS_DRAWN).to(x.device)].cpu()
 
@@ -74,7 +74,7 @@ def _points(s: Subject, x: Tensor, data: Tensor, what: str, f: Findings | None) 
 
 
 def _spread(x: Tensor, s: Subject) -> np.ndarray:
-    """Points, (N, 2); those of levels each moved by less than half the way to the next level."""
+    """Return points, (N, 2); K-level points are jittered by less than half the distance to the next level."""
     points = numbers(x.flatten(1))
     if s.levels is None:
         return points

@@ -1,4 +1,4 @@
-"""What each run is, its main figures, what differs in the configurations, and paired differences."""
+"""Section with a summary: runs, main results, configuration differences, and paired differences."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def section(findings: Sequence[Findings]) -> Section:
     lines = [(name, [describe(f) for f in findings]) for name, describe in _FACTS.items()]
     lines = [line for line in lines if any(line[1])]
     table = Table(
-        "What each run is, and its main figures",
+        "Runs and main results",
         ["", *(s.name for s in subjects)],
         [[name, *(cell or "–" for cell in cells)] for name, cells in lines],
         "Bounds are on −log p: lower is better. ± is the standard error over the examples.",
@@ -36,7 +36,7 @@ def section(findings: Sequence[Findings]) -> Section:
     for group in groups(subjects):
         blocks += _paired([f for f in findings if f.subject in group])
     if len(groups(subjects)) > 1:
-        blocks.append(Text("The runs are not all of the same data, so not all of their figures can be compared."))
+        blocks.append(Text("The runs do not all use the same data, so not all of their results can be compared."))
     return Section("summary", "Summary", blocks)
 
 
@@ -58,7 +58,7 @@ def _schedule(f: Findings) -> str:
 
 
 def _part(part: nn.Module, **shown: str) -> str:
-    """A part's class, its network's, and some of its arguments under other names."""
+    """Format a part: its class, the class of its network, and some arguments."""
     net = getattr(part, "net", None)
     about = [type(net).__name__] if isinstance(net, nn.Module) else []
     about += [f"{name} {getattr(part, key)}" for key, name in shown.items() if getattr(part, key, None) is not None]
@@ -105,7 +105,7 @@ def _measured(f: Findings) -> str:
 
 
 def _evaluated(quantity: str) -> Callable[[Findings], str]:
-    """The first figure of this kind that was evaluated; of bounds, the one in continuous time."""
+    """Return a function that formats the first evaluated value of this kind; for bounds, in continuous time."""
 
     def figure(f: Findings) -> str:
         rows = [r for r in (f.subject.evaluation or {}).get("rows", []) if r.get("quantity") == quantity]
@@ -117,7 +117,7 @@ def _evaluated(quantity: str) -> Callable[[Findings], str]:
     return figure
 
 
-#: What the summary says of a run; nothing where there is nothing to say.
+#: Rows of the summary; an empty string if not available.
 _FACTS: dict[str, Callable[[Findings], str]] = {
     "data": _data,
     "transformation F": lambda f: _part(f.subject.model.transform, terms="terms", gate="gate"),
@@ -140,7 +140,7 @@ _FACTS: dict[str, Callable[[Findings], str]] = {
 
 
 def _differences(subjects: Sequence[Subject]) -> Table | Text:
-    """The fields of the configurations that are not the same in all runs."""
+    """Return the configuration fields that differ between runs."""
     known = [s for s in subjects if s.config]
     if len(known) < len(subjects):
         names = ", ".join(s.name for s in subjects if not s.config)
@@ -152,17 +152,15 @@ def _differences(subjects: Sequence[Subject]) -> Table | Text:
         "What differs in their configurations",
         ["field", *(s.name for s in subjects)],
         rows,
-        "A field by the name that it has on the command line of ndm train. Where a part is of another class, all of "
-        "its fields are given. A dash: this run has no such field. Whatever is not listed is the same.",
+        "Fields are named as on the command line of ndm train. For parts of different classes, all fields are listed. "
+        "A dash: the run has no such field. All other fields are the same.",
         [None, *(s.index for s in subjects)],
         words=True,
     )
 
 
 def _unequal(values: Sequence[Any], path: str = "") -> list[list[str]]:
-    """The fields, by their names on the command line, whose values are not all the same; parts of another class as a
-    whole.
-    """
+    """Return the fields with different values, by command-line name; parts of different classes as a whole."""
     if all(value == values[0] for value in values):
         return []
     trees = [value for value in values if isinstance(value, Mapping)]
@@ -179,7 +177,7 @@ _ABSENT = object()
 
 
 def _compact(value: Any) -> str:
-    """A value of a configuration on one line."""
+    """Format a configuration value on one line."""
     if value is _ABSENT:
         return "–"
     if not isinstance(value, Mapping):
@@ -192,7 +190,7 @@ def _compact(value: Any) -> str:
 
 
 def _paired(findings: Sequence[Findings]) -> list[Table]:
-    """The differences of runs of the same data from the first of them, example by example."""
+    """Return the per-example differences from the first run with the same data."""
     measured = [f for f in findings if f.profile is not None]
     if len(measured) < 2:
         return []
@@ -212,9 +210,9 @@ def _paired(findings: Sequence[Findings]) -> list[Table]:
             f"Difference from {first.subject.name}, paired, {unit}",
             ["", *(f.subject.name for f in others)],
             rows,
-            f"Continuous time, the same {n} test examples with the same random numbers for every run, so the standard "
-            f"error is that of the differences themselves. Below zero: better than {first.subject.name}. A difference "
-            "of less than two standard errors may be chance. It says nothing about another training seed.",
+            f"Continuous time, with the same {n} test examples and random numbers for every run; the standard error is "
+            f"that of the differences. Below zero: better than {first.subject.name}. A difference of less than two "
+            "standard errors may be due to chance. The variation between training seeds is not included.",
             [None, *(f.subject.index for f in others)],
         )
     ]

@@ -1,4 +1,4 @@
-"""The curves that a training has logged."""
+"""Section on the logged training curves."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def section(findings: Sequence[Findings]) -> Section:
     part = Section("training", "Training")
     for s in subjects:
         if not s.logged:
-            part.blocks.append(Text(f"The folder of {s.name} has no metrics.csv, so its training is not known."))
+            part.blocks.append(Text(f"The folder of {s.name} has no metrics.csv, so there are no training curves."))
     for group in groups([s for s in subjects if s.logged]):
         figures = [Figure(_curves(group, "steps"), "", f"Bound by steps{about(group, subjects)}")]
         if timed := [s for s in group if s.clock[1:]]:
@@ -34,11 +34,11 @@ def section(findings: Sequence[Findings]) -> Section:
         part.blocks.append(
             Gallery(
                 figures,
-                "The bound on −log p, which is what is minimised. Thin: the batches that were trained on. Thick, "
-                "with dots: the validation examples, by the running average of the weights, with its standard "
-                "error. A validation curve that rises again while the thin one falls means overfitting. Seconds are "
-                "those of the training steps alone; on another computer, or a busier one, there are more or fewer. "
-                "What is above the frame, at the beginning of the training, is cut off.",
+                "The bound on −log p, which is minimised. Thin: training batches. Thick, "
+                "with dots: validation examples, with averaged weights and standard error. If the validation curve "
+                "rises while the thin one falls, the model overfits. Seconds are those of the training steps alone, "
+                "and depend on the computer and its load. Values above the frame, at the beginning of the training, "
+                "are cut off.",
                 legend(group),
             )
         )

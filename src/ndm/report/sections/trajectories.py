@@ -1,4 +1,4 @@
-"""Samples on their way from noise to data."""
+"""Section on the sampling trajectories from noise to data."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _lines(f: Findings) -> Figure:
         ax.plot(*z[-1].T, "o", color=INK, markersize=3.2)
         ax.set_aspect("equal", adjustable="datalim")
         body = svg(figure, f"{z.shape[1]} samples of {s.name} as lines from noise to data.")
-    return Figure(body, "", f"{s.name}: the ways of {z.shape[1]} samples")
+    return Figure(body, "", f"{s.name}: trajectories of {z.shape[1]} samples")
 
 
 def _columns_over_time(f: Findings) -> Figure:
@@ -64,21 +64,21 @@ def _columns_over_time(f: Findings) -> Figure:
     return Figure(body, "", f"{s.name}: {z.shape[1]} samples")
 
 
-#: How the ways from noise to data are drawn, and how they are read.
+#: Drawing function and caption for each kind of data.
 _WAYS: dict[str, tuple[Callable[[Findings], Figure], str]] = {
     "image": (
         _film,
         (
             "Each row is one sample, from noise (left) to data (right), at ten of the steps: z/α, each picture "
             "scaled to its own range. Last: the decoded image. Different runs start from the same noise. An NDM's "
-            "states are noisy versions of F(x, γ), so they need not look like noisy data."
+            "states are noisy versions of F(x, γ), so they may not look like noisy data."
         ),
     ),
     "plane": (
         _lines,
         (
-            "Each line is the state z of one sample: it starts at an open circle, noise, and ends at a full one, "
-            "the least noisy state; every step adds some noise. Different runs start from the same noise. "
+            "Each line is the state z of one sample, from noise (open circle) to the least noisy state (filled "
+            "circle); every step adds some noise. Different runs start from the same noise. "
             "Coordinates are the model's{units}."
         ),
     ),

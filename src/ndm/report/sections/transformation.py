@@ -1,4 +1,4 @@
-"""What the transformation does to examples, by noise level."""
+"""Section on the transformation of examples by noise level."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def section(findings: Sequence[Findings]) -> Section:
     moving = [f for f in findings if f.subject not in still]
     for f in moving:
         if f.subject.x is None:
-            part.blocks.append(Text(f"{f.subject.name}: without test examples F cannot be shown."))
+            part.blocks.append(Text(f"{f.subject.name}: F is not shown, because there are no test examples."))
     moving = [f for f in moving if f.subject.x is not None]
     if not moving:
         return part
@@ -41,7 +41,7 @@ def section(findings: Sequence[Findings]) -> Section:
             [Figure(_displacement(moving), "", "How far F moves the data")],
             "The length of F(x, γ) − x over that of x (root mean squares over test examples and dimensions), by "
             "noise level; 0 is the identity. Dotted and grey: the noise of the same level, σ/α = e^(γ/2), over the "
-            "length of x. Where F moves the data by less than that, noise hides the displacement.",
+            "length of x. A displacement below this line is smaller than the noise.",
             [*legend([f.subject for f in moving]), Entry("noise of the same level", None)],
         )
     )
@@ -53,14 +53,14 @@ def section(findings: Sequence[Findings]) -> Section:
 
 @torch.no_grad()
 def displacement(subject: Subject, gamma: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    r"""n examples, evenly spaced, (n, \*shape), and F - x of them at noise levels gamma, (P,): (P, n, \*shape).
+    r"""Return n evenly spaced examples, (n, \*shape), and their F - x at noise levels gamma, (P,): (P, n, \*shape).
 
     Both are in the model's units.
     """
     assert subject.x is not None
     x = subject.x[evenly_spaced(len(subject.x), n).to(subject.x.device)]
     levels = gamma.to(x)[:, None].expand(len(gamma), len(x))
-    moved = [subject.model.transform(x).displacement(level) for level in levels]  # one by one: large images
+    moved = [subject.model.transform(x).displacement(level) for level in levels]  # one at a time: large images
     return x.cpu(), torch.stack(moved).cpu()
 
 
@@ -97,10 +97,10 @@ def _image_rows(s: Subject) -> Gallery:
     label = f"The transformation of {len(x)} test examples by {s.name} at {len(gamma)} noise levels"
     return Gallery(
         [Figure(picture(rows, label, heads, sides), "", f"{s.name}: F(x, γ) over noise levels", broad=True)],
-        "First column: the example x itself, which is F of a conventional model at every noise level. Then F(x, γ) "
-        "from the data's end (left) to the noise's (right), and under it what F has added, F − x: blue where it is "
-        f"below zero, red above, white where F leaves x as it is. F − x lies within ±{largest:.2g}; F, from black to "
-        f"white, within ±{limit:.2g}; the data within ±1.",
+        "First column: the example x, which equals F(x, γ) for a conventional model. Other columns: F(x, γ) from low "
+        "noise (left) to high noise (right), and below it F − x: blue is negative, red positive, white zero. The "
+        f"colour range of F − x is ±{largest:.2g}; the range of F, from black to white, is ±{limit:.2g}; that of the "
+        "data is ±1.",
     )
 
 
@@ -118,9 +118,9 @@ def _moved_points(s: Subject) -> Gallery:
             ax.set(xlim=limits(both[..., 0]), ylim=limits(both[..., 1]))
         body = svg(figure, f"Where F of {s.name} moves {len(at)} test examples, at four noise levels.")
     return Gallery(
-        [Figure(body, "", f"{s.name}: where F moves the points")],
-        "Grey: test examples x, where the identity would leave them. Coloured: F(x, γ), with a line from one to the "
-        f"other; data's end first, noise's end last. Coordinates are the model's{s.standardised}.",
+        [Figure(body, "", f"{s.name}: displacement of points by F")],
+        "Grey: test examples x. Coloured: F(x, γ), connected to x by a line. Noise levels from low to high. "
+        f"Coordinates are the model's{s.standardised}.",
         [Entry("x", None), Entry("F(x, γ)", s.index)],
     )
 
@@ -139,8 +139,8 @@ def _column_displacement(s: Subject) -> Gallery:
         ax.legend(frameon=False, fontsize=8, handlelength=3)
         said = ", ".join(f"{names[i]} up to {size[:, i].max():.2g}" for i in chosen)
         body = svg(figure, f"How far F of {s.name} moves each column: {said}.")
-    some = f" The {DRAWN} columns of {s.dimensions} that are moved farthest." if s.dimensions > DRAWN else ""
+    some = f" The {DRAWN} of {s.dimensions} columns with the largest displacement." if s.dimensions > DRAWN else ""
     return Gallery(
         [Figure(body, "", f"{s.name}: column by column")],
-        f"How far F moves each column, by noise level, in the model's units{s.standardised}. 0 is the identity.{some}",
+        f"Displacement of each column by noise level, in the model's units{s.standardised}. 0 is the identity.{some}",
     )
