@@ -1,9 +1,9 @@
-r"""The demonstration: on real handwritten digits, a conventional diffusion model beside an NDM, everything else equal.
+r"""Demonstration: a conventional diffusion model and an NDM, compared on handwritten digits under equal conditions.
 
-Both have the same number of parameters, the same code, and learn their schedule's end points. They are compared after
-the same training time, and after the same number of steps: the model with more steps is trained again with as many as
-the other. They differ in the transformation, Identity or Separable, whose network takes its parameters from the
-denoiser's, and in that the NDM's reverse process is direct, with one more head for the ODE.
+Both have the same number of parameters, use the same code, and learn their schedule's end points. They are compared
+after the same training time, and after the same number of steps: the model with more steps is trained again with as
+many as the other. The NDM has a Separable transformation instead of Identity, with a correspondingly smaller denoiser,
+and a direct reverse process with an additional head for the ODE.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from ndm.training.run import read_checkpoint
 
 __all__ = ["baseline", "neural", "run"]
 
-#: Seconds of training for each model. A training for equal steps, evaluation and pictures come on top.
+#: Seconds of training for each model, without the training for equal steps, the evaluation and the plots.
 SECONDS = 90.0
 
-#: Seconds that the evaluation of a model takes, about: for the bar.
+#: Approximate seconds to evaluate a model, for the progress bar.
 EVALUATION = 40.0
 
-#: The share of a core below which a training was disturbed by other processes.
+#: The fraction of a core below which a training run counts as disturbed by other processes.
 UNDISTURBED = 0.9
 
-#: Of both models. The rates of digits-tuned in benchmarks/suite.yaml, for 90 seconds, are higher.
+#: The learning rate of both models. Those of digits-tuned in benchmarks/suite.yaml, for 90 seconds, are higher.
 RATE = 8e-3
 
 STEPS = (10, 50, 1000, None)
@@ -61,7 +61,7 @@ def baseline() -> ndm.NDM:
 
 
 def neural() -> ndm.NDM:
-    """The NDM, with as many parameters: a smaller denoiser, and a network of the difference in F."""
+    """The NDM, with the same number of parameters: a smaller denoiser, and a network in F with the difference."""
     net = LevelTable(levels=17, heads=2, beside=ResidualMLP(64, hidden=62, depth=1, heads=2, level=False))
     denoiser = ndm.DirectDenoiser(UNet(1, width=4, multipliers=(4, 7), groups=4, heads=2), ode=True)
     return _model(ndm.Separable(net, terms=2, gate="free"), denoiser)
@@ -76,19 +76,19 @@ def _model(transform: ndm.Transform, denoiser: torch.nn.Module) -> ndm.NDM:
     )
 
 
-#: Both by name; each builds its model.
+#: The functions that build the models, by name.
 MODELS = {BASELINE: baseline, NEURAL: neural}
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What became of a training.
+    """The result of a training run.
 
     Attributes:
-        steps: how many it took.
-        cpu: seconds of the processor that the training took.
-        wall: seconds that passed.
-        evaluation: of the trained model on the test split.
+        steps: the number of steps.
+        cpu: CPU time of the training in seconds.
+        wall: wall time in seconds.
+        evaluation: the evaluation of the trained model on the test split.
     """
 
     steps: int
@@ -98,20 +98,20 @@ class Trained:
 
     @property
     def share(self) -> float:
-        """The share of a core that the training had."""
+        """The fraction of a core used by the training."""
         return self.cpu / self.wall
 
 
 def run(out: str | os.PathLike[str] = "demo", seconds: float = SECONDS, seed: int = 0) -> Path:
-    """Train both models, measure them, draw the pictures, and say what the figures show.
+    """Train and evaluate both models, plot the results, and write a summary.
 
     Args:
-        out: the folder; if there is something in it, the next free name (demo-2, ...) is taken.
-        seconds: of training, for each model.
-        seed: of everything random.
+        out: the output folder; if it is not empty, the next free name (demo-2, ...) is used.
+        seconds: the training time of each model.
+        seed: the seed of all random numbers.
 
     Returns:
-        The folder that was written.
+        The output folder.
     """
     folder = _free(Path(out))
     folder.mkdir(parents=True, exist_ok=True)
@@ -136,10 +136,10 @@ def run(out: str | os.PathLike[str] = "demo", seconds: float = SECONDS, seed: in
 
 
 def _side_by_side(folder: Path, seconds: float, seed: int) -> tuple[dict[str, Trained], dict[str, Trained]]:
-    """Both models trained for the same time, and both after the same number of steps; each evaluated.
+    """Train and evaluate both models for the same time, and for the same number of steps.
 
-    Each is trained in a process of its own with half of the cores, so that neither is favoured by what else the machine
-    does meanwhile. The one that took more steps is trained again, with as many as the other.
+    Each is trained in its own process with half of the cores, so that other load on the machine affects both equally.
+    The model that took more steps is trained again with as many as the other.
     """
     cores = os.cpu_count() or 1
     threads = max(1, min(4, cores // len(MODELS)))
@@ -161,7 +161,7 @@ def _side_by_side(folder: Path, seconds: float, seed: int) -> tuple[dict[str, Tr
 
 
 def _watch(what: str, runs: Sequence[Path], jobs: Sequence[Future], seconds: float) -> None:
-    """Show how far trainings in other processes are, until they end; elsewhere than on a terminal, say what is done."""
+    """Show the progress of trainings in other processes until they end; without a terminal, only print what is done."""
     if not sys.stderr.isatty():
         print(f"training and evaluating {what}", flush=True)
         wait(jobs)
@@ -179,7 +179,7 @@ def _watch(what: str, runs: Sequence[Path], jobs: Sequence[Future], seconds: flo
 
 
 def _steps(run: Path) -> str:
-    """The last step on a run's curve."""
+    """The last step in a run's training curve."""
     try:
         return (run / "metrics.csv").read_text().rstrip().rpartition("\n")[2].partition(",")[0]
     except OSError:
@@ -188,7 +188,7 @@ def _steps(run: Path) -> str:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """For networks this small several threads gain little, and on a busy machine wait for each other without end."""
+    """Use one thread: several threads gain little for networks this small, and are slow on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -202,7 +202,7 @@ def _slug(name: str) -> str:
 
 
 def _free(path: Path) -> Path:
-    """The path itself if nothing is there, else the next free name, so that no earlier result is lost."""
+    """The path if it does not exist, else the next free name, so that earlier results are kept."""
     candidate, n = path, 1
     while candidate.exists() and any(candidate.iterdir()):
         n += 1
@@ -217,7 +217,7 @@ def _parameters(model: torch.nn.Module) -> int:
 def _train_and_evaluate(
     name: str, folder: Path, seconds: float | None, steps: int | None, seed: int, threads: int
 ) -> Trained:
-    """Train one model into ``folder``, for so many seconds or so many steps, and evaluate it on the test split."""
+    """Train one model in ``folder`` for a number of seconds or steps, and evaluate it on the test split."""
     logging.getLogger("ndm.training").propagate = False
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
@@ -227,7 +227,7 @@ def _train_and_evaluate(
         max_steps=steps, max_time=seconds, patience=None, accelerator="cpu", val_check_interval=250
     )  # fmt: skip
     cpu, wall = time.process_time(), time.perf_counter()
-    with redirect_stderr(io.StringIO()):  # two journals in one terminal
+    with redirect_stderr(io.StringIO()):  # two logs would mix in one terminal
         model = fit(MODELS[name](), data, folder, training, limits, seed=seed, progress=False)
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     evaluation = evaluate(
@@ -280,7 +280,7 @@ def _report(
 
 
 def _table(evaluations: Mapping[str, Evaluation]) -> list[str]:
-    """The figures of both models beside each other, in Markdown."""
+    """The results of both models side by side, in Markdown."""
     first, second = evaluations[BASELINE], evaluations[NEURAL]
     lines = ["| | " + " | ".join(MODELS) + " | difference, paired |", "|---|" + "---|" * (len(MODELS) + 1)]
     for i, row in enumerate(first.rows):
@@ -290,7 +290,7 @@ def _table(evaluations: Mapping[str, Evaluation]) -> list[str]:
 
 
 def _figures(models: dict[str, ndm.NDM], trained: dict[str, Trained]) -> list[str]:
-    """What else is to be known of both, as rows of the table."""
+    """Further properties of both models, as rows of the table."""
     figures = {
         "parameters": [f"{_parameters(models[n]):,}" for n in MODELS],
         "of which in F": [f"{_parameters(models[n].transform):,}" for n in MODELS],
@@ -303,7 +303,7 @@ def _figures(models: dict[str, ndm.NDM], trained: dict[str, Trained]) -> list[st
 
 
 def _comparable(trained: dict[str, Trained]) -> list[str]:
-    """A warning where other processes took the time that the comparison is about."""
+    """A warning if other processes took time from the training runs."""
     if all(one.share >= UNDISTURBED for one in trained.values()):
         return []
     shares = " and ".join(f"{trained[name].share:.0%}" for name in MODELS)
@@ -329,7 +329,7 @@ def _difference(first: Evaluation, second: Evaluation, i: int) -> tuple[str, flo
 
 
 def _findings(first: Evaluation, second: Evaluation) -> list[str]:
-    """What the figures show, whichever way they fall: a difference counts from two standard errors on."""
+    """A summary of the results; differences below two standard errors are not counted."""
     said: dict[str, list[str]] = {"lower": [], "higher": [], "even": []}
     for i, row in enumerate(first.rows):
         text, mean, error = _difference(first, second, i)

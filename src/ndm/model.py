@@ -1,4 +1,4 @@
-r"""NDM: the parts put together in one object that is trained, evaluated, calibrated, saved and loaded."""
+r"""The model class NDM, which can be trained, evaluated, calibrated, saved and loaded."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ndm.storage.hub import find, push, save_with_card
 
 __all__ = ["NDM"]
 
-#: What a model is put together of.
+#: The parts of a model.
 _PARTS = ("schedule", "transform", "denoiser", "decoder", "reverse_variance", "volatility", "standardize")
 
 
@@ -40,13 +40,13 @@ class NDM(Process):
         denoiser: Denoiser(net), DirectDenoiser(net), or any module called as denoiser(z, level) -> x_hat.
         decoder: GaussianDecoder() for continuous data (the default), DiscretizedDecoder(levels=K) for K-level data.
         reverse_variance: ``posterior``, ``learned`` (a function of the noise level), ``predicted`` (a head of the
-            denoiser), or a :class:`~ndm.method.variances.ReverseVariance` of your own.
+            denoiser), or a custom :class:`~ndm.method.variances.ReverseVariance`.
         volatility: eta, a positive number, or a module gamma -> eta such as LearnedVolatility().
-        standardize: for continuous data in their own units; bound, sample and log_likelihood then speak in those units.
-        calibrations: reverse variances for given numbers of steps, as :meth:`calibrate` makes them.
+        standardize: for continuous data in original units; bound, sample and log_likelihood then use those units.
+        calibrations: reverse variances for given numbers of steps, as created by :meth:`calibrate`.
 
     Raises:
-        ValueError: the parts do not fit each other.
+        ValueError: the parts are incompatible.
 
     Example:
         >>> import torch, ndm
@@ -73,12 +73,12 @@ class NDM(Process):
         self.calibrations = nn.ModuleDict(dict(calibrations or {}))
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Replace a part: the new one has to fit the others, and is told the schedule's end points if it wants to.
+        """Replace a part by a compatible one, which receives the schedule's end points if it needs them.
 
         Raises:
-            ValueError: it does not fit; the model is as it was.
+            ValueError: the part is incompatible; the model is then unchanged.
         """
-        if name not in _PARTS or "calibrations" not in self.__dict__.get("_modules", {}):  # in the constructor
+        if name not in _PARTS or "calibrations" not in self.__dict__.get("_modules", {}):  # called in the constructor
             super().__setattr__(name, value)
             return
         before = getattr(self, name)
@@ -97,7 +97,7 @@ class NDM(Process):
 
     @property
     def shape(self) -> tuple[int, ...] | None:
-        """The shape of one example, which the standardisation tells; None where it does not."""
+        """The shape of one example according to the standardisation; None if unknown."""
         return None if self.standardize is None else (self.standardize.shape or None)
 
     @property
@@ -111,15 +111,15 @@ class NDM(Process):
         return not self.denoiser.direct or bool(getattr(self.denoiser, "ode", False))
 
     def sample(self, n: int, shape: Sequence[int] | None = None, **options: Any) -> Tensor:
-        r"""Draw n examples, (n, \*shape), in the data's own units: :func:`ndm.sample`.
+        r"""Draw n samples, (n, \*shape), in the data's original units; see :func:`ndm.sample`.
 
         Args:
-            n: how many.
-            shape: of one example; by default :attr:`shape`.
-            options: of :func:`ndm.sample`.
+            n: the number of samples.
+            shape: the shape of one sample; by default :attr:`shape`.
+            options: further arguments of :func:`ndm.sample`.
 
         Raises:
-            ValueError: the shape is not known, or as :func:`ndm.sample` says.
+            ValueError: the shape is unknown, or as for :func:`ndm.sample`.
         """
         shape = self.shape if shape is None else shape
         if shape is None:
@@ -127,14 +127,14 @@ class NDM(Process):
         return sample(self, n, shape, **options)
 
     def log_prob(self, x: Values, **options: Any) -> Tensor:
-        r"""log p(x) under the reverse ODE, (B,), in nats: :func:`ndm.log_likelihood`, without its errors.
+        r"""log p(x) under the reverse ODE, (B,), in nats: :func:`ndm.log_likelihood` without error estimates.
 
         Args:
-            x: data in their own units, (B, \*shape).
-            options: of :func:`ndm.log_likelihood`.
+            x: data in original units, (B, \*shape).
+            options: further arguments of :func:`ndm.log_likelihood`.
 
         Raises:
-            ValueError: as :func:`ndm.log_likelihood` says.
+            ValueError: as for :func:`ndm.log_likelihood`.
         """
         return log_likelihood(self, x, **options).log_prob
 
@@ -163,9 +163,9 @@ class NDM(Process):
     ) -> NDM:
         """Set the best reverse variance for T = ``steps``, and the best steps, from data.
 
-        From then on the bound and ancestral sampling use both whenever they run with this number of steps. They replace
-        earlier ones for the same T and are saved with the model; :meth:`uncalibrate` takes them away. For the
-        arguments see :func:`ndm.method.bounds.calibrate`.
+        The bound and ancestral sampling then use both for this number of steps. They replace earlier ones for the same
+        T and are saved with the model; :meth:`uncalibrate` removes them. For the arguments see
+        :func:`ndm.method.bounds.calibrate`.
         """
         self.calibrations[str(steps)] = calibrate(
             self, batches, steps, covariance, rank=rank, spacing=spacing, generator=generator
@@ -173,7 +173,7 @@ class NDM(Process):
         return self
 
     def uncalibrate(self, steps: int | None = None) -> NDM:
-        """Forget the calibration for T = ``steps``, or all of them."""
+        """Remove the calibration for T = ``steps``, or all calibrations."""
         for key in [str(steps)] if steps is not None else list(self.calibrations):
             self.calibrations.pop(key)
         return self
@@ -196,21 +196,21 @@ class NDM(Process):
 
     def config(self) -> dict[str, Any]:
         config = super().config()
-        # Calibrations come after construction, so the recorded argument says nothing about them.
+        # Calibrations are added after construction, so they are not in the recorded argument.
         config["init_args"]["calibrations"] = {k: v.config() for k, v in self.calibrations.items()} or None  # type: ignore[operator]
         return config
 
     def save_pretrained(self, path: str | os.PathLike[str], *, card: Mapping[str, Any] | None = None) -> Path:
         """Write the model to a folder: config.json, model.safetensors and README.md, a model card.
 
-        An earlier model there is replaced as a whole, but a README.md that somebody has edited is kept as it is.
+        An earlier model in the folder is replaced, but a README.md that has been edited is kept.
 
         Args:
             path: the folder.
-            card: what only you know about the model; see :func:`ndm.storage.hub.model_card`.
+            card: information about the model that only the user has; see :func:`ndm.storage.hub.model_card`.
 
         Raises:
-            TypeError: the model has an argument that a configuration cannot hold.
+            TypeError: the model has an argument that a configuration cannot represent.
             FileExistsError: ``path`` exists and is not a saved model.
         """
         return save_with_card(self, path, card)
@@ -227,21 +227,20 @@ class NDM(Process):
         force_download: bool = False,
         local_files_only: bool = False,
     ) -> NDM:
-        """Read a model from a folder or from the Hugging Face hub, without executing anything in it.
+        """Load a model from a folder or from the Hugging Face hub. No code in its files is executed.
 
         Args:
-            path: a folder; or, if there is none of that name, "user/model" on the hub
-                (``pip install huggingface_hub``).
-            allow: your own classes that the configuration may name, or the names of modules with such classes.
-            revision: on the hub: a branch, a tag or a commit.
-            token: on the hub: see :func:`ndm.storage.hub.fetch`, as for the rest.
-            cache_dir: where the hub's files are kept.
-            force_download: download again what is kept.
-            local_files_only: do not ask the hub.
+            path: a folder; or, if it does not exist, "user/model" on the hub (``pip install huggingface_hub``).
+            allow: custom classes that the configuration may name, or the names of modules with such classes.
+            revision: a branch, tag or commit on the hub.
+            token: a token of the hub; for this and the following arguments see :func:`ndm.storage.hub.fetch`.
+            cache_dir: the folder for the hub's files.
+            force_download: download files again even if they are cached.
+            local_files_only: use only cached files.
 
         Raises:
-            FileNotFoundError: there is no saved model of that name.
-            OSError: the hub cannot be reached, or refuses.
+            FileNotFoundError: there is no saved model with that name.
+            OSError: the hub cannot be reached or denies access.
             ValueError: the files are damaged, from another version, pickled, or name a class that is not allowed.
         """
         folder = find(
@@ -261,10 +260,10 @@ class NDM(Process):
         branch: str | None = None,
         create_pr: bool = False,
     ) -> str:
-        """Upload the model and its card to the Hugging Face hub: see :func:`ndm.storage.hub.push`.
+        """Upload the model and its card to the Hugging Face hub; see :func:`ndm.storage.hub.push`.
 
         Returns:
-            The address of the commit.
+            The URL of the commit.
         """
         return push(
             self, repo_id, card=card, private=private, token=token, commit_message=commit_message, branch=branch,

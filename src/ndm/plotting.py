@@ -1,8 +1,8 @@
-r"""Pictures: samples, the learned transformation over noise levels, reverse trajectories, the bound against the steps.
+r"""Plots: samples, the learned transformation over noise levels, reverse trajectories, the bound against the steps.
 
-Every function writes one file and leaves matplotlib as it was: no screen is needed, and pictures of one's own, in a
-notebook say, go on as before. Images are (N, C, H, W) with C 1 or 3 and values about [-1, 1]; vectors, (N, d), are
-drawn as points of their first two dimensions, single numbers as a histogram.
+Every function writes one file and does not change matplotlib's state: no display is needed, and the user's own figures,
+for example in a notebook, are not affected. Images are (N, C, H, W) with C 1 or 3 and values about [-1, 1]; vectors,
+(N, d), are drawn as points of their first two dimensions, single numbers as a histogram.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Path = str | os.PathLike[str]
 
 
 def _panels(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, np.ndarray]:
-    """A figure of so many inches and its axes, (rows, columns), unknown to pyplot, whose figures are on a screen."""
+    """A figure of the given size in inches and its axes, (rows, columns), created without pyplot."""
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
@@ -40,7 +40,7 @@ def _save(figure: Figure, path: Path | BinaryIO) -> None:
 
 
 def _show(axes: Axes, image: Tensor, limit: float = 1.0, colours: str = "gray") -> None:
-    """One image, (C, H, W), on its axes, without ticks."""
+    """Show one image, (C, H, W), without ticks."""
     picture = image.detach().float().cpu().permute(1, 2, 0).clamp(-limit, limit)
     if picture.shape[-1] == 3:
         axes.imshow((picture.numpy() / limit + 1) / 2)
@@ -51,7 +51,7 @@ def _show(axes: Axes, image: Tensor, limit: float = 1.0, colours: str = "gray") 
 
 
 def _grid(images: Tensor) -> Tensor:
-    """Images, (N, C, H, W), as one, (C, rows (H + 1), columns (W + 1)), nearly square, a grey line between them."""
+    """Combine images, (N, C, H, W), in a nearly square grid, (C, rows (H + 1), columns (W + 1)), with grey lines."""
     images = functional.pad(images, (0, 1, 0, 1), value=0.0)
     columns = math.ceil(math.sqrt(len(images)))
     rows = math.ceil(len(images) / columns)
@@ -73,12 +73,12 @@ def _draw(axes: Axes, x: Tensor) -> None:
 
 
 def save_grid(x: Tensor, path: Path | BinaryIO, levels: int | None = None) -> None:
-    """Samples: images in a grid, vectors as points.
+    """Plot samples: images in a grid, vectors as points.
 
     Args:
         x: (N, C, H, W) or (N, d).
-        path: the file, or one that is open for writing, for a PNG picture.
-        levels: K of K-level data, whose levels nearest to black and white are then drawn as black and white.
+        path: the PNG file, or a file object open for writing.
+        levels: K of K-level data; its lowest and highest levels are drawn as black and white.
     """
     x = x.detach().float()
     if x.ndim == 4 and levels:
@@ -87,7 +87,7 @@ def save_grid(x: Tensor, path: Path | BinaryIO, levels: int | None = None) -> No
 
 
 def side_by_side(panels: Mapping[str, Tensor], path: Path | BinaryIO) -> None:
-    """Several sets of samples beside each other, each (N, C, H, W) or (N, d), under their names."""
+    """Plot several sets of samples side by side with their names, each (N, C, H, W) or (N, d)."""
     figure, axes = _panels(1, len(panels), (4 * len(panels), 4))
     for ax, (name, x) in zip(axes[0], panels.items(), strict=True):
         _draw(ax, x)
@@ -97,13 +97,13 @@ def side_by_side(panels: Mapping[str, Tensor], path: Path | BinaryIO) -> None:
 
 @torch.no_grad()
 def transformation(model: Process, x: Tensor, path: Path, points: int = 9) -> None:
-    """F(x, gamma) of some images over noise levels, and under each row F(x, gamma) - x in colours.
+    """Plot F(x, gamma) of some images over noise levels, with F(x, gamma) - x in colour below each row.
 
     Args:
         model: the model.
         x: images, (N, C, H, W).
         path: the file.
-        points: how many noise levels, evenly spaced between the schedule's end points.
+        points: the number of noise levels, evenly spaced between the schedule's end points.
     """
     low, high = model.schedule.end_points()
     gamma = torch.linspace(low, high, points, device=x.device, dtype=x.dtype)
@@ -126,14 +126,14 @@ def transformation(model: Process, x: Tensor, path: Path, points: int = 9) -> No
 def trajectories(
     models: Mapping[str, Process], shape: Sequence[int], path: Path, steps: int = 100, seed: int = 0
 ) -> None:
-    """The way of two samples of each model from noise to data, by ancestral sampling: z / alpha at ten times.
+    """Plot the paths of two ancestral samples of each model from noise to data: z / alpha at ten times.
 
     Args:
-        models: by name; all start from the same noise.
-        shape: of one image, (C, H, W).
+        models: models by name; all start from the same noise.
+        shape: the shape of one image, (C, H, W).
         path: the file.
-        steps: of the sampler.
-        seed: of the noise.
+        steps: the number of sampling steps.
+        seed: the seed of the noise.
     """
     examples, columns = 2, 10
     rows = examples * len(models)
@@ -153,7 +153,7 @@ def trajectories(
 
 
 def bound_by_steps(evaluations: Mapping[str, Evaluation], path: Path) -> None:
-    """The bound against the number of steps, one line per model and reverse variance, with its standard errors."""
+    """Plot the bound against the number of steps, one line per model and reverse variance, with standard errors."""
     figure, ((ax,),) = _panels(1, 1, (6, 4))
     unit = ""
     for colour, (name, evaluation) in enumerate(evaluations.items()):

@@ -1,1 +1,1 @@
-"""What the rooms share and no user needs: random numbers, processes, precision, tensors from arguments, signals."""
+"""Internal utilities: random numbers, distributed processes, precision, conversion of arguments to tensors, signals."""

@@ -1,7 +1,7 @@
-"""Several processes at the same work: who this one is, and how what each has found is put together.
+"""Work shared among processes: their ranks, and collective operations on their results.
 
-Processes are started by ``torchrun`` or a cluster's launcher, which tell each its place by environment variables, or by
-Lightning during training. Without them all of this is about one process, and costs nothing.
+Processes are started by ``torchrun`` or a cluster's launcher, which set each process's rank in environment variables,
+or by Lightning during training. Otherwise there is one process, and these functions have no overhead.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ __all__ = [
 ]
 
 
-#: Seconds that a process waits for the others to be there.
+#: Seconds that a process waits for the others to join.
 PATIENCE = 120.0
 
 
 def rank() -> int:
-    """The number of this process, from 0."""
+    """The rank of this process, from 0."""
     return dist.get_rank() if _running() else 0
 
 
 def world_size() -> int:
-    """How many processes there are."""
+    """The number of processes."""
     return dist.get_world_size() if _running() else 1
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes and speaks for all."""
+    """Whether this process writes files and messages for all processes."""
     return rank() == 0
 
 
@@ -55,14 +55,14 @@ def _running() -> bool:
 
 @contextmanager
 def process_group(device: str = "auto") -> Iterator[torch.device]:
-    """Join the processes that a launcher has started, if it has, and part from them at the end; the device to work on.
+    """Join the process group of a launcher, if there is one, and leave it on exit. Yields the device to use.
 
     Args:
-        device: ``auto``, or one of torch's. Each process of a node takes a GPU of its own.
+        device: ``auto``, or a torch device. Each process of a node uses its own GPU.
 
     Raises:
-        ValueError: the device is not there, or the processes cannot reach each other.
-        ConnectionError: another process has ended before its work was done.
+        ValueError: the device is not available, or the processes cannot connect.
+        ConnectionError: another process ended early.
     """
     joining = _processes() > 1 and not _running()
     try:
@@ -94,7 +94,7 @@ def process_group(device: str = "auto") -> Iterator[torch.device]:
 
 
 def _processes() -> int:
-    """How many processes the launcher says there are."""
+    """The number of processes according to the launcher."""
     number = os.environ.get("WORLD_SIZE") or "1"
     if not number.isdecimal():
         raise ValueError(f"The environment has WORLD_SIZE={number}, which should be a number: correct or unset it.")
@@ -102,9 +102,9 @@ def _processes() -> int:
 
 
 def _join(backend: str) -> None:
-    """Find the other processes, for :data:`PATIENCE` at most.
+    """Connect to the other processes, waiting at most :data:`PATIENCE` seconds.
 
-    PyTorch waits in C, where no handler of a signal is called: until they are found, signals end the process at once.
+    PyTorch waits in C, where Python's signal handlers do not run, so signals end the process immediately until then.
     """
     in_main = threading.current_thread() is threading.main_thread()
     numbers = (signal.SIGINT, signal.SIGTERM) if in_main else ()
@@ -119,7 +119,7 @@ def _join(backend: str) -> None:
 
 
 def _is_of_the_others(error: RuntimeError) -> bool:
-    """Whether an error comes of what connects the processes: Gloo's are known by their text only."""
+    """Whether an error comes from the connection between processes; Gloo's are identified by their text."""
     return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
 
 
@@ -130,37 +130,37 @@ def _chosen(device: str) -> str:
 
 
 def shard(jobs: int) -> range:
-    """Which of so many jobs, numbered from 0, are this process's."""
+    """The indices of this process's jobs, out of ``jobs`` jobs numbered from 0."""
     return range(rank(), jobs, world_size())
 
 
 def strided_share(total: int, index: int, of: int) -> slice:
-    """The rows of a batch of ``total`` that are share number ``index`` of ``of``: every of-th one."""
+    """The rows of share number ``index`` out of ``of`` of a batch of ``total`` rows: every of-th row."""
     return slice(index, total, of)
 
 
 def all_gather(values: Tensor, places: Tensor, total: int) -> Tensor:
-    """All the values that the processes have found, in their places, (total, ...), the same in every process.
+    """Gather the values of all processes in their places, (total, ...); the result is the same in every process.
 
     Args:
-        values: what this process has found, (n, ...), of the same type in all of them; each may have its own n.
-        places: where they belong, integers in [0, total), (n,); every place is filled by exactly one process.
-        total: how many there are in all.
+        values: this process's values, (n, ...), with the same dtype in all processes; n may differ between processes.
+        places: their indices in the result, integers in [0, total), (n,); each index is used by exactly one process.
+        total: the total number of values.
     """
     whole = torch.zeros((total, *values.shape[1:]), dtype=values.dtype, device=values.device)
     whole[places.to(values.device)] = values
-    return all_reduce(whole)  # every place is zero in all processes but one, so that the sum is exact
+    return all_reduce(whole)  # each entry is zero in all processes but one, so the sum is exact
 
 
 def gather_in_order(found: Iterator[Tensor], size: int, total: int, like: Tensor) -> Iterator[Tensor]:
-    """The blocks that the processes find, in their order, the same in every process: as many as there are processes at
-    a time, so that memory holds no more.
+    """Yield the blocks of all processes in order, the same in every process. Only one block per process is in memory.
 
     Args:
-        found: the blocks of this process, (size, ...), the last of all maybe smaller: those numbered by :func:`shard`.
-        size: how many values are in a block.
-        total: how many there are in all.
-        like: of the shape, (0, ...), and the type of the blocks, for a process that has none.
+        found: the blocks of this process, (size, ...), those with the indices of :func:`shard`; the last block may be
+            smaller.
+        size: the number of values per block.
+        total: the total number of values.
+        like: a tensor of shape (0, ...) with the blocks' dtype, for a process without blocks.
     """
     if world_size() == 1:
         yield from found
@@ -172,7 +172,7 @@ def gather_in_order(found: Iterator[Tensor], size: int, total: int, like: Tensor
 
 
 def all_reduce(values: Tensor) -> Tensor:
-    """The sum of a tensor over the processes, the same in every one."""
+    """The sum of a tensor over the processes, the same in each process."""
     if world_size() == 1:
         return values
     there = values.cuda() if dist.get_backend() == "nccl" else values.cpu()

@@ -1,8 +1,8 @@
-r"""The door: what is handed to the public functions, as tensors in the precision and on the device of the model.
+r"""Conversion of user arguments to tensors in the precision and on the device of the model.
 
-Data may be tensors of any precision, NumPy arrays, tables of pandas or Polars, or nested lists; labels likewise. Behind
-the door everything is a tensor, in float32 at least: the bound weighs errors by e^{-gamma}, up to 6e5, where half
-precision has three digits, and float16 ends at 65,504 (see :mod:`ndm._internal.precision`).
+Data and labels may be tensors of any precision, NumPy arrays, pandas or Polars tables, or nested lists. They are
+converted to tensors with at least float32: the bound weights errors by e^{-gamma}, up to 6e5, but half precision has
+three digits and float16 a maximum of 65,504 (see :mod:`ndm._internal.precision`).
 """
 
 from __future__ import annotations
@@ -29,23 +29,22 @@ __all__ = [
     "state_like",
 ]
 
-#: What is taken for a tensor: one, a NumPy array, a DataFrame, or nested lists of numbers.
+#: Accepted in place of a tensor: a NumPy array, a DataFrame, or nested lists of numbers.
 Values = Any
 
-#: Too coarse for the bound.
+#: Precisions too low for the bound.
 _HALF = (torch.float16, torch.bfloat16)
 
 
 def as_tensor(values: Values, what: str = "data") -> Tensor:
-    """A tensor of numbers, whole or not, from a tensor, a NumPy array, a DataFrame or nested lists; shape and precision
-    are kept.
+    """Convert tensors, NumPy arrays, DataFrames or nested lists to a numeric tensor of the same shape and precision.
 
     Args:
         values: the numbers.
-        what: what a sentence calls them, a plural.
+        what: the name of the values in messages, a plural.
 
     Raises:
-        ValueError: they are no such thing, hold text or complex numbers, or the lists are ragged.
+        ValueError: the type is not supported, the values are text or complex numbers, or the lists are ragged.
 
     Example:
         >>> as_tensor([[0.5, 1.0], [2.0, 3.0]]).shape
@@ -63,7 +62,7 @@ def as_tensor(values: Values, what: str = "data") -> Tensor:
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
         array = array.astype(np.float64)
     if array.dtype.kind == "u" and array.dtype.itemsize > 1:
-        array = array.astype(np.int64)  # PyTorch can do little with the unsigned kinds
+        array = array.astype(np.int64)  # PyTorch supports few operations on unsigned types
     if array.dtype.byteorder not in "=|" or not array.flags.writeable or min(array.strides, default=0) < 0:
         array = np.array(array, dtype=array.dtype.newbyteorder("="))
     return torch.from_numpy(array)
@@ -78,7 +77,7 @@ def _as_array(values: Values, what: str) -> np.ndarray:
         values = [v.detach().cpu().numpy() if isinstance(v, Tensor) else v for v in values]
     try:
         array = np.asarray(values)
-    except (ValueError, TypeError):  # NumPy's word for lists of unequal lengths
+    except (ValueError, TypeError):  # raised by NumPy for ragged lists
         raise ValueError(f"The {what} must be numbers in lists of equal lengths.") from None
     if array.dtype != object:
         return array
@@ -86,7 +85,7 @@ def _as_array(values: Values, what: str) -> np.ndarray:
 
 
 def _table(values: Any, what: str) -> np.ndarray:
-    """A DataFrame's numbers, (rows, columns): whole ones if all of its columns are."""
+    """A DataFrame's values, (rows, columns): integers if all columns are."""
     array = np.asarray(values.to_numpy())
     if array.dtype != object and array.dtype.kind in "fiub":
         return array
@@ -96,7 +95,7 @@ def _table(values: Any, what: str) -> np.ndarray:
 
 
 def _numbers(array: np.ndarray, what: str, complaint: str) -> np.ndarray:
-    """An array of objects as numbers; missing ones become NaN."""
+    """Convert an object array to numbers; missing values become NaN."""
     if array.dtype.kind in "fiub":
         return array
     if array.dtype == object and not any(isinstance(v, (str, bytes)) for v in array.flat):
@@ -114,13 +113,12 @@ def _kind_of(array: np.ndarray) -> str:
 
 
 def at_least_single(x: Tensor) -> Tensor:
-    """Numbers in half precision in single precision; others as they are."""
+    """Convert half precision to single precision; other tensors are unchanged."""
     return x.float() if x.dtype in _HALF else x
 
 
 def precision_of(model: Any) -> torch.dtype | None:
-    """The precision in which a model computes: that of its denoiser's network, or else of its transformation's; None if
-    neither has weights, and it computes in that of its data.
+    """The precision of a model's denoiser network, or else of its transformation's; None if neither has weights.
 
     Raises:
         ValueError: the weights are in half precision.
@@ -139,7 +137,7 @@ def precision_of(model: Any) -> torch.dtype | None:
 
 
 def device_of(model: Any) -> torch.device | None:
-    """The device that a model is on; None if it has neither parameters nor buffers."""
+    """The device of a model; None if it has neither parameters nor buffers."""
     for tensors in (model.denoiser.parameters(), model.parameters(), model.buffers()):
         for tensor in tensors:
             return tensor.device
@@ -147,10 +145,10 @@ def device_of(model: Any) -> torch.device | None:
 
 
 def as_numbers(model: Any, values: Values, what: str = "states") -> Tensor:
-    """Values, floating-point ones, in the precision and on the device in which a model computes.
+    """Convert values to a floating-point tensor in the precision and on the device of a model.
 
     Raises:
-        ValueError: they are no numbers, or the model's weights are in half precision.
+        ValueError: the values are not numbers, or the model's weights are in half precision.
     """
     x = as_tensor(values, what)
     x = at_least_single(x) if x.is_floating_point() else x.to(torch.get_default_dtype())
@@ -158,16 +156,16 @@ def as_numbers(model: Any, values: Values, what: str = "states") -> Tensor:
 
 
 def state_like(model: Any, n: int, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
-    """An empty tensor, (n, \\*shape), on the device and in the precision in which a model's samples are made.
+    """An empty tensor, (n, \\*shape), on the device and in the precision of a model's samples.
 
     Args:
         model: the model.
-        n: how many samples.
-        shape: that of one.
+        n: the number of samples.
+        shape: the shape of one sample.
         dtype: the precision; None for the model's.
 
     Raises:
-        ValueError: it is not the model's, or half of single precision; or the shape is none.
+        ValueError: the precision is not the model's or below single precision, or the shape is invalid.
     """
     own = precision_of(model)
     if dtype is None:
@@ -192,7 +190,7 @@ def check_examples(data: Tensor, shape: tuple[int, ...] | None = None) -> None:
 
     Args:
         data: the batch.
-        shape: that of one example, if it is known; or one that broadcasts to it.
+        shape: the shape of one example, or one that broadcasts to it; None if unknown.
     """
     if data.ndim < 2:
         raise ValueError(
@@ -211,7 +209,7 @@ def _fits(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
 
 
 def check_steps(steps: Any) -> None:
-    """Raise a ValueError unless ``steps`` is a whole number of steps, 1 or more."""
+    """Raise a ValueError unless ``steps`` is an integer of at least 1."""
     if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)):
         raise ValueError(f"The number of steps must be a whole number, got {steps!r}.")
     if steps < 1:
@@ -222,23 +220,23 @@ def check_steps(steps: Any) -> None:
 
 
 def known_classes(denoiser: nn.Module) -> int:
-    """K, the number of classes that a denoiser's network knows; 0 if it has not been told of any."""
+    """K, the number of classes of a denoiser's network; 0 for an unconditional network."""
     network = getattr(denoiser, "net", getattr(denoiser, "module", denoiser))
     return int(getattr(network, "classes", 0) or 0)
 
 
 def as_labels(model: Any, labels: Values | None, n: int, check: bool = True) -> Tensor | None:
-    """Class labels as a tensor, (n,), on the model's device: of integers where the denoiser's network knows classes.
+    """Class labels as a tensor, (n,), on the model's device; integers if the denoiser's network has classes.
 
     Args:
         model: the model.
         labels: a tensor, an array, a list; None for none.
         n: the number of examples.
-        check: look at their number and their values.
+        check: validate their number and their values.
 
     Raises:
-        ValueError: there are not n of them, or one is not among 0 ... K - 1. (K itself stands for no class. That is for
-            training and guidance to say: samples of no class come with ``guidance=-1``.)
+        ValueError: there are not n of them, or one is not among 0 ... K - 1. (K means "no class" and is used only by
+            training and guidance; for samples without a class use ``guidance=-1``.)
     """
     if labels is None or (not check and isinstance(labels, Tensor)):
         return labels
@@ -255,10 +253,10 @@ def check_labels(labels: Tensor, classes: int) -> Tensor:
     """Labels, (n,), as integers.
 
     Raises:
-        ValueError: one is not among 0 ... ``classes`` - 1.
+        ValueError: a label is not among 0 ... ``classes`` - 1.
     """
     low, high = labels.min().item(), labels.max().item()
-    if not (low >= 0 and high < classes):  # nan is not
+    if not (low >= 0 and high < classes):  # also true for nan
         missing = "; -1 and nan often stand for a missing label" if low == -1 or low != low else ""
         raise ValueError(
             f"The labels must be 0 ... {classes - 1}, those of the {classes} classes that the network knows, and are "

@@ -1,4 +1,4 @@
-"""Public names that are imported when they are first used (PEP 562)."""
+"""Lazy import of public names (PEP 562)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["lazy"]
 
 
 def lazy(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """The ``__getattr__`` and ``__dir__`` of a package whose public names are in modules below it.
+    """The ``__getattr__`` and ``__dir__`` of a package whose public names are defined in its submodules.
 
     Args:
-        package: its name.
-        homes: of each public name, the module, relative to the package.
+        package: the name of the package.
+        homes: the module of each public name, relative to the package.
     """
 
     def getattribute(name: str) -> Any:

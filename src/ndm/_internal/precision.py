@@ -1,8 +1,8 @@
-"""Mixed precision: networks in half precision, and everything around them in that of the data.
+"""Mixed precision: networks in half precision, all other computations in the precision of the data.
 
-The bound weighs errors of x_hat and of F by e^{-gamma}, up to 6e5 near the data (method, section 6), where bfloat16 has
-three decimal digits. So under ``torch.autocast`` the networks alone run in its precision, and the residual path (noise
-levels, the displacement of F, x - x_hat, the terms of the bound) stays in float32.
+The bound weights errors of x_hat and of F by e^{-gamma}, up to 6e5 near the data (method, section 6), but bfloat16 has
+only three decimal digits. Under ``torch.autocast`` only the networks therefore run in its precision, and the residual
+path (noise levels, the displacement of F, x - x_hat, the terms of the bound) stays in float32.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 __all__ = ["residual_path", "run_network"]
 
-#: What the networks compute in, where it is not the precision of what they are given.
+#: The precision of the networks, if it differs from that of their inputs.
 _NETWORKS: ContextVar[torch.dtype | None] = ContextVar("networks", default=None)
 
 
 @contextmanager
 def residual_path(device: torch.device) -> Iterator[None]:
-    """Keep ``torch.autocast``, where it is on, to the networks that are called by :func:`run_network` in here."""
+    """Restrict ``torch.autocast``, if enabled, to networks called by :func:`run_network` in this context."""
     kind = device.type
     if not torch.is_autocast_enabled(kind):
         yield
@@ -37,7 +37,7 @@ def residual_path(device: torch.device) -> Iterator[None]:
 
 
 def run_network(net: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """net(x, ...), (B, ...), in the networks' precision; what comes back is in that of x."""
+    """net(x, ...), (B, ...), computed in the networks' precision and returned in that of x."""
     dtype = _NETWORKS.get()
     if dtype is None:
         return net(x, *args, **kwargs).to(x.dtype)

@@ -1,4 +1,4 @@
-"""Random numbers: noise like a tensor, times over a batch, and a share of both for one process of several."""
+"""Random numbers: noise, times, and one process's share of them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ["Drawn", "Randomness", "Share", "low_discrepancy", "normal_like", "se
 
 @dataclass(frozen=True)
 class Share:
-    """The random numbers of some examples of a batch: those that they have in the whole batch.
+    """The random numbers of some examples of a batch, the same as in the whole batch.
 
-    Every process that works on a part of a batch draws the numbers of all of it and takes its own. So a result does not
-    depend on how many processes there are, nor on how a batch is cut into pieces whose gradients are accumulated.
+    Each process draws the numbers of the whole batch and selects its own. Results therefore do not depend on the number
+    of processes or on gradient accumulation.
 
     Args:
         generator: in the same state in every process.
-        rows: which examples of the batch.
-        total: how many examples the batch has.
+        rows: the examples of the batch.
+        total: the number of examples in the batch.
     """
 
     generator: torch.Generator
@@ -31,10 +31,10 @@ class Share:
 
 
 class Drawn:
-    """Noise that was drawn before, given out in turn: for who wants every example to have random numbers of its own.
+    """Noise drawn in advance and returned in turn, so that every example can have its own random numbers.
 
     Args:
-        noise: one tensor for each time that noise is asked for, of the shape that it is asked for.
+        noise: one tensor per request, of the requested shape.
     """
 
     def __init__(self, noise: Iterable[Tensor]) -> None:
@@ -44,12 +44,12 @@ class Drawn:
         return next(self._left)
 
 
-#: Where random numbers come from: a generator, a share of one, noise that was drawn, or None for PyTorch's own.
+#: A source of random numbers: a generator, a share of one, drawn noise, or None for PyTorch's default generator.
 Randomness = torch.Generator | Share | Drawn | None
 
 
 def seed_of(*numbers: int) -> int:
-    """One seed from several non-negative numbers, such that no two lists of numbers have streams in common."""
+    """Combine several non-negative numbers into one seed, such that different lists have different streams."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
@@ -72,8 +72,8 @@ def normal_like(x: Tensor, generator: Randomness) -> Tensor:
 def low_discrepancy(n: int, like: Tensor, generator: Randomness = None) -> Tensor:
     """n times in [0, 1), each uniform, evenly spread over the batch: (u + i / n) mod 1 in random order.
 
-    VDM, arXiv 2107.00630, appendix I.1. The order is random so that a time says nothing of an example's place. Of a
-    :class:`Share` they are spread over the whole batch.
+    VDM, arXiv 2107.00630, appendix I.1. The order is random so that times are independent of the position in the batch.
+    For a :class:`Share` they are spread over the whole batch.
     """
     if isinstance(generator, Drawn):
         raise TypeError("Noise that was drawn before holds no times: give them.")
@@ -86,5 +86,5 @@ def low_discrepancy(n: int, like: Tensor, generator: Randomness = None) -> Tenso
 
 
 def below_one(t: Tensor) -> Tensor:
-    """Undo a rounding to t's precision that turned a time just below 1 into 1."""
+    """Move times that were rounded up to 1 back below 1."""
     return t.clamp(max=1 - torch.finfo(t.dtype).eps)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: when they stop a command, and what is said of what it leaves."""
+"""Handling of Ctrl-C and SIGTERM, and messages about the files left by an interrupted command."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ from pathlib import Path
 __all__ = ["telling", "terminable", "uninterrupted"]
 
 
-#: What ends a process besides Ctrl-C: SIGHUP, where there is one, comes when its terminal is closed, unless it is
+#: Signals that end a process besides Ctrl-C. SIGHUP, if it exists, is sent when the terminal is closed. It may be
 #: ignored, as by nohup.
 _ENDS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
-#: Whether the command that is running was told to stop.
+#: Whether the running command has been asked to stop.
 _told = False
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Let SIGTERM, which clusters and ``kill`` send, and SIGHUP be KeyboardInterrupts, and let a KeyboardInterrupt stay
-    one.
+    """Convert SIGTERM (sent by clusters and ``kill``), SIGHUP and the errors they cause to KeyboardInterrupt.
 
-    Libraries in C take one that comes while they look at an argument for a fault of the argument.
+    C libraries may report an interrupt during argument parsing as an invalid argument.
     """
     global _told
-    if threading.current_thread() is not threading.main_thread():  # which alone may do so
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield
         return
 
@@ -35,7 +34,7 @@ def terminable() -> Iterator[None]:
         global _told
         _told = True
         if signum != signal.SIGINT:
-            signal.signal(signum, signal.SIG_IGN)  # what is being saved should not be stopped as well
+            signal.signal(signum, signal.SIG_IGN)  # do not interrupt saving again
         raise KeyboardInterrupt
 
     _told = False
@@ -56,14 +55,14 @@ def terminable() -> Iterator[None]:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM wait until what is done here is done: the saving of files that belong together."""
+    """Delay Ctrl-C and SIGTERM until the end of this context, for example while saving files that belong together."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     came: list[int] = []
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, *_ENDS)}
     for number, handler in before.items():
-        if callable(handler):  # else it is ignored, or another program's
+        if callable(handler):  # else it is ignored, or not set by Python
             signal.signal(number, lambda signum, frame: came.append(signum))
     try:
         yield
@@ -77,9 +76,9 @@ def uninterrupted() -> Iterator[None]:
 
 @contextmanager
 def telling(file: Path, written: str, otherwise: str) -> Iterator[None]:
-    """Let a KeyboardInterrupt say what is left: ``written`` if the file is another one than before, or ``otherwise``.
+    """Add a message to a KeyboardInterrupt: ``written`` if the file has changed, else ``otherwise``.
 
-    A file that takes its name when it is whole may have done so just before the command was stopped.
+    A file that is renamed when complete may have been renamed just before the interrupt.
     """
     before = _stamp(file)
     try:
@@ -91,7 +90,7 @@ def telling(file: Path, written: str, otherwise: str) -> Iterator[None]:
 
 
 def _stamp(file: Path) -> tuple[int, int, int] | None:
-    """What tells a file from the one that takes its name; None if there is none."""
+    """A stamp that changes when the file is replaced; None if there is no file."""
     try:
         found = file.stat()
     except OSError:

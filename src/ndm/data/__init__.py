@@ -1,4 +1,4 @@
-"""Data sets, each with its training, validation and test split: points, digits, patterns, tables, images, tensors."""
+"""Data sets with training, validation and test splits: points, digits, patterns, tables, images, tensors."""
 
 from ndm.data.base import SPLITS, Data, Examples, from_levels
 from ndm.data.choosing import Some, evenly_spaced, part_of

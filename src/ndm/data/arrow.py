@@ -1,4 +1,4 @@
-"""What tables ask of Arrow, the library that reads CSV and Parquet files."""
+"""Helpers for Arrow, the library that reads CSV and Parquet files."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from ndm.storage.texts import parse_json, require_regular
 __all__ = ["is_numeric", "open_parquet", "pandas_index", "require_moderate", "stacked", "without_last"]
 
 
-#: Bytes that a Parquet file may need to say what is in it, about 190 for each column of each group of rows: for these
-#: Arrow needs some 20 times as much memory.
+#: The largest size of a Parquet file's metadata in bytes (about 190 per column and row group), for which Arrow needs
+#: about 20 times as much memory.
 MOST_METADATA = 1 << 25
 
 
 def require_moderate(path: Path) -> None:
-    """Refuse a Parquet file that says more of itself than a table has to say, before that is read.
+    """Raise an error for a Parquet file with too much metadata, before they are read.
 
     Raises:
-        ValueError: it does.
-        OSError: it cannot be read.
+        ValueError: the metadata are too large.
+        OSError: reading fails.
     """
     require_regular(path)
     with path.open("rb") as file:
@@ -39,10 +39,10 @@ def require_moderate(path: Path) -> None:
 
 
 def open_parquet(path: Path) -> Any:
-    """A Parquet file, of which what it says of itself is read.
+    """Open a Parquet file and read its metadata.
 
     Raises:
-        ValueError: it is damaged, or says too much.
+        ValueError: the file is damaged, or its metadata are too large.
     """
     import pyarrow as pa
     from pyarrow.parquet import ParquetFile
@@ -50,7 +50,7 @@ def open_parquet(path: Path) -> Any:
     require_moderate(path)
     try:
         return ParquetFile(path)
-    except MemoryError:  # Arrow's own is one, too
+    except MemoryError:  # includes Arrow's memory error
         raise
     except (pa.ArrowException, OSError) as error:
         many = ", or have too many columns" if "thrift" in str(error).lower() else ""
@@ -58,7 +58,7 @@ def open_parquet(path: Path) -> Any:
 
 
 def without_last(batches: Iterator[Any], n: int) -> Iterator[Any]:
-    """Batches of rows without the last n rows of all."""
+    """The batches without the last n rows overall."""
     waiting: list[Any] = []
     for batch in batches:
         waiting.append(batch)
@@ -74,7 +74,7 @@ def without_last(batches: Iterator[Any], n: int) -> Iterator[Any]:
 
 
 def stacked(columns: Iterable[Any]) -> np.ndarray:
-    """Columns of Arrow's side by side, (n, d); what is missing is NaN."""
+    """Stack Arrow columns as an array, (n, d); missing values are NaN."""
     return np.stack([column.to_numpy(zero_copy_only=False) for column in columns], axis=1)
 
 
@@ -85,7 +85,7 @@ def is_numeric(kind: Any) -> bool:
 
 
 def pandas_index(schema: Any) -> frozenset[str]:
-    """The columns that pandas has written its index to, as far as that can be read."""
+    """The columns that contain a pandas index, according to the schema's metadata."""
     try:
         index = parse_json((schema.metadata or {}).get(b"pandas", b"{}").decode())["index_columns"]
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -1,4 +1,4 @@
-"""What a data set is to the rest of the package."""
+"""The interface of data sets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SPLITS = ("train", "validation", "test")
 
 
 class Examples(Protocol):
-    """A split of which rows can be had without all of it being in memory as floats. A tensor is one."""
+    """A split whose rows can be read without converting all of it to floats in memory, such as a tensor."""
 
     def __len__(self) -> int:
         """The number of examples, N."""
@@ -35,12 +35,12 @@ class Examples(Protocol):
 class Data:
     """A data set: three splits, the shape of an example, and whether its values are discrete.
 
-    A subclass defines ``shape``, ``levels`` and ``_split(name)``, which returns the examples of a split (a tensor will
-    do) and their labels or None; it takes plain constructor arguments, so that a configuration can name it. The same
-    arguments give the same data.
+    A subclass defines ``shape``, ``levels`` and ``_split(name)``, which returns the examples of a split (for example a
+    tensor) and their labels or None. Its constructor takes plain arguments, so that a configuration can name it. The
+    same arguments must give the same data.
 
-    Whoever needs a few rows at a time should ask for :meth:`examples`: ``split``, ``train``, ``validation`` and
-    ``test`` make one float tensor of a whole split, which for images takes four times the memory of their pixels.
+    Use :meth:`examples` to read a few rows at a time: ``split``, ``train``, ``validation`` and ``test`` return a whole
+    split as one float tensor, which for images needs four times the memory of their pixels.
 
     Attributes:
         shape: shape of one example.
@@ -52,7 +52,7 @@ class Data:
 
     @property
     def columns(self) -> tuple[str, ...] | None:
-        """The names of an example's entries, if it is the row of a table; else None."""
+        """The column names of a table; None for other data."""
         return None
 
     @cached_property
@@ -69,9 +69,9 @@ class Data:
         return None
 
     def summary(self) -> list[str]:
-        """What the data set is, in short lines: what was read and left out, the splits, the classes, duplicates.
+        """Short lines that describe the data set: what was read and left out, splits, classes, duplicates.
 
-        A line that begins with "warning:" speaks of something that is likely to spoil a training or its evaluation.
+        Lines that begin with "warning:" report likely problems for training or evaluation.
 
         Raises:
             ValueError: the data cannot be read: see the class's own documentation.
@@ -81,10 +81,10 @@ class Data:
         return lines + self._split_lines()
 
     def fingerprint(self) -> str | None:
-        """What identifies the splits' contents, a SHA-256 in hexadecimal; None if they are streamed.
+        """A SHA-256 of the splits' contents in hexadecimal; None if they are streamed.
 
-        It does not depend on where the data lie or when they were written. Other examples or labels, or other rows in
-        a split, are another fingerprint.
+        It does not depend on the location or the age of the files. Different examples, labels or splits have different
+        fingerprints.
 
         Raises:
             ValueError: the data cannot be read: see the class's own documentation.
@@ -95,17 +95,17 @@ class Data:
 
     @property
     def train(self) -> Tensor:
-        """The examples to learn from, float32 (N, \\*shape)."""
+        """The training examples, float32 (N, \\*shape)."""
         return self.split("train")
 
     @property
     def validation(self) -> Tensor:
-        """The examples to make choices by, float32 (N, \\*shape)."""
+        """The validation examples, float32 (N, \\*shape)."""
         return self.split("validation")
 
     @property
     def test(self) -> Tensor:
-        """The examples to report results on, float32 (N, \\*shape)."""
+        """The test examples, float32 (N, \\*shape)."""
         return self.split("test")
 
     def split(self, name: str) -> Tensor:
@@ -117,7 +117,7 @@ class Data:
         return self.examples(name)[:]
 
     def examples(self, name: str) -> Examples:
-        """The same examples, to be had by their rows: ``len(e)``, ``e[rows]``, ``e[a:b]``.
+        """The same examples, accessed by rows: ``len(e)``, ``e[rows]``, ``e[a:b]``.
 
         Raises:
             ValueError: there is no split of that name.
@@ -133,31 +133,31 @@ class Data:
         return self._known(name)[1]
 
     def augment(self, x: Tensor, u: Tensor) -> Tensor:
-        """A training batch, varied in a way that leaves it data of the same kind; by default, as it is.
+        """Augment a training batch; by default it is returned unchanged.
 
-        All of the chance is in u, so that whoever draws u as a function of the step can repeat a training exactly.
+        u is the only source of randomness, so training is reproducible if u is a function of the step.
 
         Args:
             x: examples of the training split, (B, \\*shape).
             u: uniform in [0, 1), one number per example, (B,).
 
         Returns:
-            The varied examples, (B, \\*shape).
+            The augmented examples, (B, \\*shape).
         """
         return x
 
     def training_batches(
         self, batch_size: int, seed: int, first_step: int
     ) -> Iterator[tuple[Tensor, Tensor | None]] | None:
-        """The training batches of a data set that is streamed; None, the default, if rows can be drawn at will.
+        """The training batches of a streamed data set; None, the default, if rows can be accessed in any order.
 
-        Batch number i is a function of ``(batch_size, seed, i)`` alone. Each pass over the data has an order of its
-        own, and the examples that do not fill a batch at its end are left out. There is no end.
+        Batch number i is a function of ``(batch_size, seed, i)`` only. Each pass over the data has its own order, and
+        an incomplete last batch is dropped. The iterator is infinite.
 
         Args:
             batch_size: examples per batch, B.
-            seed: of the orders.
-            first_step: number of the batch to begin with.
+            seed: the seed of the orders.
+            first_step: number of the first batch.
 
         Returns:
             An iterator over batches: examples (B, \\*shape), not yet augmented, and labels (B,) or None.
@@ -166,7 +166,7 @@ class Data:
 
     @property
     def _present(self) -> tuple[str, ...]:
-        """The names of the splits that can be had."""
+        """The names of the available splits."""
         return SPLITS
 
     def _count_classes(self) -> int | None:
@@ -174,7 +174,7 @@ class Data:
         return 1 + max(0, *(int(y.max()) for y in labels)) if labels else None
 
     def _contents(self) -> Iterator[str | Tensor | np.ndarray]:
-        """All that the splits hold, a piece at a time."""
+        """Yield the contents of all splits in pieces."""
         for name in self._present:
             x, labels = self.examples(name), self.labels(name)
             yield f"{name} {len(x)} of {self.shape}, {'no ' if labels is None else ''}labels"
@@ -192,7 +192,7 @@ class Data:
         return lines + describing.duplicate_lines(self._hashes())
 
     def _hashes(self) -> dict[str, np.ndarray]:
-        """A hash of every example by split; nothing of data so large that this would take long."""
+        """Hashes of all examples by split; empty for large data, for which this would be slow."""
         examples = sum(len(self.examples(name)) for name in self._present)
         if examples * max(prod(self.shape), describing.SMALL) > describing.COMPARED:
             return {}
@@ -225,7 +225,7 @@ def from_levels(k: Tensor, levels: int) -> Tensor:
         tensor([-0.7500, -0.2500,  0.2500,  0.7500])
     """
     low, high = (k.min().item(), k.max().item()) if k.numel() else (0, 0)
-    if low < 0 or high >= levels:  # Python's numbers: 256 as a uint8 would be 0
+    if low < 0 or high >= levels:  # compared as Python integers, since 256 as uint8 would be 0
         raise ValueError(f"Level numbers must lie in 0 ... {levels - 1}, not {low} ... {high}.")
     return ((2 * k.double() + 1) / levels - 1).float()
 

@@ -1,4 +1,4 @@
-"""Decoding many images at once, and writing them to the files that a data set is mapped from."""
+"""Parallel decoding of images to files that are memory-mapped by a data set."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ from ndm.storage.memory import in_words
 __all__ = ["ColouredError", "Decoder", "UnequalError", "build", "name_of", "write_split"]
 
 _PIECE = 1024  # rows read and decoded before they are written
-_SHARE = 64  # of these, a thread's at a time: Pillow lets go of the interpreter while it decodes
-_LARGE = 128  # pixels: longer sides are worth a word
+_SHARE = 64  # rows per thread task: Pillow releases the GIL while decoding
+_LARGE = 128  # pixels: longer sides are mentioned in the summary
 
 
 class ColouredError(ValueError):
-    """An image has colours, and the ones before it have none."""
+    """A colour image after grey ones."""
 
 
 class UnequalError(ValueError):
-    """An image has another size than the ones before it."""
+    """An image whose size differs from the previous ones."""
 
 
 class Decoder:
-    """Decodes images to one shape, in threads.
+    """Decodes images to one shape in threads.
 
     Args:
-        size: as :func:`ndm.data.decoding.decode` takes it.
-        channels: likewise; None to take the first image's, which a coloured image among grey ones then is refused by,
-            while a grey one among coloured ones is made to fit.
-        shape: the shape to be, (C, H, W); None to take the first image's.
-        background: as :func:`ndm.data.decoding.decode` takes it.
+        size: see :func:`ndm.data.decoding.decode`.
+        channels: likewise; None for that of the first image. Then colour images after a grey one raise an error, and
+            grey images after a colour one are converted.
+        shape: the required shape, (C, H, W); None for that of the first image.
+        background: see :func:`ndm.data.decoding.decode`.
 
     Attributes:
-        seen: what the images were like, counted.
+        seen: counts of the images' properties.
     """
 
     def __init__(
@@ -73,8 +73,8 @@ class Decoder:
         """The pixels of images, uint8 (n, C, H, W). The names are for messages.
 
         Raises:
-            ValueError: an image cannot be decoded, or is not of the others' shape: see also :class:`ColouredError` and
-                :class:`UnequalError`.
+            ValueError: an image cannot be decoded, or its shape differs from the others: see also
+                :class:`ColouredError` and :class:`UnequalError`.
         """
         if self.shape is None:
             self.shape = self._one(cells[0], names[0], Seen()).shape
@@ -117,14 +117,14 @@ class Decoder:
 def write_split(rows: Rows, split: str, folder: Path, decoder: Decoder) -> tuple[int, bool]:
     """Write ``split.npy``, uint8 (N, C, H, W), and ``split-labels.npy``, int64 (N,), if there are labels.
 
-    A split none of whose labels is known (the hub writes -1 for labels that are withheld) has none. Beside them comes
-    ``split-hashes.npy``, uint64 (N,), of the images: see :func:`ndm.data.describing.row_hashes`.
+    A split whose labels are all unknown (-1 on the hub) has no labels. The hashes of the images are written to
+    ``split-hashes.npy``, uint64 (N,): see :func:`ndm.data.describing.row_hashes`.
 
     Returns:
         The number of images, and whether there are labels.
 
     Raises:
-        ValueError: an image cannot be decoded or is not of the others' shape, or there is none.
+        ValueError: an image cannot be decoded, its shape differs from the others, or there are no images.
     """
     labels: list[np.ndarray] = []
     hashes: list[np.ndarray] = []
@@ -154,10 +154,10 @@ def write_split(rows: Rows, split: str, folder: Path, decoder: Decoder) -> tuple
 
 
 def _require_disk(folder: Path, size: int, where: str) -> None:
-    """Refuse to decode what the disk has no room for.
+    """Raise an error if the disk has too little space for the decoded images.
 
     Raises:
-        ValueError: it has none.
+        ValueError: there is too little space.
     """
     free = shutil.disk_usage(folder).free
     if size > free:
@@ -182,7 +182,7 @@ def _decoded(rows: Rows, decoder: Decoder) -> Iterator[tuple[np.ndarray, np.ndar
 
 
 def name_of(cell: Any, place: str, rows: Rows) -> str:
-    """What to call an image in a message: by its file, if it says which, else by its place."""
+    """The name of an image in messages: its file, if known, else its position."""
     path = cell.get("path") if isinstance(cell, dict) else None
     return f"image {path or place} of {rows.where}"
 
@@ -196,22 +196,21 @@ def build(
     background: str | None,
     streaming: bool,
 ) -> dict[str, Any]:
-    """Decode splits to a folder's files, the images of all of them to one shape: see :func:`write_split`.
+    """Decode the images of all splits to one shape and write them to a folder: see :func:`write_split`.
 
-    Where ``channels`` is None the images are made coloured if one of them is.
+    If ``channels`` is None, all images are converted to colour if one of them is in colour.
 
     Args:
         splits: the rows of each split.
-        folder: where the files go.
+        folder: the output folder.
         path: the source, for messages.
-        size: as :func:`ndm.data.decoding.decode` takes it, as the next two.
+        size: see :func:`ndm.data.decoding.decode`, also for the next two.
         channels: likewise.
         background: likewise.
-        streaming: the rows come from afar, and are not read once more to count their sizes.
+        streaming: the rows are remote and are not read again to count image sizes.
 
     Returns:
-        Facts of JSON's types: by split, whether it is ``labelled``; the names of the ``classes``; and ``lines`` that
-        say what the images were like.
+        Facts as JSON types: ``labelled`` by split, the names of the ``classes``, and ``lines`` about the images.
 
     Raises:
         ValueError: an image cannot be decoded, or the images are of several sizes.
@@ -233,7 +232,7 @@ def build(
 
 
 def _lines_about(seen: Seen, size: int | None, shape: tuple[int, ...]) -> list[str]:
-    """What images were like in their files, and what was done to them."""
+    """Lines about the original images and their conversion."""
     lines = [f"modes: {counted(seen.modes)}"]
     if len(seen.sizes) == 1:
         ((width, height),) = seen.sizes
@@ -256,11 +255,11 @@ def _done(seen: Seen) -> list[str]:
 
 
 def _several_sizes(splits: Iterable[Rows], path: str) -> str:
-    """What to say of images of several sizes: which there are, by their headers, and the option to give."""
+    """The message for images of several sizes: the sizes, from the headers, and the option to set."""
     sizes = Counter(measure(cell) for rows in splits for cells, _ in rows.pieces(_PIECE) for cell in cells)
     sizes.pop((0, 0), None)
     side = min(sizes.most_common(1)[0][0])
-    advice = max(4, min(64, 2 ** int(math.log2(side))))  # a power of two, as networks like it
+    advice = max(4, min(64, 2 ** int(math.log2(side))))  # a power of two, which suits most networks
     return (
         f"{path} has images of {len(sizes):,} sizes, most often {_most_common(sizes)} pixels: give "
         f"--data.size {advice} (size={advice}), and the shorter side of all becomes {advice} pixels and the middle is "

@@ -1,4 +1,4 @@
-"""A folder that is made once, whatever happens: by one process at a time, and complete or not there at all."""
+"""Cache folders that are created atomically by one process at a time."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from ndm.storage.texts import read_json
 
 __all__ = ["ArrayFile", "cache_folder", "key_of", "made_once"]
 
-_CONTENTS = "contents.json"  # written last: what the folder holds
+_CONTENTS = "contents.json"  # written last: the contents of the folder
 
-#: Bytes of a folder up to which its contents are compared with their checksums whenever it is opened: about a second.
+#: The largest size in bytes of a folder whose checksums are verified whenever it is opened, which takes about a second.
 VERIFIED = 1 << 30
 
-#: Set to have those of larger folders compared as well.
+#: If set, the checksums of larger folders are verified too.
 VERIFY = "NDM_VERIFY_CACHE"
 
 
 def cache_folder(given: str | None = None) -> Path:
-    """Where caches lie: the folder given, else $NDM_CACHE, else ndm in the user's folder for caches."""
+    """The cache folder: ``given``, else $NDM_CACHE, else ndm in the user's cache folder."""
     chosen = given or os.environ.get("NDM_CACHE")
     if chosen:
         return Path(chosen).expanduser()
@@ -38,21 +38,21 @@ def cache_folder(given: str | None = None) -> Path:
 
 
 def key_of(description: Mapping[str, Any]) -> str:
-    """A short name for a description made of JSON's types: equal descriptions, equal names."""
+    """A short key for a description of JSON types; equal descriptions have equal keys."""
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:20]
 
 
 def made_once(folder: Path, make: Callable[[Path], Mapping[str, Any]]) -> dict[str, Any]:
-    """See that a folder is there and complete, and return what its maker said about it.
+    """Ensure that a folder exists and is complete, and return the facts recorded when it was created.
 
-    The maker writes into a temporary folder that takes the name when it is complete; meanwhile other processes that
-    want the same folder wait. What a killed maker left is removed, and a damaged folder is made again: of another size,
-    or, up to :data:`VERIFIED` bytes in all or where the environment variable ``NDM_VERIFY_CACHE`` is set, with other
-    SHA-256 checksums than when it was made.
+    ``make`` writes to a temporary folder that is renamed when complete; other processes that need the same folder wait.
+    Remains of killed processes are removed, and a damaged folder is created again. It is damaged if its size has
+    changed or, up to :data:`VERIFIED` bytes or if the environment variable ``NDM_VERIFY_CACHE`` is set, if its SHA-256
+    checksums have changed.
 
     Args:
         folder: the folder.
-        make: writes the files into the folder that it is given, and returns facts about them, of JSON's types.
+        make: writes the files to the given folder and returns facts about them as JSON types.
 
     Raises:
         OSError: the folder cannot be written.
@@ -64,7 +64,7 @@ def made_once(folder: Path, make: Callable[[Path], Mapping[str, Any]]) -> dict[s
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.parent / f"{folder.name}.lock"):
-        facts = _facts(folder)  # another process may have been faster
+        facts = _facts(folder)  # another process may have created it
         if facts is not None:
             return facts
         for left in folder.parent.glob(f"{folder.name}.making-*"):
@@ -79,7 +79,7 @@ def made_once(folder: Path, make: Callable[[Path], Mapping[str, Any]]) -> dict[s
                 flush(file)
             if folder.exists():
                 shutil.rmtree(folder)
-            unfinished.chmod(0o777 & ~_umask())  # mkdtemp's folders are for their owner alone
+            unfinished.chmod(0o777 & ~_umask())  # mkdtemp's folders are accessible only to their owner
             unfinished.rename(folder)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -87,7 +87,7 @@ def made_once(folder: Path, make: Callable[[Path], Mapping[str, Any]]) -> dict[s
 
 
 def _facts(folder: Path) -> dict[str, Any] | None:
-    """What the maker said about a folder, or None if it is not there or not as it was made."""
+    """The facts recorded for a folder, or None if it does not exist or has changed."""
     try:
         contents = read_json(folder / _CONTENTS)
         verified = bool(os.environ.get(VERIFY)) or sum(file["bytes"] for file in contents["files"].values()) <= VERIFIED
@@ -110,14 +110,14 @@ def _umask() -> int:
 
 
 class ArrayFile:
-    """An array written to a ``.npy`` file piece by piece, whose length need not be known beforehand.
+    """An array written to a ``.npy`` file in pieces, with a length that need not be known in advance.
 
-    Writing, unlike mapping a file of holes, says so when the disk is full.
+    Unlike writing to a memory-mapped sparse file, it raises an error when the disk is full.
 
     Args:
-        path: the file, which is replaced.
-        shape: shape of an entry: pieces are (n, \\*shape).
-        dtype: type of the values.
+        path: the file; an existing one is replaced.
+        shape: shape of one entry; pieces are (n, \\*shape).
+        dtype: dtype of the values.
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> None:
@@ -132,7 +132,7 @@ class ArrayFile:
 
     def close(self) -> None:
         self._file.seek(0)
-        self._write_header()  # with the length; numpy leaves room for the first axis to grow
+        self._write_header()  # with the final length; NumPy reserves space for it
         self._file.close()
 
     def __enter__(self) -> ArrayFile:

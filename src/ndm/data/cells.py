@@ -1,4 +1,4 @@
-"""Cells of a table that are not as they should be: where they are, and what to say of them."""
+"""Invalid cells of a table: their positions and error messages."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ __all__ = [
     "wrong_values",
 ]
 
-#: What a cell of a CSV file holds where there is no value, besides nothing.
+#: Texts of missing cells in a CSV file, besides the empty text.
 MISSING = frozenset({"", "NA", "N/A", "#N/A", "NaN", "nan", "-nan", "NULL", "Null", "null", "None", "n/a"})
 
-#: What is done about rows with missing cells.
+#: The ways to handle rows with missing cells.
 Missing = Literal["error", "drop"]
 
 _NOTHING = "no value"
-_LONGEST = 1 << 26  # characters of a cell, or of a line
+_LONGEST = 1 << 26  # the largest number of characters of a cell or a line
 
 
 class Cell(NamedTuple):
-    """A cell that is not as it should be: where it is, under which name, and what it holds, as words."""
+    """An invalid cell: its position, its column's name, and its content as text."""
 
     place: str
     column: str
@@ -43,14 +43,14 @@ class Cell(NamedTuple):
 
 
 def lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a CSV file, each with the number of the line it begins in, from 1; but no empty lines.
+    """The rows of a CSV file, each with the number of its first line, from 1, without empty lines.
 
-    With one column, an empty line is a row if others follow.
+    With one column, an empty line is a row if other rows follow.
 
     Raises:
         ValueError: the file cannot be read as CSV in UTF-8.
     """
-    csv.field_size_limit(max(csv.field_size_limit(), _LONGEST))  # by itself it is 131,072 characters
+    csv.field_size_limit(max(csv.field_size_limit(), _LONGEST))  # the default is 131,072 characters
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(_bounded(file, path))
@@ -69,12 +69,12 @@ def lines(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise ValueError(f"{path} cannot be read as CSV ({error}).") from None
 
 
-#: The largest number that single precision holds, in which models compute.
+#: The largest number in single precision, which models use.
 LARGEST = float(np.finfo(np.float32).max)
 
 
 def _bounded(file: TextIO, path: Path) -> Iterator[str]:
-    """The lines of a file, of which none may fill the memory."""
+    """The lines of a file, with a limit on their length."""
     while line := file.readline(_LONGEST + 1):
         if len(line) > _LONGEST:
             raise ValueError(f"{path} has a line of more than {_LONGEST:,} characters: it is no table.")
@@ -82,7 +82,7 @@ def _bounded(file: TextIO, path: Path) -> Iterator[str]:
 
 
 def wrong_in_csv(path: Path, names: Sequence[str], columns: Sequence[str], levels: int | None) -> Iterator[Cell]:
-    """The cells of a CSV file's columns that are not numbers within float32's range, or not one of the levels.
+    """The cells of a CSV file's columns that are not numbers within float32's range, or not levels.
 
     Raises:
         ValueError: a line has more or fewer cells than there are names.
@@ -106,7 +106,7 @@ def wrong_in_csv(path: Path, names: Sequence[str], columns: Sequence[str], level
 
 
 def wrong_values(blocks: Iterable[np.ndarray], columns: Sequence[str], levels: int | None) -> Iterator[Cell]:
-    """The same of numbers that have been read, (n, d) at a time."""
+    """Like :func:`wrong_in_csv`, for blocks of numbers, (n, d)."""
     start = 1
     for values in blocks:
         for i, j in np.argwhere(~is_right(values, levels)):
@@ -122,15 +122,15 @@ def refusal(
     missing: Missing | None = None,
     fixed: bool = False,
 ) -> ValueError:
-    """What to raise for wrong cells: where the first one is, how many more there are, and what can be done.
+    """The error for invalid cells, with the position of the first one, the number of others, and advice.
 
     Args:
         path: the file.
-        found: the wrong cells.
-        levels: K, if the cells were to hold one of K levels.
-        reason: what to say if there is none.
-        missing: "drop" if missing cells are none of the wrong ones, "error" if they might be dropped.
-        fixed: the columns are those of a model, and none can be left out.
+        found: the invalid cells.
+        levels: K, if the cells must be one of K levels.
+        reason: the message if there is no invalid cell.
+        missing: "drop" if missing cells are not invalid, "error" if the message may advise to drop them.
+        fixed: the columns are those of a model, so none can be left out.
     """
     if missing == "drop":
         found = (cell for cell in found if cell.held != _NOTHING)
@@ -154,10 +154,10 @@ def refusal(
 
 
 def is_right(values: np.ndarray | np.float64, levels: int | None) -> Any:
-    """Whether float32 holds each value, infinity not being one, and whether it is one of the levels 0 ... K - 1."""
+    """Whether each value is finite in float32 and, with levels, one of 0 ... K - 1."""
     if levels is None:
-        return np.abs(values) <= LARGEST  # false of NaN
-    return (values == np.floor(values)) & (values >= 0) & (values < levels)  # all false of NaN
+        return np.abs(values) <= LARGEST  # false for NaN
+    return (values == np.floor(values)) & (values >= 0) & (values < levels)  # all false for NaN
 
 
 def is_number(cell: str) -> bool:
@@ -169,7 +169,7 @@ def is_number(cell: str) -> bool:
 
 
 def short(text: str) -> str:
-    """A cell's text in quotes, the beginning of it if it is long."""
+    """A cell's text in quotes, truncated if it is long."""
     return repr(text if len(text) <= 40 else text[:37] + "...")
 
 

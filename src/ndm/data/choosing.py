@@ -1,6 +1,4 @@
-"""A part of a split: at random, by a seed, or evenly spaced. Never the first examples, which of sorted files are of one
-kind.
-"""
+"""Subsets of a split, random or evenly spaced. The first examples are not used, since files may be sorted."""
 
 from __future__ import annotations
 
@@ -13,14 +11,14 @@ __all__ = ["Some", "evenly_spaced", "part_of"]
 
 
 def part_of(n: int, size: int | None, seed: int) -> Tensor:
-    """The places of a random part of n examples, int64 (min(size, n),), rising; of all of them if ``size`` is None.
+    """The indices of a random subset of n examples, int64 (min(size, n),), increasing; all indices if ``size`` is None.
 
-    Every part of that size is as likely as any other. The same arguments give the same part.
+    All subsets of that size are equally likely. The same arguments give the same subset.
 
     Args:
         n: the number of examples, N.
-        size: how many are wanted.
-        seed: of the choice.
+        size: the size of the subset.
+        seed: the random seed.
 
     Raises:
         ValueError: ``size`` is below 1.
@@ -40,9 +38,9 @@ def part_of(n: int, size: int | None, seed: int) -> Tensor:
 
 
 def evenly_spaced(n: int, size: int) -> Tensor:
-    """The places of at most ``size`` of n examples, evenly spaced from the first to the last, int64: for pictures.
+    """The indices of at most ``size`` of n examples, evenly spaced from the first to the last, int64, for plots.
 
-    Where examples recur in a period, these may all be alike: what is measured should be of :func:`part_of`.
+    They may be unrepresentative for periodic data; use :func:`part_of` for measurements.
 
     Example:
         >>> evenly_spaced(100, 4), evenly_spaced(2, 4)
@@ -52,11 +50,11 @@ def evenly_spaced(n: int, size: int) -> Tensor:
 
 
 class Some:
-    """The examples of a split at some places, to be had by rows as the split's own are.
+    """The examples of a split at some indices, accessed by rows like the split.
 
     Args:
-        examples: of the split, (N, \\*shape).
-        places: which, int64 (n,).
+        examples: the examples of the split, (N, \\*shape).
+        places: their indices, int64 (n,).
     """
 
     def __init__(self, examples: Examples, places: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Columns of a table: which names are meant, which are counters, and of which a density can hardly be learned."""
+"""Columns of a table: matching of names, detection of row counters, and checks for columns without a useful density."""
 
 from __future__ import annotations
 
@@ -23,39 +23,39 @@ __all__ = [
     "twice_in",
 ]
 
-#: Of a column's standard deviation: what single precision may take away from its values.
+#: The largest rounding error in single precision, relative to a column's standard deviation.
 _ROUNDING = 1e-3
 
-_COMPARED, _DEPENDENT = 500, 1e-9  # columns at most, and the smallest eigenvalue of their correlations
-_FEW, _OFTEN = 20, 10  # values, each so many times on average, are not what a density is for
+_COMPARED, _DEPENDENT = 500, 1e-9  # the largest number of columns, and the smallest eigenvalue of their correlations
+_FEW, _OFTEN = 20, 10  # this many values, each this often on average, count as discrete
 _LOOKED_AT = 10_000
 
-#: Of a column's standard deviation: what nine tenths of the values must keep between them, in units of what they would
-#: keep if the column were normal; and how many standard deviations away a value is far.
+#: The smallest range of nine tenths of the values, in units of that of a normal distribution with the column's standard
+#: deviation; and the number of standard deviations from which a value is far.
 _SPREAD, _FAR = 0.2, 40.0
-_ALONE = 10.0  # times what nine tenths of the other values have between them: so far away a value is none of them
+_ALONE = 10.0  # times the range of nine tenths of the other values: the distance from which a value is an outlier
 _NORMAL = 3.2897  # standard deviations between the 5% and the 95% quantile of a normal distribution
 
-#: What pandas calls a column without a name, such as an index that it has written and read back.
+#: The name pandas gives to a column without a name, such as an index written to a file and read back.
 _UNNAMED = re.compile(r"Unnamed: \d+([._]\w+)*")
 
-_NAMED = 12  # columns that a line names
-_LONG = 200  # letters of a name: YAML makes a number or a date of no longer one
+_NAMED = 12  # the largest number of columns named in a line
+_LONG = 200  # characters of a name: YAML reads no longer one as a number or a date
 
 
-# ---- which columns are meant
+# ---- names of columns
 
 
 def as_names(named: Sequence[Any], names: Sequence[str], path: str) -> tuple[str, ...]:
-    """The columns' names as texts, where YAML has made something else of them: False of NO, 400 of 400.
+    """The columns' names as texts, if YAML has converted them (NO to False, 400 to a number).
 
     Args:
-        named: what was given, texts or what YAML makes of texts.
-        names: the names that the table has.
+        named: the given names, as texts or as converted by YAML.
+        names: the names in the table.
         path: the table, for messages.
 
     Raises:
-        ValueError: a given value stands for none of the names, or for several.
+        ValueError: a given value matches none of the names, or several.
 
     Example:
         >>> as_names([False, 400, "O3"], ["NO", "400", "O3"], "air.csv")
@@ -77,10 +77,10 @@ def _meant(given: Any, names: Sequence[str], path: str) -> str:
 
 
 def _stands_for(given: Any, name: str) -> bool:
-    """Whether YAML may have made this value of the name."""
+    """Whether YAML may have converted the name to this value."""
     if given == _read_as_yaml(name) and type(given) is type(_read_as_yaml(name)):
         return True
-    if isinstance(given, float):  # of which YAML's dialects disagree: 1e3
+    if isinstance(given, float):  # YAML dialects differ, for example for 1e3
         try:
             return float(name) == given
         except ValueError:
@@ -101,35 +101,35 @@ def _read_as_yaml(name: str) -> Any:
 
 
 def is_counter(name: str) -> bool:
-    """Whether pandas calls an index so that it has written to a file and read back: "Unnamed: 0"."""
+    """Whether the name is that of a pandas index written to a file and read back: "Unnamed: 0"."""
     return _UNNAMED.fullmatch(name) is not None
 
 
 def counts_rows(column: np.ndarray, in_order: bool = False) -> bool:
-    """Whether a column, (n,), holds n whole numbers that follow each other, each of them once.
+    """Whether a column, (n,), contains n consecutive integers, each once.
 
     Args:
         column: the values.
-        in_order: ask that each row has the number of the one before it, plus one.
+        in_order: require that they increase by one from row to row.
     """
     if len(column) == 0 or not np.isfinite(column).all():
         return False
     return bool((np.diff(column if in_order else np.sort(column)) == 1).all() and column[0] == np.floor(column[0]))
 
 
-# ---- columns of which a density can hardly be learned
+# ---- columns without a useful density
 
 
 def check_column(name: str, column: np.ndarray, path: str) -> None:
-    """Refuse a column of which a density cannot be learned.
+    """Raise an error for a column without a learnable density.
 
     Args:
-        name: of the column.
+        name: the column's name.
         column: its values in the training split, float64 (n,).
         path: the table, for messages.
 
     Raises:
-        ValueError: the column is constant, or single precision would spoil it.
+        ValueError: the column is constant, or loses too much in single precision.
     """
     if column.min() == column.max():
         raise ValueError(
@@ -148,10 +148,10 @@ def check_column(name: str, column: np.ndarray, path: str) -> None:
 
 
 def few_values(columns: Mapping[str, np.ndarray]) -> list[str]:
-    """A sentence about the columns that take few values, if any do.
+    """A sentence about the columns with few distinct values, if any.
 
     Args:
-        columns: their values in the training split by name, each (n,).
+        columns: the columns' values in the training split by name, each (n,).
     """
     few = {name: np.unique(x[:_LOOKED_AT]).size for name, x in columns.items()}
     few = {name: n for name, n in few.items() if n <= _FEW and n * _OFTEN <= len(columns[name][:_LOOKED_AT])}
@@ -168,13 +168,13 @@ def few_values(columns: Mapping[str, np.ndarray]) -> list[str]:
 
 
 def dependent_columns(columns: Mapping[str, np.ndarray]) -> list[str]:
-    """A sentence about columns of which one is a linear function of the others, if there are such.
+    """A sentence about linearly dependent columns, if any.
 
     Args:
-        columns: their values in the training split by name, each (n,).
+        columns: the columns' values in the training split by name, each (n,).
     """
     d, n = len(columns), len(next(iter(columns.values())))
-    if not 2 <= d <= _COMPARED or n <= d:  # of few rows any columns depend on each other
+    if not 2 <= d <= _COMPARED or n <= d:  # with few rows all columns are dependent
         return []
     correlation = np.corrcoef(np.stack(list(columns.values())))
     values, vectors = np.linalg.eigh(correlation)
@@ -187,14 +187,14 @@ def dependent_columns(columns: Mapping[str, np.ndarray]) -> list[str]:
 
 
 def far_values(name: str, column: np.ndarray) -> Iterator[str]:
-    """Whether some values are so far from the others that these have little spread left once they are standardised.
+    """A sentence if outliers are so far away that the other values have little spread after standardisation.
 
-    A model standardises by the mean and the standard deviation, and one value of -9999 makes both its own. Quantiles
-    are not moved by it: they tell how far the others are spread.
+    Models standardise by mean and standard deviation, which a single value of -9999 can dominate. Quantiles are robust
+    and measure the spread of the other values.
 
     Args:
-        name: of the column.
-        column: its values in all splits, float64 (n,): far values of the validation split spoil a training too.
+        name: the column's name.
+        column: its values in all splits, float64 (n,); outliers in the validation split also affect training.
     """
     mean, deviation = column.mean(), column.std()
     if deviation == 0:
@@ -205,7 +205,7 @@ def far_values(name: str, column: np.ndarray) -> Iterator[str]:
             continue
         low, high = np.quantile(others, [0.05, 0.95])
         alone = np.abs(others - extreme).min() > _ALONE * (high - low) > 0
-        even = high - low >= _SPREAD * _NORMAL * others.std()  # else it is the end of a long tail
+        even = high - low >= _SPREAD * _NORMAL * others.std()  # else it is part of a long tail
         if alone and even:
             yield (
                 f"the column {name!r} holds {extreme:g} in {len(column) - len(others):,} of {len(column):,} rows, far "
@@ -228,11 +228,11 @@ def far_values(name: str, column: np.ndarray) -> Iterator[str]:
     )
 
 
-# ---- what columns hold
+# ---- contents of columns
 
 
 def kinds_line(columns: Sequence[str], rows: np.ndarray) -> str:
-    """Which columns there are, and which of them hold whole numbers only: rows (n, d)."""
+    """A line about the columns, and which of them contain only integers; rows (n, d)."""
     is_whole = [bool((column == np.floor(column)).all()) for column in rows.T]
     whole = [name for name, yes in zip(columns, is_whole, strict=True) if yes]
     real = [name for name, yes in zip(columns, is_whole, strict=True) if not yes]
@@ -241,12 +241,12 @@ def kinds_line(columns: Sequence[str], rows: np.ndarray) -> str:
 
 
 def some(names: Sequence[str]) -> str:
-    """The first names of a list, in words."""
+    """The first names of a list, as text."""
     return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
 
 
 def twice_in(names: Sequence[str]) -> str | None:
-    """The first name that has come before."""
+    """The first duplicate name."""
     seen: set[str] = set()
     for name in names:
         if name in seen:

@@ -1,4 +1,4 @@
-"""From the bytes of an image file to an array of pixels."""
+"""Decoding of image files to arrays of pixels."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from ndm.storage.texts import require_regular
 
 __all__ = ["BACKGROUND", "DecodingError", "Seen", "check_background", "decode", "measure"]
 
-#: What partly transparent images are put on, unless another colour is given.
+#: The default background of partly transparent images.
 BACKGROUND = "white"
 
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # others may call programs: EPS does
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # others, such as EPS, may run programs
 _GREY = frozenset({"1", "L", "LA", "La"})
 _EIGHT_BITS = _GREY | {"P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
 _ORIENTATION = 0x0112  # the EXIF tag
-_UPRIGHT = {  # by the tag's value
+_UPRIGHT = {  # by value of the tag
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -36,33 +36,33 @@ _UPRIGHT = {  # by the tag's value
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-#: Pixels of an image, which is Pillow's own limit, and of its longer side; and bytes of its file: others may be made to
-#: fill the memory.
+#: The largest number of pixels of an image (Pillow's limit) and of its longer side, and the largest file size in bytes,
+#: to limit memory.
 MOST_PIXELS, LONGEST, LARGEST = 89_478_485, 1_000_000, 1 << 29
 
-_LARGE = 1 << 24  # pixels: images of more are decoded one at a time, whatever the number of threads
+_LARGE = 1 << 24  # pixels: larger images are decoded one at a time, for any number of threads
 _ALONE = threading.RLock()
 
-# What Pillow warns of is refused here.
+# Images that Pillow warns of are rejected here.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
-_LONG, _KEPT = 128, 16  # times the shorter side: of a longer image the middle, so long, is resized
-_REDUCING_GAP = 3.0  # from here on, a first reduction by whole numbers cannot be told from doing without, says Pillow
+_LONG, _KEPT = 128, 16  # times the shorter side: of longer images only the middle part is resized
+_REDUCING_GAP = 3.0  # from this value on, Pillow's initial integer reduction is not visible
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
 class DecodingError(ValueError):
-    """An image cannot be had from a cell of a table; the message, the end of a sentence, says why."""
+    """A cell of a table cannot be decoded to an image; the message is the end of a sentence."""
 
 
 @dataclass
 class Seen:
-    """What images were like in their files, and what was done to them, counted.
+    """Counts of the properties of image files and of the conversions applied to them.
 
     Attributes:
-        modes: how many were of each of Pillow's modes, such as "RGB" or "LA".
-        sizes: how many had each size, (width, height).
-        done: how many were changed in each way, beside being made grey or coloured and resized.
+        modes: number of images per Pillow mode, such as "RGB" or "LA".
+        sizes: number of images per size, (width, height).
+        done: number of images per conversion, except grey or colour conversion and resizing.
     """
 
     modes: Counter[str] = field(default_factory=Counter)
@@ -70,7 +70,7 @@ class Seen:
     done: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: Seen) -> None:
-        """Count what another one has counted."""
+        """Add the counts of another object."""
         self.modes += other.modes
         self.sizes += other.sizes
         self.done += other.done
@@ -79,27 +79,27 @@ class Seen:
 def decode(
     cell: Any, size: int | None, channels: int | None, background: str | None = None, seen: Seen | None = None
 ) -> np.ndarray:
-    """The pixels of one image, of the first frame where there are several.
+    """Decode one image, or the first frame if there are several.
 
-    Palettes, CMYK and the like become RGB; grey becomes RGB by repetition and RGB becomes grey by its luma (ITU-R 601),
-    which is exact where the three channels are equal. Of 16 bits a channel the upper eight are kept. An alpha channel
-    is dropped if the image is opaque everywhere, and else the image is put on the background. Photographs whose EXIF
-    data say which side is up are turned. Metadata that cannot be read are passed over.
+    Palettes, CMYK and similar modes are converted to RGB; grey is converted to RGB by repetition, and RGB to grey by
+    its luma (ITU-R 601), which is exact if the three channels are equal. Of 16 bits per channel the upper eight are
+    kept. An alpha channel is dropped if the image is opaque; otherwise the image is composed with the background.
+    Photographs are rotated according to their EXIF orientation. Unreadable metadata are ignored.
 
     Args:
         cell: the bytes of a file, or a mapping with ``bytes`` or the ``path`` (or address) of a file.
-        size: resize the shorter side to this (Lanczos, which averages when it shrinks) and crop the middle of
-            size x size; None to leave the image as it is.
-        channels: 1 for grey, 3 for colour; None for what the image is.
-        background: the colour to put partly transparent images on, as Pillow names it; None to refuse them.
-        seen: counts what the image was like.
+        size: resize the shorter side to this (Lanczos, with antialiasing) and crop the central size x size; None for no
+            resizing.
+        channels: 1 for grey, 3 for colour; None for that of the image.
+        background: the background colour for partly transparent images, a Pillow colour name; None to reject them.
+        seen: the counts to update.
 
     Returns:
         uint8, (channels, H, W).
 
     Raises:
-        DecodingError: there is no image, it is damaged or too large, has more than 16 bits a channel or is partly
-            transparent and no background is given.
+        DecodingError: there is no image, it is damaged or too large, has more than 16 bits per channel, or is partly
+            transparent without a background.
     """
     seen = Seen() if seen is None else seen
     with contextlib.ExitStack() as held:
@@ -111,18 +111,18 @@ def decode(
 
 
 def measure(cell: Any) -> tuple[int, int]:
-    """Width and height of an image, by its header; (0, 0) if that cannot be read."""
+    """Width and height of an image from its header; (0, 0) if it cannot be read."""
     try:
         with Image.open(io.BytesIO(_bytes(cell)), formats=_FORMATS) as image:
             width, height = image.size
-            on_its_side = image.format not in ("PNG", "TIFF") and _orientation(image) >= 5  # PNG would be loaded for it
+            on_its_side = image.format not in ("PNG", "TIFF") and _orientation(image) >= 5  # it would load a PNG
             return (height, width) if on_its_side else (width, height)
     except (*_BROKEN, DecodingError):
         return 0, 0
 
 
 def check_background(colour: str) -> None:
-    """Raise a ValueError if Pillow knows no colour of this name."""
+    """Raise a ValueError if the colour is unknown to Pillow."""
     try:
         ImageColor.getrgb(colour)
     except (ValueError, AttributeError):
@@ -154,7 +154,7 @@ def _read(path: str) -> bytes:
                 return file.read()
         if not path.rpartition("::")[2].startswith("hf://"):
             raise FileNotFoundError("there is no such file, and addresses other than the hub's are not followed")
-        import fsspec  # which reads what the hub's library addresses by hf://, in archives or not
+        import fsspec  # reads hf:// addresses of the hub's library, also in archives
 
         with fsspec.open(path, "rb") as file:
             data: bytes = file.read(LARGEST + 1)
@@ -166,12 +166,12 @@ def _read(path: str) -> bytes:
 
 
 def _opened(data: bytes, seen: Seen, held: contextlib.ExitStack) -> Image.Image:
-    """The image of a file, all of its pixels read, of eight bits a channel and upright.
+    """Load an image with eight bits per channel and upright orientation.
 
     Args:
-        data: the file.
-        seen: counts what the image was like.
-        held: gets the lock that a large image is decoded under.
+        data: the bytes of the file.
+        seen: the counts to update.
+        held: receives the lock for decoding large images.
     """
     try:
         return _loaded(data, seen, held)
@@ -183,7 +183,7 @@ def _opened(data: bytes, seen: Seen, held: contextlib.ExitStack) -> Image.Image:
                 seen.done["read without their damaged metadata"] += 1
                 return image
             except _BROKEN:
-                pass  # the pixels are damaged too
+                pass  # the pixels are also damaged
         raise _refusal(error) from None
 
 
@@ -198,7 +198,7 @@ def _refusal(error: Exception) -> DecodingError:
 
 
 def _require_moderate(image: Image.Image) -> None:
-    """Refuse an image by what its header says of its size."""
+    """Raise an error if the size in an image's header is too large."""
     width, height = image.size
     if width * height > MOST_PIXELS or max(width, height) > LONGEST:
         raise DecodingError(
@@ -215,17 +215,17 @@ def _loaded(data: bytes, seen: Seen, held: contextlib.ExitStack) -> Image.Image:
         mode, done = opened.mode, []
         if opened.format in ("GIF", "WEBP", "TIFF") and _has_frames(opened):
             done.append("with several frames, of which the first was taken")
-        # Pillow makes 8 bits of 16 bits a colour by itself; what it reads from the file then still tells.
+        # Pillow converts 16 bits per colour to 8 bits; the original depth is known only from the raw mode in the file.
         if opened.format in ("PNG", "TIFF", "PPM") and any(";16" in str(tile) for tile in getattr(opened, "tile", ())):
             done.append("reduced from 16 to 8 bits a channel")
         opened.load()
         image = _eight_bits(opened)
-        orientation = _orientation(opened)  # not before: it may load a file and pass over what is damaged
+        orientation = _orientation(opened)  # not earlier: it may load the file and ignore damage
         if orientation in _UPRIGHT:
             done.append("turned as their EXIF data say")
             information = image.info
             image = image.transpose(_UPRIGHT[orientation])
-            image.info = information  # which says what is transparent
+            image.info = information  # includes the transparency
         image.load()
     seen.modes[mode] += 1
     seen.sizes[image.size] += 1
@@ -236,15 +236,15 @@ def _loaded(data: bytes, seen: Seen, held: contextlib.ExitStack) -> Image.Image:
 def _has_frames(image: Image.Image) -> bool:
     try:
         return bool(getattr(image, "is_animated", False))
-    except Exception:  # of a later frame, which is not read
+    except Exception:  # error in a later frame, which is not read
         return False
 
 
 def _orientation(image: Image.Image) -> int:
-    """What EXIF data say of the orientation; 1, upright, if they cannot be read."""
+    """The EXIF orientation; 1 (upright) if it cannot be read."""
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # damaged EXIF data make Pillow raise nearly anything, and the pixels are sound
+    except Exception:  # damaged EXIF data raise various errors, but the pixels are valid
         return 1
 
 
@@ -279,7 +279,7 @@ def _converted(image: Image.Image, channels: int | None, background: str | None,
 
 
 def _put_on(image: Image.Image, background: str) -> Image.Image:
-    """A partly transparent image, RGBA or LA, on a colour; grey if both are."""
+    """Compose a partly transparent image, RGBA or LA, with a background colour; grey if both are grey."""
     colour = ImageColor.getrgb(background)[:3]
     grey = image.mode == "LA" and len(set(colour)) == 1
     ground = Image.new("L", image.size, colour[0]) if grey else Image.new("RGB", image.size, colour)
@@ -288,9 +288,9 @@ def _put_on(image: Image.Image, background: str) -> Image.Image:
 
 
 def _cropped(image: Image.Image, size: int) -> Image.Image:
-    """The middle size x size of an image whose shorter side is brought to that length."""
+    """Resize the shorter side of an image to ``size`` and crop the central size x size."""
     if max(image.size) > _LONG * min(image.size):
-        # Of an image of 2 x 800,000 pixels, what is to be cropped away would not fit into memory once it is enlarged.
+        # An image of 2 x 800,000 pixels, for example, would not fit in memory if it were enlarged before cropping.
         image = _middle(image, *(min(side, _KEPT * min(image.size)) for side in image.size))
     if min(image.size) != size:
         width, height = (max(size, round(side * size / min(image.size))) for side in image.size)

@@ -1,4 +1,4 @@
-"""What can be said about any data set: what identifies it, which examples occur twice, and how many there are."""
+"""Descriptions of data sets: fingerprints, duplicates, and counts."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ __all__ = [
     "sizes_line",
 ]
 
-AT_ONCE = 4_096  # examples looked at together
-_NAMED = 12  # classes that a line names with their counts
-_ENOUGH = 20  # examples per class, of which a split that is drawn at random has every class
-COMPARED = 2**26  # numbers of a data set, up to which its examples are compared with each other
-SMALL = 16  # numbers: smaller examples take as long as one of so many
+AT_ONCE = 4_096  # examples processed together
+_NAMED = 12  # the largest number of classes listed with their counts
+_ENOUGH = 20  # examples per class for which a random split contains every class
+COMPARED = 2**26  # the largest number of values in a data set that is checked for duplicates
+SMALL = 16  # values: smaller examples take as long as one of this size
 
 
 def digest(parts: Iterable[bytes | str | Tensor | np.ndarray]) -> str:
-    """The SHA-256 of these parts in their order, in hexadecimal: equal parts, equal digest.
+    """The SHA-256 of a sequence of parts in hexadecimal.
 
-    Of an array its type and shape count too, so that parts cannot run into each other.
+    The dtype and shape of arrays are included, so that the boundaries between parts matter.
     """
     found = hashlib.sha256()
     for part in parts:
@@ -48,7 +48,7 @@ def digest(parts: Iterable[bytes | str | Tensor | np.ndarray]) -> str:
 
 
 def row_hashes(blocks: Iterable[np.ndarray]) -> np.ndarray:
-    """A hash of every row, uint64 (N,): equal rows have equal hashes, others almost surely not (64 bits of BLAKE2)."""
+    """A hash of each row, uint64 (N,), 64 bits of BLAKE2: different rows almost surely have different hashes."""
     found = []
     for block in blocks:
         rows = np.ascontiguousarray(block).reshape(len(block), -1).view(np.uint8)
@@ -57,10 +57,10 @@ def row_hashes(blocks: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def duplicate_lines(hashes: Mapping[str, np.ndarray]) -> list[str]:
-    """What to say of examples that occur more than once, within a split and in several.
+    """Lines about duplicate examples within a split and between splits.
 
     Args:
-        hashes: of the examples, by split: see :func:`row_hashes`.
+        hashes: hashes of the examples by split: see :func:`row_hashes`.
     """
     lines = []
     within = {split: len(h) - len(np.unique(h)) for split, h in hashes.items()}
@@ -80,12 +80,12 @@ def duplicate_lines(hashes: Mapping[str, np.ndarray]) -> list[str]:
 
 
 def sizes_line(sizes: Mapping[str, int]) -> str:
-    """How many examples the splits have."""
+    """A line with the sizes of the splits."""
     return "splits: " + ", ".join(f"{split} {n:,}" for split, n in sizes.items())
 
 
 def class_line(labels: Iterable[Tensor], classes: int, names: Sequence[str] | None) -> str:
-    """How many classes there are, and how often each one is, over all splits together."""
+    """A line with the number of classes and their counts over all splits."""
     together = np.concatenate([label.numpy() for label in labels])
     counts = np.bincount(together[together >= 0], minlength=classes)
     known = [f"{names[k] if names else k} ({counts[k]:,})" for k in range(min(classes, _NAMED))]
@@ -96,10 +96,10 @@ def class_line(labels: Iterable[Tensor], classes: int, names: Sequence[str] | No
 
 
 def one_sided_lines(labels: Mapping[str, Tensor], classes: int) -> list[str]:
-    """What to say of splits that lack classes which others have, as those of sorted data do.
+    """Lines about splits that lack classes of other splits, as happens with sorted data.
 
     Args:
-        labels: by split, int64 (N,).
+        labels: labels by split, int64 (N,).
         classes: the number of classes, K.
     """
     present = {split: set(y[y >= 0].unique().tolist()) for split, y in labels.items()}

@@ -1,4 +1,4 @@
-"""Handwritten digits that come with scikit-learn: nothing to download."""
+"""The handwritten digits of scikit-learn; no download is needed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Digits(Data):
         bunch = load_digits()
         x = from_levels(torch.from_numpy(bunch.images), self.levels)[:, None]
         labels = torch.from_numpy(bunch.target).long()
-        # RandomState's stream is frozen by numpy's policy; that of newer generators may change between versions.
+        # RandomState's stream is frozen by NumPy's policy; that of newer generators may change between versions.
         order = torch.from_numpy(np.random.RandomState(0).permutation(len(x)))
         train, validation, test = order.split(self._sizes)
         rows = {"train": train, "validation": validation, "test": test}

@@ -1,4 +1,4 @@
-"""Which files of a folder are read, and which are left out, by their kind."""
+"""Selection of the files of a folder by kind."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ndm.storage.texts import require_regular
 
 __all__ = ["IMAGE_SUFFIXES", "Found", "by_suffix", "counted", "left_out_line", "walk"]
 
-#: Endings of image files, and the formats that they stand for.
+#: Suffixes of image files and their formats.
 IMAGE_SUFFIXES = {
     ".png": "PNG",
     ".apng": "PNG",
@@ -32,7 +32,7 @@ IMAGE_SUFFIXES = {
     ".pnm": "PPM",
 }
 
-_MOST = 8  # kinds that a line counts one by one
+_MOST = 8  # the largest number of kinds counted separately in a line
 
 
 @dataclass
@@ -40,8 +40,8 @@ class Found:
     """The files of a folder.
 
     Attributes:
-        files: those that are read, by kind, in a fixed order.
-        left_out: how many others there are, by their ending or by what they are.
+        files: the files to read, by kind, in a fixed order.
+        left_out: numbers of other files, by suffix or type.
     """
 
     files: dict[str, list[Path]] = field(default_factory=dict)
@@ -49,19 +49,19 @@ class Found:
 
 
 def walk(folder: Path, kinds: Mapping[str, str]) -> Found:
-    """All files in a folder and below it. Symbolic links to files and folders are followed, but not in a circle.
+    """Find all files in a folder and its subfolders. Symbolic links are followed, without cycles.
 
-    Hidden files and folders, whose names begin with a dot, are left out: such are what downloads leave behind.
+    Hidden files and folders (with a leading dot), such as remains of downloads, are left out.
 
     Args:
-        folder: where to begin.
-        kinds: the endings of the files to be read, in small letters, each with the name of its kind.
+        folder: the folder.
+        kinds: suffixes of the files to read, in lower case, with the names of their kinds.
 
     Raises:
-        ValueError: a file with such an ending is no regular file but a pipe, a device or the like.
+        ValueError: a file with such a suffix is not a regular file (for example a pipe or a device).
     """
     found = Found({kind: [] for kind in kinds.values()})
-    above = {str(folder): frozenset([os.path.realpath(folder)])}  # the folders that a folder is in
+    above = {str(folder): frozenset([os.path.realpath(folder)])}  # the parents of each folder
     for parent, folders, names in os.walk(folder, followlinks=True):
         entered, kept = above.pop(parent), []
         for name in sorted(folders):
@@ -98,12 +98,12 @@ def _ending(file: Path) -> str:
 
 
 def by_suffix(files: Sequence[Path]) -> Counter[str]:
-    """How many files there are of each ending."""
+    """The number of files per suffix."""
     return Counter(map(_ending, files))
 
 
 def counted(counts: Mapping[str, int], most: int = _MOST) -> str:
-    """Counts as words, the greatest first: "80 PNG, 4 GIF"."""
+    """Counts as text, the largest first: "80 PNG, 4 GIF"."""
     ordered = sorted(counts.items(), key=lambda item: -item[1])
     words = [f"{n:,} {name}" for name, n in ordered[:most]]
     if ordered[most:]:
@@ -112,6 +112,6 @@ def counted(counts: Mapping[str, int], most: int = _MOST) -> str:
 
 
 def left_out_line(left_out: Mapping[str, int], read: str) -> list[str]:
-    """The line about what was left out, if anything was. ``read`` says what is read, as in "images"."""
+    """The line about files that were left out, if any. ``read`` names what is read, for example "images"."""
     n = sum(left_out.values())
     return [f"left out: {counted(left_out)} ({read} are read)"] if n else []

@@ -1,4 +1,4 @@
-"""Data sets of images, from parquet files, folders or the hub, decoded once to files that are mapped into memory."""
+"""Image data sets from Parquet files, folders or the hub, decoded once to memory-mapped files."""
 
 from __future__ import annotations
 
@@ -23,67 +23,67 @@ from ndm.data.sources import Source, find_source
 
 __all__ = ["Images"]
 
-_LAYOUT = 2  # of the cache's folders: to be counted up when what is in them changes its meaning
+_LAYOUT = 2  # version of the cache format; to be increased when it changes
 
 logger = logging.getLogger("ndm.data")
 
 
 class Images(Data):
-    """Images of 8 bits a channel and of one size, x = 2 (k + 1/2) / 256 - 1 for k = 0 ... 255, with their labels.
+    """Images of one size with 8 bits per channel, x = 2 (k + 1/2) / 256 - 1 for k = 0 ... 255, with labels.
 
-    They are decoded once, on first use, into a folder of the cache, from which they are mapped: memory is needed for
-    the batches that are asked for, not for the data set. (``split``, ``train``, ``validation`` and ``test`` do make
-    one float tensor of a split, for data small enough; see :meth:`Data.examples`.) The folder's name is made from the
-    source's identity, of local files their paths, sizes and times of change, and from the arguments that matter to the
-    pixels. A data set of the hub without ``revision`` stays as it was when it was decoded.
+    Images are decoded once, on first use, to a cache folder, and memory-mapped from it: only the requested batches are
+    in memory. (``split``, ``train``, ``validation`` and ``test`` create one float tensor of a split, for small data;
+    see :meth:`Data.examples`.) The folder's name is derived from the identity of the source (for local files their
+    paths, sizes and modification times) and from the arguments that affect the pixels. A data set of the hub without
+    ``revision`` is not updated after it has been decoded.
 
-    **What is read** of a folder: PNG, JPEG, WEBP, BMP, GIF, TIFF and PPM files, by their endings, symbolic links
-    followed. Other files and hidden ones are left out, which :meth:`summary` says. Images with an alpha channel that
-    are not opaque are put on the ``background``. Of 16 bits a channel the upper eight are kept; of several frames the
-    first; photographs are turned as their EXIF data say; metadata that are damaged are passed over.
+    **Files.** PNG, JPEG, WEBP, BMP, GIF, TIFF and PPM files are read, by their suffixes; symbolic links are followed.
+    Other files and hidden ones are left out, as reported by :meth:`summary`. Images that are not opaque are composed
+    with the ``background``. Of 16 bits per channel the upper eight are kept, and of several frames the first one;
+    photographs are rotated according to their EXIF data; damaged metadata are ignored.
 
-    **Splits** are the source's own. What it lacks of validation and test is taken out of its training split: with p
-    the permutation ``numpy.random.RandomState(0).permutation(N)`` of the N training rows, the missing splits take
-    ``validation`` rows each from the beginning of p, validation first, and keep them in their order in the source. A
-    split whose labels are all missing or negative has none.
+    **Splits** are those of the source. Missing validation and test splits are taken from its training split: with p the
+    permutation ``numpy.random.RandomState(0).permutation(N)`` of the N training rows, each missing split gets
+    ``validation`` rows from the beginning of p, validation first, in their order in the source. A split whose labels
+    are all missing or negative has no labels.
 
-    **Streaming** is for sources too large to be decoded beforehand. :meth:`training_batches` then reads, shuffles and
-    decodes the training rows as it goes, and only the first ``held`` rows of each split are decoded into the cache:
-    these are what ``examples`` has, for validation, tests, and what is fitted to training data. Missing splits take
-    their rows from the beginning of the training rows, and the stream goes without them. (The files of a folder, which
-    would come class by class, are first put into the order of a permutation as above.) The order in a pass is random
-    as far as the buffer reaches, and in data of several files, the order of the files; the source should not be
-    sorted. Beginning at a step in the middle of a pass means reading, though not decoding, what comes before it.
+    **Streaming** is for sources too large to be decoded in advance. :meth:`training_batches` then reads, shuffles and
+    decodes training rows on the fly, and only the first ``held`` rows of each split are decoded to the cache: these are
+    returned by ``examples``, for validation, testing, and fitting to training data. Missing splits get their rows from
+    the beginning of the training rows, which are then not streamed. (The files of a folder, which are ordered by class,
+    are first permuted as above.) The order of a pass is random within the buffer and, for several files, in the order
+    of the files; the source should not be sorted. Starting in the middle of a pass requires reading, but not decoding,
+    the preceding rows.
 
     Args:
-        path: a parquet file; a pattern for parquet files, or a folder of them, whose names or folders' names contain
-            train, test or validation (valid, val), or nothing of the kind if all are for training; a folder of image
-            files, perhaps in folders named after splits, and in these in folders named after classes; or the
-            name of a data set of the hub, as in ``ylecun/mnist``. What is here comes before what is on the hub.
-        size: the shorter side is resized to this (Lanczos), and the middle size x size cropped; None to leave the
-            images as they are, when all must be of one size.
-        channels: 1 for grey, 3 for colour; None for grey if all images are, else colour. (Streamed ones are made what
-            the first ones are.)
-        column: the images' column; None to find it by its type.
-        label_column: the labels' column; None to find it by its type and name.
-        validation: number of examples of each split that is taken out of the training split; None for a tenth of it,
-            but 5,000 at the most (``held``, if streaming).
-        background: the colour that images are put on where they are transparent, by a name as "white" or "#8080ff";
-            None to refuse images that are not opaque.
-        flip: mirror half of the training examples, chosen anew every time.
+        path: a Parquet file; a pattern for Parquet files, or a folder of them, whose names or folders' names contain
+            train, test or validation (valid, val), or none of these if all are for training; a folder of image files,
+            optionally in folders named after splits, and within these in folders named after classes; or the name of a
+            data set of the hub, such as ``ylecun/mnist``. Local paths have priority over the hub.
+        size: the shorter side is resized to this (Lanczos), and the central size x size cropped; None for no resizing,
+            if all images have the same size.
+        channels: 1 for grey, 3 for colour; None for grey if all images are grey, else colour. (Streamed images are
+            converted to the channels of the first ones.)
+        column: the column of the images; None to find it by its type.
+        label_column: the column of the labels; None to find it by its type and name.
+        validation: number of examples of each split taken from the training split; None for a tenth of it, at most
+            5,000 (``held``, if streaming).
+        background: the background colour of transparent images, such as "white" or "#8080ff"; None to reject images
+            that are not opaque.
+        flip: mirror a random half of the training examples.
         streaming: see above.
-        held: number of examples of each split to be kept, if streaming.
-        buffer: number of encoded images among which the next one is drawn, if streaming.
-        revision: of a data set of the hub: branch, tag or commit.
-        subset: of a data set of the hub: the name of its configuration, where it has several.
-        cache: folder for decoded images; None for $NDM_CACHE, or else ``ndm`` in the user's folder for caches.
+        held: number of decoded examples of each split, if streaming.
+        buffer: size of the shuffle buffer in encoded images, if streaming.
+        revision: branch, tag or commit of a data set of the hub.
+        subset: name of the configuration of a data set of the hub with several.
+        cache: folder for decoded images; None for $NDM_CACHE, or else ``ndm`` in the user's cache folder.
 
     Raises:
-        ValueError: an argument is out of range. The source is looked at when it is first needed, and then: it cannot
-            be read, has no such column, or has images that are damaged or unequal.
-        FileNotFoundError: on first use: there is nothing of that path or name.
+        ValueError: an argument is out of range. On first use: the source cannot be read, a column does not exist, or
+            images are damaged or of unequal sizes.
+        FileNotFoundError: on first use: the path or name does not exist.
         ConnectionError: on first use: the hub cannot be reached.
-        ImportError: on first use: the packages that read images are not installed.
+        ImportError: on first use: the packages for reading images are not installed.
     """
 
     levels = 256
@@ -123,18 +123,18 @@ class Images(Data):
         self.cache = cache
 
     @cached_property
-    def shape(self) -> tuple[int, ...]:  # type: ignore[override]  # a constant to others
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]  # constant for users
         if self.size is not None and self.channels is not None:
-            return self.channels, self.size, self.size  # without touching the source
+            return self.channels, self.size, self.size  # without reading the source
         return self._splits["train"][0].shape
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """The names of the folders, or those that a source tells, (K,); None if it tells none."""
+        """The names of the folders, or those given by the source, (K,); None if unknown."""
         return tuple(self._decoded[1]["classes"]) or None
 
     def summary(self) -> list[str]:
-        """What was read, and what was done to it: see :meth:`Data.summary`."""
+        """What was read and how it was converted: see :meth:`Data.summary`."""
         c, h, w = self.shape
         streamed = "; they are streamed, and what follows is of those that are held" if self.streaming else ""
         lines = [f"data: {'coloured' if c == 3 else 'grey'} images of {w} x {h} pixels{streamed}"]
@@ -150,7 +150,8 @@ class Images(Data):
         """The training batches if streaming, else None: see :meth:`Data.training_batches`.
 
         Raises:
-            ValueError: when the stream is read: an image is damaged or of another shape, or no batch can be filled.
+            ValueError: during iteration: an image is damaged or has another shape, or there are too few rows for one
+                batch.
         """
         return self._stream(batch_size, seed, first_step) if self.streaming else None
 
@@ -164,7 +165,7 @@ class Images(Data):
     def _contents(self) -> Iterator[str | Tensor | np.ndarray]:
         for name, (images, labels, hashes) in self._splits.items():
             yield f"{name} {len(images)} of {self.shape}, {'no ' if labels is None else ''}labels"
-            yield hashes  # of the pixels, made when they were decoded
+            yield hashes  # of the pixels, computed during decoding
             if labels is not None:
                 yield labels
 
@@ -172,14 +173,14 @@ class Images(Data):
         return {name: hashes for name, (_, _, hashes) in self._splits.items()}
 
     def __getstate__(self) -> dict[str, Any]:
-        # Other processes map the files themselves.
+        # Other processes memory-map the files themselves.
         return {
             name: value
             for name, value in self.__dict__.items()
             if name not in ("_splits", "_source", "_decoded", "shape")
         }
 
-    # ---- decoded beforehand
+    # ---- decoded in advance
 
     @cached_property
     def _splits(self) -> dict[str, tuple[Pixels, Tensor | None, np.ndarray]]:
@@ -199,19 +200,19 @@ class Images(Data):
         return {name: found[name] for name in SPLITS}
 
     def _taken_from_train(self, n: int, missing: list[str]) -> dict[str, np.ndarray]:
-        """The rows of the missing splits, and those that are left to the training split."""
+        """The rows of the missing splits, and the remaining training rows."""
         count = self.taken or max(1, min(n // 10, 5_000))
         if count * len(missing) >= n:
             raise ValueError(
                 f"{self.path} has {n} training examples, too few to take {count} of them for each of "
                 f"{' and '.join(missing)}: lower validation."
             )
-        order = np.random.RandomState(0).permutation(n)  # whose stream is frozen by numpy's policy
+        order = np.random.RandomState(0).permutation(n)  # its stream is frozen by NumPy's policy
         parts = np.split(order, [count * (i + 1) for i in range(len(missing))])
         return {name: np.sort(part) for name, part in zip([*missing, "train"], parts, strict=True)}
 
     def _missing(self, found: dict[str, Any]) -> list[str]:
-        """The splits that a source does not have."""
+        """The splits missing in the source."""
         missing = [name for name in SPLITS if name not in found]
         if self.taken and not missing:
             raise ValueError(
@@ -222,7 +223,7 @@ class Images(Data):
 
     @cached_property
     def _decoded(self) -> tuple[Path, dict[str, Any]]:
-        """The folder of decoded images, which of its splits have labels, the classes' names, lines about the images."""
+        """The folder of decoded images, and its recorded facts: labelled splits, class names, summary lines."""
         _require_packages()
         description = {
             "layout": _LAYOUT,
@@ -255,7 +256,7 @@ class Images(Data):
     # ---- streamed
 
     def _held_and_streamed(self) -> tuple[dict[str, Rows], Rows]:
-        """The rows of each split that are decoded beforehand, and those that are streamed for training."""
+        """The rows of each split that are decoded in advance, and those that are streamed for training."""
         splits = self._source_splits()
         train = splits["train"].spread()
         held = {}
@@ -291,7 +292,7 @@ class Images(Data):
                     labels = torch.tensor([label for _, label in batch]) if labelled else None
                     yield from_pixels(images), labels
                     done += 1
-                if done == 0:  # of a whole pass
+                if done == 0:  # in a complete pass
                     break
                 if per_pass is not None and done < per_pass:
                     logger.warning(
@@ -309,7 +310,7 @@ def _require_packages() -> None:
         "filelock",
         "PIL",
         "platformdirs",
-    ):  # looked for, not imported: what is decoded needs none of them
+    ):  # found but not imported, since decoded data do not need them
         if importlib.util.find_spec(package) is None:
             raise ImportError(
                 f"Images need the package {package!r}, which is not installed: pip install datasets filelock pillow "

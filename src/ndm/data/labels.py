@@ -1,4 +1,4 @@
-"""Class labels: how many classes there are, and whether the labels are what a model of K classes can be given."""
+"""Validation of class labels."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ if TYPE_CHECKING:
 
 __all__ = ["MISSING", "check_labels", "require_labels"]
 
-#: The label of an example whose class is not known.
+#: The label of an example of unknown class.
 MISSING = -1
 
 
 def check_labels(data: Data, classes: int, splits: Sequence[str] = ("train", "validation")) -> None:
-    """Refuse labels that a model of ``classes`` classes cannot be given, before it is given any.
+    """Raise an error for labels that are invalid for a model with ``classes`` classes.
 
     Args:
-        data: a data set. Of streamed data, the examples that are held are looked at.
+        data: a data set. For streamed data only the held examples are checked.
         classes: the number of classes, K.
-        splits: which splits are looked at.
+        splits: the splits to check.
 
     Raises:
-        ValueError: a split has no labels, some are missing, or some are outside 0 ... K - 1.
+        ValueError: a split has no labels, or labels are missing or outside 0 ... K - 1.
     """
     for split in splits:
         labels = data.labels(split)
@@ -35,15 +35,15 @@ def check_labels(data: Data, classes: int, splits: Sequence[str] = ("train", "va
 
 
 def require_labels(labels: Tensor, classes: int, where: str = "") -> None:
-    """Refuse labels that are missing or outside 0 ... classes - 1.
+    """Raise an error for labels that are missing or outside 0 ... classes - 1.
 
     Args:
         labels: int64, (N,).
         classes: the number of classes, K.
-        where: the beginning of the sentence, up to and with its comma and space.
+        where: the beginning of the message, including a comma and a space.
 
     Raises:
-        ValueError: some labels are.
+        ValueError: there are such labels.
 
     Example:
         >>> import torch

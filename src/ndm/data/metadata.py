@@ -1,4 +1,4 @@
-"""Image files without their metadata: what is damaged there need not keep the pixels from being read."""
+"""Removal of metadata from image files, so that damaged metadata do not prevent reading the pixels."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
 _TRANSPARENCY = b"tRNS"
 
-#: JPEG's markers of comments and of applications' data; JFIF's (0xE0) and Adobe's (0xEE) concern the colours.
+#: JPEG markers of comments and application data, except JFIF (0xE0) and Adobe (0xEE), which affect the colours.
 _MARKERS = frozenset({0xFE, 0xEF, *range(0xE1, 0xEE)})
 
 
 def without_metadata(data: bytes) -> bytes | None:
-    """A PNG or JPEG file without text, EXIF data and colour profiles; None if it is neither or has none of these.
+    """A PNG or JPEG file without text, EXIF data and colour profiles; None for other formats or if it has none.
 
-    In a PNG file a chunk whose name begins with a small letter is not needed for the pixels (ISO/IEC 15948, 5.4),
-    transparency aside; in a JPEG file segments of applications and comments are not (ITU-T T.81, B.2.4).
+    PNG chunks whose names begin with a lower-case letter are not needed for the pixels (ISO/IEC 15948, 5.4), except
+    transparency; nor are application and comment segments of JPEG files (ITU-T T.81, B.2.4).
     """
     if data.startswith(_PNG):
         bare = _bare_png(data)

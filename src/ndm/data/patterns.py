@@ -1,4 +1,4 @@
-"""Small synthetic images, made when they are asked for: for trying things out."""
+"""Small synthetic images for experiments, generated on demand."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ __all__ = ["Patterns"]
 
 
 class Patterns(Data):
-    """Gratings with a blob, of 256 levels: images with classes, made from a seed, with nothing to download.
+    """Synthetic images of gratings with a blob, with 256 levels and classes, generated from a seed.
 
-    A class has its own direction of the grating, and its own colour and place of the blob; phase, spacing and
-    contrast of the grating, and the place and width of the blob to some extent, are an image's own. There is a little
-    noise. The labels are the classes, each about equally often.
+    The class determines the direction of the grating and the colour and approximate position of the blob. The phase,
+    spacing and contrast of the grating, and the exact position and width of the blob, vary between images. A little
+    noise is added. The labels are the classes, which are about equally frequent.
 
     Args:
         size: height and width in pixels.
         channels: 1 for grey, 3 for colour.
         examples: size of the training split; validation and test have a quarter of it each, at least one.
         classes: number of classes.
-        seed: of the images.
+        seed: the random seed.
 
     Raises:
         ValueError: a size is not positive, ``channels`` is neither 1 nor 3, or the seed is negative.
@@ -55,7 +55,7 @@ class Patterns(Data):
         self.sizes = dict(zip(SPLITS, (examples, max(1, examples // 4), max(1, examples // 4)), strict=True))
 
     def _contents(self) -> Iterator[str]:
-        # What makes the images, not they: between machines a pixel may differ by a level.
+        # The parameters instead of the images, since pixels may differ by one level between machines.
         yield repr([type(self).__name__, self.shape, self.classes, self.seed, self.sizes])
 
     def _split(self, name: str) -> tuple[Pixels, Tensor]:
@@ -65,7 +65,7 @@ class Patterns(Data):
     def _splits(self) -> dict[str, tuple[Pixels, Tensor]]:
         size = sum(self.sizes.values()) * math.prod(self.shape) + 100 * self.shape[1] ** 2
         require(size, "The data set", "give a smaller size, or fewer examples")
-        # A stream for each split, so that a split stays the same whatever the size of the others.
+        # One random stream per split, so that a split does not depend on the sizes of the others.
         return {
             name: self._draw(n, np.random.RandomState([self.seed, i])) for i, (name, n) in enumerate(self.sizes.items())
         }
@@ -78,7 +78,7 @@ class Patterns(Data):
         return Pixels(images), torch.from_numpy(labels).long()
 
     def _image(self, label: int, random: np.random.RandomState) -> np.ndarray:
-        """One image of a class, uint8 (C, H, W), the square [-1, 1]^2 seen from above."""
+        """One image of a class on the square [-1, 1]^2, uint8 (C, H, W)."""
         channels, size, _ = self.shape
         x, y = np.meshgrid(*[(np.arange(size) + 0.5) * 2 / size - 1] * 2)
         share = label / self.classes

@@ -1,4 +1,4 @@
-"""Images as they are kept, eight bits a value, and as a model sees them, float32 in (-1, 1)."""
+"""Conversion of 8-bit images to the values used by models, float32 in (-1, 1)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Pixels", "from_pixels"]
 def from_pixels(k: Tensor) -> Tensor:
     """The values of 8-bit pixels, 2 (k + 1/2) / 256 - 1, exactly those of :func:`ndm.data.from_levels`.
 
-    Divisions by powers of two are exact, so that two passes in float32 do what a table in float64 would, and faster.
+    Divisions by powers of two are exact, so two float32 operations are as accurate as a float64 table, and faster.
 
     Args:
         k: uint8, of any shape.
@@ -33,13 +33,13 @@ def from_pixels(k: Tensor) -> Tensor:
 
 
 class Pixels:
-    """Rows of an array of 8-bit images, converted when they are asked for: see :class:`ndm.data.Examples`.
+    """Rows of an array of 8-bit images, converted on access: see :class:`ndm.data.Examples`.
 
-    An array mapped from a file stays there, and only the pages that are asked for are read.
+    For a memory-mapped array only the requested pages are read.
 
     Args:
         array: uint8, (N, C, H, W).
-        rows: take these rows of it only, (n,) of int64; all of them by default.
+        rows: the rows to use, int64 (n,); all by default.
     """
 
     def __init__(self, array: np.ndarray, rows: np.ndarray | None = None) -> None:
@@ -59,11 +59,11 @@ class Pixels:
         chosen = rows if isinstance(rows, slice) else rows.cpu().numpy()
         if self.rows is not None:
             chosen = self.rows[chosen]
-        # A copy also where a slice would be a view: a mapped file cannot be written to, and torch would warn of that.
+        # Slices are copied too: torch warns about views of read-only memory-mapped arrays.
         return from_pixels(torch.from_numpy(np.array(self.array[chosen])))
 
     def __reduce__(self) -> tuple[Callable[..., Pixels], tuple[Any, ...]]:
-        # A mapped array would be pickled with all its contents; another process can map the file itself.
+        # A memory-mapped array would be pickled with its contents; another process can map the file itself.
         if isinstance(self.array, np.memmap) and self.array.filename:
             return _reopen, (Path(self.array.filename), self.rows)
         return Pixels, (self.array, self.rows)

@@ -1,4 +1,4 @@
-"""Rows of images that are not decoded yet, with their labels, and which columns of a table they are."""
+"""Rows of undecoded images with labels, and the selection of their columns."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _LABELS = ("label", "labels", "fine_label", "class", "target")
 
 @dataclass(frozen=True)
 class Rows:
-    """A split: rows of a table, each with an image not decoded yet and perhaps a label.
+    """A split: rows of a table, each with an undecoded image and optionally a label.
 
     Attributes:
         table: the rows.
-        image: name of the images' column.
-        label: name of the labels' column, or None.
-        count: number of rows, or None if nobody knows before all have been read.
-        where: what to call the split in a message, in the middle of a sentence.
-        names: the names of the classes, if the table tells them.
-        note: what a reader should know of the labels, or nothing.
+        image: name of the column of the images.
+        label: name of the column of the labels, or None.
+        count: number of rows, or None if it is unknown before all have been read.
+        where: the name of the split within a message.
+        names: the names of the classes, if given by the table.
+        note: a note on the labels, or empty.
     """
 
     table: Dataset | IterableDataset
@@ -43,7 +43,7 @@ class Rows:
     note: str = ""
 
     def take(self, n: int) -> Rows:
-        """The first n rows, or as many as there are."""
+        """At most the first n rows."""
         count = None if self.count is None else min(n, self.count)
         return replace(self, table=self.table.take(n if count is None else count), count=count)
 
@@ -53,7 +53,7 @@ class Rows:
         return replace(self, table=self.table.skip(n if self.count is None else min(n, self.count)), count=count)
 
     def shuffled(self, seed: int, buffer: int) -> Rows:
-        """The rows in an order of the seed: any order where rows can be drawn at will, else as the buffer allows."""
+        """The rows shuffled by a seed: fully if rows can be accessed in any order, else within a buffer."""
         import datasets
 
         if isinstance(self.table, datasets.IterableDataset):
@@ -61,28 +61,28 @@ class Rows:
         return replace(self, table=self.table.shuffle(seed=seed, keep_in_memory=True))
 
     def spread(self) -> Rows:
-        """Rows that can be drawn at will, in a fixed random order; others as they are."""
+        """The rows in a fixed random order if they can be accessed in any order, else unchanged."""
         import datasets
 
         if isinstance(self.table, datasets.IterableDataset):
             return self
-        order = np.random.RandomState(0).permutation(len(self.table))  # whose stream is frozen by numpy's policy
+        order = np.random.RandomState(0).permutation(len(self.table))  # its stream is frozen by NumPy's policy
         return replace(self, table=self.table.select(order, keep_in_memory=True))
 
     def __iter__(self) -> Iterator[tuple[Any, int]]:
-        """Image and label, row by row; a label that is not there is -1."""
+        """Yield image and label of each row; a missing label is -1."""
         for row in self._reading(self.table):
             yield row[self.image], MISSING if self.label is None else self._number(row[self.label])
 
     def pieces(self, n: int) -> Iterator[tuple[list[Any], list[int]]]:
-        """The same, n rows at a time, and faster."""
+        """Yield n rows at a time, which is faster."""
         for piece in self._reading(self.table.with_format("arrow").iter(batch_size=n)):
             images = piece.column(self.image).to_pylist()
             labels = [None] * len(images) if self.label is None else piece.column(self.label).to_pylist()
             yield images, [self._number(label) for label in labels]
 
     def _number(self, label: Any) -> int:
-        """A label as a whole number; what is not there (None or NaN) is -1."""
+        """A label as an integer; -1 if it is missing (None or NaN)."""
         if label is None or (isinstance(label, float) and math.isnan(label)):
             return MISSING
         if label != int(label):
@@ -94,7 +94,7 @@ class Rows:
 
         try:
             yield from rows
-        except MemoryError:  # Arrow's own is one, too
+        except MemoryError:  # includes Arrow's memory error
             raise
         except (pyarrow.ArrowException, OSError) as error:
             raise OSError(
@@ -107,13 +107,13 @@ def rows_of(table: Any, column: str | None, label_column: str | None, count: int
 
     Args:
         table: the table.
-        column: name of the images' column; None to find it by its type.
-        label_column: name of the labels' column; None to find it by its type and name, if there is one.
+        column: name of the column of the images; None to find it by its type.
+        label_column: name of the column of the labels; None to find it by its type and name, if there is one.
         count: number of rows, if it is known.
-        where: what to call the rows in a message.
+        where: the name of the rows in messages.
 
     Raises:
-        ValueError: there is no such column, or it cannot be told which one is meant.
+        ValueError: the column does not exist, or the choice is ambiguous.
     """
     import datasets
 
@@ -160,7 +160,7 @@ def _label_column(features: Mapping[str, Any], column: str | None, where: str) -
     whole = [name for name, feature in features.items() if re.fullmatch(r"u?int\d+", _kind(feature))]
     if column is not None:
         _require(column, features, where)
-        # Of whole numbers some of which are missing, pandas makes floating-point ones.
+        # pandas converts integers with missing values to floats.
         if column not in whole and not re.fullmatch(r"float\d+|bool", _kind(features[column])):
             raise ValueError(f"The column {column!r} of {where} does not hold numbers of classes: {features[column]}.")
         return column
@@ -177,7 +177,7 @@ def _label_column(features: Mapping[str, Any], column: str | None, where: str) -
 
 
 def _unused(features: Mapping[str, Any]) -> str:
-    """What to say of a column that is called as labels are but has not the type of labels."""
+    """A note about a column that has the name but not the type of labels."""
     named = next((name for name in _LABELS if name in features), None)
     if named is None:
         return ""

@@ -1,6 +1,6 @@
-"""Where images come from: parquet files, folders of image files, data sets of the Hugging Face hub.
+"""Sources of images: Parquet files, folders of image files, data sets of the Hugging Face hub.
 
-A source knows its splits as tables of the ``datasets`` library, which are read and never executed.
+The splits of a source are tables of the ``datasets`` library. No code of a data set is executed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ndm.data.rows import Rows, first_line, rows_of
 
 __all__ = ["Rows", "Source", "by_split", "find_source"]
 
-#: Rows of a Parquet file that are read at once: by itself the library takes a row group, which may be all of them.
+#: Rows of a Parquet file read at once; the library's default is a row group, which may contain all rows.
 _ROWS_AT_ONCE = 1024
 
 _FORMATS = ", ".join(dict.fromkeys(IMAGE_SUFFIXES.values()))
@@ -40,26 +40,26 @@ _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
 class Source(Protocol):
-    """A place that images come from."""
+    """A source of images."""
 
     def fingerprint(self) -> dict[str, Any]:
-        """What identifies the contents without reading them, made of JSON's types."""
+        """An identifier of the contents, as JSON types, which does not require reading them."""
         ...
 
     def summary(self) -> list[str]:
-        """Which files are read and which are left out, in short lines."""
+        """Short lines about the files that are read and left out."""
         ...
 
     def load(self, streaming: bool, column: str | None, label_column: str | None) -> dict[str, Rows]:
-        """The source's own splits, of which train is one, by their names in :data:`ndm.data.SPLITS`.
+        """The splits of the source, including train, by their names in :data:`ndm.data.SPLITS`.
 
         Args:
-            streaming: fetch rows as they are read, instead of downloading everything first.
-            column: name of the images' column; None to find it by its type.
-            label_column: name of the labels' column; None to find it by its type and name, if there is one.
+            streaming: fetch rows when they are read, instead of downloading everything first.
+            column: name of the column of the images; None to find it by its type.
+            label_column: name of the column of the labels; None to find it by its type and name, if there is one.
 
         Raises:
-            ValueError: the source is damaged, or its columns are not as they should be.
+            ValueError: the source is damaged, or its columns are invalid.
             ConnectionError: the hub cannot be reached.
             FileNotFoundError: the hub has no such data set.
         """
@@ -67,11 +67,11 @@ class Source(Protocol):
 
 
 def find_source(path: str, subset: str | None = None, revision: str | None = None) -> Source:
-    """What a path names; a local file or folder comes before a data set of the hub.
+    """The source at a path; local files and folders have priority over data sets of the hub.
 
     Raises:
-        FileNotFoundError: it can be neither, or a folder has nothing to read.
-        ValueError: ``subset`` or ``revision`` is given for local files, or it cannot be told which split a file is of.
+        FileNotFoundError: the path does not exist and is not a name on the hub, or a folder has nothing to read.
+        ValueError: ``subset`` or ``revision`` is given for local files, or the split of a file is ambiguous.
     """
     local = Path(path).expanduser()
     files = [Path(f) for f in sorted(glob.glob(str(local), recursive=True))] if glob.has_magic(path) else []
@@ -88,7 +88,7 @@ def find_source(path: str, subset: str | None = None, revision: str | None = Non
     if other is not None:
         raise ValueError(f"{other} is not a parquet file: give parquet files, or a folder of images.")
     if local.exists():
-        return _Parquet({"train": [local]}, path)  # whatever its name: one file has no other splits
+        return _Parquet({"train": [local]}, path)  # the name is ignored: a single file is the training split
     return _Parquet(by_split(files, Path(os.path.commonpath([file.parent for file in files])), path), path)
 
 
@@ -116,7 +116,7 @@ def _in_a_folder(folder: Path) -> Source:
 
 
 def by_split(files: Sequence[Path], below: Path, path: str) -> dict[str, list[Path]]:
-    """Sort parquet files by the split that their names, or else those of their folders, speak of."""
+    """Sort Parquet files by the split in their names, or else in those of their folders."""
 
     def split_of(file: Path) -> str | None:
         for part in reversed(file.relative_to(below).parts):
@@ -143,7 +143,7 @@ def _with_train(splits: dict[str, Any], path: str) -> dict[str, Any]:
 
 
 def _stamps(files: Sequence[Path]) -> list[Any]:
-    """Name, size and time of last change of every file."""
+    """Name, size and modification time of each file."""
     stats = [(file, os.stat(file)) for file in files]
     return [[str(file), stat.st_size, stat.st_mtime_ns] for file, stat in stats]
 
@@ -167,7 +167,7 @@ class _Parquet:
 
         counts = {split: sum(map(_length, files)) for split, files in self.files.items()}
         self._require_one_layout()
-        # Streamed in any case: the library would else write everything to a cache of its own before the first row.
+        # Always streamed: otherwise the library would first copy everything to its own cache.
         tables = load_dataset(
             "parquet",
             data_files={split: [glob.escape(str(f.resolve())) for f in files] for split, files in self.files.items()},
@@ -180,7 +180,7 @@ class _Parquet:
         }
 
     def _require_one_layout(self) -> None:
-        """Raise a ValueError if the files have different columns, as those of several data sets have."""
+        """Raise a ValueError if the files have different columns, as for several data sets."""
         import pyarrow.parquet
 
         files = [file for several in self.files.values() for file in several]
@@ -206,7 +206,7 @@ def _length(file: Path) -> int:
 
 @dataclass(frozen=True)
 class _ImageFolder:
-    """Files of images: folders at the top that are named after splits are splits, and folders in these are classes."""
+    """Folders of image files: top-level folders named after splits are splits, and folders in them are classes."""
 
     folder: Path
     files: Sequence[Path]
@@ -247,7 +247,7 @@ class _ImageFolder:
         return _with_train(splits, str(self.folder))
 
     def _classes(self) -> list[str]:
-        """Names of the folders just above the files, if that is how all files lie; else there are no classes."""
+        """Names of the folders that contain the files, if all files have this layout; else there are no classes."""
         depth = 3 if self._has_split_folders() else 2
         if any(len(file.relative_to(self.folder).parts) != depth for file in self.files):
             return []
@@ -255,7 +255,7 @@ class _ImageFolder:
         return classes if len(classes) > 1 else []
 
     def _why_no_classes(self) -> list[str]:
-        """A line about folders that might be taken for classes and are not."""
+        """A line about folders that look like classes but are not."""
         depth = 3 if self._has_split_folders() else 2
         parts = [(len(file.relative_to(self.folder).parts), file) for file in self.files]
         other = next((file for n, file in parts if n != depth), None)
@@ -267,7 +267,7 @@ class _ImageFolder:
         return any(self._top(file) for file in self.files)
 
     def _top(self, file: Path) -> str | None:
-        """The split that the outermost folder of a file is named after, if it is."""
+        """The split named by the outermost folder of a file, if any."""
         return _NAMES.get(file.relative_to(self.folder).parts[0].lower())
 
 
@@ -288,7 +288,7 @@ class _Hub:
         tables = self._tables(streaming)
         splits = {_NAMES.get(name.lower(), name): name for name in tables}
         if len(splits) == 1:
-            splits = {"train": next(iter(tables))}  # under whatever name: it is all there is
+            splits = {"train": next(iter(tables))}  # under any name, since it is the only split
         found = {}
         for split in SPLITS:
             if split in _with_train(splits, self.name):
@@ -322,6 +322,6 @@ class _Hub:
 
 
 def _announced(table: Any) -> int | None:
-    """How many rows the hub says a split has, if it does."""
+    """The number of rows of a split according to the hub, if given."""
     splits = table.info.splits or {}
     return splits[table.split].num_examples or None if table.split in splits else None

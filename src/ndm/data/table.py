@@ -1,4 +1,4 @@
-"""Tables of numbers, from CSV and Parquet files: one row an example, one column a dimension."""
+"""Tables of numbers from CSV and Parquet files, with one row per example and one column per dimension."""
 
 from __future__ import annotations
 
@@ -27,44 +27,44 @@ __all__ = ["Table", "TableFile"]
 
 logger = logging.getLogger("ndm.data")
 
-_SHORT = 10  # rows, below which a column that counts them may do so by chance
-_MANY = 0.2  # of the rows: so many that are left out are a warning
+_SHORT = 10  # rows, below which a column may be a counter by chance
+_MANY = 0.2  # fraction of dropped rows that causes a warning
 
 
 class Table(Data):
-    r"""The rows of a table, x in R^d, d being the number of columns: continuous, or with K levels a column.
+    r"""The rows of a table, x in R^d with d the number of columns: continuous, or with K levels per column.
 
-    **Columns** are those named, in the order in which they are named, or else all that hold numbers, in the order of
-    the file; the others are left out. So are a column without a name, and an index that pandas has written and read
-    back, ``Unnamed: 0``, where it counts the rows. An infinite or wrong value is refused, and its place is told; a
-    missing one likewise, unless ``missing`` says otherwise.
+    **Columns** are those in ``columns``, in that order, or else all numeric columns in the order of the file; others
+    are left out. Columns without a name and pandas indices, ``Unnamed: 0``, are also left out if they count the rows.
+    An infinite or invalid value raises an error with its position, and so does a missing value, depending on
+    ``missing``.
 
-    **Splits** are those of the files, where their names or their folders' names contain train, test or validation
-    (valid, val), as for :class:`~ndm.data.Images`. What is lacking of validation and test is taken out of the training
-    rows: with p the permutation ``numpy.random.RandomState(seed).permutation(N)`` of all N of them, the missing splits
-    take their rows from the beginning of p, validation first, and every split keeps the order of the file.
+    **Splits** are those of the files, if their names or their folders' names contain train, test or validation (valid,
+    val), as for :class:`~ndm.data.Images`. Missing validation and test splits are taken from the training rows: with p
+    the permutation ``numpy.random.RandomState(seed).permutation(N)`` of all N rows, the missing splits get rows from
+    the beginning of p, validation first, and every split keeps the order of the file.
 
-    Values are kept in float32. Continuous ones are in the table's own units, and the model standardises them; a column
-    that single precision would spoil (times in seconds since 1970 that differ by seconds) is refused. Columns that a
-    density cannot be learned of, or hardly, because of few values or of some far from all others, are warned of, by
-    :meth:`summary`, or by the log, if the rows are read without it.
+    Values are stored in float32. Continuous values are in the table's original units, and the model standardises them.
+    A column that loses too much in single precision (such as times in seconds since 1970 that differ by seconds) raises
+    an error. There is a warning for columns with few distinct values or with outliers, whose density is hard to learn,
+    in :meth:`summary`, or in the log if the rows are read without it.
 
     Args:
-        path: a CSV file with a line of names on top, a Parquet file, a folder of such, or a pattern for them.
-        columns: names of the columns to take; None for all that hold numbers. What YAML has made of a name (False of
-            NO, 400 of 400) stands for the name.
-        validation: rows of the validation split, where it is taken out of the training rows; None for a tenth.
-        test: likewise of the test split.
-        levels: K, if the columns hold the whole numbers 0 ... K - 1, which become x = 2 (k + 1/2) / K - 1; None if
-            they are continuous.
-        seed: of the permutation.
-        missing: "error" to refuse rows with missing cells, "drop" to leave such rows out, which is counted.
+        path: a CSV file with a header, a Parquet file, a folder of such files, or a pattern for them.
+        columns: names of the columns to use; None for all numeric columns. Names converted by YAML (NO to False, 400 to
+            a number) are accepted.
+        validation: rows of the validation split, if taken from the training rows; None for a tenth.
+        test: likewise for the test split.
+        levels: K, if the columns contain the integers k = 0 ... K - 1, which are converted to x = 2 (k + 1/2) / K - 1;
+            None for continuous columns.
+        seed: the seed of the permutation.
+        missing: "error" to raise an error for missing cells, "drop" to drop and count rows with missing cells.
 
     Raises:
-        ValueError: an argument is out of range. The files are read when they are first needed, and then: they are
-            damaged, a column is unknown, not of numbers, constant or too large for single precision, a value is
-            missing or not one of the levels, or there are too few rows.
-        FileNotFoundError: on first use: there is nothing of that path.
+        ValueError: an argument is out of range. On first use: a file is damaged, a column is unknown, not numeric,
+            constant or too large for single precision, a value is missing or not one of the levels, or there are too
+            few rows.
+        FileNotFoundError: on first use: the path does not exist.
         ImportError: on first use: pyarrow is not installed.
     """
 
@@ -94,7 +94,7 @@ class Table(Data):
         self.seed = seed
         self.missing: Missing = missing
         self._notes: list[str] = []
-        self._told = 0  # of the notes: how many have been said
+        self._told = 0  # the number of notes already logged
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -104,7 +104,7 @@ class Table(Data):
         return first.choose(named)
 
     @cached_property
-    def shape(self) -> tuple[int, ...]:  # type: ignore[override]  # a constant to others
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]  # constant for users
         return (len(self.columns),)
 
     def summary(self) -> list[str]:
@@ -175,7 +175,7 @@ class Table(Data):
         return rows
 
     def _warn_of_counters(self, rows: np.ndarray) -> None:
-        """Speak of columns that count the rows, unless they were asked for."""
+        """Add a note on columns that count the rows, unless they were requested."""
         if self.named is not None or self.levels is not None or len(rows) < _SHORT:
             return
         for name, column in zip(self.columns, rows.T, strict=True):
@@ -186,7 +186,7 @@ class Table(Data):
                 )
 
     def _taken_from(self, rows: np.ndarray, missing: Sequence[str]) -> dict[str, np.ndarray]:
-        """The missing splits, and what they leave to the training split; float64 (n, d)."""
+        """The missing splits and the remaining training rows, float64 (n, d)."""
         for name, count in self.taken.items():
             if count is not None and name not in missing:
                 raise ValueError(f"{self.path} has a {name} split of its own: leave {name}={count} out.")
@@ -197,13 +197,13 @@ class Table(Data):
                 f"{self.path} has {n} rows, too few to train on at least 2 and to take "
                 f"{' and '.join(f'{c} for {name}' for c, name in zip(counts, missing, strict=True)) or 'none'} from."
             )
-        order = np.random.RandomState(self.seed).permutation(n)  # whose stream is frozen by numpy's policy
+        order = np.random.RandomState(self.seed).permutation(n)  # its stream is frozen by NumPy's policy
         parts = np.split(order, np.cumsum(counts, dtype=int))
         return {name: rows[np.sort(part)] for name, part in zip([*missing, "train"], parts, strict=True)}
 
 
 def _names(columns: Any) -> tuple[Any, ...]:
-    """The names given, of which one alone need not be in a list."""
+    """The given names; a single name need not be in a list."""
     return (columns,) if isinstance(columns, str) or not isinstance(columns, Iterable) else tuple(columns)
 
 
@@ -212,10 +212,10 @@ def _of(split: str, splits: Iterable[str]) -> str:
 
 
 def _find(path: str) -> tuple[dict[str, list[Path]], list[str]]:
-    """The files that a path names, by their splits, of which train is one; and the lines about others."""
+    """The files at a path by split, including train, and the lines about other files."""
     local = Path(path).expanduser()
     if local.is_file():
-        return {"train": [local]}, []  # whatever its name: one file has no other splits
+        return {"train": [local]}, []  # the name is ignored: a single file is the training split
     if local.exists() and not local.is_dir():
         require_regular(local)
     if local.is_dir():

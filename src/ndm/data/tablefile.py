@@ -1,4 +1,4 @@
-"""CSV and Parquet files of numbers, read a piece at a time, and the sentences about cells that are not numbers."""
+"""Reading of numeric CSV and Parquet files in pieces, and messages about invalid cells."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ logger = logging.getLogger("ndm.data")
 
 TABLE_SUFFIXES = (".csv", ".parquet")
 
-#: Columns that a table may have.
+#: The largest number of columns of a table.
 MOST_COLUMNS = 100_000
 
-_AT_ONCE = 65_536  # rows read before they are looked at
-_CELLS_AT_ONCE = 1 << 22  # likewise, of a wide table
-_BLOCK, _LARGEST = 1 << 22, 1 << 28  # bytes of a CSV file that Arrow takes at once: a row must fit in
-_BYTES = 32  # of memory for a cell: four copies in double precision, at the time of the splits
-_SLIP = 0.05  # of a column's cells are text: the rest are numbers, and these are slips
+_AT_ONCE = 65_536  # rows read before they are checked
+_CELLS_AT_ONCE = 1 << 22  # likewise, for wide tables
+_BLOCK, _LARGEST = 1 << 22, 1 << 28  # bytes of a CSV file read by Arrow at once; a row must fit
+_BYTES = 32  # memory per cell: four copies in double precision while splitting
+_SLIP = 0.05  # the largest fraction of text cells in a numeric column, which count as errors
 
 
 class TableFile:
-    """A CSV or Parquet file, read a piece at a time, so that memory is needed for a piece only.
+    """A CSV or Parquet file that is read in pieces, so that only one piece is in memory.
 
     Args:
-        path: the file, whose ending says which of the two it is.
-        say: what to do with a sentence about columns that are left out; None to log it as a warning.
-        fixed: the columns are those of a model, so that no message advises to leave one out.
+        path: the file; its suffix determines the format.
+        say: called with a sentence about columns that are left out; None to log it as a warning.
+        fixed: the columns are those of a model, so no message advises to leave one out.
 
     Attributes:
-        dropped: how many rows with missing cells :meth:`pieces` has left out.
-        missing: how many cells were missing in these, by column.
+        dropped: number of rows with missing cells dropped by :meth:`pieces`.
+        missing: number of missing cells in these rows, by column.
 
     Raises:
-        ValueError: its name ends otherwise.
-        FileNotFoundError: there is no such file.
+        ValueError: the suffix is unknown.
+        FileNotFoundError: the file does not exist.
         ImportError: pyarrow is not installed.
     """
 
@@ -61,7 +61,7 @@ class TableFile:
         self._say = say or self._log
         self.fixed = fixed
         self.dropped, self.missing = 0, Counter[str]()
-        self._texts: dict[str, str] = {}  # of columns that are not of numbers, why not
+        self._texts: dict[str, str] = {}  # why columns are not numeric
         self._names_are_numbers = False
         self._is_csv = self.path.suffix.lower() == ".csv"
         if self.path.suffix.lower() not in TABLE_SUFFIXES:
@@ -82,7 +82,7 @@ class TableFile:
 
     @cached_property
     def header(self) -> tuple[str, ...]:
-        """What stands where the columns' names should be; empty if nothing does.
+        """The first row, which should contain the columns' names; empty if there is none.
 
         Raises:
             ValueError: the file is damaged, or has too many columns.
@@ -116,17 +116,17 @@ class TableFile:
 
     @cached_property
     def _places(self) -> dict[str, int]:
-        """Where each column is, by its name."""
+        """The position of each column by name."""
         return {name: place for place, name in enumerate(self.names)}
 
     def choose(self, columns: Sequence[str] | None = None) -> tuple[str, ...]:
-        """These columns, or all that hold numbers.
+        """The given columns, or all numeric ones.
 
         Raises:
-            ValueError: one is unknown, named twice or not of numbers, or there is none.
+            ValueError: a column is unknown, named twice or not numeric, or there are no columns.
         """
         if columns is not None:
-            self._names_are_numbers = set(columns) <= set(self.header)  # whoever names numbers means names
+            self._names_are_numbers = set(columns) <= set(self.header)  # numbers given as columns are names
             if not columns:
                 raise ValueError("columns names no column: leave it out to take all that hold numbers.")
             twice, unknown = twice_in(columns), next((name for name in columns if name not in self._places), None)
@@ -135,7 +135,7 @@ class TableFile:
             if unknown is not None:
                 end = did_you_mean(unknown, self.names, f"it has {some(self.names)}")
                 raise ValueError(f"{self.path} has no column {unknown!r}{end}")
-            if not self._is_csv:  # of a CSV file the cells will tell
+            if not self._is_csv:  # CSV files have no types
                 self._refuse_other_types(columns)
             return tuple(columns)
         numbers = self._numbers_of_csv() if self._is_csv else self._numbers_of_parquet()
@@ -158,7 +158,7 @@ class TableFile:
         return tuple(name for name in numbers if name not in left_out)
 
     def _why_not(self, name: str) -> str:
-        """Why a column is not taken."""
+        """The reason why a column is not used."""
         if not self._is_csv:
             kind = self._schema.field(name).type
             return "an index" if is_numeric(kind) else f"holds {kind}"
@@ -169,20 +169,20 @@ class TableFile:
             return counts_rows(self.all_of([name])[:, 0])
         except TooLargeError:
             raise
-        except ValueError:  # a cell is missing or wrong: that will be told where the column is read
+        except ValueError:  # a missing or invalid cell is reported when the column is read
             return False
 
     def _check_header(self, names: Sequence[str]) -> None:
         if not names:
             raise ValueError(f"{self.path} is empty: it should begin with a line of column names.")
-        counted = [str(i) for i in range(len(names))]  # what pandas calls the columns of an array
+        counted = [str(i) for i in range(len(names))]  # pandas' names of an array's columns
         if all(is_number(name) for name in names) and list(names) != counted and not self._names_are_numbers:
             raise ValueError(f"{self.path} begins with a line of numbers: put a line of column names on top of it.")
         if len(names) == 1 and any(separator in names[0] for separator in ";\t|"):
             raise ValueError(f"{self.path} is not separated by commas: write it with commas.")
 
     def _numbers_of_csv(self) -> tuple[str, ...]:
-        """The columns all of whose cells are numbers or missing, though not all missing."""
+        """The columns whose cells are numbers or missing, but not all missing."""
         import pyarrow as pa
         from pyarrow import compute
 
@@ -197,12 +197,12 @@ class TableFile:
                     held = [cell for cell in cells[:1000].to_pylist() if cell is not None]
                     texts = [cell for cell in held if not is_number(cell)]
                     few = len(texts) <= _SLIP * len(held) or len(set(texts)) <= 2
-                    if 2 * len(texts) < len(held) and few:  # a column of numbers with a slip in it
+                    if 2 * len(texts) < len(held) and few:  # a numeric column with an error in it
                         raise self._wrong_cell([name], None, missing="drop") from None
                     self._texts[name] = "text" if len(texts) == len(held) else f"text such as {short(texts[0])}"
                 seen[name] = seen[name] or cells.null_count < len(cells)
         if not any(seen.values()):
-            return tuple(name for name in numbers)  # no rows: whatever is wrong with that is not for here to say
+            return tuple(name for name in numbers)  # a file without rows is reported elsewhere
         return tuple(name for name, still in numbers.items() if still and seen[name])
 
     def _numbers_of_parquet(self) -> tuple[str, ...]:
@@ -227,19 +227,19 @@ class TableFile:
         levels: int | None = None,
         missing: Missing | None = None,
     ) -> Iterator[np.ndarray]:
-        """The values of some columns, ``rows`` rows at a time, the last piece being what is left: float64 (n, d).
+        """Yield the values of some columns in pieces of ``rows`` rows (fewer in the last one), float64 (n, d).
 
         Args:
-            columns: which, and in what order.
-            rows: how many at a time.
-            skip: leave so many out at the beginning.
+            columns: the columns, in order.
+            rows: rows per piece.
+            skip: number of rows to skip at the beginning.
             levels: K, if all values must be among 0 ... K - 1.
-            missing: "drop" to leave out rows with missing cells and to count them; "error" to refuse them with the
-                advice to drop them, None to refuse them.
+            missing: "drop" to drop and count rows with missing cells; "error" to raise an error that advises to drop
+                them; None to raise an error without advice.
 
         Raises:
-            ValueError: a value is missing, infinite, not a number or not one of the levels: the first such place is
-                told, and how many more there are. Or the file is damaged.
+            ValueError: a value is missing, infinite, not a number or not one of the levels (with the first position and
+                the number of others), or the file is damaged.
         """
         waiting, count = [], 0
         for piece in self._all(columns, levels, missing):
@@ -260,7 +260,7 @@ class TableFile:
         """The values of some columns in all rows, float64 (n, d): see :meth:`pieces`.
 
         Raises:
-            ValueError: they do not fit into the memory, or a value is wrong.
+            ValueError: the values do not fit in memory, or a value is invalid.
         """
         if not self._is_csv:
             self._require_room(self._parquet().metadata.num_rows, columns)
@@ -280,7 +280,7 @@ class TableFile:
         )
 
     def check(self, columns: Sequence[str], levels: int | None = None) -> int:
-        """Read all rows, refuse what :meth:`pieces` refuses, and count them."""
+        """Read all rows with the checks of :meth:`pieces`, and count them."""
         return sum(len(piece) for piece in self._all(columns, levels))
 
     def _all(self, columns: Sequence[str], levels: int | None, missing: Missing | None = None) -> Iterator[np.ndarray]:
@@ -295,7 +295,7 @@ class TableFile:
             yield values
 
     def _complete(self, values: np.ndarray, columns: Sequence[str]) -> np.ndarray:
-        """The rows without missing cells, the others being counted."""
+        """The rows without missing cells; the others are counted."""
         absent = np.isnan(values)
         for name, n in zip(columns, absent.sum(0).tolist(), strict=True):
             if n:
@@ -316,7 +316,7 @@ class TableFile:
 
         names = self.names
         if sum(1 for _ in zip(lines(self.path), range(2), strict=False)) < 2:
-            return  # names alone, which Arrow takes for an error
+            return  # only a header, for which Arrow raises an error
         try:
             if len(names) == 1:
                 yield from without_last(self._blocks(columns, kind), self._blank_lines_at_the_end())
@@ -326,7 +326,7 @@ class TableFile:
             raise self._wrong_cell(columns, None, first_line(error)) from None
 
     def _blocks(self, columns: Sequence[str], kind: Any) -> Iterator[Any]:
-        """The same, as Arrow reads it, in blocks that are as large as the longest row needs."""
+        """The same, read by Arrow in blocks large enough for the longest row."""
         import pyarrow as pa
         from pyarrow.csv import ConvertOptions, ParseOptions, ReadOptions, open_csv
 
@@ -336,7 +336,7 @@ class TableFile:
             null_values=sorted(MISSING),
             strings_can_be_null=True,
         )
-        # With one column, an empty line is a row without a value, as it is where it has commas in it.
+        # With one column, an empty line is a row with a missing value, as are lines of commas otherwise.
         parse = ParseOptions(newlines_in_values=True, ignore_empty_lines=len(self.names) > 1)
         block, done = _BLOCK, 0
         while True:
@@ -356,12 +356,12 @@ class TableFile:
                 block *= 8
 
     def _blank_lines_at_the_end(self) -> int:
-        """How many empty lines a file ends with, which are no rows."""
+        """The number of empty lines at the end of a file, which are not rows."""
         with open(self.path, "rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _BLOCK))
             end = file.read()
         blank = end[len(end.rstrip(b"\r\n")) :].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        return max(0, len(blank) - 1)  # the first one ends the last row
+        return max(0, len(blank) - 1)  # the first newline ends the last row
 
     def _parquet_values(self, columns: Sequence[str]) -> Iterator[np.ndarray]:
         import pyarrow as pa
@@ -370,7 +370,7 @@ class TableFile:
             rows = max(1, min(_AT_ONCE, _CELLS_AT_ONCE // len(columns)))
             for batch in self._parquet().iter_batches(rows, columns=list(columns)):
                 yield stacked(batch.column(name).cast(pa.float64(), safe=False) for name in columns)
-        except MemoryError:  # Arrow's own is one, too
+        except MemoryError:  # includes Arrow's memory error
             raise
         except (pa.ArrowException, OSError) as error:
             reason = first_line(error)
@@ -383,7 +383,7 @@ class TableFile:
     def _schema(self) -> Any:
         return self._parquet().schema_arrow
 
-    # ---- saying what is wrong
+    # ---- error messages
 
     def _wrong_cell(
         self,
@@ -392,7 +392,7 @@ class TableFile:
         reason: str = "it may be damaged",
         missing: Missing | None = None,
     ) -> ValueError:
-        """What to raise for cells that are not as they should be, found by going through the file once more."""
+        """The error for invalid cells, which are found by reading the file again."""
         if self._is_csv:
             found = wrong_in_csv(self.path, self.names, columns, levels)
         else:

@@ -1,4 +1,4 @@
-"""Tensors at hand as a data set, for training and evaluating in Python."""
+"""Data sets of in-memory tensors, for training and evaluation in Python."""
 
 from __future__ import annotations
 
@@ -13,30 +13,29 @@ __all__ = ["Tensors"]
 
 
 class Tensors(Data):
-    """A data set of tensors, each (N, \\*shape) with a shape that all splits share.
+    """A data set of tensors, each (N, \\*shape) with the same shape in all splits.
 
-    :func:`ndm.training.fit` needs the training and the validation split, :func:`ndm.evaluation.evaluate` the one that
-    it is asked about, and the training split where it calibrates; a split that nobody will ask for need not be given.
+    :func:`ndm.training.fit` needs the training and the validation split, :func:`ndm.evaluation.evaluate` the split to
+    evaluate, and the training split if it calibrates. Other splits are optional.
 
-    Floating-point numbers are the examples themselves, kept as float32. Integers need ``levels``: they are the numbers
-    0 ... levels - 1 of the levels, stay as they are, and are converted by :func:`ndm.data.from_levels` when they are
-    asked for.
+    Floating-point tensors are the examples, stored as float32. Integer tensors need ``levels``: they contain the level
+    numbers 0 ... levels - 1, are stored unchanged, and are converted by :func:`ndm.data.from_levels` on access.
 
-    A configuration cannot hold tensors, so ``ndm train`` cannot be given this class, and ``ndm evaluate`` cannot find
-    the data of a run that ``fit`` has trained on it: use :func:`ndm.evaluation.evaluate`, or write a subclass of
-    :class:`ndm.data.Data`, which makes the tensors from plain arguments.
+    A configuration cannot contain tensors, so ``ndm train`` does not support this class, and ``ndm evaluate`` does not
+    find the data of a run of ``fit`` on it. Use :func:`ndm.evaluation.evaluate`, or write a subclass of
+    :class:`ndm.data.Data` that creates the tensors from plain arguments.
 
     Args:
-        train: the examples to learn from, (N, \\*shape).
-        validation: the examples to make choices by, likewise.
-        test: the examples to report results on, likewise.
+        train: the training examples, (N, \\*shape).
+        validation: the validation examples, likewise.
+        test: the test examples, likewise.
         levels: K of K-level data; None if the values are continuous.
-        labels: the classes of the examples by the names of the splits, each of integers, (N,).
+        labels: the class labels by split name, each integers, (N,).
 
     Raises:
-        ValueError: no split is given, a split is no tensor, has no examples, another shape than the others or values
-            that are not finite, integers come without ``levels`` or lie outside of them, or labels do not belong to
-            the examples.
+        ValueError: no split is given, a split is not a tensor, is empty, has another shape than the others or values
+            that are not finite, integers are given without ``levels`` or out of their range, or labels do not match the
+            examples.
 
     Example:
         >>> import torch
@@ -124,7 +123,7 @@ class Tensors(Data):
 
 
 class _Levels:
-    """Level numbers, converted when their rows are asked for: in eight bits they take a quarter of the memory."""
+    """Level numbers, converted on access; in eight bits they need a quarter of the memory."""
 
     def __init__(self, numbers: Tensor, levels: int) -> None:
         self.numbers = numbers

@@ -1,13 +1,13 @@
-"""Toy distributions whose densities are known, so that a model's likelihood can be held against the truth.
+"""Toy distributions with known densities, for comparison with a model's likelihood.
 
-Every toy is made by one of three recipes, and so its density follows:
+Every toy has one of three forms, which determines its density:
 
-* a mixture of Gaussians, p(x) = mean_k N(x; m_k, S_k), perhaps bent by a map that preserves area;
+* a mixture of Gaussians, p(x) = mean_k N(x; m_k, S_k), optionally transformed by an area-preserving map;
 * a curve c(s), s uniform, with Gaussian noise: p(x) = integral of N(x; c(s), noise^2 I) ds;
 * a uniform distribution.
 
-The entropy of the plane's toys is - integral of p log p by the trapezoidal rule, which converges faster than any power
-of the step for densities as smooth as these.
+The entropy of two-dimensional toys, - integral of p log p, is computed by the trapezoidal rule, which converges faster
+than any power of the step for such smooth densities.
 """
 
 from __future__ import annotations
@@ -67,11 +67,11 @@ class Toy(Data):
 
     @cached_property
     def entropy(self) -> float:
-        """The exact differential entropy in nats: what a perfect model's mean negative log-density is."""
+        """The exact differential entropy in nats, which is the mean negative log-density of a perfect model."""
         raise NotImplementedError
 
     def _contents(self) -> Iterator[str]:
-        # What makes the examples, not they: in the last bit these may differ between machines.
+        # The parameters instead of the examples, which may differ in the last bit between machines.
         settings: dict[str, Any] = {}
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
@@ -86,18 +86,18 @@ class Toy(Data):
     @cached_property
     def _splits(self) -> dict[str, Tensor]:
         require(12 * sum(self.sizes.values()) * math.prod(self.shape), "The data set", "give smaller splits")
-        # A stream for each split, so that the test split stays the same whatever the size of the others.
+        # One random stream per split, so that the test split does not depend on the sizes of the others.
         streams = [torch.Generator().manual_seed(len(SPLITS) * self.seed + i) for i in range(len(SPLITS))]
         return {name: self.sample(n, g) for (name, n), g in zip(self.sizes.items(), streams, strict=True)}
 
 
 class Gaussian(Toy):
-    """N(0, variance I): every quantity of a diffusion model has a closed form for it.
+    """N(0, variance I): all quantities of a diffusion model have closed forms.
 
     Args:
         features: dimension.
         variance: variance of each dimension.
-        splits: ``train``, ``validation``, ``test``, ``seed`` as :class:`Toy` takes them.
+        splits: ``train``, ``validation``, ``test``, ``seed``: see :class:`Toy`.
 
     Raises:
         ValueError: ``features`` or ``variance`` is not positive, or a size or the seed is out of range.
@@ -131,7 +131,7 @@ class EightGaussians(Toy):
     Args:
         radius: radius of the circle.
         noise: standard deviation of each Gaussian.
-        splits: ``train``, ``validation``, ``test``, ``seed`` as :class:`Toy` takes them.
+        splits: ``train``, ``validation``, ``test``, ``seed``: see :class:`Toy`.
 
     Raises:
         ValueError: ``radius`` or ``noise`` is not positive, or a size or the seed is out of range.
@@ -161,7 +161,7 @@ class EightGaussians(Toy):
 
 
 class _NoisyCurves(Toy):
-    """A point at a uniform place s in [0, 1] of one of several equally likely curves, with Gaussian noise.
+    """A point at a uniform position s in [0, 1] on one of several equally likely curves, with Gaussian noise.
 
     A subclass gives the ``length`` of its longest curve and defines ``_curves``, s: (B,) -> (curves, B, 2).
     """
@@ -188,7 +188,7 @@ class _NoisyCurves(Toy):
 
     @cached_property
     def _nodes(self) -> tuple[Tensor, Tensor]:
-        """Gauss-Legendre nodes of the integral over s, less than a noise apart: points (K, 2), log-weights (K,)."""
+        """Gauss-Legendre nodes of the integral over s, closer than the noise: points (K, 2), log-weights (K,)."""
         s, weights = np.polynomial.legendre.leggauss(32 + math.ceil(2 * self.length / self.noise))
         curves = self._curves(torch.from_numpy((s + 1) / 2))
         log_weights = torch.from_numpy(np.log(weights / 2)) - math.log(len(curves))
@@ -204,7 +204,7 @@ class TwoMoons(_NoisyCurves):
 
     Args:
         noise: standard deviation of the noise.
-        splits: ``train``, ``validation``, ``test``, ``seed`` as :class:`Toy` takes them.
+        splits: ``train``, ``validation``, ``test``, ``seed``: see :class:`Toy`.
 
     Raises:
         ValueError: ``noise`` is not positive, or a size or the seed is out of range.
@@ -219,11 +219,11 @@ class TwoMoons(_NoisyCurves):
 
 
 class SwissRoll(_NoisyCurves):
-    """A spiral with Gaussian noise: scikit-learn's ``make_swiss_roll`` seen along its axis, at a fifth of its size.
+    """A spiral with Gaussian noise: scikit-learn's ``make_swiss_roll`` projected along its axis and scaled by 1/5.
 
     Args:
         noise: standard deviation of the noise.
-        splits: ``train``, ``validation``, ``test``, ``seed`` as :class:`Toy` takes them.
+        splits: ``train``, ``validation``, ``test``, ``seed``: see :class:`Toy`.
 
     Raises:
         ValueError: ``noise`` is not positive, or a size or the seed is out of range.
@@ -237,18 +237,19 @@ class SwissRoll(_NoisyCurves):
 
 
 class Pinwheel(Toy):
-    """Blades around the origin, swirled: a ring of long Gaussians, each point g of which is turned by rate ``|g|``.
+    """Swirled blades around the origin: a ring of elongated Gaussians with each point g rotated by rate ``|g|``.
 
-    Turning by an angle that depends on the radius alone preserves area, so that the density at x is the ring's at the
-    point turned back. (Elsewhere the angle depends on a coordinate of the blade, which has no such density.)
+    Rotation by an angle that depends only on the radius preserves area, so the density at x is that of the ring at the
+    point rotated back. (In other implementations the angle depends on a coordinate of the blade, which does not
+    preserve area.)
 
     Args:
         blades: number of blades.
         radius: distance of the blades' centres from the origin.
         along: standard deviation along a blade.
         across: standard deviation across it.
-        rate: angle by which a point is turned per unit of its radius.
-        splits: ``train``, ``validation``, ``test``, ``seed`` as :class:`Toy` takes them.
+        rate: rotation angle per unit of radius.
+        splits: ``train``, ``validation``, ``test``, ``seed``: see :class:`Toy`.
 
     Raises:
         ValueError: a parameter other than ``rate`` is not positive, or a size or the seed is out of range.
@@ -286,7 +287,7 @@ class Pinwheel(Toy):
         return 2 * math.pi * torch.arange(self.blades, dtype=torch.float64) / self.blades
 
     def _ring_log_prob(self, g: Tensor) -> Tensor:
-        """The log-density before the swirl. g: (B, 2) -> (B,)."""
+        """The log-density before the rotation. g: (B, 2) -> (B,)."""
         turned = torch.stack([_rotate(g, -angle.expand(len(g))) for angle in self._angles.to(g)], dim=1)
         along = (turned[..., 0] - self.radius) / self.along
         across = turned[..., 1] / self.across
@@ -299,7 +300,7 @@ class Checkerboard(Toy):
 
     Args:
         square: side of a square.
-        splits: ``train``, ``validation``, ``test``, ``seed`` as :class:`Toy` takes them.
+        splits: ``train``, ``validation``, ``test``, ``seed``: see :class:`Toy`.
 
     Raises:
         ValueError: ``square`` is not positive, or a size or the seed is out of range.
@@ -311,7 +312,7 @@ class Checkerboard(Toy):
         self.square = square
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        number = _integers(n, 8, generator)  # a column has two dark squares, in even rows or in odd ones
+        number = _integers(n, 8, generator)  # each column has two dark squares, in even or in odd rows
         column = number // 2
         row = 2 * (number % 2) + column % 2
         corner = torch.stack([column, row], dim=1) - 2
@@ -353,7 +354,7 @@ def _direction(angle: Tensor) -> Tensor:
 
 
 def _rotate(x: Tensor, angle: Tensor) -> Tensor:
-    """Turn each point by its angle. x: (B, 2), angle: (B,) -> (B, 2)."""
+    """Rotate each point by its angle. x: (B, 2), angle: (B,) -> (B, 2)."""
     cos, sin = angle.cos(), angle.sin()
     return torch.stack([cos * x[:, 0] - sin * x[:, 1], sin * x[:, 0] + cos * x[:, 1]], dim=1)
 
@@ -362,7 +363,7 @@ def _mixture_log_prob(x: Tensor, means: Tensor, noise: float, log_weights: Tenso
     """log sum_k w_k N(x; m_k, noise^2 I), the weights equal unless given. x: (B, 2), means: (K, 2) -> (B,)."""
     if log_weights is None:
         log_weights = means.new_full((len(means),), -math.log(len(means)))
-    # In pieces, for the distances of every point to every mean are many; and from differences, for accuracy.
+    # Computed in pieces to limit memory, and from differences for accuracy.
     log_sums = [
         torch.logsumexp(log_weights - (piece[:, None] - means).square().sum(2) / (2 * noise**2), dim=1)
         for piece in x.split(4096)
@@ -371,7 +372,7 @@ def _mixture_log_prob(x: Tensor, means: Tensor, noise: float, log_weights: Tenso
 
 
 def _box(points: Tensor, noise: float) -> tuple[Tensor, Tensor]:
-    """Corners of the box outside which points with such noise have no mass to speak of."""
+    """Corners of a box that contains almost all of the mass."""
     return points.amin(0) - 9 * noise, points.amax(0) + 9 * noise
 
 

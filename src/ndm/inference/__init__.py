@@ -1,4 +1,4 @@
-"""What a trained model is asked: samples, log-likelihoods, and the paths of its reverse ODE.
+"""Inference with a trained model: samples, log-likelihoods, and the paths of its reverse ODE.
 
-The public names are those of :mod:`ndm`.
+The public names are exported by :mod:`ndm`.
 """

@@ -1,4 +1,4 @@
-"""How a flow changes volumes: its divergence, the integral of it along a path, and how far that is to be trusted."""
+"""The divergence of a flow, its integral along a path, and the error of that integral."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 __all__ = ["exact_divergence", "integral", "integral_and_error", "or_by_chance", "quadratic_forms"]
 
-#: Gregory's coefficients: of the differences of order 0, 1, ... at both ends of an integral by the trapezoidal rule.
+#: Gregory's coefficients of the differences of order 0, 1, ... at both ends of the trapezoidal rule.
 _GREGORY = (1 / 2, 1 / 12, 1 / 24, 19 / 720, 3 / 160, 863 / 60480)
 
 
@@ -24,8 +24,8 @@ def exact_divergence(f: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, 
 def quadratic_forms(f: Callable[[Tensor], Tensor], z: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
     """f(z), (B, \\*shape), and v^T (df/dz) v for each of k directions v, (k, B, \\*shape) -> (B, k).
 
-    In reverse mode: one evaluation of f serves all directions. Forward mode takes longer with every network of ours,
-    and one batched backward pass is not faster than k of them (benchmarks/likelihood.py).
+    Computed in reverse mode, with one evaluation of f for all directions. Forward mode is slower for all networks of
+    this package, and one batched backward pass is not faster than k separate ones (benchmarks/likelihood.py).
     """
     with torch.enable_grad():
         z = z.detach().requires_grad_()
@@ -38,7 +38,7 @@ def integral(values: Tensor) -> Tensor:
     """The integral over [0, 1] of values at evenly spaced points, (N + 1, B, columns) -> (columns, B).
 
     Gregory's formula: the trapezoidal rule with corrections at both ends that make it exact for polynomials of fifth
-    degree. In between all points count alike, which suits an integrand whose features may be anywhere.
+    degree. All interior points have equal weight, which suits integrands whose features may be anywhere.
     """
     n = len(values) - 1
     weights = values.new_ones(n + 1)
@@ -51,7 +51,7 @@ def integral(values: Tensor) -> Tensor:
 
 
 def integral_and_error(points: Tensor, middles: Tensor) -> tuple[Tensor, Tensor]:
-    """The integral over [0, 1], (columns, B), and how far it is from that without the middles, (columns, B).
+    """The integral over [0, 1], (columns, B), and its difference from the integral without the middles, (columns, B).
 
     Args:
         points: values at N + 1 evenly spaced points, at least 5, (N + 1, B, columns).
@@ -60,7 +60,7 @@ def integral_and_error(points: Tensor, middles: Tensor) -> tuple[Tensor, Tensor]
     values = points.repeat_interleave(2, 0)[:-1]
     values[1::2] = middles
     found = integral(values)
-    # What the points say of the middles, by cubics through four of them: the two integrals differ by these gaps.
+    # The middles interpolated by cubics through four points: the two integrals differ by these gaps.
     expected = torch.empty_like(middles)
     expected[1:-1] = (9 * (points[1:-2] + points[2:-1]) - points[:-3] - points[3:]) / 16
     expected[0] = (5 * points[0] + 15 * points[1] - 5 * points[2] + points[3]) / 16
@@ -70,8 +70,8 @@ def integral_and_error(points: Tensor, middles: Tensor) -> tuple[Tensor, Tensor]
 
 
 def or_by_chance(parts: Tensor) -> Tensor:
-    """How large the sum of so many parts would be if their signs were drawn at random, (..., n) -> (...).
+    """The size of the sum of the parts if their signs were random, (..., n) -> (...).
 
-    A sum of errors may be small because they cancel, which is no reason for trust.
+    The actual sum of errors may be small only because they cancel.
     """
     return parts.square().sum(-1).sqrt()

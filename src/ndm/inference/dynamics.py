@@ -1,24 +1,24 @@
-r"""The paths of the reverse ODE: their acceleration, a penalty on it, and what they cost.
+r"""The paths of the reverse ODE: their acceleration, a penalty on it, and their cost.
 
 Along a path of the ODE that generates data, dz/dt = f(z, t) (method, section 5), the acceleration is
 
     d/dt f(z_t, t) = df/dt + (df/dz) f.
 
-It is zero where paths are straight and run at one speed, and then one step of Euler's method is exact. Training on
-bound + weight E \|d/dt f\|^2, with z_t ~ q(z_t | x) and so without simulating a path, looks for an F and a denoiser
-with such paths (NFDM, arXiv 2404.12940, has this penalty).
+It is zero for straight paths with constant speed, for which one step of Euler's method is exact. Training on bound +
+weight E \|d/dt f\|^2 with z_t ~ q(z_t | x), which needs no simulation of paths, favours an F and a denoiser with such
+paths (this is the penalty of NFDM, arXiv 2404.12940).
 
-Straight means straight *in the model's own time t*: the same states run through on another schedule are at another
-speed, and the penalty is another one.
+Paths are straight *with respect to the model's time t*: on another schedule the same states have another speed, and the
+penalty differs.
 
 With D = z_1 - z_0 the cost of the paths has two parts,
 
     integral of E \|f\|^2 dt  =  E \|D\|^2  +  integral of E \|f - D\|^2 dt.
 
 The first is the transport cost of the pairs (z_0, z_1), at least W_2^2 of the two distributions. The second is the
-straightness of rectified flow (arXiv 2209.03003), zero for straight paths. Dynamic optimal transport is where both
-are as small as they can be, and the sum is W_2^2 (Benamou and Brenier, Numerische Mathematik 84, 2000). On a line no
-paths cross, so that the first part is W_2^2 for every model and only the second is to be won.
+straightness of rectified flow (arXiv 2209.03003), zero for straight paths. Dynamic optimal transport minimises both,
+and the sum is then W_2^2 (Benamou and Brenier, Numerische Mathematik 84, 2000). In one dimension paths do not cross, so
+the first part is W_2^2 for every model and only the second can be reduced.
 """
 
 from __future__ import annotations
@@ -44,25 +44,25 @@ __all__ = ["PathCost", "acceleration", "curvature", "ode_paths", "path_cost"]
 def acceleration(process: Process, z: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
     r"""d/dt f(z_t, t) = df/dt + (df/dz) f along the path of the reverse ODE through z at time t.
 
-    Exact, by one forward-mode derivative along (f, 1); that of ``Neural``'s dF/dgamma is nested in it. Two derivatives
-    in reverse mode would do as well, and take less time with small networks, but a loss adds a third, which PyTorch's
-    layer normalisation gets wrong (pytorch issue 175754). What ``Neural`` asks of its network, this asks of both: a
-    forward-mode derivative of every operation, and no ``nn.LayerNorm``. Fused attention is replaced by its plain form.
+    Computed exactly by one forward-mode derivative along (f, 1), with that of ``Neural``'s dF/dgamma nested in it. Two
+    reverse-mode derivatives would be faster for small networks, but a loss adds a third, which is wrong for PyTorch's
+    layer normalisation (pytorch issue 175754). Both networks must satisfy the requirements of ``Neural``: a
+    forward-mode derivative of every operation, and no ``nn.LayerNorm``. Fused attention is replaced by plain attention.
 
-    Where gradients are recorded, those of the result reach all parts of the model, and z if it asks for them.
+    If gradients are enabled, they flow to all parts of the model, and to z if it requires them.
 
     Args:
         process: the model.
         z: the state in the model's units, (B, \\*shape).
-        t: (B,), in [0, 1]. Where a schedule is clipped the ODE stands still; t = 0 and t = 1 themselves stand for the
-            first and the last time at which it moves.
+        t: (B,), in [0, 1]. The ODE is constant where the schedule is clipped; t = 0 and t = 1 mean the first and the
+            last time at which it is not.
         labels: class labels, (B,).
 
     Returns:
         (B, \\*shape), in the model's units per squared unit of t.
 
     Raises:
-        ValueError: the model has no ODE: its reverse process is direct, without a head for E[F | z].
+        ValueError: the model has no ODE, because its reverse process is direct, without a head for E[F | z].
     """
 
     z, t = as_numbers(process, z), as_numbers(process, t, "times")
@@ -71,7 +71,7 @@ def acceleration(process: Process, z: Tensor, t: Tensor, labels: Tensor | None =
         return process.drift(state, time, labels, eta=0.0)
 
     recorded = torch.is_grad_enabled()
-    # Without it SiLU's forward-mode derivative is one that has no forward-mode derivative of its own.
+    # Otherwise SiLU's forward-mode derivative cannot be differentiated again in forward mode.
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         found = jvp(velocity, (z, t), (velocity(z, t), torch.ones_like(t)))[1]
     return found if recorded else found.detach()
@@ -86,25 +86,25 @@ def curvature(
     generator: Randomness = None,
     check: bool = True,
 ) -> Tensor:
-    r"""``|d/dt f(z_t, t)|^2`` of the reverse ODE at one z_t ~ q(z_t | x) of each example: a penalty to train with.
+    r"""``|d/dt f(z_t, t)|^2`` of the reverse ODE at one z_t ~ q(z_t | x) per example: a penalty for training.
 
-    Its mean is an unbiased estimate of the integral over t of E ``|d/dt f|^2``. It says how much the ODE's paths bend
-    or change speed in t, in the model's units: a schedule's own choice of speed counts. It costs more than the bound
-    does.
+    Its mean is an unbiased estimate of the integral over t of E ``|d/dt f|^2``. It measures how much the ODE's paths
+    bend or change speed in t, in the model's units, including changes of speed due to the schedule. It is more
+    expensive than the bound.
 
     Args:
         process: the model.
         data: (B, \\*shape), as for :func:`ndm.method.bounds.bound`.
         labels: class labels, (B,).
-        times: times in [0, 1], (B,), in place of low-discrepancy random ones.
+        times: times in [0, 1], (B,); by default low-discrepancy random times.
         generator: for the times and the noise; or a :class:`~ndm._internal.random.Share` of one.
-        check: look for NaN, infinite and off-level values first.
+        check: check for NaN, infinite and off-level values.
 
     Returns:
-        (B,), with gradients where they are recorded.
+        (B,), with gradients if they are enabled.
 
     Raises:
-        ValueError: the model has no ODE, a time is outside [0, 1], or the data do not pass the check.
+        ValueError: the model has no ODE, a time is outside [0, 1], or the data are invalid.
 
     Example:
         >>> import torch, ndm
@@ -122,7 +122,7 @@ def curvature(
     labels = as_labels(process, labels, len(x), check)
     with residual_path(x.device):
         t = low_discrepancy(x.shape[0], x, generator) if times is None else times.to(x)
-        # At the very ends some schedules are infinite before they are clipped, and their derivatives undefined.
+        # At the ends some schedules are infinite before clipping, so their derivatives are undefined.
         tiny = torch.finfo(t.dtype).eps
         t = t.clamp(tiny, 1 - tiny)
         mean, sigma = process.marginal(x, t)
@@ -134,15 +134,15 @@ def curvature(
 def ode_paths(
     process: Process, z: Tensor, steps: int = 100, *, solver: str = "rk4", labels: Values | None = None
 ) -> Tensor:
-    r"""The states of the reverse ODE on the way from noise to data, in the model's units.
+    r"""The states of the reverse ODE from noise to data, in the model's units.
 
-    (:func:`ndm.sample` with ``trajectory=True`` has z / alpha, in the data's units.)
+    (:func:`ndm.sample` with ``trajectory=True`` returns z / alpha, in the data's units.)
 
     Args:
         process: the model.
         z: the states at t = 1, (B, \*shape).
-        steps: the number of steps, evenly spaced in t. Where a schedule is clipped the steps end there as well, and
-            are taken as :mod:`ndm.inference.reverse` says.
+        steps: the number of steps, evenly spaced in t. For a clipped schedule the end points of the steps are the same,
+            and the steps are those of :mod:`ndm.inference.reverse`.
         solver: ``euler``, ``midpoint``, ``heun`` or ``rk4``.
         labels: class labels, (B,).
 
@@ -150,7 +150,7 @@ def ode_paths(
         (steps + 1, B, \*shape), at t = 1, 1 - 1/steps, ..., 0.
 
     Raises:
-        ValueError: there is no such solver, fewer than one step, or the model has no ODE.
+        ValueError: the solver is unknown, ``steps`` is below one, or the model has no ODE.
     """
     if solver not in FIXED_STEP_ODE:
         raise ValueError(f"There is no fixed-step solver {solver!r}; choose one of {', '.join(FIXED_STEP_ODE)}.")
@@ -165,7 +165,7 @@ def ode_paths(
 
 @dataclass(frozen=True)
 class PathCost:
-    """What paths cost, each (B,).
+    """The cost of paths, each (B,).
 
     Attributes:
         action: the integral of ``|dz/dt|^2`` dt.
@@ -177,12 +177,12 @@ class PathCost:
 
     @property
     def straightness(self) -> Tensor:
-        """The integral of ``|dz/dt - (z_1 - z_0)|^2`` dt, (B,), the difference of the two; zero for straight paths."""
+        """The integral of ``|dz/dt - (z_1 - z_0)|^2`` dt = action - transport, (B,); zero for straight paths."""
         return self.action - self.transport
 
 
 def path_cost(states: Tensor) -> PathCost:
-    r"""The cost of paths given by their states at evenly spaced times, between which they are taken to be straight.
+    r"""The cost of paths that are linear between states at evenly spaced times.
 
     Args:
         states: (steps + 1, B, \*shape), from t = 1 to 0 or from 0 to 1.

@@ -1,20 +1,21 @@
-r"""The likelihood under the reverse ODE, a continuous normalising flow of its own (method, section 5).
+r"""The likelihood under the reverse ODE, a continuous normalising flow (method, section 5).
 
     log p(z_0) = log N(z_1; 0, I) + integral_0^1 div f(z_t, t) dt
 
 with f the ODE's drift (Chen et al., arXiv 1806.07366; Song et al., arXiv 2011.13456, appendix D.2). The divergence is
-exact, by d backward passes, or by Hutchinson's probes without bias (Grathwohl et al., arXiv 1810.01367).
+computed exactly, by d backward passes, or estimated without bias by Hutchinson's probes (Grathwohl et al., arXiv
+1810.01367).
 
-The equation is solved in gamma and not in t. F and the denoiser depend on gamma alone, so the result is that of any
-other schedule between the same end points. In t a clipped schedule would cross most of gamma in one step, and stand
-still in others.
+The equation is solved in gamma instead of t. F and the denoiser depend only on gamma, so the result is the same for all
+schedules with the same end points. In t, a clipped schedule would cover most of gamma in one step and be constant in
+others.
 
-The path does not depend on the divergence, which costs most. So the path is solved by Runge and Kutta's method in N
-equal steps, the divergence is taken at their ends and middles, and integrated by Gregory's formula. A path of N / 2
-steps, and the divergence at the ends alone, tell the error; N is doubled for the examples for which that is too large.
-What that costs, and what another implementation does, is in benchmarks/likelihood.py.
+The path does not depend on the divergence, which is the most expensive part. The path is solved by the Runge-Kutta
+method in N equal steps, and the divergence is evaluated at their ends and middles and integrated by Gregory's formula.
+The error is estimated from a path of N / 2 steps and from the divergence at the ends only; N is doubled for the
+examples whose error is too large. benchmarks/likelihood.py compares the cost with that of another implementation.
 
-The bound of :mod:`ndm.method.bounds` is the SDE's, another model of the same data; neither has to lie below the other.
+The bound of :mod:`ndm.method.bounds` is that of the SDE, a different model of the same data; either value may be lower.
 """
 
 from __future__ import annotations
@@ -41,20 +42,20 @@ __all__ = ["LogLikelihood", "log_likelihood"]
 #: Up to this many dimensions the divergence is exact by default.
 EXACT_UP_TO = 16
 
-#: Samples of dequantisation noise are taken together up to this many numbers in a batch of z.
+#: Samples of dequantisation noise are batched up to this many numbers in z.
 NUMBERS_AT_ONCE = 65536
 
-#: Nats per dimension that N / 2 steps may be away by default.
+#: The default tolerance: the difference to N / 2 steps in nats per dimension.
 TOLERANCE = 1e-2
 
-#: N, the number of steps, at first where that is the tolerance; and at most.
+#: The initial number of steps N at the default tolerance, and the largest N.
 STEPS, MOST_STEPS = 16, 768
 
-#: What the difference to half as many steps is multiplied by: where a path turns faster than the steps resolve, as
-#: beside a very narrow mode, the error has been seen to be 2.8 times that difference.
+#: Factor on the difference to half as many steps. If a path turns faster than the steps resolve, as near a very narrow
+#: mode, errors of 2.8 times that difference have been measured.
 SAFETY = 3
 
-#: A path that is not finite in so many times the first number of steps is not tried in more.
+#: A path that is not finite with this many times the initial number of steps is not tried with more.
 FINITE_WITHIN = 4
 
 #: Rounding errors of log p, in units of the precision's last place of (\|log p\| + d).
@@ -74,19 +75,19 @@ class LogLikelihood:
     """Log-likelihoods of a batch.
 
     Attributes:
-        log_prob: (B,), nats: a log-density in the data's own units, or for K-level data a lower bound on the
+        log_prob: (B,), nats: a log-density in the data's original units, or for K-level data a lower bound on the
             log-probability.
         stderr: (B,), nats: the standard error of the Monte-Carlo parts (probes, dequantisation noise), estimated from
-            their spread; 0 where nothing is random, NaN where one sample leaves no spread.
-        solver_error: (B,), nats: three times how far the result of half as many steps is away, the mean over samples
-            and probes, and what rounding may add. The error of log_prob itself is a small part of that where the steps
-            resolve the path. Infinite where log_prob is not finite.
-        nfe: how often the drift was evaluated, over all solves.
-        kind: what log_prob is, in words.
+            their spread; 0 if nothing is random, NaN if there is only one sample.
+        solver_error: (B,), nats: three times the difference to the result with half as many steps, averaged over
+            samples and probes, plus a bound on rounding errors. The actual error of log_prob is much smaller if the
+            steps resolve the path. Infinite where log_prob is not finite.
+        nfe: the number of drift evaluations over all solves.
+        kind: a description of log_prob.
         dimensions: d.
-        solved: (B,), bool: whether the solver's error is within the tolerance, for every sample. Where it is not,
-            log_prob is the best that was found, and solver_error says how good. Where the path is not finite, log_prob
-            is NaN; where it is below what the precision can hold, -inf.
+        solved: (B,), bool: whether the solver's error is within the tolerance for every sample. Otherwise log_prob is
+            the best result found, with error solver_error. log_prob is NaN if the path is not finite, and -inf if it
+            underflows.
     """
 
     log_prob: Tensor
@@ -118,34 +119,33 @@ def log_likelihood(
 ) -> LogLikelihood:
     r"""The log-likelihood of each example under the reverse ODE.
 
-    An example's answer does not depend on what else is in the batch, except through the random numbers it is given.
-    Nor does it depend on how the schedule runs between its end points. Examples that are not solved to the tolerance
-    are counted in one warning; ``solved`` of the result says which.
+    An example's result does not depend on the rest of the batch, except through its random numbers, and depends on the
+    schedule only through its end points. One warning gives the number of examples not solved to the tolerance;
+    ``solved`` of the result identifies them.
 
     Args:
         model: the model.
-        x: data in their own units, (B, \\*shape), as for ``model.bound``.
+        x: data in original units, (B, \\*shape), as for ``model.bound``.
         divergence: ``exact`` (d backward passes), ``hutchinson``, or ``auto``: exact up to 16 dimensions.
         probes: Rademacher probes for ``hutchinson``, each fixed along the path.
         dequantization: for K-level data ``uniform``, ``variational`` (the default there; z_0 from q(z_0 | x), which is
             tighter) or ``importance`` (tighter still as ``samples`` grows). For continuous data None, the density of
             x = z_0 / alpha_0 itself; ``variational`` and ``importance`` bound the density of the decoder's x instead,
-            which suits a transformation with F(x, gamma_0) far from x. Importance
-            weights are exponentials, which turn the zero-mean error of Hutchinson's probes into a bias upwards: the
-            result is then an estimate and no longer a bound, as ``kind`` says.
-        samples: how many z_0 (or dequantised x) are drawn for each example.
-        tolerance: nats: the number of steps of an example's path, which are even in gamma, is doubled until half as
-            many give a log_prob no farther away than that, or than rounding allows; up to 768. By default 0.01 a
-            dimension, from 16 steps on.
+            which suits a transformation with F(x, gamma_0) far from x. With ``importance`` and Hutchinson's probes the
+            result is an estimate biased upwards and not a bound, since importance weights are exponentials of the
+            probes' errors; ``kind`` says so.
+        samples: the number of z_0 (or dequantised x) drawn for each example.
+        tolerance: nats: the number of steps of an example's path, which are even in gamma, is doubled (up to 768) until
+            log_prob differs from that with half as many steps by at most the tolerance, or by at most the rounding
+            error. By default 0.01 per dimension, starting with 16 steps.
         labels: class labels, (B,), for a conditional denoiser.
         generator: for probes and dequantisation noise.
 
     Raises:
-        ValueError: an unknown divergence or dequantisation, one that does not fit the data, or data that do not pass
-            the model's check.
+        ValueError: the divergence or dequantisation is unknown or does not fit the data, or the data are invalid.
 
     Warns:
-        RuntimeWarning: some examples are not solved to the tolerance; the sentence says how many.
+        RuntimeWarning: some examples are not solved to the tolerance; the message says how many.
     """
     dequantization = _dequantization(model, dequantization)
     data = model.to_model(x)
@@ -161,7 +161,7 @@ def log_likelihood(
     with frozen(model), residual_path(data.device):
         if dequantization is None:
             level_0 = model.schedule(data.new_zeros(data.shape[0]))
-            # z_0 = alpha_0 x is one to one, so its density is x's but for the Jacobian.
+            # z_0 = alpha_0 x is one-to-one, so its density is that of x up to the Jacobian.
             log_p, error, solved = flow.log_prob(per_example(level_0.alpha, data) * data)
             log_p = log_p + data[0].numel() * level_0.alpha.log() + model.log_det(data)
             mean, stderr = log_p.mean(0), torch.zeros_like(log_p[0]) if exact else _spread(log_p)
@@ -181,7 +181,7 @@ def log_likelihood(
 
 
 def _missed(log_prob: Tensor, error: Tensor, solved: Tensor, tolerance: float) -> str:
-    """What is to be said of examples that are not solved."""
+    """The warning about examples that are not solved."""
     held, parts = log_prob.isfinite(), []
     if count := int((~solved & held).sum()):
         worst = error[~solved & held].max().item()
@@ -226,12 +226,12 @@ def _combine(weights: Tensor, importance: bool) -> tuple[Tensor, Tensor]:
     if not importance:
         return weights.mean(0), _spread(weights)
     log_mean = torch.logsumexp(weights, 0) - math.log(weights.shape[0])
-    # The weights over their mean have mean 1: their standard error is that of the logarithm, to first order.
+    # The weights divided by their mean have mean 1, so their standard error is that of the logarithm to first order.
     return log_mean, _spread(torch.exp(weights - log_mean))
 
 
 def _portions(samples: int, x: Tensor) -> list[int]:
-    """How many samples of every example to take at a time: as many as are small enough together to be one batch."""
+    """The numbers of samples per example to process at a time, chosen to fit in one batch."""
     most = max(1, NUMBERS_AT_ONCE // max(1, x.numel()))
     return [min(most, samples - done) for done in range(0, samples, most)]
 
@@ -264,14 +264,14 @@ def _variational(
     # z_0 = alpha_0 (x + gap)
     gap = model.transform(rows).displacement(level.gamma) + per_example(level.sigma / level.alpha, rows) * noise
     log_q = -((noise**2 + math.log(2 * math.pi)).flatten(1).sum(1) / 2 + x[0].numel() * level.sigma.log())
-    # The mean over the probes: the bounds are made of one unbiased estimate per sample.
+    # The mean over the probes: the bounds use one unbiased estimate per sample.
     log_p, error, solved = flow.log_prob(per_example(level.alpha, rows) * (rows + gap))
     log_p = log_p.mean(0) - model.decoder.nll(rows, gap, level.gamma) - log_q
     return log_p.reshape(n, -1), error.reshape(n, -1), solved.reshape(n, -1)
 
 
 class _Flow:
-    """The reverse ODE as a normalising flow; ``probes`` 0 means the exact divergence. Counts its evaluations."""
+    """The reverse ODE as a normalising flow, with a count of evaluations; ``probes=0`` is the exact divergence."""
 
     def __init__(
         self,
@@ -291,9 +291,9 @@ class _Flow:
 
     def log_prob(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """log p(z_0), (probes or 1, B), one estimate per probe, for z_0 = ``z``, (B, \\*shape); its error, (B,); and
-        whether that is within the tolerance, (B,). Where a path is not finite they are nan, infinite and false.
+        whether that is within the tolerance, (B,). For a path that is not finite they are nan, infinite and false.
 
-        The batch may be the labels' several times over, one copy after another.
+        The batch may contain several consecutive copies of the labelled batch.
         """
         labels = None if self.labels is None else tile(self.labels, z.shape[0] // self.labels.shape[0])
         probes = self._draw_probes(z)
@@ -304,25 +304,25 @@ class _Flow:
         while len(rows) and steps <= MOST_STEPS:
             labels_now = None if labels is None else labels[rows]
             found, now = self._solve(z[rows], labels_now, None if probes is None else probes[:, rows], steps)
-            closer = now < apart[rows]  # nan is not
+            closer = now < apart[rows]  # false for nan
             log_p[:, rows[closer]], apart[rows[closer]] = found[:, closer], now[closer]
             size = log_p[:, rows].abs().amax(0).nan_to_num() + z[0].numel()
             rounding[rows] = ROUNDING * torch.finfo(z.dtype).eps * size
             error = apart[rows] + rounding[rows]
             far = (error > self.tolerance) & (apart[rows] > rounding[rows])
-            # A neighbour's answer does not wait for a path that has no end.
+            # Examples with non-finite paths do not delay the others.
             rows = rows[far & (error.isfinite() if steps >= FINITE_WITHIN * first else far)]
             steps *= 2
         error = apart + rounding
         return log_p, error, error <= self.tolerance
 
     def _solve(self, z: Tensor, labels: Tensor | None, probes: Tensor | None, steps: int) -> tuple[Tensor, Tensor]:
-        """log p(z_0) in so many steps, (columns, B), and its error, (B,), by half as many; nan where not finite."""
+        """log p(z_0) in ``steps`` steps, (columns, B), and its error from half as many, (B,); nan if not finite."""
         path, coarse = self._path(z, labels, steps), self._path(z, labels, steps // 2)
         gammas, step = self._gammas(z, 2 * steps), (self.high - self.low) / steps
         whole = [self._slope_and_growth(y, g, labels, probes) for y, g in zip(path, gammas[::2], strict=True)]
         between = [
-            (y + after) / 2 + step * (slope - slope_after) / 8  # cubic, as exact as the path is
+            (y + after) / 2 + step * (slope - slope_after) / 8  # cubic interpolation, as accurate as the path
             for (y, after), ((slope, _), (slope_after, _)) in zip(pairwise(path), pairwise(whole), strict=True)
         ]
         half = [self._slope_and_growth(y, g, labels, probes) for y, g in zip(between, gammas[1::2], strict=True)]
@@ -330,9 +330,9 @@ class _Flow:
             (self.high - self.low) * torch.stack([growth for _, growth in found]) for found in (whole, half)
         )  # (steps + 1, B, columns) and (steps, B, columns)
         total, error = integral_and_error(points, middles)
-        # log N(z; 0, I) of one end less that of the other, by dimension.
+        # The difference of log N(z; 0, I) between the two end states, per dimension.
         change = ((path[-1] - coarse[-1]) * (path[-1] + coarse[-1]) / 2).flatten(1)
-        # That the two errors might cancel is no reason for trust.
+        # The two errors might cancel, so their signs are taken as random.
         apart = torch.maximum(change.sum(1).abs(), or_by_chance(change)) + error.mean(0)
         return _log_normal(path[-1]) + total, SAFETY * apart
 
@@ -352,7 +352,7 @@ class _Flow:
         return exact_divergence(drift, z) if probes is None else quadratic_forms(drift, z, probes)
 
     def _path(self, z: Tensor, labels: Tensor | None, steps: int) -> list[Tensor]:
-        """z at gamma_0, ..., gamma_1 in so many equal steps, each (B, \\*shape)."""
+        """z at gamma_0, ..., gamma_1 in ``steps`` equal steps, each (B, \\*shape)."""
 
         def drift(gamma: Tensor, y: Tensor) -> Tensor:
             self.evaluations += 1
@@ -373,7 +373,7 @@ class _Flow:
 
 
 def _first_steps(tolerance: float) -> int:
-    """N for a tolerance per dimension, even: the error falls with its sixth power, as that of the quadrature does."""
+    """The initial N (even) for a tolerance per dimension: the error decreases as N^-6, like that of the quadrature."""
     return min(max(6, 2 * round(STEPS / 2 * (TOLERANCE / tolerance) ** (1 / 6))), 96)
 
 

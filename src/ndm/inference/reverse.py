@@ -1,25 +1,25 @@
-r"""The reverse ODE and SDE of a model, solved from noise to data, whatever the schedule.
+r"""Solution of the reverse ODE and SDE of a model, from noise to data, for every schedule.
 
-Where the slope of gamma is positive and finite to the very ends, the equations are solved in the schedule's own time t.
-Where it is not, as in schedules that are clipped, dgamma/dt says nothing at the ends, and is as good as infinite next
-to them. There the steps end at the same noise levels, and no slope is used:
+If the slope of gamma is positive and finite up to both ends, the equations are solved in the schedule's time t.
+Otherwise, as for clipped schedules, dgamma/dt is zero at the ends and very large next to them. The steps then end at
+the same noise levels, but the slope is not used:
 
-* The ODE is solved on flow matching's path (Lipman et al., arXiv 2210.02747), into which that of every other schedule
-  turns by a change of clock and scale (Karras et al., arXiv 2206.00364, section 3). With
+* The ODE is solved on flow matching's path (Lipman et al., arXiv 2210.02747), which is equivalent to that of every
+  other schedule up to a change of time and scale (Karras et al., arXiv 2206.00364, section 3). With
   lambda = sigma / (alpha + sigma) = sigmoid(gamma / 2) and u = z / (alpha + sigma)
 
       du/dlambda = (u - y) / lambda,
 
-  y as in :mod:`ndm.method.process`, x_hat for the identity. With alpha = 1 - t and sigma = t that is (z - x_hat) / t
-  itself. It stays bounded, Euler's step of it is DDIM's, and every step is exact where y does not change.
-* The SDE's steps at the ends, and those for which Euler and Maruyama's would be unstable, are the exact ones for a y
-  that does not change over the step (as in Lu et al., arXiv 2211.01095, section 5):
+  y as in :mod:`ndm.method.process`, x_hat for the identity. With alpha = 1 - t and sigma = t that is (z - x_hat) / t.
+  It is bounded, its Euler step is DDIM's, and every step is exact if y is constant.
+* The SDE's steps at the ends, and those for which Euler-Maruyama steps would be unstable, are exact steps for a y that
+  is constant over the step (as in Lu et al., arXiv 2211.01095, section 5):
 
       z_s = c z_t + (alpha_s - c alpha_t) y + sigma_s sqrt(1 - e^{-eta^2 h}) noise,
       c = sigma_s / sigma_t e^{-eta^2 h / 2},  h = gamma_t - gamma_s.
 
-  Euler and Maruyama's last step would leave its noise in the sample as well.
-* Solvers that choose their own steps solve the SDE in gamma, in which its coefficients are bounded.
+  The last Euler-Maruyama step would also leave its noise in the sample.
+* Adaptive solvers solve the SDE in gamma, in which its coefficients are bounded.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from ndm.method.schedules import NoiseLevel, Schedule, per_example
 
 __all__ = ["followed_at", "ode_adaptive", "ode_states", "sde_by_torchsde", "sde_states"]
 
-#: At how many points a solver that chooses its own steps is followed.
+#: The number of returned states of an adaptive solver.
 POINTS = 100
 
 
 def followed_at(schedule: Schedule, points: int, like: Tensor) -> Tensor:
-    """The times at which a solver that chooses its own steps is followed, (points + 1,), float64, rising from 0 to 1.
+    """The times of the returned states of an adaptive solver, (points + 1,), float64, increasing from 0 to 1.
 
-    They are evenly spaced in time, or in gamma where the schedule is clipped.
+    They are evenly spaced in time, or in gamma if the schedule is clipped.
     """
     if has_slopes(schedule, like):
         return torch.linspace(0, 1, points + 1, dtype=torch.float64)
@@ -55,12 +55,12 @@ def followed_at(schedule: Schedule, points: int, like: Tensor) -> Tensor:
 def ode_states(
     process: Process, z: Tensor, grid: Tensor, solver: str, labels: Tensor | None = None
 ) -> Iterator[Tensor]:
-    r"""The states of the reverse ODE at the times of a grid but the first, by one step of a solver for each.
+    r"""The states of the reverse ODE at all times of a grid but the first, with one solver step for each.
 
     Args:
         process: the model.
         z: the state at the first time, (B, \*shape).
-        grid: (T + 1,), falling from 1 to 0.
+        grid: (T + 1,), decreasing from 1 to 0.
         solver: a key of :data:`ndm.inference.solvers.FIXED_STEP_ODE`.
         labels: class labels, (B,).
 
@@ -89,11 +89,11 @@ def ode_adaptive(
     labels: Tensor | None = None,
     points: int = 1,
 ) -> Tensor:
-    r"""The reverse ODE by adaptive steps from z at t = 1, (B, \*shape), at the end or at so many times of
-    :func:`followed_at`, without its last one: (points, B, \*shape), the end last.
+    r"""Solve the reverse ODE with adaptive steps from z at t = 1, (B, \*shape). Returns the final state, or the states
+    at ``points`` times of :func:`followed_at`, without its last one: (points, B, \*shape), the final state last.
 
     Raises:
-        RuntimeError: the solver gave up.
+        RuntimeError: the solver failed.
     """
     if has_slopes(process.schedule, z):
 
@@ -109,7 +109,7 @@ def ode_adaptive(
 
 
 class _StraightPath:
-    """The reverse ODE on flow matching's path: u = z / (alpha + sigma) by lambda = sigma / (alpha + sigma)."""
+    """The reverse ODE on flow matching's path: u = z / (alpha + sigma), lambda = sigma / (alpha + sigma)."""
 
     def __init__(self, process: Process, labels: Tensor | None) -> None:
         self.process, self.labels = process, labels
@@ -131,7 +131,7 @@ class _StraightPath:
         return (u - y) / per_example(clock, u)
 
     def _gamma(self, clock: Tensor) -> Tensor:
-        return (2 * torch.logit(clock)).clamp(self.low, self.high)  # what rounding leaves
+        return (2 * torch.logit(clock)).clamp(self.low, self.high)  # removes rounding errors
 
 
 def sde_states(
@@ -142,15 +142,15 @@ def sde_states(
     labels: Tensor | None,
     generator: torch.Generator | None,
 ) -> Iterator[Tensor]:
-    r"""The states of the reverse SDE at the times of a grid but the first, by one step for each.
+    r"""The states of the reverse SDE at all times of a grid but the first, with one step for each.
 
-    Euler and Maruyama's steps, z_s = z_t - (t - s) drift + sqrt(t - s) g noise, but for those that this module makes
-    without slopes.
+    Euler-Maruyama steps, z_s = z_t - (t - s) drift + sqrt(t - s) g noise, except those that this module takes without
+    slopes.
 
     Args:
         process: the model.
         z: the state at the first time, (B, \*shape).
-        grid: (T + 1,), falling from 1 to 0.
+        grid: (T + 1,), decreasing from 1 to 0.
         eta: the volatility; None for the model's own.
         labels: class labels, (B,).
         generator: for the noise.
@@ -163,7 +163,7 @@ def sde_states(
     clipped, last = not has_slopes(schedule, z), len(grid) - 2
     steps = zip(pairwise(grid.to(z)), pairwise(gammas.tolist()), strict=True)
     for i, ((t, s), (gamma, gamma_s)) in enumerate(steps):
-        if gamma > gamma_s:  # else the schedule stands still
+        if gamma > gamma_s:  # else the schedule is constant
             level, length = schedule(t.expand(rows)), t - s
             y, used = process.heading(z, level, labels, eta)
             pull = (level.dlog_sigma + used**2 * level.dgamma / 2) * length  # Euler's step is z (1 - pull) + ...
@@ -179,7 +179,7 @@ def sde_states(
 
 
 def _exact_step(z: Tensor, y: Tensor, eta: Tensor, level: NoiseLevel, after: NoiseLevel, noise: Tensor) -> Tensor:
-    r"""z_s, (B, \*shape), by a step of the reverse SDE over which y, (B, \*shape), stays as it is; eta (B,)."""
+    r"""z_s, (B, \*shape), after a step of the reverse SDE with constant y, (B, \*shape); eta (B,)."""
     length = level.gamma - after.gamma
     keep = after.sigma / level.sigma * torch.exp(-(eta**2) * length / 2)
     weight = -after.alpha * torch.expm1(-(1 + eta**2) * length / 2)  # alpha_s - keep alpha_t
@@ -198,9 +198,9 @@ def sde_by_torchsde(
     labels: Tensor | None,
     generator: torch.Generator | None,
 ) -> Tensor:
-    r"""The states of the reverse SDE by a solver of torchsde, (steps or 100, B, \*shape), the end last.
+    r"""The states of the reverse SDE from a torchsde solver, (steps or 100, B, \*shape), the final state last.
 
-    They stand at the times of :func:`followed_at`. See :func:`ndm.inference.solvers.solve_sde` for the arguments.
+    They are at the times of :func:`followed_at`. See :func:`ndm.inference.solvers.solve_sde` for the arguments.
     """
     schedule = process.schedule
     drift: Callable[[Tensor, Tensor], Tensor]
@@ -216,7 +216,7 @@ def sde_by_torchsde(
     else:
         low, high = schedule.end_points()
 
-        # Time is what gamma is linear in.
+        # The time variable is linear in gamma.
         def drift(t: Tensor, state: Tensor) -> Tensor:
             level = schedule.level_at(low + (high - low) * t, torch.full_like(t, high - low))
             return process.drift_at(state, level, labels, eta)

@@ -31,10 +31,10 @@ __all__ = ["METHODS", "sample", "sample_batches"]
 
 METHODS = ("ancestral", "ddim", "ode", "sde")
 
-#: In what the steps are even.
+#: The variables in which steps can be even.
 SPACINGS = ("time", "gamma")
 
-#: A bar is shown on a terminal for runs of at least this many steps.
+#: A progress bar is shown on a terminal for runs of at least this many steps.
 LONG_RUN = 50
 
 
@@ -58,53 +58,52 @@ def sample(
     progress: bool | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    r"""Draw examples from the model, in the data's own units.
+    r"""Draw samples from the model, in the data's original units.
 
     Args:
         model: the model.
-        n: how many examples, B below.
-        shape: the shape of one.
+        n: the number of samples, B below.
+        shape: the shape of one sample.
         method: ``ancestral``, ``ddim``, ``ode`` or ``sde``.
-        steps: the number of steps, any number; for ``ode`` and ``sde`` None means an adaptive solver.
-        eta: the volatility in place of the model's own; for ``ancestral``, 0 is DDIM. The reverse variance (posterior,
-            learned, predicted, calibrated for this T) belongs to the model's own volatility; with another one the noise
+        steps: the number of steps, at least 1; for ``ode`` and ``sde`` None means an adaptive solver.
+        eta: the volatility; by default the model's own. For ``ancestral``, 0 is DDIM. The reverse variance (posterior,
+            learned, predicted, calibrated for this T) applies to the model's own volatility; with another one the noise
             has the posterior's variance.
         solver: ``ode``: ``euler``, ``midpoint``, ``heun``, ``rk4`` (fixed step) or ``dopri5`` (adaptive; the default
             without steps, else ``heun``). ``sde``: ``euler-maruyama`` (default), or torchsde's ``euler`` or ``srk``.
-            Where a schedule is clipped its slope is of no use near the ends: the ODE is solved on flow matching's path
-            then, and some steps of ``euler-maruyama`` are exact ones for a fixed estimate
-            (:mod:`ndm.inference.reverse`).
+            For a clipped schedule the ODE is solved on flow matching's path, and some steps of ``euler-maruyama`` are
+            exact steps for a constant estimate (:mod:`ndm.inference.reverse`).
         rtol: relative tolerance of adaptive solvers.
         atol: absolute tolerance of adaptive solvers.
-        labels: class labels, (B,), for a conditional denoiser, 0..K-1 for its K classes; samples of no class come with
-            ``guidance=-1``.
+        labels: class labels, (B,), for a conditional denoiser, 0..K-1 for its K classes; for samples without a class
+            use ``guidance=-1``.
         guidance: the weight w of classifier-free guidance, see :class:`~ndm.method.denoisers.GuidedDenoiser`; None and
-            0 are without. It doubles the cost of a network pass.
-        generator: every random number comes from it: the same seed gives the same samples.
-        spacing: how the steps are spaced: evenly in ``time``, or evenly in ``gamma``, log(sigma^2 / alpha^2). By
-            default ancestral steps are those that the model is calibrated for, if it is for this T; else the schedule
-            says it (:attr:`ndm.Schedule.spacing`): ``gamma`` for a :class:`~ndm.LearnedSchedule` that is trained in
+            0 mean no guidance. It doubles the cost of a network pass.
+        generator: the source of all random numbers; the same seed gives the same samples.
+        spacing: the spacing of the steps: even in ``time``, or even in ``gamma`` = log(sigma^2 / alpha^2). By default,
+            ancestral steps are those of the model's calibration for this T, if there is one; otherwise the schedule
+            sets the default (:attr:`ndm.Schedule.spacing`): ``gamma`` for a :class:`~ndm.LearnedSchedule` trained in
             continuous time, ``time`` for all others. With ``time`` ancestral samples come from the model whose T-step
-            bound is ``model.bound(x, T)``, by the steps it is calibrated for if it is. With ``gamma`` a variance that
-            is calibrated for this T is left alone, since it belongs to its steps: ``model.calibrate(data, steps=T,
-            spacing="gamma")`` makes one for these. It says where the steps of the ODE's and the SDE's solvers end. In
-            what variable they are taken is another matter: in time, or, where the schedule is clipped, as
-            :mod:`ndm.inference.reverse` says.
-        trajectory: return all the states on the way as well, from noise to data.
-        progress: show a bar; by default on a terminal, for long runs.
-        dtype: the precision of the state; by default that of the model's networks, and no other where they have
+            bound is ``model.bound(x, T)``, including its calibration if there is one. With ``gamma`` a variance
+            calibrated for this T is not used, because it applies only to its own steps; ``model.calibrate(data,
+            steps=T, spacing="gamma")`` calibrates for these steps. For the ODE and SDE solvers, the spacing sets the
+            end points of the steps. The integration variable is time or, for a clipped schedule, that of
+            :mod:`ndm.inference.reverse`.
+        trajectory: also return all intermediate states, from noise to data.
+        progress: show a progress bar; by default for long runs on a terminal.
+        dtype: the precision of the state; by default that of the model's networks. It must be that one if they have
             weights.
 
     Returns:
-        (B, \\*shape); with ``trajectory`` (steps + 2, B, \\*shape): z at t = 1, ..., t = 0, and last the decoded data.
-        An adaptive solver is followed at 100 times, evenly spaced, or even in gamma where the schedule is clipped. The
-        states are those of z / alpha in the data's units.
+        (B, \\*shape); with ``trajectory`` (steps + 2, B, \\*shape): z at t = 1, ..., t = 0, and finally the decoded
+        data. For an adaptive solver there are 100 times, evenly spaced in time, or in gamma if the schedule is clipped.
+        The states are z / alpha in the data's units.
 
     Raises:
-        ValueError: an unknown method, solver or spacing, fewer than one step or example; an eta that is negative or not
-            finite, or for a method without noise; a spacing for a solver that chooses its steps itself; labels that are
-            none of the model's classes; guidance without labels, or of a network without classes; a precision that the
-            model is not in.
+        ValueError: the method, solver or spacing is unknown; ``steps`` or ``n`` is below one; eta is negative, not
+            finite, or given for a method without noise; a spacing is given for an adaptive solver; a label is not one
+            of the model's classes; guidance is given without labels or for a network without classes; or the precision
+            is not the model's.
     """
     _check(n, method, steps)
     _check_eta(eta, method)
@@ -149,28 +148,28 @@ def sample_batches(
     world_size: int = 1,
     **options: Any,
 ) -> Iterator[tuple[slice, Tensor]]:
-    r"""Draw many examples, a block at a time, in one process or shared among several.
+    r"""Draw many samples in blocks, in one process or distributed over several.
 
-    The n examples are cut into blocks of ``batch_size``, the last one maybe smaller. Block b has random numbers of its
-    own, from the seed and b, and belongs to the process b mod ``world_size``. So an example does not depend on how many
-    processes there are, and memory holds one block.
+    The n samples are split into blocks of ``batch_size``; the last one may be smaller. The random numbers of block b
+    are determined by the seed and b, and process b mod ``world_size`` draws it. Samples therefore do not depend on the
+    number of processes, and only one block is in memory.
 
     Args:
         model: the model.
-        n: how many examples in all.
-        shape: the shape of one.
-        seed: a non-negative integer; another one gives other samples, as another ``batch_size`` does.
-        batch_size: how many at a time.
-        labels: class labels, (n,), of all the examples; or a function that gives those of a slice of them.
-        rank: the number of this process, from 0; see :func:`ndm._internal.distributed.rank`.
-        world_size: how many processes there are.
-        options: for :func:`sample`: ``method``, ``steps``, ``guidance``, ...
+        n: the total number of samples.
+        shape: the shape of one sample.
+        seed: a non-negative integer. The samples depend on it and on ``batch_size``.
+        batch_size: the number of samples per block.
+        labels: class labels, (n,), of all samples; or a function that returns the labels of a slice.
+        rank: the rank of this process, from 0; see :func:`ndm._internal.distributed.rank`.
+        world_size: the number of processes.
+        options: arguments of :func:`sample`: ``method``, ``steps``, ``guidance``, ...
 
     Yields:
-        Where a block stands among the n examples, and the block: (B, \*shape).
+        The position of a block among the n samples (a slice), and the block, (B, \*shape).
 
     Raises:
-        ValueError: a number is out of its range, or the labels are not n.
+        ValueError: a number is out of range, or the number of labels is not n.
 
     Example:
         >>> import ndm
@@ -205,7 +204,7 @@ def _blocks(
 ) -> Iterator[tuple[slice, Tensor]]:
     for block in numbers:
         where = slice(block * batch_size, min(n, (block + 1) * batch_size))
-        # Drawn on the CPU, the random numbers are the same on every device.
+        # Random numbers are drawn on the CPU, so they are the same for every device.
         generator = torch.Generator().manual_seed(seed_of(seed, block))
         some = None if labels is None else labels(where)
         yield where, sample(model, where.stop - where.start, shape, labels=some, generator=generator, **options)
@@ -213,7 +212,7 @@ def _blocks(
 
 @contextmanager
 def _guided(model: Process, weight: float | None) -> Iterator[None]:
-    """The model with a guided denoiser for the time being."""
+    """Temporarily replace the model's denoiser by a guided one."""
     own = model.denoiser
     if weight:
         model.denoiser = GuidedDenoiser(own, weight)
@@ -251,16 +250,16 @@ def _check_eta(eta: float | None, method: str) -> None:
 
 
 def _chooses_steps(method: str, steps: int | None, solver: str | None) -> bool:
-    """Whether the steps are the solver's own choice."""
+    """Whether the solver is adaptive."""
     return steps is None or solver in {"ode": ("dopri5",), "sde": FIXED_STEP_SDE}.get(method, ())
 
 
 def _own_spacing(model: Process, method: str, steps: int | None, eta: float | None, solver: str | None) -> str:
-    """The spacing where nobody has said it."""
+    """The default spacing."""
     if _chooses_steps(method, steps, solver):
         return "time"
     if method == "ancestral" and eta is None and steps is not None and model.calibrated(steps):
-        return "time"  # which leaves the model its own steps
+        return "time"  # the model's own steps are used
     return model.schedule.spacing
 
 
@@ -286,7 +285,7 @@ def _finish(model: Process, kept: list[Tensor], trajectory: bool, grid: Tensor |
 
 
 def _bar(states: Iterable[Tensor], steps: int, progress: bool | None) -> Iterable[Tensor]:
-    """The states after each of so many steps, with a progress bar where it is wanted."""
+    """Yield the states after each step, with a progress bar if enabled."""
     show = (steps >= LONG_RUN and sys.stderr.isatty()) if progress is None else progress
     return tqdm(states, total=steps, desc="sampling", disable=not show, leave=False)
 
@@ -302,7 +301,7 @@ def _ancestral(
 ) -> Iterator[Tensor]:
     for i in range(steps, 0, -1):
         step = model.grid_step(torch.full((z.shape[0],), i, device=z.device), steps, z, eta, grid)
-        if grid is not None:  # not the steps that a variance for T of them would be calibrated for
+        if grid is not None:  # a variance calibrated for T does not apply to these steps
             step = replace(step, steps=None)
         kernel = model.kernel(z, step, labels, override=eta is not None)
         z = kernel.mean if eta == 0 else kernel.sample(normal_like(z, generator))
@@ -356,6 +355,6 @@ def _known(solver: str, names: Sequence[str]) -> None:
 
 
 def _falling(steps: int, grid: Tensor | None, like: Tensor) -> Tensor:
-    """The times of the steps, (T + 1,), from 1 to 0: those of the grid, or even ones."""
+    """The times of the steps, (T + 1,), from 1 to 0: those of the grid, or evenly spaced."""
     times = torch.arange(steps + 1, dtype=torch.float64) / steps if grid is None else grid
     return times.flip(0).to(like.device)

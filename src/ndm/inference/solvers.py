@@ -1,9 +1,8 @@
-r"""Numerical solvers off the shelf, behind one signature: dz/dt = drift(t, z), t (B,), z (B, \*shape).
+r"""Numerical solvers with a common signature: dz/dt = drift(t, z), t (B,), z (B, \*shape).
 
-torchdiffeq for fixed steps, torchode for adaptive steps, torchsde for stochastic equations. torchode keeps a step size
-of its own for every example, so that the answer for one does not depend on what else is in the batch; torchdiffeq's
-adaptive solvers share one step size, and a stiff neighbour changes an example's answer
-(tests/inference/test_solvers.py shows both).
+torchdiffeq is used for fixed steps, torchode for adaptive steps, and torchsde for stochastic equations. torchode uses a
+separate step size for each example, so results do not depend on the rest of the batch. torchdiffeq's adaptive solvers
+share one step size, so a stiff example changes the results of the others (see tests/inference/test_solvers.py).
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ __all__ = ["FIXED_STEP_ODE", "FIXED_STEP_SDE", "Solution", "solve_adaptive", "so
 
 Drift = Callable[[Tensor, Tensor], Tensor]
 
-#: Our names to torchdiffeq's.
+#: Solver names of this package to those of torchdiffeq.
 FIXED_STEP_ODE = {"euler": "euler", "midpoint": "midpoint", "heun": "heun2", "rk4": "rk4"}
 
 #: torchsde's solvers for Ito equations.
@@ -28,12 +27,12 @@ FIXED_STEP_SDE = ("euler", "srk")
 
 @dataclass(frozen=True)
 class Solution:
-    """What an adaptive solver found.
+    """The result of an adaptive solver.
 
     Attributes:
-        states: z at each of the points asked for, (P, B, \\*shape), the last one at the end.
-        evaluations: how often the drift was evaluated.
-        steps: how many steps each example took, (B,).
+        states: z at each of the requested times, (P, B, \\*shape), the last one at the end.
+        evaluations: the number of drift evaluations.
+        steps: the number of steps of each example, (B,).
     """
 
     states: Tensor
@@ -51,7 +50,7 @@ def solve_adaptive(
     points: int | Tensor = 1,
     max_steps: int = 10000,
 ) -> Solution:
-    """Dormand and Prince's fifth-order method, with a step size for each example.
+    """Dormand and Prince's fifth-order method, with a separate step size for each example.
 
     Args:
         drift: (t, z) -> dz/dt.
@@ -60,16 +59,16 @@ def solve_adaptive(
         stop: the last time, before or after ``start``.
         rtol: relative tolerance of one step.
         atol: absolute tolerance of one step.
-        points: at how many evenly spaced times, ``stop`` included and ``start`` not, to return the state; or these
-            times, (P,), ``stop`` last.
-        max_steps: give up after this many.
+        points: the number of evenly spaced times, including ``stop`` but not ``start``, at which to return the state;
+            or these times, (P,), ``stop`` last.
+        max_steps: the largest number of steps.
 
     Raises:
-        RuntimeError: the solver gave up; the sentence says why.
+        RuntimeError: the solver failed; the message says why.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that torch.jit.script is deprecated, about which a user can do nothing
-        import torchode  # takes a second to import, and only likelihoods and adaptive sampling need it
+        warnings.simplefilter("ignore")  # deprecation of torch.jit.script, irrelevant to users
+        import torchode  # slow to import; needed only for likelihoods and adaptive sampling
 
     shape = z.shape
     term = torchode.ODETerm(lambda t, y: drift(t, y.reshape(shape)).reshape(y.shape))
@@ -125,7 +124,7 @@ def solve_sde(
     atol: float,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """torchsde on dz = drift dt + g(t) dw, from t = 1 to 0.
+    """Solve dz = drift dt + g(t) dw from t = 1 to 0 with torchsde.
 
     Args:
         drift: (t, z) -> dz/dt.
@@ -145,7 +144,7 @@ def solve_sde(
     shape, rows = z.shape, z.shape[0]
 
     class Reverse(torch.nn.Module):
-        """The equation in tau = 1 - t, which runs forward as torchsde wants it."""
+        """The equation in tau = 1 - t, since torchsde integrates forward in time."""
 
         noise_type, sde_type = "diagonal", "ito"
 

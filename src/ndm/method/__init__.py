@@ -1,5 +1,4 @@
-"""The method: schedules, transformations, denoisers, decoders, reverse variances, and the bound of the process they
-make.
+"""Schedules, transformations, denoisers, decoders, reverse variances, the process they form, and its bound.
 
-The public names are those of :mod:`ndm`. The mathematics is in docs/method.md.
+The public names are exported by :mod:`ndm`. The mathematics is in docs/method.md.
 """

@@ -40,11 +40,11 @@ class BoundTerms:
     Attributes:
         diffusion: L_diff, an unbiased one-sample estimate.
         prior: L_prior, exact.
-        reconstruction: L_rec; exact for a Gaussian decoder, by one sample of z_0 for a discretised one. For data in
-            their own units it includes the Jacobian of the standardisation.
+        reconstruction: L_rec; exact for a Gaussian decoder, a one-sample estimate for a discretised one. For data in
+            original units it includes the Jacobian of the standardisation.
         dimensions: d, the number of dimensions of one example.
-        auxiliary: not a term of the bound: what else the model's parts are trained on (a direct denoiser's head for
-            E[F | z]); zero for most models.
+        auxiliary: an additional training loss that is not part of the bound (a direct denoiser's head for E[F | z]);
+            zero for most models.
     """
 
     diffusion: Tensor
@@ -74,13 +74,13 @@ def bound(
     generator: Randomness = None,
     check: bool = True,
 ) -> BoundTerms:
-    r"""The terms of the bound for each example, by one pass over the networks.
+    r"""Compute the terms of the bound for each example, with one pass through the networks.
 
-    In continuous time these terms do not depend, in expectation, on how the schedule runs between its end points: the
-    gradient that a :class:`~ndm.LearnedSchedule` gets for that lowers their variance instead.
+    In continuous time the expectation of these terms depends on the schedule only through its end points. A
+    :class:`~ndm.LearnedSchedule` therefore gets a gradient that lowers their variance instead.
 
-    Everything is computed in the precision and on the device of the networks' weights, whatever those of the data are,
-    and in float32 at least. Under ``torch.autocast`` the networks run in its precision and everything else in theirs.
+    Computations use the precision (at least float32) and the device of the networks' weights, not those of the data.
+    Under ``torch.autocast`` only the networks run in the autocast precision.
 
     Args:
         process: the model.
@@ -88,14 +88,14 @@ def bound(
             DataFrame or nested lists.
         steps: T; None for continuous time.
         labels: class labels, (B,), for a conditional denoiser, 0..K-1 for its K classes.
-        times: times in [0, 1) at which to evaluate, (B,), in place of low-discrepancy random ones; with
-            ``steps``, time u stands for step floor(T u) + 1.
+        times: evaluation times in [0, 1), (B,); by default low-discrepancy random times. With ``steps``, time u selects
+            step floor(T u) + 1.
         generator: for the times and the noise; or a :class:`~ndm._internal.random.Share` of one.
-        check: look at the data's shape, for NaN, infinite and off-level values, and at the labels first.
+        check: validate the data's shape, the labels, and that no value is NaN, infinite or off the decoder's levels.
 
     Raises:
-        ValueError: ``steps`` is no whole number or below 1, the times are not B or one is outside [0, 1), the data or
-            the labels do not pass the check, or the model's weights are in half precision.
+        ValueError: ``steps`` is not an integer or is below 1, the times are not B or one is outside [0, 1), the data or
+            the labels are invalid, or the model's weights are in half precision.
     """
     if steps is not None:
         check_steps(steps)
@@ -187,29 +187,29 @@ def calibrate(
     spacing: str | Tensor = "time",
     generator: Randomness = None,
 ) -> CalibratedVariance:
-    r"""The best reverse variance for T steps, from one pass over data with a trained model (method, section 3).
+    r"""Fit the best reverse variance for T steps in one pass over data with a trained model (method, section 3).
 
-    Every example of every batch is seen once at every step. For T in the hundreds, a part of the data will do. Of few
-    examples a diagonal covariance is shrunk towards an isotropic one, and a full one towards a diagonal one, as far as
-    it pays on held-out examples (:mod:`ndm.method.moments`). What more examples than n may still win is about d / 2n
-    nats a step for a diagonal covariance and d^2 / 4n for a full one at most, and much less in small steps. Which T
-    steps is a choice too: with ``spacing="optimal"`` the data are first passed over to find the best ones
+    Every example is used once at every step. For T in the hundreds, a subset of the data is enough. With few examples,
+    a diagonal covariance is shrunk towards an isotropic one, and a full one towards a diagonal one, by the amount that
+    is best on held-out examples (:mod:`ndm.method.moments`). Using more than n examples can gain at most about d / 2n
+    nats per step for a diagonal covariance and d^2 / 4n for a full one, and much less for small steps. With
+    ``spacing="optimal"`` an additional first pass over the data finds the best T steps
     (:func:`ndm.method.grids.optimal_grid`).
 
     Args:
         process: the model; it is not changed.
-        batches: tensors (B, \\*shape), or pairs of one and its class labels, as a DataLoader gives them; or one tensor.
-            In place of a tensor, a NumPy array or a DataFrame will do.
+        batches: tensors (B, \\*shape), or pairs of a tensor and its class labels, as from a DataLoader; or one tensor.
+            NumPy arrays and DataFrames are accepted as tensors.
         steps: T.
         covariance: ``isotropic``, ``diagonal`` or ``full``.
-        rank: of a full covariance; see :class:`~ndm.method.variances.CalibratedVariance`.
-        spacing: of the steps: even in ``time`` or in ``gamma`` (:meth:`ndm.Schedule.even_in_gamma`), ``optimal``, or
-            their times, (T + 1,), rising from 0 to 1.
+        rank: the rank of a full covariance; see :class:`~ndm.method.variances.CalibratedVariance`.
+        spacing: the spacing of the steps: even in ``time`` or in ``gamma`` (:meth:`ndm.Schedule.even_in_gamma`),
+            ``optimal``, or their times, (T + 1,), increasing from 0 to 1.
         generator: for the noise.
 
     Raises:
-        ValueError: there are no data, a batch does not pass the check of :func:`bound`, the spacing is none, or an
-            optimal one is asked for and the data can be passed over only once.
+        ValueError: there are no data, a batch fails the check of :func:`bound`, the spacing is unknown, or it is
+            ``optimal`` and the data can be iterated over only once.
     """
     if isinstance(spacing, str):
         if spacing not in SPACINGS:
@@ -245,7 +245,7 @@ def calibrate(
 def calibrated_variance(
     process: Process, data: Values, steps: int, covariance: str, rank: int | None = None, grid: Tensor | None = None
 ) -> CalibratedVariance:
-    """What :func:`calibrate` fits, for data like these, (B, \\*shape), not fitted yet."""
+    """The unfitted variance that :func:`calibrate` fits, for data of shape (B, \\*shape)."""
     like = process.to_model(as_tensor(data)[:1], check=False)
     times = None if grid is None else grid.double().tolist()
     return CalibratedVariance(steps, covariance, like.shape[1:], rank, times).to(like)
@@ -263,22 +263,22 @@ def error_moments(
     grid: Tensor | None = None,
     more: Moments | None = None,
 ) -> Moments:
-    r"""The second moments, at every step, of what a batch tells about the errors of the reverse process.
+    r"""The second moments of the errors of the reverse process at every step, from one batch.
 
-    Moments of several batches add up, so a calibration may be shared among processes.
+    Moments of several batches add up, so several processes can share a calibration.
 
     Args:
         process: the model; it is not changed.
         data: (B, \*shape).
         steps: T.
-        full: whether the whole matrices are wanted.
+        full: whether to keep the full matrices.
         labels: class labels, (B,).
         generator: for the noise.
-        grid: the times of the steps, (T + 1,); None for even ones, whatever the model's own are.
-        more: moments of earlier batches, which those of this one are added to.
+        grid: the times of the steps, (T + 1,); None for even ones, even if the model has its own.
+        more: moments of earlier batches, to which those of this one are added.
 
     Raises:
-        ValueError: the batch does not pass the check of :func:`bound`.
+        ValueError: the batch fails the check of :func:`bound`.
     """
     x = process.to_model(data)
     labels = as_labels(process, labels, len(x))

@@ -1,4 +1,4 @@
-"""Where the noise level moves as a schedule runs, and where it stands still."""
+"""Slopes of a schedule, and the times at which it is clipped."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def gamma_at(schedule: Schedule, times: Tensor) -> Tensor:
 
 @torch.no_grad()
 def has_slopes(schedule: Schedule, like: Tensor) -> bool:
-    """Whether d gamma / dt is positive and finite at t = 0 and t = 1, which it is not where a schedule is clipped.
+    """Whether d gamma / dt is positive and finite at t = 0 and t = 1. It is not if the schedule is clipped there.
 
     Args:
         schedule: the schedule.
@@ -26,15 +26,15 @@ def has_slopes(schedule: Schedule, like: Tensor) -> bool:
     """
     gammas, slopes = schedule.gamma(torch.tensor([0.0, 1.0], dtype=torch.float64, device=like.device))
     if gammas.isnan().any():
-        return True  # of a model that has diverged, whose samples are NaN whatever they are solved in
+        return True  # the model has diverged: its samples are NaN with any solver variable
     return bool(((slopes > 0) & slopes.isfinite()).all())
 
 
 @torch.no_grad()
 def inward(schedule: Schedule, t: Tensor) -> Tensor:
-    """The times t, (B,), with 0 and 1 replaced by the first and last time at which gamma moves.
+    """The times t, (B,), with 0 and 1 replaced by the first and last time at which gamma changes.
 
-    A clipped schedule has no slope at its very ends. What runs along it has one there, the limit from the inside.
+    A clipped schedule has zero slope at its ends. The drift there is the limit from inside the interval.
 
     Example:
         >>> import ndm
@@ -52,6 +52,6 @@ def inward(schedule: Schedule, t: Tensor) -> Tensor:
         middle = (inside + outside) / 2
         moves = schedule.gamma(middle)[1] > 0
         inside, outside = torch.where(moves, middle, inside), torch.where(moves, outside, middle)
-    # Added and not put in t's place, so that a derivative by t passes.
+    # Added instead of replaced, so that derivatives with respect to t are kept.
     shift = torch.where(still, inside - ends, torch.zeros_like(ends))
     return t + first * shift[0] + last * shift[1]

@@ -1,4 +1,4 @@
-r"""Decoders p(x | z_0): from the least noisy z back to data, continuous or with K levels (method, section 3)."""
+r"""Decoders p(x | z_0) from the least noisy z to data, continuous or with K levels (method, section 3)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Decoder", "DiscretizedDecoder", "GaussianDecoder", "WeightedDecoder"
 
 
 class Decoder(Part):
-    """Base of the decoders.
+    """Base class of decoders.
 
     Attributes:
         levels: K for K-level data, None for continuous data.
@@ -37,7 +37,7 @@ class Decoder(Part):
         """
 
     def expected_nll(self, x: Tensor, displacement: Tensor, noise: Tensor, level: NoiseLevel) -> Tensor:
-        """E[-log p(x | z_0)] over q(z_0 | x), (B,) in nats: the bound's L_rec; here by one sample of z_0.
+        """E[-log p(x | z_0)] over q(z_0 | x), (B,) in nats: the bound's L_rec; here estimated with one sample of z_0.
 
         Args:
             x: the data, (B, \\*shape).
@@ -52,12 +52,12 @@ class Decoder(Part):
         """The most likely x given z_0, (B, \\*shape)."""
 
     def check(self, x: Tensor) -> None:
-        """Raise a ValueError unless x, (B, \\*shape), is data that this decoder can give a probability to."""
+        """Raise a ValueError unless this decoder can assign a probability to x, (B, \\*shape)."""
         if not torch.isfinite(x).all():
             raise ValueError("The data contain NaN or infinite values; remove or replace them.")
 
     def encode(self, values: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """Integer data to the numbers the model works on, in the precision ``dtype`` (torch's default if None).
+        """Convert integer data to the values used by the model, in precision ``dtype`` (torch's default if None).
 
         Raises:
             ValueError: the decoder is for continuous data, or a value is not one of its levels.
@@ -79,7 +79,7 @@ class GaussianDecoder(Decoder):
         return d / 2 * (math.log(2 * math.pi) + gamma_0) + self._square(gap, gamma_0)
 
     def expected_nll(self, x: Tensor, displacement: Tensor, noise: Tensor, level: NoiseLevel) -> Tensor:
-        # The noise adds its expected square, d e^{gamma_0}, to that of the displacement.
+        # The expected square of the noise, d e^{gamma_0}, is added to that of the displacement.
         return self.nll(x, displacement, level.gamma) + x[0].numel() / 2
 
     def decode(self, z: Tensor, level: NoiseLevel) -> Tensor:
@@ -94,17 +94,17 @@ class DiscretizedDecoder(Decoder):
     """p(x | z_0), a product over dimensions of a softmax over K levels with logits -(z_0/alpha_0 - level)^2 / (2
     e^{gamma_0}).
 
-    The levels are 2 (k + 1/2) / K - 1 for k = 0..K-1: VDM, arXiv 2107.00630, equation 8 and appendix A. Of the K logits
-    those are left out that would change nothing: with Delta = 2 / K, a level m + 1 or more places from the nearest one
-    has e^{-m (m + 1) Delta^2 / (2 e^{gamma_0})} of its probability at most, which is made less than the arithmetic can
-    see. With K = 256 and float32 this leaves 3 levels at gamma_0 = -13.3, 13 at -10, 85 at -6.
+    The levels are 2 (k + 1/2) / K - 1 for k = 0..K-1: VDM, arXiv 2107.00630, equation 8 and appendix A. Logits that are
+    negligible in floating point are left out: with Delta = 2 / K, a level m + 1 or more places from the nearest one has
+    at most e^{-m (m + 1) Delta^2 / (2 e^{gamma_0})} of its probability, and m is chosen so that this is below the
+    machine precision. With K = 256 and float32 this leaves 3 levels at gamma_0 = -13.3, 13 at -10, 85 at -6.
 
-    The first derivatives by z_0 and gamma_0 are taken along with the value, so that nothing of the size of the logits
-    is kept for them; there are no second ones.
+    The first derivatives with respect to z_0 and gamma_0 are computed with the value, so the logits are not stored for
+    the backward pass. Second derivatives are not supported.
 
     Args:
         levels: K: 256 for 8-bit pixels.
-        chunk: how many times K logits are held at a time, whatever the size of the batch.
+        chunk: the number of rows of K logits in memory at a time, for any batch size.
 
     Raises:
         ValueError: there are fewer than two levels.
@@ -128,40 +128,40 @@ class DiscretizedDecoder(Decoder):
         return nll.reshape(gap.shape).flatten(1).sum(1)
 
     def _log_weights(self, like: Tensor) -> Tensor | None:
-        """Of the levels, but for a constant, (K,); None if they are equal."""
+        """The log-weights of the levels up to a constant, (K,); None if they are equal."""
         return None
 
     def _window(self, gamma_0: Tensor) -> int:
-        """How many levels, around the one nearest to z_0 / alpha_0, have a probability that can be seen."""
+        """The number of levels around the one nearest to z_0 / alpha_0 whose probability is not negligible."""
         unseen = self._spread() + math.log(self.levels / torch.finfo(gamma_0.dtype).eps)  # K of them together: eps
         squares = 2 * math.exp(gamma_0.detach().max().item()) * unseen / (2 / self.levels) ** 2
         m = math.ceil((math.sqrt(1 + 4 * squares) - 1) / 2) if math.isfinite(squares) else self.levels
         return min(2 * m + 1, self.levels)
 
     def _spread(self) -> float:
-        """By how much the logits of two levels may differ but for their distances from z_0."""
+        """The largest difference between the logits of two levels, apart from their distances from z_0."""
         return 0.0
 
     def _pieces(self, window: int, *of: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """Pieces of these, (N,) each, of which a window of logits may be held at a time."""
+        """Split the tensors, (N,) each, into pieces for which a window of logits fits in memory."""
         return zip(*(a.split(max(1, self.chunk * self.levels // window)) for a in of), strict=True)
 
     def _logits(self, own: Tensor, gap: Tensor, gamma_0: Tensor, window: int) -> _Logits:
-        """log p(level | z_0) - log p(x | z_0) of the levels near z_0 / alpha_0, but for their weights.
+        """log p(level | z_0) - log p(x | z_0) of the levels near z_0 / alpha_0, without their weights.
 
         Args:
-            own: x's own level, (N,), and z_0 / alpha_0 is ``gap``, (N,), beside it.
-            gap: as :meth:`nll` has it.
+            own: x's own level, (N,).
+            gap: z_0 / alpha_0 - x, (N,), as in :meth:`nll`.
             gamma_0: (N,).
-            window: how many levels.
+            window: the number of levels.
         """
-        # Where z_0 / alpha_0 lies, in levels; the nearest level is this rounded.
+        # The position of z_0 / alpha_0 in units of levels; rounding it gives the nearest level.
         near = torch.round(own + gap * (self.levels / 2)).clamp(0, self.levels - 1).long()
         first = (near - window // 2).clamp(0, self.levels - window)
         places = (first - own)[:, None].to(gap.dtype) + torch.arange(window, device=gap.device, dtype=gap.dtype)
-        # z_0/alpha_0 - level = gap + (x - level), and x - level is a whole number of levels; relative to x's own level
-        # the square of gap drops out: the difference of logits is -(step^2 + 2 step gap) / (2 e^{gamma_0}), with
-        # step = x - level = -2 places / K.
+        # z_0/alpha_0 - level = gap + (x - level), and x - level is a whole number of levels. Relative to x's own level
+        # the square of gap cancels: the difference of logits is -(step^2 + 2 step gap) / (2 e^{gamma_0}), where step =
+        # x - level equals -2 places / K.
         square = (2 / self.levels**2) * torch.exp(-gamma_0)
         line = (2 / self.levels) * torch.exp(-gamma_0) * gap
         values = torch.addcmul(line[:, None], places, square[:, None], value=-1).mul_(places)
@@ -199,17 +199,17 @@ class WeightedDecoder(DiscretizedDecoder):
     """:class:`DiscretizedDecoder` with a learned weight of each level: logits log w_k - (z_0/alpha_0 - level)^2 / (2
     e^{gamma_0}).
 
-    With F = x and w_k the frequency of level k this is the posterior of a pixel given its own z_0 (Bayes' rule), the
-    best that a decoder can do that looks at one dimension at a time and does not ask which; equal weights take all
-    levels for equally frequent. It makes a higher gamma_0 cheap for data that use few of their levels. The weights
-    begin equal and are trained on the bound.
+    With F = x and w_k the frequency of level k this is the posterior of a pixel given its own z_0 (Bayes' rule), which
+    is optimal for a decoder that treats all dimensions alike and separately. Equal weights assume that all levels are
+    equally frequent. The weights make a higher gamma_0 cheap for data that use few levels. They start equal and are
+    trained on the bound.
 
     Args:
         levels: K: 256 for 8-bit pixels.
-        chunk: how many times K logits are held at a time.
+        chunk: the number of rows of K logits in memory at a time.
 
     Attributes:
-        log_weights: log w_k but for a constant, (K,).
+        log_weights: log w_k up to a constant, (K,).
 
     Raises:
         ValueError: there are fewer than two levels.
@@ -242,11 +242,11 @@ class WeightedDecoder(DiscretizedDecoder):
 
 
 class _Logits(NamedTuple):
-    """Of N numbers, each with a window of levels.
+    """The logits of N numbers, each with a window of levels.
 
     Attributes:
         first: the first level of the window, (N,).
-        places: the levels, counted from the number's own one, (N, window).
+        places: the levels relative to the number's own level, (N, window).
         values: the logits, (N, window).
     """
 
@@ -261,11 +261,11 @@ def _windows(a: Tensor, window: int) -> Tensor:
 
 
 class _Categorical(torch.autograd.Function):
-    """-log p(x | z_0) of each number, (N,), with the derivatives by gap, gamma_0 and the levels' weights.
+    """-log p(x | z_0) of each number, (N,), with its derivatives with respect to gap, gamma_0 and the levels' weights.
 
-    With probabilities p of the levels, and their logits l relative to x's own level's, nll = log sum e^l and
-    d nll / d theta = sum p dl / d theta: by gap 2 / (K e^gamma_0) sum p k, k being the levels' places; by gamma_0
-    -sum p l, the weights left out of l; by a level's log-weight its p, less 1 for x's own level.
+    With probabilities p of the levels, and their logits l relative to that of x's own level, nll = log sum e^l and (d
+    nll / d theta) = sum p dl / d theta. The derivative is 2 / (K e^gamma_0) sum p k for gap, where k are the levels'
+    places; -sum p l for gamma_0, with l without the weights; and p for a level's log-weight, less 1 for x's own level.
     """
 
     @staticmethod
@@ -281,9 +281,9 @@ class _Categorical(torch.autograd.Function):
             p = _probabilities(logits, own, weights, nlls)
             by[0].copy_((p * logits.places).sum(1) * torch.exp(-gammas) * (2 / decoder.levels))
             by[1].copy_(-(p * logits.values).sum(1))
-            if len(xs) == len(x) and ctx.needs_input_grad[4]:  # it fits in one piece: lest it be made again
+            if len(xs) == len(x) and ctx.needs_input_grad[4]:  # a single piece: keep it for the backward pass
                 kept = own, logits.first, p
-            del logits, p  # before the next piece's are made
+            del logits, p  # free memory before the next piece
         inputs = (x, gap, gamma_0, weights) if ctx.needs_input_grad[4] else ()
         ctx.save_for_backward(by_gap, by_gamma_0, *inputs, *kept)
         ctx.decoder, ctx.window = decoder, window
@@ -314,7 +314,7 @@ class _Categorical(torch.autograd.Function):
 
 
 def _probabilities(logits: _Logits, own: Tensor, weights: Tensor | None, nll: Tensor | None = None) -> Tensor:
-    """p(level | z_0) of each number's window, (N, window); puts -log p(x | z_0) into ``nll``, (N,), if it is given."""
+    """p(level | z_0) of each number's window, (N, window). Writes -log p(x | z_0) to ``nll``, (N,), if given."""
     values = logits.values
     if weights is not None:
         values = values + (_windows(weights, values.shape[1])[logits.first] - weights[own][:, None])

@@ -1,9 +1,9 @@
-r"""Denoisers: from a noisy z_t and its noise level to an estimate of the data, or of what the reverse process needs.
+r"""Denoisers: estimate the data, or the combination y needed by the reverse process, from z_t and its noise level.
 
-A network knows nothing of diffusion: it is called net(z, u) with u the noise level mapped to [0, 1]. A denoiser reads
-its output in a parameterisation (v, eps or x) and, for the bound, forms the residual between the truth and the estimate
-without subtracting two nearly equal numbers (method, section 6): at gamma = -13.3 an error of one unit in the last
-place of a float32 x would otherwise be amplified by e^{-gamma} = 6e5.
+A network is called as net(z, u) with u the noise level mapped to [0, 1]. A denoiser interprets its output in a
+parameterisation (v, eps or x) and, for the bound, computes the residual between the target and the estimate without
+subtracting two nearly equal numbers (method, section 6): at gamma = -13.3 an error of one unit in the last place of a
+float32 x would otherwise be amplified by e^{-gamma} = 6e5.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a denoiser makes of z_t. Tensors are (B, \\*shape).
+    """The output of a denoiser for z_t. Tensors are (B, \\*shape).
 
     Attributes:
-        mean: x_hat; for a direct denoiser the estimate of y, the combination of F that the reverse process needs.
+        mean: x_hat; for a direct denoiser the estimate of y, the combination of F needed by the reverse process.
         residual: (target, displacement, noise) -> target - mean, where z = alpha (target + displacement) + sigma noise.
-        log_ratio: log(w / v), the predicted reverse variance over the posterior's, if the network has that head.
+        log_ratio: log(w / v), the log-ratio of predicted and posterior variance, if the network has that head.
         transformed: the estimate of F(x, gamma_t), if a direct denoiser has that head.
-        transformed_loss: (F, noise) -> (B,), the regression that trains that head.
+        transformed_loss: (F, noise) -> (B,), the regression loss of that head.
     """
 
     mean: Tensor
@@ -54,7 +54,7 @@ class Estimate:
 
 
 class _Reading:
-    """A network's output read in a parameterisation, at the noise level of one batch. Subclasses give the algebra."""
+    """A network's output interpreted in a parameterisation at the noise level of one batch."""
 
     def __init__(self, output: Tensor, z: Tensor, level: NoiseLevel) -> None:
         self.output = output
@@ -74,8 +74,8 @@ class _Reading:
 class _V(_Reading):
     r"""v = alpha noise - sigma x (Salimans and Ho, arXiv 2202.00512, appendix D), so x = (alpha z - sigma v) / n.
 
-    n = alpha^2 + sigma^2 is 1 for a variance-preserving schedule. Putting z in gives the residual
-    x - x_hat = (sigma (v_hat - v) - alpha^2 displacement) / n.
+    n = alpha^2 + sigma^2 is 1 for a variance-preserving schedule. Substituting z gives the residual x - x_hat = (sigma
+    (v_hat - v) - alpha^2 displacement) / n.
     """
 
     def mean(self) -> Tensor:
@@ -111,19 +111,19 @@ _READINGS: dict[str, type[_Reading]] = {"v": _V, "eps": _Eps, "x": _X}
 
 
 class BaseDenoiser(Part):
-    """Base of the denoisers. ``denoiser(z, level)`` is the estimate itself; :meth:`estimate` has all of it."""
+    """Base class of denoisers. ``denoiser(z, level)`` is the mean; :meth:`estimate` returns all estimates."""
 
-    #: Whether the estimate is of y, the combination of F that the reverse process needs, and not of x.
+    #: Whether the denoiser estimates y, the combination of F needed by the reverse process, instead of x.
     direct = False
 
     @abstractmethod
     def estimate(self, z: Tensor, level: NoiseLevel, labels: Tensor | None = None) -> Estimate:
-        """One pass of the network.
+        """Run the network once.
 
         Args:
             z: (B, \\*shape).
             level: the noise level of z, fields (B,).
-            labels: class labels, (B,), handed to the network; None for an unconditional one.
+            labels: class labels, (B,), passed to the network; None for an unconditional one.
         """
 
     def forward(self, z: Tensor, level: NoiseLevel, labels: Tensor | None = None) -> Tensor:
@@ -131,11 +131,11 @@ class BaseDenoiser(Part):
         return self.estimate(z, level, labels).mean
 
     def set_gamma_range(self, gamma_min: float, gamma_max: float) -> None:
-        """Tell the denoiser the schedule's end points; one that has no use for them ignores the call."""
+        """Set the schedule's end points. Denoisers that do not need them ignore the call."""
 
 
 class _NetworkDenoiser(GammaRange, BaseDenoiser):
-    """A network, a parameterisation, and the noise level mapped to [0, 1] for the network."""
+    """A denoiser with a network, a parameterisation, and a noise level mapped to [0, 1]."""
 
     def __init__(
         self,
@@ -155,7 +155,7 @@ class _NetworkDenoiser(GammaRange, BaseDenoiser):
         self._take_range(gamma_range)
 
     def _heads(self, z: Tensor, level: NoiseLevel, labels: Tensor | None, allowed: tuple[int, ...]) -> list[Tensor]:
-        """The network's output cut into heads, each (B, \\*shape), in the precision of z."""
+        """The network's output split into heads, each (B, \\*shape), in the precision of z."""
         u = unit_interval(level.gamma, self.gamma_range)
         output = run_network(self.net, z, u, **({} if labels is None else {"labels": labels}))
         heads = output.shape[1] // z.shape[1]
@@ -177,15 +177,15 @@ class Denoiser(_NetworkDenoiser):
 
     Args:
         net: called as net(z, u), z (B, \\*shape), u (B,) in [0, 1]; with class labels as net(z, u, labels=labels). It
-            returns (B, \\*shape), or twice the channels: the second half is then log(w / v), the reverse variance per
-            example and dimension over the posterior's, used with ``reverse_variance="predicted"``.
+            returns (B, \\*shape), or twice the channels: the second half is then log(w / v), the log-ratio of reverse
+            and posterior variance per example and dimension, used with ``reverse_variance="predicted"``.
         parameterization: what the network predicts: ``v`` (Salimans and Ho, arXiv 2202.00512), ``eps`` (DDPM) or ``x``.
-        gamma_range: the noise levels that become u = 0 and u = 1; by default the end points of the schedule of the
-            first model that the denoiser is put into.
-        base: what the network's output is added to; null for nothing.
+        gamma_range: the noise levels mapped to u = 0 and u = 1; by default the end points of the schedule of the first
+            model that uses the denoiser.
+        base: a module whose output is added to the network's; None for no base.
 
     Raises:
-        ValueError: there is no such parameterisation, the range is empty, or the network returns another shape.
+        ValueError: the parameterisation is unknown, the range is empty, or the network returns another shape.
     """
 
     def __init__(
@@ -203,8 +203,8 @@ class Denoiser(_NetworkDenoiser):
         return Estimate(mean=reading.mean(), residual=reading.residual, log_ratio=heads[1] if len(heads) == 2 else None)
 
 
-#: Of the regression that trains the head for E[F | z]. That head's own weights have no other gradient, and Adam divides
-#: it by its size, so that they learn as fast at any weight; what they share with the bound is left to it.
+#: The weight of the regression loss of the head for E[F | z]. The head's own weights have no other gradient, and Adam
+#: normalises it, so they learn equally fast at any weight. The shared weights are trained mainly by the bound.
 AUXILIARY_WEIGHT = 1e-3
 
 
@@ -212,19 +212,19 @@ class DirectDenoiser(_NetworkDenoiser):
     """A direct reverse process (DiffEnc, arXiv 2310.19789, section 4): the network predicts y, and F(x_hat) is not
     needed.
 
-    y is the combination of F that the reverse process needs, F - dF/dgamma in continuous time with eta = 1. The
-    network's output is read as if the target were F(x, gamma_t), which differs from y by the slope of F alone.
+    y is the combination of F needed by the reverse process, F - dF/dgamma in continuous time with eta = 1. The
+    network's output is interpreted as if the target were F(x, gamma_t), which differs from y by the slope of F alone.
 
-    Such a model has an SDE but, of itself, no ODE: that needs F as well. With ``ode=True`` the network has one more
-    head, after the others, for E[F | z]. It is trained by a regression of its own (``BoundTerms.auxiliary``), whose
-    value is no part of the bound. Its gradient reaches what the heads share, and F through z; so it is weighed by
-    a thousandth, with which an optimiser that divides gradients by their size, such as Adam, trains the
-    head all the same and hardly sees it elsewhere.
+    Such a model has an SDE but no ODE, which also needs F. With ``ode=True`` the network has an additional last head
+    for E[F | z]. It is trained by a separate regression loss (``BoundTerms.auxiliary``), which is not part of the
+    bound. Its gradient also reaches the weights shared by the heads, and F through z. The loss is therefore weighted by
+    1/1000: an optimiser that normalises gradients, such as Adam, still trains the head, and the effect on other weights
+    is small.
 
     Args:
         net: as for :class:`Denoiser`; one more head with ``ode``.
         parameterization: ``v``, ``eps`` or ``x``.
-        gamma_range: as for :class:`Denoiser`.
+        gamma_range: see :class:`Denoiser`.
         ode: whether the network has the head for E[F | z].
         base: as for :class:`Denoiser`; both estimates start from it.
 
@@ -253,7 +253,7 @@ class DirectDenoiser(_NetworkDenoiser):
         def transformed_loss(transformed: Tensor, noise: Tensor) -> Tensor:
             assert last is not None
             gap = last.residual(transformed.detach(), torch.zeros_like(noise), noise)
-            # In units of sigma / alpha the regression weighs all noise levels alike, as DDPM's simple loss does.
+            # In units of sigma / alpha all noise levels have equal weight, as in DDPM's simple loss.
             return AUXILIARY_WEIGHT * ((gap * last.alpha / last.sigma) ** 2).flatten(1).sum(1) / 2
 
         return Estimate(
@@ -266,7 +266,7 @@ class DirectDenoiser(_NetworkDenoiser):
 
 
 class BareDenoiser(BaseDenoiser):
-    """Any module called as denoiser(z, level) -> x_hat, (B, \\*shape): an exact posterior mean, say.
+    """Any module called as denoiser(z, level) -> x_hat, (B, \\*shape), for example an exact posterior mean.
 
     Args:
         module: the module. With class labels it is called as module(z, level, labels=labels).
@@ -289,21 +289,20 @@ def as_denoiser(module: nn.Module) -> BaseDenoiser:
 class GuidedDenoiser(BaseDenoiser):
     """Classifier-free guidance (Ho and Salimans, arXiv 2207.12598, equation 6), for sampling with class labels.
 
-    x_hat = (1 + w) x_hat(z, label) - w x_hat(z, no class). So w = 0 is the conditional model itself and w = -1 the
-    unconditional one; papers that count from there call 1 + w the guidance scale. x, v and eps are the same up to maps
-    that are affine given z, so it is one guidance in all parameterisations. Of a direct denoiser y and, where it has
-    that head, the estimate of F are guided alike, so that its SDE and its ODE are. The reverse variance is that of
-    the conditional estimate.
+    x_hat = (1 + w) x_hat(z, label) - w x_hat(z, no class). w = 0 is the conditional model and w = -1 the unconditional
+    one; some papers call 1 + w the guidance scale. Guidance is the same in all parameterisations, because x, v and eps
+    are affine functions of each other given z. For a direct denoiser it applies to y and, if there is such a head, to
+    the estimate of F, hence to both the SDE and the ODE. The reverse variance is that of the conditional estimate.
 
-    A guided model is a sampler and no longer the model that was trained: it has no bound.
+    A guided model is only a sampler: it has no bound.
 
     Args:
-        denoiser: one whose network takes labels, and takes the label K for "no class".
+        denoiser: a denoiser whose network accepts labels, with label K for "no class".
         weight: w.
-        classes: K; by default what the denoiser's network says.
+        classes: K; by default that of the denoiser's network.
 
     Raises:
-        ValueError: the weight is not finite, or nobody says what K is.
+        ValueError: the weight is not finite, or K is unknown.
     """
 
     def __init__(self, denoiser: BaseDenoiser, weight: float, classes: int | None = None) -> None:

@@ -1,17 +1,17 @@
-r"""Which T steps: the grid of times whose T-step bound is lowest, for a trained model.
+r"""The grid of T steps with the lowest bound for a trained model.
 
 A model trained in continuous time can be run in any T steps t_0 = 0 < t_1 < ... < t_T = 1, and its diffusion term is a
-sum of one cost for each step, from t down to s. With the best reverse variance a step costs
+sum of step costs. With the best reverse variance the step from t down to s costs
 
     c(s, t) = 1/2 sum_k log(1 + E[e_k^2]),    e = (true mean - predicted mean) / sqrt(v)
 
-(method, section 3), or d/2 log(1 + E[||e||^2] / d) if the variance is isotropic. So the best of all grids with points
-among M + 1 candidates is a shortest path, found exactly by dynamic programming: Watson, Ho, Norouzi and Chan, *Learning
+(method, section 3), or d/2 log(1 + E[||e||^2] / d) if the variance is isotropic. The best grid with points among M + 1
+candidates is therefore a shortest path, found exactly by dynamic programming: Watson, Ho, Norouzi and Chan, *Learning
 to Efficiently Sample from Diffusion Probabilistic Models*, arXiv 2106.03802, who use the posterior's variance.
 
-The denoiser's network is asked once for each candidate. For each pair of them the curve of x is looked at, and where
-the reverse process needs F(x_hat) a curve of x_hat is made, so that an F with a large network makes the search dear.
-Whatever grid is taken, the bound is one: only how tight it is depends on the choice, and the data it was made from.
+The denoiser's network is evaluated once per candidate. The curve of x is evaluated for each pair of candidates, and so
+is a curve of x_hat if the reverse process needs F(x_hat). The search is therefore slow if F has a large network.
+The bound is valid for every grid. Its tightness depends on the grid, and so on the data the grid was fitted to.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from ndm.method.variances import check_calibration
 __all__ = ["SPACINGS", "cheapest_path", "even_grid", "gamma_grid", "grid_from", "optimal_grid", "pair_moments"]
 
 
-#: The steps that can be asked for by name: even in time, even in gamma (:meth:`ndm.Schedule.even_in_gamma`), the best.
+#: The named spacings: even in time, even in gamma (:meth:`ndm.Schedule.even_in_gamma`), and the best steps.
 SPACINGS = ("time", "gamma", "optimal")
 
 
@@ -50,22 +50,22 @@ def gamma_grid(process: Process, steps: int) -> Tensor:
     :meth:`ndm.Schedule.even_in_gamma`.
     """
     times = process.schedule.even_in_gamma(steps)
-    times[0], times[-1] = 0, 1  # the noise levels at the ends are the same all the same
+    times[0], times[-1] = 0, 1  # the noise levels at the ends do not change
     return times
 
 
 def candidates_for(steps: int) -> int:
-    """How many steps of an even grid the points of a grid of T steps are chosen from, where it is not said."""
+    """The default number of steps of the even grid from which a grid of T steps is chosen."""
     return max(40, 2 * steps)
 
 
 def labelled(batches: Any) -> Iterator[tuple[Tensor, Values | None]]:
-    """Data (B, \\*shape) and labels (B,) or None, of tensors, of pairs as a DataLoader gives them, or of one tensor.
+    """Yield data (B, \\*shape) and labels (B,) or None from tensors, from (data, labels) pairs, or from one tensor.
 
-    An array or a DataFrame will do in place of a tensor.
+    NumPy arrays and DataFrames are accepted as tensors.
 
     Raises:
-        ValueError: it is neither data nor what gives batches of them.
+        ValueError: the argument is neither data nor an iterable of batches.
     """
     if isinstance(batches, (Tensor, np.ndarray)) or hasattr(batches, "to_numpy"):
         batches = [batches]
@@ -94,19 +94,19 @@ def optimal_grid(
 
     Args:
         process: the model; it is not changed.
-        batches: tensors (B, \*shape), or pairs of one and its class labels, as a DataLoader gives them; or one tensor.
-            A few hundred examples will do.
+        batches: tensors (B, \*shape), or pairs of a tensor and its class labels, as from a DataLoader; or one tensor. A
+            few hundred examples are enough.
         steps: T.
-        covariance: what the variance will be: ``isotropic``, ``diagonal``, or ``full``, which is taken for diagonal.
-        candidates: M: the times are chosen among i / M; by default 40, or 2 T where that is more. M (M + 1) / 2 pairs
-            are looked at.
+        covariance: the form of the variance: ``isotropic``, ``diagonal``, or ``full``, which is treated as diagonal.
+        candidates: M: the times are chosen among i / M; by default max(40, 2 T). M (M + 1) / 2 pairs are evaluated.
         generator: for the noise.
 
     Returns:
-        (T + 1,), float64, rising from 0 to 1: a ``spacing`` of :meth:`ndm.NDM.calibrate`.
+        (T + 1,), float64, increasing from 0 to 1: a ``spacing`` for :meth:`ndm.NDM.calibrate`.
 
     Raises:
-        ValueError: there are no data, there is no such covariance, fewer than one step, or fewer candidates than steps.
+        ValueError: there are no data, the covariance is unknown, ``steps`` is below one, or there are fewer candidates
+            than steps.
     """
     number = candidates_for(steps) if candidates is None else candidates
     check_calibration(steps, covariance)
@@ -133,21 +133,21 @@ def pair_moments(
 ) -> Moments:
     r"""The second moments of the reverse process's errors e for steps between all pairs of candidates.
 
-    Moments of several batches add up, so the work may be shared among processes.
+    Moments of several batches add up, so several processes can share the work.
 
     Args:
         process: the model; it is not changed.
         data: (B, \*shape).
         candidates: M.
-        covariance: ``isotropic`` keeps the mean over the dimensions alone.
+        covariance: ``isotropic`` keeps only the mean over the dimensions.
         labels: class labels, (B,).
         generator: for the noise.
 
     Returns:
-        Moments of M (M + 1) / 2 steps, all s of one t together, and d dimensions, or one.
+        Moments of M (M + 1) / 2 steps, ordered by t and then s, with d dimensions (one if isotropic).
 
     Raises:
-        ValueError: the batch does not pass the check of :func:`ndm.method.bounds.bound`.
+        ValueError: the batch fails the check of :func:`ndm.method.bounds.bound`.
     """
     x = process.to_model(data)
     labels = as_labels(process, labels, len(x))
@@ -158,14 +158,14 @@ def pair_moments(
         times = even_grid(candidates, x)
         for pair, (i, j) in enumerate(_pairs(candidates)):
             step = process.step(times[i].expand(len(x)), times[j].expand(len(x)), index, None)
-            if i == 0:  # a new t: the network is asked once for all s
+            if i == 0:  # a new t: evaluate the network once for all s
                 noise = normal_like(x, generator)
                 z = per_example(step.t.alpha, x) * curve(step.t.gamma) + per_example(step.t.sigma, x) * noise
                 estimate = process.denoiser.estimate(z, step.t, labels)
             at = DiscreteStep(step)
             gap = process.mismatch(at.path_value(curve), noise, x, estimate, at)
             e = (per_example(step.scale, gap) * gap).flatten(1)
-            # Moments squares what it is given: the root of the mean square stands for all dimensions.
+            # Moments squares its input, so the root mean square represents all dimensions.
             moments.add(pair, e.square().mean(1, keepdim=True).sqrt() if isotropic else e)
     return moments
 
@@ -174,11 +174,11 @@ def grid_from(moments: Moments, dimensions: int, candidates: int, steps: int, co
     """The best grid of T steps, (T + 1,), float64, from the moments of all pairs of M candidates.
 
     Args:
-        moments: of :func:`pair_moments`.
+        moments: the moments from :func:`pair_moments`.
         dimensions: d, of one example.
         candidates: M.
         steps: T.
-        covariance: as it was for the moments.
+        covariance: the same as for the moments.
     """
     log_ratio = torch.log1p(moments.squares())
     cost = dimensions * log_ratio[:, 0] if covariance == "isotropic" else log_ratio.sum(1)
@@ -192,7 +192,7 @@ def cheapest_path(costs: Tensor, steps: int) -> list[int]:
     """The path 0 = i_0 < i_1 < ... < i_T = M with the least sum of costs[i_k, i_{k+1}], by dynamic programming.
 
     Args:
-        costs: (M + 1, M + 1), of going from the row to the column; infinite where there is no way.
+        costs: (M + 1, M + 1), from the row to the column; infinite where there is no edge.
         steps: T, at most M.
 
     Example:
@@ -200,7 +200,7 @@ def cheapest_path(costs: Tensor, steps: int) -> list[int]:
         >>> cheapest_path(costs, 2), cheapest_path(costs, 3)
         ([0, 2, 3], [0, 1, 2, 3])
     """
-    reached = torch.full((len(costs),), math.inf, dtype=torch.float64)  # the least cost of being there after n steps
+    reached = torch.full((len(costs),), math.inf, dtype=torch.float64)  # the lowest cost to reach each point in n steps
     reached[0] = 0.0
     came_from = []
     for _ in range(steps):
@@ -213,5 +213,5 @@ def cheapest_path(costs: Tensor, steps: int) -> list[int]:
 
 
 def _pairs(candidates: int) -> Iterator[tuple[int, int]]:
-    """The numbers (i, j) of s and t, i < j, all s of one t together."""
+    """The indices (i, j) of s and t, i < j, ordered by t and then s."""
     return ((i, j) for j in range(1, candidates + 1) for i in range(j))

@@ -1,4 +1,4 @@
-r"""The exact denoiser of data that are a Gaussian mixture, for a network to start from.
+r"""The exact denoiser for a Gaussian mixture, as a starting point for a network.
 
 For x ~ sum_k pi_k N(mu_k, S_k) and z = alpha x + sigma noise (method, section 2, F = x), with
 S_k = U_k diag(lambda_k) U_k^T,
@@ -8,7 +8,7 @@ S_k = U_k diag(lambda_k) U_k^T,
     E[x | z]     = sum_k p(k | z) [ mu_k + alpha S_k (alpha^2 S_k + sigma^2 I)^{-1} (z - alpha mu_k) ]
 
 which is linear regression within each component (Bishop, Pattern Recognition and Machine Learning, equation 2.116). v
-and the noise are formed without a difference of nearly equal numbers, at every noise level.
+and the noise are computed without cancellation at every noise level.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ __all__ = ["MixtureBase"]
 
 
 class MixtureBase(Part):
-    """What a denoiser's network adds to: the exact estimate for a Gaussian mixture.
+    """The exact estimate for a Gaussian mixture, to which a denoiser's network is added.
 
-    With a network that starts from zero, as those of :mod:`ndm.networks` do, a model begins as the mixture: its bound
-    is the mixture's -log p, up to the schedule's end points. Training then corrects what is not Gaussian, which a table
-    of a few hundred rows may have too little of to be learned from nothing. It is for ``Denoiser(base=...)``.
+    Use it as ``Denoiser(base=...)``. With a network whose initial output is zero, such as those of :mod:`ndm.networks`,
+    the initial model is the mixture: its bound is the mixture's -log p, up to the schedule's end points. Training then
+    corrects for what is not Gaussian. This helps for small data sets, such as tables of a few hundred rows.
 
     Args:
         features: d, the number of dimensions of an example.
@@ -61,7 +61,7 @@ class MixtureBase(Part):
     def set(
         self, weights: Tensor | np.ndarray, means: Tensor | np.ndarray, covariances: Tensor | np.ndarray
     ) -> MixtureBase:
-        """Take a mixture over, in the coordinates of the diffusion: those of standardised data.
+        """Set the mixture, in the coordinates of the diffusion (standardised data).
 
         Args:
             weights: pi, (K,).

@@ -1,7 +1,7 @@
-"""What every building block shares: it remembers how it was built, so that it can be saved and built again.
+"""The base class of all components: it records its constructor arguments, so that it can be saved and rebuilt.
 
-A model is a tree of parts. Its configuration is the tree of their classes and constructor arguments, in the notation
-that jsonargparse reads (``class_path`` and ``init_args``), so that a saved model and a configuration file look alike.
+A model is a tree of parts. Its configuration is the tree of their classes and constructor arguments, in jsonargparse's
+format (``class_path`` and ``init_args``), which configuration files use too.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ __all__ = ["Part", "class_path", "current_path", "from_config"]
 class Part(nn.Module):
     """An ``nn.Module`` that records the arguments of its constructor.
 
-    Subclasses write an ordinary ``__init__``. An argument that is itself a module must be kept under its own name
-    (``self.net = net``): the configuration then describes the module that is there now. So it does with a number or
-    a word that is kept under its own name and has been changed.
+    Subclasses write an ordinary ``__init__``. An argument that is a module must be stored under its own name
+    (``self.net = net``): the configuration then describes the current module. Numbers and strings stored under their
+    own name are also read at their current value.
 
     Example:
         >>> import ndm
@@ -36,8 +36,8 @@ class Part(nn.Module):
         {'class_path': 'ndm.LinearSchedule', 'init_args': {'gamma_min': -10.0, 'gamma_max': 5.0}}
     """
 
-    _arguments: Mapping[str, Any] = MappingProxyType({})  # of a class without a constructor of its own
-    _kept: Mapping[str, Any] = MappingProxyType({})  # what the constructor left under the arguments' names
+    _arguments: Mapping[str, Any] = MappingProxyType({})  # for a class without its own constructor
+    _kept: Mapping[str, Any] = MappingProxyType({})  # the attributes set by the constructor under the arguments' names
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -48,7 +48,7 @@ class Part(nn.Module):
 
         @functools.wraps(init)
         def recording_init(self: Part, *args: Any, **kwargs: Any) -> None:
-            outermost = "_arguments" not in self.__dict__  # it is the one the caller wrote
+            outermost = "_arguments" not in self.__dict__  # it is the constructor of the class itself
             if outermost:
                 bound = signature.bind(self, *args, **kwargs)
                 bound.apply_defaults()
@@ -64,10 +64,10 @@ class Part(nn.Module):
         cls.__init__ = recording_init  # type: ignore[method-assign, assignment]
 
     def config(self) -> dict[str, Any]:
-        """The part's class and constructor arguments, nested, made of JSON's types only.
+        """The part's class and constructor arguments as nested JSON types.
 
         Raises:
-            TypeError: an argument cannot be written down (a function, say, or a module that is not a ``Part``).
+            TypeError: an argument cannot be represented (for example a function, or a module that is not a ``Part``).
         """
         arguments = {k: self._argument_now(k, v) for k, v in self._arguments.items()}
         return {
@@ -76,36 +76,36 @@ class Part(nn.Module):
         }
 
     def _argument_now(self, name: str, recorded: Any) -> Any:
-        """The argument that would build the part as it stands: it may have been replaced since."""
+        """The argument that would build the current part, which may have changed since construction."""
         now, then = getattr(self, name, None), self._kept.get(name, _MODULE)
         if recorded is _MODULE or isinstance(now, Part):
             return now
-        if then is _MODULE or not isinstance(now, (*_PLAIN, nn.Module)):  # nothing that would tell a change
+        if then is _MODULE or not isinstance(now, (*_PLAIN, nn.Module)):  # a change cannot be detected
             return recorded
-        # A constructor may keep something else than it was given, say a layer made of a rate, under the same name.
+        # A constructor may store another object under the same name, for example a layer built from a rate.
         return recorded if type(_trace(now)) is type(then) and _trace(now) == then else now
 
 
-#: What a configuration holds as it is.
+#: The types that a configuration stores unchanged.
 _PLAIN = (type(None), bool, int, float, str)
 
 
 def _recorded(argument: Any) -> Any:
-    """An argument as it is kept: modules are looked up again, and lists may be changed by whoever gave them."""
+    """An argument as it is recorded: modules as a placeholder, lists as copies, since the caller may change them."""
     if isinstance(argument, nn.Module):
         return _MODULE
     return copy.deepcopy(argument) if isinstance(argument, (list, dict)) else argument
 
 
 def _trace(value: Any) -> Any:
-    """What tells later whether an attribute was changed: a plain value itself, a module's class; else nothing."""
+    """What is needed to detect a later change of an attribute: a plain value, or a module's class; else nothing."""
     if isinstance(value, nn.Module):
         return type(value)
     return value if isinstance(value, _PLAIN) else _MODULE
 
 
 class _Module:
-    """Stands in a part's record for an argument that is a module."""
+    """A placeholder for an argument that is a module."""
 
     def __repr__(self) -> str:
         return "<module>"
@@ -137,15 +137,15 @@ def _plain(value: Any, where: str) -> Any:
     )
 
 
-#: Packages whose public classes a configuration names by them, in whichever file below they are.
+#: Packages whose public classes are named by the package in a configuration, not by the defining file.
 _PUBLIC = ("ndm", "ndm.networks")
 
-#: Modules of earlier versions, which configurations may still name; they are in ndm.method.
+#: Module names of earlier versions that configurations may contain; these modules are now in ndm.method.
 _MOVED = ("decoders", "denoisers", "mixture", "process", "schedules", "transforms", "variances")
 
 
 def class_path(cls: type) -> str:
-    """The dotted path that a configuration names a class by: that of the package that exports it, or else its own."""
+    """The dotted path of a class in a configuration: that of the package that exports it, or else its own."""
     for package in _PUBLIC if cls.__module__.startswith("ndm.") else ():
         if getattr(importlib.import_module(package), cls.__qualname__, None) is cls:
             return f"{package}.{cls.__qualname__}"
@@ -153,7 +153,7 @@ def class_path(cls: type) -> str:
 
 
 def current_path(path: str) -> str:
-    """The path of the class that had another path in an earlier version; any other path as it is.
+    """The current path of a class that had another path in an earlier version; other paths are unchanged.
 
     Example:
         >>> current_path("ndm.transforms.learned.Separable"), current_path("mine.Separable")
@@ -167,12 +167,12 @@ def current_path(path: str) -> str:
 
 
 def from_config(config: Mapping[str, Any] | None, allow: Iterable[type[nn.Module] | str] = ()) -> nn.Module:
-    """Build the tree of parts that a configuration describes. Nothing but constructors of parts is ever called.
+    """Build the tree of parts that a configuration describes. Only constructors of parts are called.
 
     Args:
         config: as returned by :meth:`Part.config`.
         allow: the caller's own classes that a configuration may name besides those of ``ndm``, or the names of modules
-            with such classes, which are imported where one is named.
+            with such classes, which are imported when needed.
 
     Raises:
         ValueError: the configuration names a class that is neither a part of ``ndm`` nor among ``allow``, or gives a
@@ -203,7 +203,7 @@ def from_config(config: Mapping[str, Any] | None, allow: Iterable[type[nn.Module
                 return cls(**arguments)
             except (ValueError, OSError, ImportError, MemoryError):
                 raise
-            except Exception as error:  # a wrong number breaks a constructor in many ways
+            except Exception as error:  # a constructor may raise anything for an invalid value
                 reason = " ".join(str(error).split()) or type(error).__name__
                 raise ValueError(f"The configuration does not fit {path}: {reason}.") from error
         if isinstance(value, Mapping):
@@ -218,10 +218,10 @@ def from_config(config: Mapping[str, Any] | None, allow: Iterable[type[nn.Module
 
 
 def _require_fitting(cls: type, arguments: Mapping[str, Any], path: str) -> None:
-    """Refuse arguments of another type than the constructor says: in a file anything may stand anywhere."""
+    """Raise an error for arguments whose type does not match the constructor's annotations."""
     try:
         hints = typing.get_type_hints(cls.__init__)  # type: ignore[misc]
-    except (NameError, TypeError):  # what is written there has no value here
+    except (NameError, TypeError):  # the annotations cannot be evaluated here
         return
     for name, value in arguments.items():
         if name in hints and not _fits(value, hints[name]):
@@ -232,7 +232,7 @@ def _require_fitting(cls: type, arguments: Mapping[str, Any], path: str) -> None
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value may be of the type of a hint; of what is not understood here, it may."""
+    """Whether a value matches a type hint; true for unsupported hints."""
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, one) for one in typing.get_args(hint))
@@ -255,7 +255,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _named_class(path: Any, modules: Sequence[str]) -> type[nn.Module]:
-    """The class of a path in ndm or in one of the modules; nothing else is imported."""
+    """The class at a path in ndm or in one of the modules. Nothing else is imported."""
     refusal = ValueError(
         f"The configuration names {path!r:.200}, which is not a part of ndm. "
         "If it is your own class and you trust the file, pass it: from_pretrained(path, allow=[YourClass]), or --allow "

@@ -1,13 +1,13 @@
-r"""The forward and the reverse process of the parts: schedule, transformation, denoiser, decoder, variance, volatility.
+r"""The forward and reverse process formed by schedule, transformation, denoiser, decoder, variance and volatility.
 
 Forward (method, section 2; NDM, arXiv 2310.08337, section 3):
 
     q(z_t | x)      = N( alpha_t F(x, t), sigma_t^2 I )
     q(z_s | z_t, x) = N( c z_t + alpha_s gain y, v I ),     y = F(x, t) + slope
 
-Everything the reverse process has to know of x is the one combination y. Over a step slope = (F(x, s) - F(x, t)) /
-gain; when the step shrinks it tends to -2 / (1 + eta^2) dF/dgamma, and the same formulas hold in continuous time. So
-the reverse process is an estimate of y: F(x_hat, t) + slope(x_hat) as in the paper, or a network's own (DiffEnc, arXiv
+The reverse process depends on x only through y. For a step, slope = (F(x, s) - F(x, t)) / gain. As the step tends to
+zero, slope tends to -2 / (1 + eta^2) dF/dgamma, and the same formulas hold in continuous time. The reverse process is
+therefore defined by an estimate of y: F(x_hat, t) + slope(x_hat) as in the paper, or a network's own (DiffEnc, arXiv
 2310.19789).
 """
 
@@ -54,7 +54,7 @@ _VARIANCES = {"posterior": PosteriorVariance, "learned": LearnedVariance, "predi
 
 @contextmanager
 def frozen(model: Process) -> Iterator[None]:
-    """The model in eval mode, its parameters asking for no gradients; as before afterwards."""
+    """Put the model in eval mode without gradients for its parameters; restore both on exit."""
     was_training, trained = model.training, [p for p in model.parameters() if p.requires_grad]
     model.eval().requires_grad_(False)
     try:
@@ -67,7 +67,7 @@ def frozen(model: Process) -> Iterator[None]:
 
 @runtime_checkable
 class Ranged(Protocol):
-    """A part that maps gamma to [0, 1], and so wants to know the schedule's end points."""
+    """A part that maps gamma to [0, 1] and therefore needs the schedule's end points."""
 
     def set_gamma_range(self, gamma_min: float, gamma_max: float) -> None: ...
 
@@ -86,19 +86,19 @@ class Kernel:
 
 
 class Process(Part):
-    """The parts put together: the forward marginals and posteriors, the reverse kernel, the reverse SDE and ODE.
+    """The forward marginals and posteriors, the reverse kernel, and the reverse SDE and ODE of a set of parts.
 
     Args:
         schedule: t -> noise level.
         transform: F(x, gamma).
-        denoiser: x_hat, or y for a direct reverse process; any module called as denoiser(z, level) will do.
+        denoiser: x_hat, or y for a direct reverse process; any module called as denoiser(z, level) is accepted.
         decoder: p(x | z_0).
-        reverse_variance: ``posterior``, ``learned``, ``predicted``, or a :class:`ndm.ReverseVariance`.
+        reverse_variance: ``posterior``, ``learned``, ``predicted``, or an :class:`ndm.ReverseVariance`.
         volatility: eta, a positive number, or a module gamma (B,) -> eta (B,).
-        standardize: how data in their own units become x; None if they are x already.
+        standardize: the map from data in original units to x; None for the identity.
 
     Raises:
-        ValueError: the parts do not fit each other; the sentence says which.
+        ValueError: the parts are incompatible; the message says which.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Process(Part):
         self._tell_ranges()
 
     def _tell_ranges(self) -> None:
-        """Tell the parts that map gamma to [0, 1] the schedule's end points."""
+        """Pass the schedule's end points to the parts that map gamma to [0, 1]."""
         for part in (self.transform, self.denoiser, self.reverse_variance, self.volatility):
             if isinstance(part, Ranged):
                 part.set_gamma_range(*self.schedule.end_points())
@@ -155,11 +155,11 @@ class Process(Part):
         return Step.between(level_s, level_t, eta, index, steps)
 
     def calibrated(self, steps: int) -> bool:
-        """Whether there is a reverse variance made for T = ``steps``, with steps that it belongs to."""
+        """Whether there is a reverse variance calibrated for T = ``steps``, with its own grid of steps."""
         return False
 
     def grid(self, steps: int) -> Tensor | None:
-        """The times of the model's own T steps, (T + 1,), rising from 0 to 1; None for even ones."""
+        """The times of the model's own T steps, (T + 1,), increasing from 0 to 1; None for even ones."""
         return None
 
     def grid_step(
@@ -172,8 +172,8 @@ class Process(Part):
     ) -> Step:
         """Step number ``index`` (B,), 1..T, of T steps, in the precision of ``like``.
 
-        The steps are those of ``grid``, (T + 1,), if it is given. Otherwise they are the model's own, which belong to
-        its own volatility: with another eta the steps are even.
+        The steps are those of ``grid``, (T + 1,), if it is given. Otherwise they are the model's own, which apply only
+        to its own volatility: with another eta the steps are even.
         """
         index = index.to(like.device)
         if grid is None and eta is None:
@@ -204,7 +204,7 @@ class Process(Part):
         return self.reverse_variance(step, estimate)
 
     def y_hat(self, estimate: Estimate, at: PathEvaluator) -> Tensor:
-        """The estimate of y that the reverse process makes of z_t, (B, \\*shape)."""
+        """The reverse process's estimate of y from z_t, (B, \\*shape)."""
         if self.denoiser.direct:
             return estimate.mean
         return estimate.mean + at.path_value(self.transform(estimate.mean)).offset
@@ -216,11 +216,11 @@ class Process(Part):
             value: the curve of x at this step or instant.
             noise: (B, \\*shape).
             x: (B, \\*shape).
-            estimate: the denoiser's, of z_t.
+            estimate: the denoiser's output for z_t.
             at: the step or the instant.
         """
         if self.denoiser.direct:
-            # The denoiser's residual is about F(x, t); y is the slope away from it.
+            # The denoiser's residual is for F(x, t); y differs from it by the slope.
             return estimate.residual(x + value.displacement, torch.zeros_like(x), noise) + value.slope
         residual = estimate.residual(x, value.displacement, noise)
         return self.transform.difference(value, estimate.mean, residual, at.path_value)
@@ -232,14 +232,14 @@ class Process(Part):
             z: z_t, (B, \\*shape).
             step: from t to s.
             labels: class labels, (B,).
-            override: the step's eta is not the model's own, so the model's variance does not belong to it: use v.
+            override: the step's eta is not the model's own, so use v instead of the model's variance.
         """
         with residual_path(z.device):
             estimate = self.denoiser.estimate(z, step.t, labels)
             y_hat = self.y_hat(estimate, DiscreteStep(step))
             if override and self.denoiser.direct:
                 own = Step.between(step.s, step.t, self.volatility(step.t.gamma), step.index, step.steps)
-                # An empty step has no gain of either kind, and its mean is z whatever y is.
+                # Both gains of an empty step are zero, and its mean is z for every y.
                 empty = step.gain == 0
                 ratio = torch.where(
                     empty, own.gain, own.gain / torch.where(empty, torch.ones_like(own.gain), step.gain)
@@ -255,8 +255,8 @@ class Process(Part):
         dz = [ (sigma'/sigma + eta^2 gamma'/2) z - alpha gamma' (1 + eta^2)/2 y ] dt + g dw,
         g^2 = eta^2 sigma^2 gamma'.
 
-        Where a schedule is clipped nothing moves. At t = 0 and t = 1 themselves the drift is then the limit from the
-        inside (:func:`ndm.method.clocks.inward`), which a solver's first step needs.
+        The drift is zero where a schedule is clipped. At t = 0 and t = 1 it is then the limit from inside the interval
+        (:func:`ndm.method.clocks.inward`), which a solver's first step needs.
 
         Args:
             z: (B, \\*shape).
@@ -272,9 +272,9 @@ class Process(Part):
     def drift_at(
         self, z: Tensor, level: NoiseLevel, labels: Tensor | None = None, eta: Tensor | float | None = None
     ) -> Tensor:
-        r"""As :meth:`drift`, at a noise level, per unit of whatever the level's derivatives are by.
+        r"""Like :meth:`drift`, at a noise level, per unit of the variable of the level's derivatives.
 
-        With ``schedule.level_at(gamma)`` it is dz/dgamma, which does not depend on how the schedule runs.
+        With ``schedule.level_at(gamma)`` it is dz/dgamma, which does not depend on the schedule between its end points.
         """
         with residual_path(z.device):
             y_hat, used = self.heading(z, level, labels, eta)
@@ -285,7 +285,7 @@ class Process(Part):
     def heading(
         self, z: Tensor, level: NoiseLevel, labels: Tensor | None = None, eta: Tensor | float | None = None
     ) -> tuple[Tensor, Tensor]:
-        r"""The estimate of y that :meth:`drift` is made of, (B, \\*shape), and the volatility that it is for, (B,)."""
+        r"""The estimate of y used by :meth:`drift`, (B, \\*shape), and the volatility it is for, (B,)."""
         with residual_path(z.device):
             own = self.volatility(level.gamma)
             used = own if eta is None else torch.as_tensor(eta).to(own).expand_as(own)
@@ -300,13 +300,13 @@ class Process(Part):
         return self.diffusion_at(self.schedule(inward(self.schedule, t)), eta)
 
     def diffusion_at(self, level: NoiseLevel, eta: Tensor | float | None = None) -> Tensor:
-        """As :meth:`diffusion`, per unit of whatever the level's derivatives are by."""
+        """Like :meth:`diffusion`, per unit of the variable of the level's derivatives."""
         own = self.volatility(level.gamma)
         used = own if eta is None else torch.as_tensor(eta).to(own).expand_as(own)
         return used * level.sigma * level.dgamma.sqrt()
 
     def _other_y(self, estimate: Estimate, ratio: Tensor) -> Tensor:
-        """y for another volatility than the one a direct denoiser was trained with: F + ratio (y - F)."""
+        """y for a volatility other than that of a direct denoiser's training: F + ratio (y - F)."""
         if estimate.transformed is None:
             raise ValueError(
                 "A direct reverse process predicts F - dF/dgamma for its own volatility only, and the ODE and DDIM "
@@ -316,18 +316,18 @@ class Process(Part):
         f = estimate.transformed
         return f + per_example(ratio, f) * (estimate.mean - f)
 
-    # ---- data in their own units
+    # ---- data in original units
 
     def to_model(self, data: Values, check: bool = True) -> Tensor:
-        """Data as the user has them to x, (B, \\*shape): integers to levels, own units to standardised ones.
+        """Convert user data to x, (B, \\*shape): integers to levels, original units to standardised ones.
 
         Args:
-            data: a tensor of any precision, or what :func:`ndm._internal.inputs.as_tensor` makes one of.
-            check: look at the shape and the values.
+            data: a tensor of any precision, or anything accepted by :func:`ndm._internal.inputs.as_tensor`.
+            check: validate the shape and the values.
 
         Returns:
-            In the precision and on the device of the model's networks; without networks in that of the data, float32 at
-            least.
+            A tensor in the precision and on the device of the model's networks; without networks, in those of the data,
+            with at least float32.
 
         Raises:
             ValueError: no examples, NaN or infinite values, values off the decoder's levels, integers for a model of
@@ -342,7 +342,7 @@ class Process(Part):
                 own = precision or next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.float32)
                 return self.decoder.encode(data.to(device), torch.promote_types(own, torch.float32))
             data = data.double()
-        # Standardised in the finer precision of the two: own units may be large next to their differences.
+        # Standardised in the finer of the two precisions: values may be large relative to their differences.
         x = at_least_single(data) if precision is None else data.to(torch.promote_types(data.dtype, precision))
         x = x if self.standardize is None else self.standardize(x)
         x = x.to(device, precision or x.dtype)
@@ -355,12 +355,12 @@ class Process(Part):
         return x if self.standardize is None else self.standardize.inverse(x)
 
     def log_det(self, x: Tensor) -> Tensor | float:
-        """``log |det dx/ddata|`` of one example, nats: to be added to a log-density of x."""
+        """``log |det dx/ddata|`` of one example in nats, to be added to a log-density of x."""
         return 0.0 if self.standardize is None else self.standardize.log_det(x)
 
 
 def as_part(name: str, value: Any) -> Any:
-    """What a model keeps as its part ``name`` where it is given ``value``, which may be short for a part."""
+    """Convert ``value``, which may be an abbreviation such as a name or a number, to the part ``name`` of a model."""
     if name == "denoiser":
         return as_denoiser(value)
     if name == "decoder" and value is None:

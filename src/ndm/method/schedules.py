@@ -1,4 +1,4 @@
-r"""Noise schedules: time t in [0, 1] to the noise level, alpha(t), sigma(t) and gamma(t) = log(sigma^2 / alpha^2).
+r"""Noise schedules: map time t in [0, 1] to alpha(t), sigma(t) and gamma(t) = log(sigma^2 / alpha^2).
 
 t = 0 is data, t = 1 is noise, and gamma (minus the log signal-to-noise ratio) never decreases. Variance-preserving
 schedules have alpha^2 = sigmoid(-gamma) and sigma^2 = sigmoid(gamma) (Kingma et al., *Variational Diffusion Models*,
@@ -27,15 +27,15 @@ __all__ = [
     "per_example",
 ]
 
-#: Halvings of [0, 1] in the search for a time: to the last place of float64.
+#: Bisections of [0, 1] in the search for a time: to the precision of float64.
 BISECTIONS = 53
 
-#: A time this near to an end is the end.
+#: A time this close to an end point is treated as the end point.
 ROUNDING = 1e-12
 
 
 def per_example(a: Tensor, like: Tensor) -> Tensor:
-    """Give ``a``, one number per example, trailing axes of size one so that it broadcasts against ``like``.
+    """Add trailing axes of size one to ``a``, one number per example, so that it broadcasts against ``like``.
 
     Args:
         a: (..., B).
@@ -68,7 +68,7 @@ class NoiseLevel:
 
 @dataclass
 class GradientWeight:
-    """A factor of each example's gradient that is not known before the forward pass is done.
+    """A factor of each example's gradient that is known only after the forward pass.
 
     Attributes:
         value: (B,); None until it is known.
@@ -88,7 +88,7 @@ class GradientWeight:
 
 
 class Schedule(Part):
-    """Base of the schedules: a subclass gives gamma and d gamma / dt; this class makes a noise level of them."""
+    """Base class of schedules. Subclasses define gamma and d gamma / dt; this class computes the noise level."""
 
     @abstractmethod
     def gamma(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,16 +99,16 @@ class Schedule(Part):
         return self.level_at(*self.gamma(t))
 
     def level_at(self, gamma: Tensor, dgamma: Tensor | None = None) -> NoiseLevel:
-        """The noise level of a given gamma: variance preserving (VDM, section 3.2).
+        """The noise level at a given gamma: variance preserving (VDM, section 3.2).
 
-        A schedule whose alpha and sigma are others overrides this method, and not the call.
+        A schedule with other alpha and sigma overrides this method, not ``forward``.
 
         Args:
             gamma: (B,).
-            dgamma: d gamma / dt, (B,); None for one, so that the derivatives are those by gamma.
+            dgamma: d gamma / dt, (B,); None means 1, so that the derivatives are with respect to gamma.
 
         Raises:
-            ValueError: the schedule overrides the call, so that its noise levels are not known by gamma.
+            ValueError: the schedule overrides ``forward``, so its noise level is not known as a function of gamma.
         """
         if dgamma is None:
             if type(self).forward is not Schedule.forward:
@@ -121,50 +121,50 @@ class Schedule(Part):
         return NoiseLevel(
             alpha=alpha_squared.sqrt(),
             sigma=torch.sigmoid(gamma).sqrt(),
-            gamma=gamma.contiguous(),  # forward-mode derivatives refuse an expanded one
+            gamma=gamma.contiguous(),  # forward mode does not support expanded tensors
             dgamma=dgamma,
             dlog_sigma=alpha_squared * dgamma / 2,  # d log sigma / d gamma = alpha^2 / 2
         )
 
     def at_random(self, t: Tensor, weight: GradientWeight) -> NoiseLevel:
-        """As the call, at random times over which the bound's integrand is averaged: continuous time.
+        """Like ``forward``, at the random times over which the bound's integrand is averaged in continuous time.
 
-        The average does not depend on how a schedule runs between its end points, its variance does. A schedule that is
-        trained may be trained for that.
+        The expectation depends on the schedule only through its end points; the variance depends on all of it. A
+        trained schedule may minimise the variance.
 
         Args:
             t: (B,).
-            weight: holds the integrand at t, (B,), in nats per dimension, by the time of the backward pass.
+            weight: must contain the integrand at t, (B,), in nats per dimension, before the backward pass.
         """
         return self(t)
 
     @property
     def spacing(self) -> str:
-        """In what a sampler's steps are even where nobody says it: ``time``, or ``gamma`` (:meth:`even_in_gamma`)."""
+        """The default spacing of a sampler's steps: even in ``time`` or in ``gamma`` (:meth:`even_in_gamma`)."""
         return "time"
 
     def train_in_steps(self) -> None:
-        """Know that the model is to be trained in discrete time, in T steps that are even in this schedule's time."""
+        """Prepare for training in discrete time, in T steps that are even in this schedule's time."""
 
     def end_points(self) -> tuple[float, float]:
-        """gamma(0) and gamma(1) as they stand now."""
+        """The current gamma(0) and gamma(1)."""
         with torch.no_grad():
             gamma, _ = self.gamma(torch.tensor([0.0, 1.0], dtype=torch.float64, device=self._device()))
         return gamma[0].item(), gamma[1].item()
 
     @torch.no_grad()
     def even_in_gamma(self, steps: int) -> Tensor:
-        """The times of T steps that are equally long in gamma, the log noise-to-signal ratio, and not in time.
+        """The times of T steps of equal length in gamma, the log noise-to-signal ratio.
 
         Args:
             steps: T.
 
         Returns:
-            (T + 1,), float64, rising from 0 to 1. A schedule that is clipped stands still at its ends, and what stands
-            still is left out: the first is then the last time at gamma(0), the last the first one at gamma(1).
+            (T + 1,), float64, increasing from 0 to 1. If the schedule is clipped, its constant ends are left out: the
+            first time is then the last one with gamma(0), and the last time is the first one with gamma(1).
 
         Raises:
-            ValueError: there is less than one step.
+            ValueError: ``steps`` is below one.
 
         Example:
             >>> LinearSchedule().even_in_gamma(4)
@@ -175,18 +175,18 @@ class Schedule(Part):
         low, high = self.end_points()
         wanted = torch.linspace(low, high, steps + 1, dtype=torch.float64, device=self._device())
         before, after = torch.zeros_like(wanted), torch.ones_like(wanted)
-        for _ in range(BISECTIONS):  # gamma never falls, and is all that is known of every schedule
+        for _ in range(BISECTIONS):  # works for every schedule, since gamma never decreases
             middle = (before + after) / 2
             gamma, _ = self.gamma(middle)
             late = gamma > wanted
             late[-1] = gamma[-1] >= high
             before, after = torch.where(late, before, middle), torch.where(late, middle, after)
         times = (before + after) / 2
-        # What rounding leaves of the ends where nothing is clipped.
+        # Removes rounding errors at the ends if nothing is clipped.
         return torch.where(times < ROUNDING, 0.0, torch.where(times > 1 - ROUNDING, 1.0, times))
 
     def endpoint_parameters(self) -> list[nn.Parameter]:
-        """What the end points are trained by, which may have a learning rate of its own; empty if they are fixed."""
+        """The parameters of the end points, which may have their own learning rate; empty if they are fixed."""
         return []
 
     def _device(self) -> torch.device:
@@ -207,7 +207,7 @@ def _clip(gamma: Tensor, dgamma: Tensor, gamma_min: float, gamma_max: float) -> 
 
 
 class LinearSchedule(Schedule):
-    """gamma(t) = gamma_min + (gamma_max - gamma_min) t: the log signal-to-noise ratio falls linearly.
+    """gamma(t) = gamma_min + (gamma_max - gamma_min) t: the log signal-to-noise ratio decreases linearly.
 
     Args:
         gamma_min: gamma at t = 0. The default is VDM's (arXiv 2107.00630, appendix B) for 8-bit images.
@@ -232,7 +232,7 @@ class CosineSchedule(Schedule):
     """alpha^2 = cos^2(a(t)) / cos^2(a(0)), a(t) = (pi / 2) (t + offset) / (1 + offset).
 
     Nichol and Dhariwal, *Improved Denoising Diffusion Probabilistic Models*, arXiv 2102.09672, equation 17. gamma is
-    clipped to [gamma_min, gamma_max], since it would be infinite at both ends.
+    clipped to [gamma_min, gamma_max] because it is infinite at both ends.
 
     Args:
         offset: the paper's s; 0 gives alpha = cos(pi t / 2), sigma = sin(pi t / 2).
@@ -256,26 +256,26 @@ class CosineSchedule(Schedule):
         rate = math.pi / 2 / (1 + self.offset)
         a_0 = rate * self.offset
         a = rate * (t + self.offset)
-        # cos^2 a_0 - cos^2 a = sin(a - a_0) sin(a + a_0), and the left-hand side would cancel near t = 0; a - a_0 is
-        # rate t, which does not round to below zero.
+        # cos^2 a_0 - cos^2 a = sin(a - a_0) sin(a + a_0), and the left-hand side would cancel near t = 0; a - a_0
+        # equals rate t, which is never rounded below zero.
         gamma = torch.log(torch.sin(rate * t) * torch.sin(a + a_0)) - 2 * torch.log(torch.cos(a).abs())
         dgamma = rate * (1 / torch.tan(rate * t) + 1 / torch.tan(a + a_0) + 2 * torch.tan(a))
         return _clip(gamma, dgamma, self.gamma_min, self.gamma_max)
 
 
 class DDPMSchedule(Schedule):
-    """DDPM's linear betas, read in continuous time: alpha(k / steps)^2 is the product of 1 - beta_j over j = 1..k.
+    """DDPM's linear betas in continuous time: alpha(k / steps)^2 is the product of 1 - beta_j over j = 1..k.
 
     Ho et al., *Denoising Diffusion Probabilistic Models*, arXiv 2006.11239, section 4. Since the betas are linear in j,
     the product is a ratio of Gamma functions, d^k Gamma(A + 1) / Gamma(A + 1 - k) with d the increment of beta and
-    A = (1 - beta_min) / d. That ratio is smooth in k and equals DDPM's alpha-bar at every whole k, so it is the
-    schedule at every other time as well.
+    A = (1 - beta_min) / d. That ratio is smooth in k and equals DDPM's alpha-bar at every integer k, so it defines the
+    schedule at all times.
 
     Args:
         beta_min: the first beta.
         beta_max: the last beta.
-        steps: how many betas there are.
-        gamma_min: the lowest gamma. DDPM's would be minus infinity at t = 0; its own first step stands at -9.2.
+        steps: the number of betas.
+        gamma_min: the lowest gamma. DDPM's gamma is minus infinity at t = 0 and -9.2 at its first step.
 
     Raises:
         ValueError: the betas do not satisfy 0 < beta_min < beta_max < 1, there are fewer than two, or gamma_min is not
@@ -299,7 +299,7 @@ class DDPMSchedule(Schedule):
         check_range(gamma_min, self.end_points()[1])
 
     def gamma(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        # The Gamma functions' logarithms are near 5e5 and their difference near 1e-4: this needs float64 inside.
+        # The Gamma functions' logarithms are near 5e5 and their difference near 1e-4: this needs float64.
         k = t.double() * self.steps
         d = (self.beta_max - self.beta_min) / (self.steps - 1)
         a_plus_1 = k.new_tensor((1 - self.beta_min) / d + 1)
@@ -315,8 +315,8 @@ class OTSchedule(Schedule):
     """alpha = 1 - t, sigma = t: flow matching's straight path from data to noise.
 
     Lipman et al., *Flow Matching for Generative Modeling*, arXiv 2210.02747, section 4.1 (with sigma_min = 0 and time
-    running from data to noise). gamma = 2 log(t / (1 - t)) is clipped to [gamma_min, gamma_max] so that it stays
-    finite; inside, alpha and sigma are exactly the above. Not variance preserving.
+    running from data to noise). gamma = 2 log(t / (1 - t)) is clipped to [gamma_min, gamma_max] to stay finite; within
+    that range alpha and sigma are exact. Not variance preserving.
 
     Args:
         gamma_min: the lowest gamma.
@@ -337,7 +337,7 @@ class OTSchedule(Schedule):
         return _clip(gamma, 2 / (t * (1 - t)), self.gamma_min, self.gamma_max)
 
     def level_at(self, gamma: Tensor, dgamma: Tensor | None = None) -> NoiseLevel:
-        """The noise level of a given gamma, with alpha + sigma = 1; see :meth:`Schedule.level_at`."""
+        """The noise level at a given gamma, with alpha + sigma = 1; see :meth:`Schedule.level_at`."""
         dgamma = torch.ones_like(gamma) if dgamma is None else dgamma
         alpha, sigma = torch.sigmoid(-gamma / 2), torch.sigmoid(gamma / 2)
         return NoiseLevel(

@@ -1,4 +1,4 @@
-"""Data in their own units, and with zero mean and unit variance."""
+"""Standardisation of data to zero mean and unit variance."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["Standardize"]
 
 
 class Standardize(Part):
-    """Data in their own units to zero mean and unit variance and back: x = (data - mean) / scale, per dimension.
+    """Standardise data per dimension, x = (data - mean) / scale, and invert it.
 
     Args:
-        mean: of one example, nested lists or a number.
+        mean: the mean of one example, nested lists or a number.
         scale: likewise, positive.
 
     Raises:
@@ -37,25 +37,26 @@ class Standardize(Part):
 
     @property
     def mean(self) -> Any:
-        """As it was given."""
+        """The constructor argument."""
         return self._given[0]
 
     @property
     def scale(self) -> Any:
-        """As it was given."""
+        """The constructor argument."""
         return self._given[1]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """That of the examples it is for; () for any."""
+        """The shape of one example; () for any."""
         return tuple(torch.broadcast_shapes(self._mean.shape, self._scale.shape))
 
     @classmethod
     def fit(cls, data: Values) -> Standardize:
-        """From the mean and standard deviation of data, (N, \\*shape), per dimension.
+        """Create it from the mean and standard deviation of data, (N, \\*shape), per dimension.
 
         Args:
-            data: a tensor of any precision or of integers, or what :func:`ndm._internal.inputs.as_tensor` makes one of.
+            data: a tensor of any precision or of integers, or anything accepted by
+                :func:`ndm._internal.inputs.as_tensor`.
 
         Raises:
             ValueError: fewer than two examples, NaN or infinite values, or a dimension that is constant.
@@ -69,13 +70,13 @@ class Standardize(Part):
         return cls(data.mean(0).tolist(), data.std(0).tolist())
 
     def forward(self, data: Values) -> Tensor:
-        """Standardised data, (B, \\*shape), in their precision, float32 at least."""
+        """Standardised data, (B, \\*shape), in their precision, at least float32."""
         data = as_tensor(data)
         data = at_least_single(data) if data.is_floating_point() else data.double()
         return (data - self._mean.to(data)) / self._scale.to(data)
 
     def inverse(self, x: Tensor) -> Tensor:
-        """Data in their own units, (B, \\*shape)."""
+        """Data in original units, (B, \\*shape)."""
         return x * self._scale.to(x) + self._mean.to(x)
 
     def log_det(self, x: Tensor) -> Tensor:

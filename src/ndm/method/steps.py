@@ -1,4 +1,4 @@
-r"""A curve F(x, .) as the reverse process needs it: over a discrete step, or in continuous time (method, section 2)."""
+r"""Evaluation of a curve F(x, .) over a discrete step or in continuous time (method, section 2)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["ContinuousTime", "DiscreteStep", "PathEvaluator"]
 
 
 class PathEvaluator:
-    """How the reverse process looks at a curve: over a step, or at an instant."""
+    """Evaluates curves for the reverse process, over a step or at one time."""
 
     @property
     @abstractmethod
@@ -29,7 +29,7 @@ class PathEvaluator:
 
     @abstractmethod
     def path_value_and(self, curve: Curve, others: Tensor) -> tuple[PathValue, Tensor]:
-        """As :meth:`path_value`, and the displacement at other noise levels too: (P, B) -> (P, B, \\*shape)."""
+        """Like :meth:`path_value`, and also the displacement at other noise levels: (P, B) -> (P, B, \\*shape)."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,14 @@ class DiscreteStep(PathEvaluator):
         gamma = torch.cat([torch.stack([self.step.t.gamma, self.step.s.gamma]), others])
         displacement = curve.displacement(gamma)
         at_t, at_s = displacement[0], displacement[1]
-        # An empty step (a clipped schedule has some) has no gain, and F does not move over it.
+        # An empty step (of a clipped schedule) has zero gain, and F does not change over it.
         gain = torch.where(self.step.gain == 0, torch.ones_like(self.step.gain), self.step.gain)
         return PathValue(at_t, (at_s - at_t) / per_example(gain, at_t)), displacement[2:]
 
 
 @dataclass(frozen=True)
 class ContinuousTime(PathEvaluator):
-    """At an instant: slope = -2 / (1 + eta^2) dF/dgamma; eta (B,)."""
+    """At one time: slope = -2 / (1 + eta^2) dF/dgamma; eta (B,)."""
 
     at: NoiseLevel
     eta: Tensor

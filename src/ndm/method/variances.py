@@ -1,10 +1,10 @@
-r"""The variance W of a reverse step p(z_s | z_t) = N(mean, W), the part in which most nats are lost at few steps.
+r"""The variance W of a reverse step p(z_s | z_t) = N(mean, W), which matters most at few steps.
 
 With the forward posterior's variance v and e = (true mean - predicted mean) / sqrt(v), a step costs
 
     KL = 1/2 sum_k [ v/w_k - 1 - log(v/w_k) + v/w_k e_k^2 ],
 
-in any orthonormal basis in which W is diagonal (method, section 3). So a covariance is described by the logarithms of
+in any orthonormal basis in which W is diagonal (method, section 3). A covariance is represented by the logarithms of
 the ratios w_k / v and the basis. The best w_k is v (1 + E[e_k^2]): Bao et al., *Analytic-DPM*, arXiv 2201.06503,
 theorem 1.
 """
@@ -51,12 +51,12 @@ class Step:
         t: the noise level at the start of the step.
         s: the noise level at its end.
         v: the variance of q(z_s | z_t, x).
-        c: the factor of z_t in its mean, sqrt(sigma_s^2 - v) / sigma_t.
+        c: the coefficient of z_t in its mean, sqrt(sigma_s^2 - v) / sigma_t.
         gain: 1 - rho with rho = c alpha_t / alpha_s, so that the mean is c z_t + alpha_s gain y,
             y = F(x, t) + (F(x, s) - F(x, t)) / gain.
-        scale: alpha_s gain / sqrt(v), by which an error of y is measured in units of sqrt(v); zero for an empty step.
-        index: which step of the T it is, 1..T, an integer tensor.
-        steps: T, or None where the step is not one of a uniform grid.
+        scale: alpha_s gain / sqrt(v), which converts an error of y to units of sqrt(v); zero for an empty step.
+        index: the number of the step, 1..T, an integer tensor.
+        steps: T, or None if the step is not part of a uniform grid.
     """
 
     t: NoiseLevel
@@ -81,7 +81,7 @@ class Step:
 
 
 class Covariance:
-    """W / v of a batch of steps: what it costs, and noise drawn with it."""
+    """W / v of a batch of steps, with its KL divergence and its sampling."""
 
     @abstractmethod
     def kl(self, e: Tensor) -> Tensor:
@@ -89,17 +89,17 @@ class Covariance:
 
     @abstractmethod
     def apply_sqrt(self, noise: Tensor) -> Tensor:
-        """Standard normal noise, (B, \\*shape), made to have covariance W / v."""
+        """Multiply standard normal noise, (B, \\*shape), by the square root of W / v."""
 
 
 def _kl(log_ratio: Tensor, squares: Tensor) -> Tensor:
-    """1/2 [v/w - 1 - log(v/w) + v/w e^2], elementwise; its first three terms nearly cancel where w is near v."""
+    """1/2 [v/w - 1 - log(v/w) + v/w e^2], elementwise; the first three terms nearly cancel if w is close to v."""
     return (torch.expm1(-log_ratio) + log_ratio + torch.exp(-log_ratio) * squares) / 2
 
 
 @dataclass(frozen=True)
 class Diagonal(Covariance):
-    """W diagonal in the data's own dimensions.
+    """W diagonal in the data's dimensions.
 
     Attributes:
         log_ratio: log(w / v), broadcastable to (B, \\*shape).
@@ -119,10 +119,10 @@ class LowRank(Covariance):
     """W / v = basis^T diag(e^{log_ratio}) basis + e^{rest} (I - basis^T basis), one matrix per step of the grid.
 
     Attributes:
-        index: which matrix each example uses, 0..T-1, (B,).
+        index: the matrix of each example, 0..T-1, (B,).
         basis: orthonormal rows, (T, r, d).
         log_ratio: (T, r).
-        rest: (T,), the ratio's logarithm in the directions outside the basis; unused if r = d.
+        rest: (T,), the log-ratio in the directions outside the basis; unused if r = d.
     """
 
     index: Tensor
@@ -150,7 +150,7 @@ class LowRank(Covariance):
         return self._by_step(noise.flatten(1), matrix).reshape(noise.shape)
 
     def _by_step(self, rows: Tensor, apply: Callable[[Tensor, int], Tensor]) -> Tensor:
-        """Apply each step's matrix to the rows that are at that step: gathering (B, r, d) would not fit in memory."""
+        """Apply each step's matrix to the rows at that step; a gathered (B, r, d) tensor would not fit in memory."""
         out: Tensor | None = None
         for i in self.index.unique().tolist():
             here = self.index == i
@@ -162,17 +162,17 @@ class LowRank(Covariance):
 
 
 class ReverseVariance(Part):
-    """Base: the covariance of the reverse step, from the step and the denoiser's estimate at its start."""
+    """Base class: computes the covariance of a reverse step from the step and the denoiser's estimate at its start."""
 
     @abstractmethod
     def forward(self, step: Step, estimate: Estimate) -> Covariance: ...
 
     def set_gamma_range(self, gamma_min: float, gamma_max: float) -> None:
-        """Tell the variance the schedule's end points; one that has no use for them ignores the call."""
+        """Set the schedule's end points. Variances that do not need them ignore the call."""
 
 
 class PosteriorVariance(ReverseVariance):
-    """w = v: the paper's, and DDPM's "small" variance (arXiv 2006.11239, section 3.2)."""
+    """w = v: the variance of the paper, and DDPM's "small" variance (arXiv 2006.11239, section 3.2)."""
 
     def forward(self, step: Step, estimate: Estimate) -> Covariance:
         return Diagonal(estimate.mean.new_zeros(()))
@@ -182,23 +182,23 @@ class LearnedVariance(GammaRange, ReverseVariance):
     """w / v = 1 + (e^{gamma_t - gamma_s} - 1) kappa(gamma_t), with a positive function kappa trained on the bound.
 
     For F = x and eta = 1 the expected squared error of the mean is exactly of this form, with kappa the mean squared
-    error of the noise estimate at gamma_t, whatever s is (method, section 3). So one function serves every number of
-    steps, and w tends to v, as it must, when the steps become small. Where F moves, it is still a valid bound.
+    error of the noise estimate at gamma_t, for every s (method, section 3). One function is therefore enough for all
+    numbers of steps, and w tends to v for small steps. For other F the bound is still valid.
 
     kappa starts at sigmoid(-gamma), its exact value for standard normal data.
 
     Args:
-        knots: log kappa moves away from its start by a function interpolated linearly between this many evenly spaced
-            noise levels. More of them need more steps T in training to be reached.
+        knots: the number of evenly spaced noise levels between which the change of log kappa from its initial value is
+            interpolated linearly. More knots need more steps T in training.
         gamma_range: the noise levels of the first and the last knot; by default the end points of the schedule of the
-            first model that the variance is put into.
+            first model that uses the variance.
 
     Raises:
         ValueError: there are fewer than two knots, or the range is empty.
     """
 
-    #: How far log kappa moves for a unit change of a parameter: an optimiser such as Adam moves every parameter by
-    #: about the learning rate a step, and log kappa may have several units to go.
+    #: The change of log kappa per unit change of a parameter: an optimiser such as Adam changes each parameter by about
+    #: the learning rate per step, and log kappa may have to change by several units.
     UNIT = 10.0
 
     def __init__(self, knots: int = 12, gamma_range: tuple[float, float] | None = None) -> None:
@@ -230,26 +230,26 @@ class PredictedVariance(ReverseVariance):
                 'reverse_variance="predicted" needs a denoiser whose network returns twice the channels of the data: '
                 "the second half is log(w / v)."
             )
-        # An empty step (a clipped schedule has some) is certain, whatever the head says.
+        # An empty step (of a clipped schedule) is deterministic for every output of the head.
         empty = per_example(step.gain, estimate.log_ratio) == 0
         return Diagonal(torch.where(empty, torch.zeros_like(estimate.log_ratio), estimate.log_ratio))
 
 
 class CalibratedVariance(ReverseVariance):
-    """The best covariance for T steps, measured on data with a trained model: W = v (I + E[e e^T]), where E[e e^T] is
-    shrunk as far as the number of examples makes it pay (:mod:`ndm.method.moments`).
+    """The best covariance for T steps, measured on data with a trained model: W = v (I + E[e e^T]), with E[e e^T]
+    shrunk according to the number of examples (:mod:`ndm.method.moments`).
 
     Args:
         steps: T.
         covariance: ``isotropic``, ``diagonal`` (a variance per dimension) or ``full``.
         shape: the shape of one example.
-        rank: how many directions a full covariance keeps apart, the strongest ones; the rest share one variance. None
-            keeps all of them up to 1024 dimensions and 256 beyond.
-        grid: the times of the T steps it was measured at, T + 1 of them, rising from 0 to 1; None for even ones. A
-            model that has the variance runs in these steps.
+        rank: the number of leading eigenvectors kept by a full covariance; the other directions share one variance.
+            None keeps all of them up to 1024 dimensions, and 256 above.
+        grid: the times of the T steps it is calibrated for, T + 1 of them, increasing from 0 to 1; None for even ones.
+            A model with this variance uses these steps.
 
     Raises:
-        ValueError: there is no such covariance, fewer than one step, a rank below one, or the grid is not one.
+        ValueError: the covariance is unknown, ``steps`` or ``rank`` is below one, or the grid is invalid.
     """
 
     log_ratio: Tensor
@@ -300,8 +300,8 @@ class CalibratedVariance(ReverseVariance):
     def fit(self, moments: Moments) -> None:
         """Set the covariance from the second moments of e at every step.
 
-        Those of few examples are shrunk, a diagonal covariance towards an isotropic one and a full one towards a
-        diagonal one, as far as it pays on examples that they were not measured on: see :mod:`ndm.method.moments`.
+        With few examples a diagonal covariance is shrunk towards an isotropic one, and a full one towards a diagonal
+        one, by the amount that is best on held-out examples: see :mod:`ndm.method.moments`.
 
         Raises:
             ValueError: the moments are not finite.

@@ -19,10 +19,10 @@ class ConstantVolatility(Part):
     """eta(gamma) = eta: the reverse SDE's noise is g^2 = eta^2 sigma^2 gamma' (method, section 4).
 
     Args:
-        eta: 1 is the paper's and VDM's.
+        eta: the volatility; 1 in the paper and in VDM.
 
     Raises:
-        ValueError: eta is not positive; the bound is infinite then. (The samplers take eta = 0.)
+        ValueError: eta is not positive, so that the bound is infinite. (The samplers accept eta = 0.)
     """
 
     def __init__(self, eta: float = 1.0) -> None:
@@ -36,12 +36,12 @@ class ConstantVolatility(Part):
 
 
 class LearnedVolatility(GammaRange):
-    """log eta(gamma) = sum_k a_k sqrt(2) cos(pi k u), trained on the bound (NFDM, arXiv 2404.12940, learns it too).
+    """log eta(gamma) = sum_k a_k sqrt(2) cos(pi k u), trained on the bound, as in NFDM (arXiv 2404.12940).
 
     Args:
-        terms: the number of cosines; eta = 1 to begin with.
-        gamma_range: the noise levels that become u = 0 and u = 1; by default the end points of the schedule of the
-            first model that the volatility is put into.
+        terms: the number of cosines; initially eta = 1.
+        gamma_range: the noise levels mapped to u = 0 and u = 1; by default the end points of the schedule of the first
+            model that uses the volatility.
     """
 
     def __init__(self, terms: int = 8, gamma_range: tuple[float, float] | None = None) -> None:

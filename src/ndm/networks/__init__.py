@@ -1,6 +1,6 @@
-"""Backbones: networks that know nothing of diffusion, called as ``net(z, u)``.
+"""Backbone networks, called as ``net(z, u)`` with u the noise level.
 
-Names are looked up when asked for, so that a perceptron does not pay for importing the U-Net's library.
+Names are imported lazily, so that the U-Net's library is imported only when needed.
 """
 
 from __future__ import annotations

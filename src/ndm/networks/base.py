@@ -1,8 +1,9 @@
-"""How a network is called, how it sees the noise level and the class, and what several networks are made of.
+"""The interface of networks, embeddings of the noise level and the class, and shared layers.
 
-Under autocast the matrix products run in half precision, and three things must not: the features of the noise level
-and of the image, whose fine differences would round away, the layer that first meets the image, for the same reason
-(at the low end of a likelihood model's noise levels the noise is a thousandth of the pixel), and the norms' variances.
+Under autocast matrix products run in half precision, except for three parts that need full precision: the features of
+the noise level and of the image, whose small differences would be lost to rounding; the first layer applied to the
+image, for the same reason (at the lowest noise levels of a likelihood model the noise is a thousandth of the pixel);
+and the norms' variances.
 """
 
 from __future__ import annotations
@@ -32,16 +33,15 @@ __all__ = [
 
 
 class Backbone(Part):
-    """A network ``(z, u) -> output``, told the noise level as a number u of about [0, 1] and nothing else of diffusion.
+    """A network ``(z, u) -> output`` with the noise level u in about [0, 1].
 
-    Built with ``level=False`` it is called as ``net(x)``; built with ``classes=K`` it is also given ``labels``, of
-    which ``K`` stands for no class: what a network needs to learn, and be asked for, to be guided without a classifier
-    (arXiv 2207.12598). It has an embedding of its own, trained by the examples that are given it.
-    Any module that is called in the same way will do in its place.
+    With ``level=False`` it is called as ``net(x)``. With ``classes=K`` it also takes ``labels``, where label ``K``
+    means "no class", as needed for classifier-free guidance (arXiv 2207.12598). This label has its own embedding,
+    trained by the examples with that label. Any module with the same signature can be used instead.
 
     Shapes:
         z: (B, C, ...), u: (B,), labels: (B,) integers in [0, classes]; the output is (B, heads * C, ...), the heads
-        stacked along the first dimension after the batch's. Under autocast it may come in half precision.
+        stacked along dimension 1. Under autocast the output may be in half precision.
     """
 
     level: bool
@@ -61,13 +61,13 @@ class Backbone(Part):
             raise ValueError(f"This {name} was given labels but knows no classes: build it with classes=K.")
 
     def _build_embeddings(self, width: int) -> int:
-        """The embeddings of the conditions that the network knows, and their width: 0 if it knows none."""
+        """Create the embeddings of the network's conditions; returns their width, 0 without conditions."""
         self.embed_level = LevelEmbedding(width) if self.level else None
         self.embed_class = nn.Embedding(self.classes + 1, width) if self.classes else None
         return width if self.level or self.classes else 0
 
     def _condition(self, u: Tensor | None, labels: Tensor | None) -> Tensor | None:
-        """What the blocks are told, (B, width): the sum of the level's and the class's embeddings."""
+        """The conditioning vector of the blocks, (B, width): the sum of the level's and the class's embeddings."""
         condition = None
         if self.embed_level is not None:
             condition = self.embed_level(u)
@@ -78,10 +78,10 @@ class Backbone(Part):
 
 
 class LevelFeatures(nn.Module):
-    """The noise level as (u, sin(pi 2^k u), cos(pi 2^k u)), k = 0 ... octaves - 1, in float32 at least.
+    """The noise level as (u, sin(pi 2^k u), cos(pi 2^k u)), k = 0 ... octaves - 1, in at least float32.
 
     The bound differentiates networks with respect to u, and the last octave multiplies that derivative by
-    pi 2^(octaves - 1). The positional embedding of 1000 u, usual elsewhere, would multiply it by 1000.
+    pi 2^(octaves - 1). The common positional embedding of 1000 u would multiply it by 1000.
 
     Shapes:
         u: (B,) -> (B, width), width = 1 + 2 octaves.
@@ -102,7 +102,7 @@ class LevelFeatures(nn.Module):
 
 
 class LevelEmbedding(nn.Sequential):
-    """The noise level's features through two layers: (B,) -> (B, width)."""
+    """Two layers applied to the noise level's features: (B,) -> (B, width)."""
 
     def __init__(self, width: int) -> None:
         features = LevelFeatures()
@@ -112,9 +112,9 @@ class LevelEmbedding(nn.Sequential):
 class Norm(nn.Module):
     """Layer normalisation over the last dimension, with a learned scale and shift.
 
-    ``nn.LayerNorm`` will not do for a network that is differentiated in forward mode: the derivative of its
-    forward-mode derivative takes the variance for a constant and is silently wrong (pytorch issue 196700), and so would
-    be the gradient of a bound that contains dF/d gamma. Elsewhere it is used, for it is faster.
+    ``nn.LayerNorm`` cannot be used in a network that is differentiated in forward mode: the derivative of its
+    forward-mode derivative treats the variance as a constant and is silently wrong (pytorch issue 196700), and so would
+    be the gradient of a bound that contains dF/d gamma. It is used outside forward mode because it is faster.
     """
 
     def __init__(self, width: int, epsilon: float = 1e-5) -> None:
@@ -124,39 +124,39 @@ class Norm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width))
 
     def forward(self, h: Tensor) -> Tensor:
-        h = h.to(self.weight.dtype)  # under autocast h may come in half precision, too coarse for a variance
+        h = h.to(self.weight.dtype)  # under autocast h may be in half precision, too low for a variance
         if in_forward_mode():
             return normalized(h, self.epsilon) * self.weight + self.bias
         return nn.functional.layer_norm(h, h.shape[-1:], self.weight, self.bias, self.epsilon)
 
 
 def normalized(h: Tensor, epsilon: float) -> Tensor:
-    """h with mean 0 and variance 1 along its last dimension, in elementary operations (see :class:`Norm`)."""
+    """Normalise h to mean 0 and variance 1 along its last dimension with elementary operations (see :class:`Norm`)."""
     centred = h - h.mean(dim=-1, keepdim=True)
     return centred * torch.rsqrt(centred.square().mean(dim=-1, keepdim=True) + epsilon)
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """x, in single precision if it came in half."""
+    """Convert x to single precision if it is in half precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def in_full_precision(layer: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:
-    """layer(x) in the precision of the layer's weights, whatever autocast says."""
+    """layer(x) in the precision of the layer's weights, even under autocast."""
     with torch.autocast(x.device.type, enabled=False):
         return layer(x.to(layer.weight.dtype))
 
 
 def in_forward_mode() -> bool:
-    """Whether a forward-mode derivative is being taken."""
+    """Whether a forward-mode derivative is being computed."""
     return getattr(forward_ad, "_current_level", -1) >= 0
 
 
 def checkpointed(block: Callable[..., Tensor], *inputs: Any) -> Tensor:
-    """block(\\*inputs), computed again in the backward pass rather than kept for it (arXiv 1604.06174).
+    """block(\\*inputs), recomputed in the backward pass instead of stored (arXiv 1604.06174).
 
-    While a forward-mode derivative is being taken the block is computed as ever: computed again in the backward pass it
-    would lack the tangents, and PyTorch refuses to go on.
+    In forward mode the block is not checkpointed: the recomputation would lack the tangents, and PyTorch raises an
+    error.
     """
     if in_forward_mode():
         return block(*inputs)

@@ -1,4 +1,4 @@
-"""A few convolutions, for a learned transformation of images that costs little next to the denoiser."""
+"""A small convolutional network, for a learned transformation of images that is cheap relative to the denoiser."""
 
 from __future__ import annotations
 
@@ -14,25 +14,24 @@ __all__ = ["ConvNet"]
 class ConvNet(Backbone):
     """Convolutions at full resolution with smooth activations between them; the conditions scale and shift channels.
 
-    There are no norms, no skips and no attention: every operation has forward-mode derivatives of any order, and the
-    cost is that of the convolutions. With ``kernel=1`` it is one perceptron applied to every pixel. With ``patch=2`` it
-    works on blocks of 2x2 pixels at half the resolution, where a layer of four times as many parameters takes as many
-    operations: for the same number of parameters it is much the faster.
+    There are no norms, skips or attention: every operation has forward-mode derivatives of any order, and the cost is
+    that of the convolutions. With ``kernel=1`` it is one perceptron applied to every pixel. With ``patch=2`` it works
+    on blocks of 2x2 pixels at half the resolution, where a layer with four times as many parameters needs the same
+    number of operations, so it is much faster for the same number of parameters.
 
     Args:
-        channels: channels of an image. In a configuration null stands for those of the data, which `ndm train` fills
-            in.
+        channels: channels of an image. In a configuration, null means those of the data, which `ndm train` fills in.
         width: channels between the convolutions.
-        depth: number of convolutions, 2 at least.
-        kernel: side of the convolutions' windows, odd; the output sees ``depth * (kernel - 1) + 1`` pixels across.
-        heads: how many outputs of the image's shape; they are stacked along the channels.
-        level: whether the network sees the noise level; without, it is called as ``net(x)``.
-        classes: number of classes if the network is given labels, else 0.
+        depth: number of convolutions, at least 2.
+        kernel: kernel size, odd; the receptive field is ``depth * (kernel - 1) + 1`` pixels wide.
+        heads: number of outputs of the image's shape, stacked along the channels.
+        level: whether the noise level is an input; if false, the network is called as ``net(x)``.
+        classes: number of classes for a network with labels, else 0.
         embedding: width of the embedding of the noise level and of the class.
-        zero_init: start from an output of zero.
-        dropout: share of hidden units dropped in training.
-        patch: side of the blocks whose pixels become channels (``pixel_unshuffle``) before the first convolution, and
-            pixels again after the last.
+        zero_init: initialise the output to zero.
+        dropout: fraction of hidden units dropped in training.
+        patch: side of the blocks whose pixels become channels before the first convolution (``pixel_unshuffle``) and
+            pixels again after the last one.
 
     Raises:
         ValueError: ``channels`` is None, ``depth`` is below 2, ``kernel`` is not odd, or ``patch`` is not positive.
@@ -85,14 +84,14 @@ class ConvNet(Backbone):
         Args:
             z: (B, channels, H, W).
             u: (B,) noise level, about [0, 1].
-            labels: (B,) integers in [0, classes]; ``classes`` stands for no class.
+            labels: (B,) integers in [0, classes]; ``classes`` means no class.
 
         Returns:
             (B, heads * channels, H, W).
 
         Raises:
-            ValueError: z has another shape, its sides are not divisible by ``patch``, or a condition is missing or not
-                one the network knows.
+            ValueError: z has another shape, its sides are not divisible by ``patch``, or a condition is missing or
+                unknown to the network.
         """
         self._check_conditions(u, labels)
         if z.ndim != 4 or z.shape[1] != self.channels:
@@ -113,7 +112,7 @@ class ConvNet(Backbone):
         return nn.functional.pixel_shuffle(h, self.patch)
 
     def _modulations(self, condition: Tensor | None) -> Sequence[tuple[Tensor, Tensor] | None]:
-        """A scale and a shift (B, width, 1, 1) for what enters each activation; None without conditions."""
+        """A scale and a shift, (B, width, 1, 1), for the input of each activation; None without conditions."""
         activations = len(self.hidden) + 1
         if self.modulation is None:
             return [None] * activations

@@ -1,4 +1,4 @@
-"""A residual perceptron, for points, tables and small images."""
+"""A residual MLP for points, tables and small images."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ __all__ = ["ResidualMLP"]
 
 
 class ResidualMLP(Backbone):
-    """Residual blocks of two layers each; the noise level scales and shifts what enters a block.
+    """Residual blocks of two layers each; the noise level scales and shifts the input of each block.
 
-    The blocks normalise first, as transformers do; the conditioning is that of FiLM (arXiv 1709.07871) and of DiT
-    (arXiv 2212.09748).
+    The blocks are pre-norm, as in transformers; the conditioning is that of FiLM (arXiv 1709.07871) and DiT (arXiv
+    2212.09748).
 
     Args:
-        features: number of features of one example, the product of its shape. In a configuration null stands for
-            that of the data, which `ndm train` fills in.
-        hidden: width of the residual stream. In a configuration null stands for one that `ndm train` chooses by the
+        features: number of features of one example, the product of its shape. In a configuration, null means that of
+            the data, which `ndm train` fills in.
+        hidden: width of the residual stream. In a configuration, null means a width that `ndm train` chooses from the
             number of features.
         depth: number of residual blocks.
-        heads: how many outputs of the example's shape; they are stacked along dimension 1.
-        level: whether the network sees the noise level; without, it is called as ``net(x)``.
-        classes: number of classes if the network is given labels, else 0.
+        heads: number of outputs of the example's shape, stacked along dimension 1.
+        level: whether the noise level is an input; if false, the network is called as ``net(x)``.
+        classes: number of classes for a network with labels, else 0.
         embedding: width of the embedding of the noise level and of the class.
-        zero_init: start from an output of zero.
-        dropout: share of hidden units dropped in training.
+        zero_init: initialise the output to zero.
+        dropout: fraction of hidden units dropped in training.
 
     Raises:
         ValueError: ``features`` or ``hidden`` is None.
@@ -73,13 +73,13 @@ class ResidualMLP(Backbone):
         Args:
             z: (B, \\*shape), the product of shape being ``features``.
             u: (B,) noise level, about [0, 1].
-            labels: (B,) integers in [0, classes]; ``classes`` stands for no class.
+            labels: (B,) integers in [0, classes]; ``classes`` means no class.
 
         Returns:
             (B, heads * shape[0], \\*shape[1:]).
 
         Raises:
-            ValueError: z has another number of features, or a condition is missing or not one the network knows.
+            ValueError: z has another number of features, or a condition is missing or unknown to the network.
         """
         self._check_conditions(u, labels)
         batch, *shape = z.shape

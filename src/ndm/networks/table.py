@@ -1,4 +1,4 @@
-"""A learned number for every level, for a learned transformation of K-level data that costs next to nothing."""
+"""A table with one learned number per level, for a cheap learned transformation of K-level data."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ __all__ = ["LevelTable"]
 
 
 class LevelTable(Backbone):
-    """h(x) looked up by the level of each dimension on its own: K learned numbers a head, with straight lines between.
+    """h(x) looked up by the level of each dimension separately: K learned numbers per head, with linear interpolation.
 
-    In ``Separable`` it makes F an embedding of the levels: element by element, whatever the level's neighbours are, and
-    as a function of the noise level. A pass costs one look-up for each dimension, where any network costs hundreds of
-    multiplications. Beyond the first and the last level it is constant.
+    In ``Separable`` it makes F an elementwise embedding of the levels as a function of the noise level. A pass needs
+    one look-up per dimension, instead of hundreds of multiplications for other networks. The table is constant beyond
+    the first and last levels.
 
     Args:
-        levels: K, the data's levels: 2 (k + 1/2) / K - 1 for k = 0..K-1, as decoders have them.
-        channels: channels of an image, each with a table of its own; 1 for one table that all share.
-        heads: how many outputs of the data's shape; they are stacked along the channels.
-        beside: a network whose output, of the same shape, is added: called as beside(x), it sees what the levels of the
-            other dimensions tell.
+        levels: K, the number of levels: 2 (k + 1/2) / K - 1 for k = 0..K-1, as in the decoders.
+        channels: channels of an image, each with its own table; 1 for one shared table.
+        heads: number of outputs of the data's shape, stacked along the channels.
+        beside: a network whose output, of the same shape, is added. It is called as beside(x) and may depend on all
+            dimensions.
 
     Raises:
         ValueError: there are fewer than two levels.
@@ -44,7 +44,7 @@ class LevelTable(Backbone):
         self.values = nn.Parameter(torch.zeros(channels * levels, heads))
 
     def forward(self, x: Tensor, u: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
-        """The numbers of these values' levels.
+        """Look up the learned numbers of x's levels.
 
         Args:
             x: (B, C, \\*rest), in [-1, 1]; C is ``channels``, or anything if that is 1.
@@ -53,8 +53,8 @@ class LevelTable(Backbone):
             (B, heads * C, \\*rest).
 
         Raises:
-            ValueError: a noise level or labels are given, the channels are not those of the table, or the network
-                beside it returns another shape.
+            ValueError: a noise level or labels are given, the channels are not those of the table, or ``beside``
+                returns another shape.
         """
         self._check_conditions(u, labels)
         if self.channels not in (1, x.shape[1]):

@@ -18,26 +18,25 @@ class ImageTransformer(Backbone):
     """The transformer of DiT (arXiv 2212.09748): an image's patches are its tokens.
 
     The conditions scale, shift and gate every block's two branches ("adaLN-Zero"); without conditions the scales,
-    shifts and gates are learned constants. Positions are sines and cosines of a patch's row and column, made for the
-    image at hand, so that any size will do. The default is DiT-S/2.
+    shifts and gates are learned constants. Positions are sines and cosines of a patch's row and column, computed for
+    each image size, so any size is supported. The default is DiT-S/2.
 
     It can be differentiated in forward mode with respect to z and u, nested or under reverse mode, with an attention
     kernel that has such derivatives: ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``.
 
     Args:
-        channels: channels of an image. In a configuration null stands for those of the data, which `ndm train` fills
-            in.
+        channels: channels of an image. In a configuration, null means those of the data, which `ndm train` fills in.
         patch: side of a patch, in pixels; the cost grows with the fourth power of 1 / patch.
         width: features of a token; divisible by 4 and by ``attention_heads``.
         depth: number of blocks.
-        attention_heads: heads of every attention.
-        heads: how many outputs of the image's shape; they are stacked along the channels.
-        level: whether the network sees the noise level; without, it is called as ``net(x)``.
-        classes: number of classes if the network is given labels, else 0.
+        attention_heads: number of attention heads.
+        heads: number of outputs of the image's shape, stacked along the channels.
+        level: whether the noise level is an input; if false, the network is called as ``net(x)``.
+        classes: number of classes for a network with labels, else 0.
         embedding: width of the embedding of the noise level and of the class.
-        zero_init: start from blocks that pass on what they get and from an output of zero.
-        dropout: share of hidden units dropped in training.
-        checkpointing: compute the insides of the blocks again in the backward pass rather than keep them.
+        zero_init: initialise the blocks to the identity and the output to zero.
+        dropout: fraction of hidden units dropped in training.
+        checkpointing: recompute the activations inside the blocks in the backward pass instead of storing them.
 
     Raises:
         ValueError: ``channels`` is None, or ``width`` is not divisible by 4 and by ``attention_heads``.
@@ -90,13 +89,13 @@ class ImageTransformer(Backbone):
         Args:
             z: (B, channels, H, W), H and W divisible by ``patch``.
             u: (B,) noise level, about [0, 1].
-            labels: (B,) integers in [0, classes]; ``classes`` stands for no class.
+            labels: (B,) integers in [0, classes]; ``classes`` means no class.
 
         Returns:
             (B, heads * channels, H, W).
 
         Raises:
-            ValueError: z has another shape, or a condition is missing or not one the network knows.
+            ValueError: z has another shape, or a condition is missing or unknown to the network.
         """
         self._check_conditions(u, labels)
         if z.ndim != 4 or z.shape[1] != self.channels or z.shape[2] % self.patch or z.shape[3] % self.patch:
@@ -116,12 +115,12 @@ class ImageTransformer(Backbone):
 
 
 def _positions(rows: int, columns: int, like: Tensor) -> Tensor:
-    """Sines and cosines of each patch's column, then of its row, (rows * columns, width), in DiT's frequencies.
+    """Sines and cosines of each patch's column, then of its row, (rows * columns, width), with DiT's frequencies.
 
     Args:
-        rows: of the grid of patches.
-        columns: of it.
-        like: a tensor (B, width, ...) with the device and precision that are wanted.
+        rows: the number of rows of patches.
+        columns: the number of columns of patches.
+        like: a tensor (B, width, ...) with the required device and precision.
     """
     quarter = like.shape[1] // 4
     frequencies = 10000.0 ** (-torch.arange(quarter, device=like.device, dtype=like.dtype) / quarter)
@@ -132,7 +131,7 @@ def _positions(rows: int, columns: int, like: Tensor) -> Tensor:
 
 
 class _Modulation(nn.Module):
-    """Vectors to scale, shift and gate tokens with: linear in the conditions, or constants if there are none.
+    """Vectors that scale, shift and gate tokens: linear in the conditions, or constants without conditions.
 
     Shapes:
         condition: (B, conditions) or None -> ``vectors`` tensors (B or 1, 1, width).

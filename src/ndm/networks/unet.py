@@ -1,4 +1,4 @@
-"""A U-Net for images, made of the blocks of diffusers."""
+"""A U-Net for images, built from the blocks of diffusers."""
 
 from __future__ import annotations
 
@@ -20,36 +20,39 @@ __all__ = ["UNet"]
 class UNet(Backbone):
     """The U-Net of DDPM (arXiv 2006.11239), and with one resolution that of VDM (arXiv 2107.00630, appendix B).
 
-    It is diffusers' ``UNet2DModel``, told the noise level by our own features. VDM's for CIFAR-10 is ``UNet(3,
-    width=128, multipliers=(1,), blocks=32, attention="middle", fourier=(7, 8), groups=32, dropout=0.1)``; it adds z to
-    its estimate of the noise, for which ``ndm.Denoiser(net, "v")`` has an equivalent: sigma z + alpha times the output.
+    It is diffusers' ``UNet2DModel`` with the noise level features of this package. VDM's network for CIFAR-10 is
+    ``UNet(3, width=128, multipliers=(1,), blocks=32, attention="middle", fourier=(7, 8), groups=32, dropout=0.1)``; it
+    adds z to its estimate of the noise, for which ``ndm.Denoiser(net, "v")`` has an equivalent: sigma z + alpha times
+    the output.
 
-    It can be differentiated in forward mode with respect to z and u, nested or under reverse mode. With attention that
-    needs a kernel which has such derivatives: ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``.
+    It can be differentiated in forward mode with respect to z and u, nested or under reverse mode. With attention this
+    needs a kernel with such derivatives: ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``.
 
     Args:
-        channels: channels of an image. In a configuration null stands for those of the data, which `ndm train` fills
-            in.
+        channels: channels of an image. In a configuration, null means those of the data, which `ndm train` fills in.
         width: channels at full resolution.
-        multipliers: channels at each resolution in units of ``width``; each resolution is half the one before.
+        multipliers: channels at each resolution in units of ``width``; each resolution is half the previous one.
         blocks: residual blocks per resolution on the way down; there is one more on the way up.
-        heads: how many outputs of the image's shape; they are stacked along the channels.
-        attention: where to attend: false for nowhere; ``middle``, between the way down and the way up; a choice of
-            resolutions, counted from 0, the full one, and the middle; true for the lowest resolution and the middle.
-        attention_heads: heads of every attention; must divide the channels where there is attention.
-        level: whether the network sees the noise level; without, it is called as ``net(x)``.
-        classes: number of classes if the network is given labels, else 0.
+        heads: number of outputs of the image's shape, stacked along the channels.
+        attention: where to use attention: false for nowhere; ``middle``, between the way down and the way up; a list of
+            resolutions, counted from 0 (the full one), in addition to the middle; true for the lowest resolution and
+            the middle.
+        attention_heads: number of attention heads; must divide the channels where there is attention.
+        level: whether the noise level is an input; if false, the network is called as ``net(x)``.
+        classes: number of classes for a network with labels, else 0.
         groups: groups of every group normalisation; must divide the channels at each resolution.
-        fourier: exponents n of the Fourier features sin(2^n pi z) and cos(2^n pi z) that the first convolution is given
-            beside z. An image of 256 levels in [-1, 1] has them 2^-7 apart: at n = 7 neighbours are half a period
-            apart, at n = 8 a whole one, and it is the noise between them that shows. VDM's are 7 and 8.
-        zero_init: start from an output of zero.
-        dropout: share of hidden units dropped in training.
-        checkpointing: compute the insides of the residual blocks again in the backward pass rather than keep them.
+        fourier: exponents n of the Fourier features sin(2^n pi z) and cos(2^n pi z) that are concatenated to the input
+            of the first convolution. 256 levels in [-1, 1] are 2^-7 apart: adjacent levels differ by half a period at n
+            = 7 and by a full period at n = 8, where the features show only the noise. VDM uses 7 and 8.
+        zero_init: initialise the output to zero.
+        dropout: fraction of hidden units dropped in training.
+        checkpointing: recompute the activations inside the residual blocks in the backward pass instead of storing
+            them.
 
     Raises:
-        ValueError: ``channels`` is None, ``groups`` does not divide the channels at some resolution, or
-            ``attention_heads`` where there is attention, or ``attention`` names a resolution that is not there.
+        ValueError: ``channels`` is None, ``groups`` does not divide the channels at some resolution,
+            ``attention_heads`` does not divide those where there is attention, or ``attention`` names a resolution that
+            does not exist.
 
     Example:
         >>> import torch
@@ -111,7 +114,7 @@ class UNet(Backbone):
             for name, norm in module.named_children():
                 if isinstance(norm, nn.GroupNorm):
                     setattr(module, name, _GroupNorm(norm.num_groups, norm.num_channels, norm.eps))
-            if isinstance(module, Attention):  # built with one head, of as many channels as there are
+            if isinstance(module, Attention):  # built with one head over all channels
                 module.heads = attention_heads
                 module.scale = (module.inner_dim // attention_heads) ** -0.5
         if checkpointing:
@@ -126,13 +129,13 @@ class UNet(Backbone):
         Args:
             z: (B, channels, H, W), H and W divisible by 2 ** (number of resolutions - 1).
             u: (B,) noise level, about [0, 1].
-            labels: (B,) integers in [0, classes]; ``classes`` stands for no class.
+            labels: (B,) integers in [0, classes]; ``classes`` means no class.
 
         Returns:
             (B, heads * channels, H, W).
 
         Raises:
-            ValueError: z has another shape, or a condition is missing or not one the network knows.
+            ValueError: z has another shape, or a condition is missing or unknown to the network.
         """
         self._check_conditions(u, labels)
         if z.ndim != 4 or z.shape[1] != self.channels or z.shape[2] % self.stride or z.shape[3] % self.stride:
@@ -140,13 +143,13 @@ class UNet(Backbone):
                 f"This UNet takes images (B, {self.channels}, H, W) with H and W divisible by {self.stride}, "
                 f"not a batch of shape {tuple(z.shape)}."
             )
-        if u is None:  # the blocks want a level: a constant one is a bias that they learn
+        if u is None:  # the blocks require a level; a constant one acts as a learned bias
             u = z.new_zeros(len(z))
         return self.unet(z, u, class_labels=labels, return_dict=False)[0]
 
 
 def _attentive(attention: bool | str | Sequence[int], resolutions: int) -> set[int]:
-    """The resolutions at which to attend."""
+    """The resolutions with attention."""
     if attention is True:
         return {resolutions - 1}
     if attention is False or attention == "middle":
@@ -160,13 +163,14 @@ def _attentive(attention: bool | str | Sequence[int], resolutions: int) -> set[i
 
 
 class _Input(nn.Conv2d):
-    """A convolution of z and its Fourier features, in full precision: autocast would round the low noise levels away.
+    """A convolution of z and its Fourier features, in full precision: low noise levels would be lost under autocast.
 
-    The features are, for every exponent n and then every channel, sin(2^n pi z); and then likewise the cosines.
+    The features are sin(2^n pi z) for every exponent n and then every channel, followed by the cosines in the same
+    order.
     """
 
     def __init__(self, convolution: nn.Conv2d, fourier: Sequence[int]) -> None:
-        # The weights are those of the convolution that it replaces; none are drawn, here or there, for nothing.
+        # The weights are those of the replaced convolution; no weights are drawn only to be discarded.
         with torch.device("meta"):
             super().__init__(convolution.in_channels, convolution.out_channels, 3, padding=1)
         self.weight, self.bias = convolution.weight, convolution.bias
@@ -185,12 +189,12 @@ class _Input(nn.Conv2d):
 class _GroupNorm(nn.GroupNorm):
     """Group normalisation in the precision of its weights, which can be differentiated in forward mode.
 
-    Precision: under autocast the input may come in half, too coarse for a variance.
+    Under autocast the input may be in half precision, too low for a variance.
 
-    PyTorch's formula for the forward-mode derivative views the tangent as (B, groups, ...), which fails for the layouts
-    that attention and ``channels_last`` leave behind. The tangent's layout cannot be seen from here when derivatives
-    are nested, so the input is laid out anew; outside forward mode nothing is copied. While ``torch.compile`` traces a
-    derivative the formula fails altogether, and elementary operations, which it fuses, take its place.
+    PyTorch's formula for the forward-mode derivative views the tangent as (B, groups, ...), which fails for the memory
+    layouts produced by attention and ``channels_last``. With nested derivatives the tangent's layout is not accessible
+    here, so the input is made contiguous; outside forward mode nothing is copied. When ``torch.compile`` traces a
+    derivative the formula always fails, so elementary operations, which are fused, replace it.
     """
 
     def forward(self, x: Tensor) -> Tensor:

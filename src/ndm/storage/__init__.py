@@ -1,1 +1,1 @@
-"""Files: written atomically, read within limits; models as folders, and on the Hugging Face hub."""
+"""Storage: atomic writing, reading with size limits, models in folders and on the Hugging Face hub."""

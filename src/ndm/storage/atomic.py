@@ -1,8 +1,8 @@
-"""Files and folders that appear under their names only when they are complete.
+"""Atomic writing of files and folders.
 
-What is written goes to a temporary name in the same folder, is forced to the disk, and is renamed. A crash, a full disk
-or a killed process leaves the earlier file, or none. A temporary file is locked by its writer, so that what a killed
-process has left is told from what another one is writing, and is removed by the next writer of the same name.
+Data are written to a temporary file in the same folder, flushed to the disk, and renamed. After a crash, a full disk or
+a killed process, the earlier file, or none, remains. A temporary file is locked by its writer, so that files left by
+killed processes can be identified. They are removed by the next writer of the same name.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from ndm.storage.texts import require_regular
 
 __all__ = ["atomic_folder", "atomic_path", "atomic_write", "flush", "naming", "refuse_if_being_written", "sha256_of"]
 
-#: Hexadecimal digits in a temporary name.
+#: The number of hexadecimal digits in a temporary name.
 DIGITS = 8
 
-#: The numbers of errors that a disk may answer with when it is written to.
+#: The error numbers of failed writes to a disk.
 _OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A binary file for writing that takes the place of ``path`` when all has been written to it.
+    """A binary file for writing that replaces ``path`` when it is complete.
 
-    After an exception it is removed, and what was at ``path`` stays.
+    After an exception it is removed, and ``path`` is unchanged.
 
     Args:
         path: the file. The target of a symbolic link is replaced, not the link.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: writing fails.
     """
     with atomic_path(path) as fresh, fresh.open("wb") as file:
         yield file
@@ -47,18 +47,18 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str], replace: bool = True) -> Iterator[Path]:
-    """A temporary path, with the suffix of ``path``, whose file takes the place of ``path`` at the end.
+    """A temporary path, with the suffix of ``path``, whose file replaces ``path`` on exit.
 
-    After an exception it is removed, and what was at ``path`` stays. An existing file's permissions are kept.
+    After an exception it is removed, and ``path`` is unchanged. An existing file's permissions are kept.
 
     Args:
         path: the file. The target of a symbolic link is replaced, not the link.
         replace: whether a file at ``path`` may be replaced.
 
     Raises:
-        FileExistsError: there is a file at ``path`` that may not be replaced; it is found at the end at the latest.
-        ValueError: there is something at ``path`` that is no file.
-        OSError: it cannot be written.
+        FileExistsError: ``path`` exists and may not be replaced; raised on exit at the latest.
+        ValueError: ``path`` exists and is not a file.
+        OSError: writing fails.
     """
     if Path(path).exists() and not Path(path).is_dir():
         require_regular(path)
@@ -75,12 +75,12 @@ def atomic_path(path: str | os.PathLike[str], replace: bool = True) -> Iterator[
 
 
 def _name_new(fresh: Path, place: Path) -> None:
-    """Give a file its name if no other file has it."""
+    """Rename a file if the new name does not exist."""
     try:
-        os.link(fresh, place)  # fails where there is one, which a rename does not
+        os.link(fresh, place)  # unlike a rename, fails if the name exists
     except FileExistsError:
         raise _exists(place) from None
-    except OSError:  # the file system has no links
+    except OSError:  # the file system does not support links
         if place.exists():
             raise _exists(place) from None
         fresh.rename(place)
@@ -93,7 +93,7 @@ def _exists(place: Path) -> FileExistsError:
 def refuse_if_being_written(path: str | os.PathLike[str], own: Path | None = None) -> None:
     """Raise FileExistsError if another process is writing the file.
 
-    Of two that begin at the same moment, and look after each has its temporary file, one at least finds the other.
+    If two processes start at the same time and call this after creating their temporary files, at least one fails.
 
     Args:
         path: the file.
@@ -107,12 +107,12 @@ def refuse_if_being_written(path: str | os.PathLike[str], own: Path | None = Non
 
 @contextlib.contextmanager
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary folder that takes the place of ``path`` at the end, with all that is in it.
+    """A temporary folder that replaces ``path`` on exit.
 
-    An earlier folder is moved to :func:`aside` for the moment of the exchange, and removed.
+    An earlier folder is moved to :func:`aside` during the exchange, and then removed.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: writing fails.
     """
     with _beside(path, _make_locked, lambda fresh: shutil.rmtree(fresh, ignore_errors=True)) as (place, fresh):
         yield fresh
@@ -127,12 +127,12 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 def _beside(
     path: str | os.PathLike[str], make: Callable[[Path], int | None], remove: Callable[[Path], object]
 ) -> Iterator[tuple[Path, Path]]:
-    """Where a path leads, and a temporary file or folder beside it, of which nothing is left at the end.
+    """The target of a path, and a temporary file or folder beside it, which is removed on exit.
 
     Args:
-        path: as it was asked for, perhaps a symbolic link.
-        make: makes what is temporary; a descriptor of it that holds its lock, or None.
-        remove: takes it away, if it is still there.
+        path: the requested path, possibly a symbolic link.
+        make: creates the temporary file or folder; returns a descriptor that holds its lock, or None.
+        remove: removes it if it exists.
     """
     place = Path(os.path.realpath(path))
     sweep(place)
@@ -149,12 +149,12 @@ def _beside(
 
 @contextlib.contextmanager
 def naming(path: str | os.PathLike[str], temporary: Path | None = None) -> Iterator[None]:
-    """Let errors of the disk name what was to be written: a write to an open file names nothing, and a temporary name
-    is of no use to anyone. What libraries make of an OSError becomes one again.
+    """Add the path to errors of writing, which otherwise have no file name or a temporary one. Errors that libraries
+    raise for an OSError become OSErrors.
 
     Args:
-        path: the file or folder that is written.
-        temporary: what it is called while it is.
+        path: the file or folder being written.
+        temporary: its temporary path.
     """
     try:
         yield
@@ -167,14 +167,14 @@ def naming(path: str | os.PathLike[str], temporary: Path | None = None) -> Itera
         else:
             raise
         raise OSError(error.errno, error.strerror, name) from None
-    except RuntimeError as error:  # torch.save's, while an OSError goes up through it
+    except RuntimeError as error:  # raised by torch.save for an OSError
         if not isinstance(error.__context__, OSError) or error.__context__.errno is None:
             raise
         raise OSError(error.__context__.errno, error.__context__.strerror, os.fspath(path)) from None
 
 
 def aside(path: Path) -> Path:
-    """Where an earlier folder waits while the new one takes its place."""
+    """The path of an earlier folder during the exchange with the new one."""
     return path.with_name(f".{path.name}-old")
 
 
@@ -193,9 +193,9 @@ def _exchange(fresh: Path, path: Path) -> None:
 
 
 def flush(path: Path) -> None:
-    """Wait until the contents of a file, or the names in a folder, are on the disk.
+    """Flush a file's contents, or the names in a folder, to the disk.
 
-    A rename may get there before them, and a power cut between the two.
+    Otherwise a rename may reach the disk before the contents.
     """
     held = _open_folder(path) if path.is_dir() else os.open(path, os.O_RDWR)
     if held is None:
@@ -203,14 +203,14 @@ def flush(path: Path) -> None:
     try:
         os.fsync(held)
     except OSError:
-        if not path.is_dir():  # some file systems cannot do it for folders
+        if not path.is_dir():  # some file systems do not support it for folders
             raise
     finally:
         os.close(held)
 
 
 def sweep(path: Path) -> None:
-    """Remove the temporary files and folders of ``path`` that killed processes have left."""
+    """Remove temporary files and folders of ``path`` left by killed processes."""
     for left in _temporaries(path):
         with contextlib.suppress(OSError):
             held = _open_folder(left) if left.is_dir() else os.open(left, os.O_RDWR)
@@ -218,7 +218,7 @@ def sweep(path: Path) -> None:
                 continue
             try:
                 if not _try_lock(held):
-                    continue  # another process is writing it
+                    continue  # being written by another process
                 if left.is_dir():
                     shutil.rmtree(left, ignore_errors=True)
                 else:
@@ -231,7 +231,7 @@ def sha256_of(path: Path) -> str:
     """The SHA-256 of a file's contents, in hexadecimal digits.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: reading fails.
     """
     found = hashlib.sha256()
     with path.open("rb") as file:
@@ -241,7 +241,7 @@ def sha256_of(path: Path) -> str:
 
 
 def _temporaries(path: Path) -> list[Path]:
-    """The temporary files and folders of ``path``, by whomever."""
+    """All temporary files and folders of ``path``."""
     return list(path.parent.glob(f".{glob.escape(path.stem)}.{'[0-9a-f]' * DIGITS}{glob.escape(path.suffix)}"))
 
 
@@ -250,22 +250,22 @@ def _temporary(path: Path) -> str:
 
 
 def _open_folder(path: Path) -> int | None:
-    """A descriptor of a folder; None where the system has none."""
+    """A descriptor of a folder; None if the system has none."""
     return os.open(path, os.O_RDONLY) if hasattr(os, "O_DIRECTORY") else None
 
 
 def _open_locked(fresh: Path) -> int:
-    """Make a temporary file; a descriptor of it that holds its lock."""
+    """Create a temporary file; returns a descriptor that holds its lock."""
     while True:
         held = os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
-        _try_lock(held, wait=True)  # for one who looks whether it is locked
+        _try_lock(held, wait=True)  # another process may be testing the lock
         if os.fstat(held).st_nlink:
             return held
-        os.close(held)  # another writer has swept it before it was locked
+        os.close(held)  # removed by another writer before it was locked
 
 
 def _make_locked(fresh: Path) -> int | None:
-    """Make a temporary folder; a descriptor of it that holds its lock, where there are such."""
+    """Create a temporary folder; returns a descriptor that holds its lock, or None if not supported."""
     fresh.mkdir()
     held = _open_folder(fresh)
     if held is not None:
@@ -285,7 +285,7 @@ def _is_locked(path: Path) -> bool:
         fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:  # a file system without locks
+    except OSError:  # the file system does not support locks
         return False
     finally:
         os.close(held)
@@ -293,7 +293,7 @@ def _is_locked(path: Path) -> bool:
 
 
 def _try_lock(descriptor: int, wait: bool = False) -> bool:
-    """Lock an open file until it is closed; whether that was possible. Where there are no locks, it was not."""
+    """Lock an open file until it is closed. Returns whether it succeeded; false if locks are not supported."""
     try:
         import fcntl
     except ModuleNotFoundError:

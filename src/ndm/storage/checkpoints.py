@@ -1,10 +1,9 @@
-r"""A part as a folder: its configuration as JSON and its tensors as safetensors. Loading executes nothing from the
-files.
+r"""Saving of parts to folders: the configuration as JSON, the tensors as safetensors. Loading executes no code.
 
-The folder is written beside its final place, brought to the disk, and moved there whole. An earlier model is moved
-aside for that moment, and found there by ``load_part`` should a crash strike just then, so that a crash leaves either
-the old one or the new. The file SHA256SUMS, in the format of the program ``sha256sum``, has the checksums of the
-configuration and the tensors; ``load_part`` compares them.
+The folder is written under a temporary name, flushed to the disk, and renamed. An earlier model is moved aside during
+the exchange; after a crash in that moment ``load_part`` finds it there. A crash therefore leaves either the old or the
+new model. The file SHA256SUMS, in the format of the program ``sha256sum``, has the checksums of the configuration and
+the tensors; ``load_part`` compares them.
 """
 
 from __future__ import annotations
@@ -30,31 +29,32 @@ __all__ = ["aside", "data_of", "load_part", "save_part"]
 CONFIG, WEIGHTS, CHECKSUMS, CARD = "config.json", "model.safetensors", "SHA256SUMS", "README.md"
 FORMAT = 1
 
-#: Files that other programs keep pickled weights in.
+#: File names of pickled weights of other programs.
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
-#: Bytes of tensors that may be made to build a model: so many for each byte of its weights, which may be saved in half
-#: precision, and so many besides, for tables of constants.
+#: Limit on the bytes of tensors created to build a model: a factor on the size of its weights, which may be saved in
+#: half precision, and a constant for tables of constants.
 _MANY, _SOME = 8, 1 << 28
 
 PartT = TypeVar("PartT", bound=Part)
 
 
 def save_part(part: Part, path: str | os.PathLike[str], card: str | None = None, data: str | None = None) -> Path:
-    """Write ``part`` to the folder ``path``; an earlier model there is replaced as a whole.
+    """Write ``part`` to the folder ``path``, replacing an earlier model.
 
     Args:
         part: the part.
         path: the folder.
-        card: the text of a README.md that goes with it, if any.
-        data: what identifies the data that it was trained on, for :func:`data_of`.
+        card: the text of README.md, if any.
+        data: an identifier of the training data, for :func:`data_of`.
 
     Raises:
-        TypeError: the part has an argument that a configuration cannot hold (a function, a module that is not a Part).
+        TypeError: the part has an argument that a configuration cannot represent (a function, a module that is not a
+            Part).
         FileExistsError: ``path`` exists and is not a saved model.
     """
     path = Path(path)
-    # Before anything is written: it may refuse.
+    # Before anything is written, since it may raise.
     config = {"ndm_format": FORMAT, "model": part.config(), "training": part.training}
     if data is not None:
         config["data"] = data
@@ -64,7 +64,7 @@ def save_part(part: Part, path: str | os.PathLike[str], card: str | None = None,
     with atomic_folder(path) as fresh:
         (fresh / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
         _save_tensors(part, fresh / WEIGHTS)
-        (fresh / WEIGHTS).chmod((fresh / CONFIG).stat().st_mode)  # safetensors makes what only its owner can read
+        (fresh / WEIGHTS).chmod((fresh / CONFIG).stat().st_mode)  # safetensors makes it readable only by the owner
         (fresh / CHECKSUMS).write_text("".join(f"{sha256_of(fresh / name)}  {name}\n" for name in (CONFIG, WEIGHTS)))
         if card is not None:
             (fresh / CARD).write_text(card, encoding="utf-8", errors="surrogateescape")
@@ -88,11 +88,11 @@ def _save_tensors(part: Part, path: Path) -> None:
 
 
 def load_part(path: str | os.PathLike[str], kind: type[PartT], allow: Iterable[type[nn.Module] | str] = ()) -> PartT:
-    """Read the part that :func:`save_part` wrote, in the mode (training or evaluation) that it was saved in.
+    """Load a part written by :func:`save_part`, in the mode (training or evaluation) in which it was saved.
 
     Args:
         path: the folder.
-        kind: the class that the part must be of.
+        kind: the required class of the part.
         allow: the caller's own classes that the configuration may name, or the names of modules with such classes.
 
     Raises:
@@ -131,8 +131,8 @@ def load_part(path: str | os.PathLike[str], kind: type[PartT], allow: Iterable[t
         raise ValueError(f"{path} holds a {type(part).__name__}, not a {kind.__name__}.")
     fresh = part.state_dict()
     try:
-        # Assigned, not copied, so that tensors keep the precision they were saved in; cloned, so that they do not stay
-        # tied to the file.
+        # Assigned, not copied, so that tensors keep their saved precision; cloned, so that they do not depend on the
+        # file.
         part.load_state_dict({k: v.clone() for k, v in load_file(path / WEIGHTS).items()}, assign=True)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path / WEIGHTS} is damaged and cannot be read ({error}).") from None
@@ -140,11 +140,11 @@ def load_part(path: str | os.PathLike[str], kind: type[PartT], allow: Iterable[t
         reason = " ".join(str(error).split())
         raise ValueError(f"The tensors in {path / WEIGHTS} do not fit its configuration: {reason}") from None
     _check_tensors(part.state_dict(), fresh, path / WEIGHTS)
-    return part.train(config.get("training") is not False)  # earlier versions did not write it
+    return part.train(config.get("training") is not False)  # not written by earlier versions
 
 
 def data_of(path: str | os.PathLike[str]) -> str | None:
-    """What identifies the data that the part in a folder was trained on; None if that was not written down.
+    """The identifier of the training data of a saved part; None if not recorded.
 
     Raises:
         ValueError: the configuration is damaged.
@@ -154,14 +154,14 @@ def data_of(path: str | os.PathLike[str]) -> str | None:
 
 
 def _check_tensors(found: Mapping[str, Tensor], fresh: Mapping[str, Tensor], file: Path) -> None:
-    """Refuse values that are not finite, and types that no model has been saved in.
+    """Raise an error for values that are not finite and for dtypes that saved models cannot have.
 
-    All floating tensors of a model may have been brought to one other floating type.
+    All floating-point tensors of a model may have been converted to another floating-point dtype.
 
     Args:
-        found: the tensors of the file.
-        fresh: those of the part as its constructor has made it.
-        file: where they are from.
+        found: the tensors in the file.
+        fresh: the tensors of the newly constructed part.
+        file: the file.
     """
     floating = {value.dtype for name, value in found.items() if fresh[name].is_floating_point()}
     for name, value in found.items():
@@ -179,7 +179,7 @@ def _check_tensors(found: Mapping[str, Tensor], fresh: Mapping[str, Tensor], fil
 
 
 def _compare_checksums(path: Path) -> None:
-    """Compare the files with the checksums beside them; a model of an earlier version has none."""
+    """Verify the files' checksums, which models of earlier versions do not have."""
     if not (path / CHECKSUMS).exists():
         return
     try:
@@ -197,10 +197,10 @@ def _compare_checksums(path: Path) -> None:
 
 
 def _is_pickle(path: Path) -> bool:
-    """Whether a file that is no safetensors begins like a pickle (protocol 2 or later) or like torch.save's archive."""
+    """Whether a file that is not safetensors starts like a pickle (protocol 2 or later) or a torch.save archive."""
     with path.open("rb") as f:
         head = f.read(9)
-    if head[8:] == b"{":  # where safetensors' header begins, after its length, whose bytes may be any
+    if head[8:] == b"{":  # the start of safetensors' header, after eight arbitrary bytes for its length
         return False
     return head[:4] == b"PK\x03\x04" or (head[:1] == b"\x80" and head[1:2] in {b"\x02", b"\x03", b"\x04", b"\x05"})
 

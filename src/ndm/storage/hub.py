@@ -1,9 +1,8 @@
-r"""The Hugging Face hub's conventions: a model card beside a saved model, fetching a model by its name, uploading one.
+r"""The Hugging Face hub: model cards, downloading and uploading of models.
 
-huggingface_hub's own ``ModelHubMixin`` is not used. It wants the package at import time, wraps the constructors that a
-:class:`~ndm.method.parts.Part` already wraps, and its PyTorch flavour also reads pickled weights; here a model is only
-ever what :mod:`ndm.storage.checkpoints` writes and reads. The package is imported when needed: ``pip install
-huggingface_hub``.
+huggingface_hub's ``ModelHubMixin`` is not used: it requires the package at import time, wraps constructors that
+:class:`~ndm.method.parts.Part` already wraps, and its PyTorch version also reads pickled weights. Models are read and
+written only by :mod:`ndm.storage.checkpoints`. The package is imported when needed: ``pip install huggingface_hub``.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ __all__ = ["fetch", "find", "model_card", "push", "save_with_card", "was_edited"
 
 _SEAL = re.compile(r"<!-- ndm wrote this card \(([0-9a-f]{64})\);[^\n]*-->\n\Z")
 
-#: A model's name on the hub. A path with other than two components, or one that starts with a dot, is a path.
+#: A model's name on the hub. Names with other than two components, or with a leading dot, are local paths.
 _HUB_NAME = re.compile(r"[A-Za-z0-9_][\w.-]*/[\w-][\w.-]*\Z")
 
-#: Keys of a card that are not metadata of the hub's.
+#: Keys of a card that are not metadata for the hub.
 _OWN_KEYS = ("title", "description", "shape", "evaluation", "data")
 
 
@@ -39,21 +38,21 @@ _OWN_KEYS = ("title", "description", "shape", "evaluation", "data")
 
 
 def model_card(model: Part, card: Mapping[str, Any] | None = None, name: str | None = None) -> str:
-    """A model card: metadata in YAML for the hub, then what the model is, how to load it, and what was measured.
+    """Create a model card: YAML metadata for the hub, a description of the model, how to load it, and its evaluation.
 
-    It ends with a hash of itself, by which :func:`was_edited` knows whether somebody has worked on it since.
+    It ends with a hash of its text, from which :func:`was_edited` detects changes.
 
     Args:
         model: the model.
-        card: what only the user knows, every key optional: ``title`` and ``description``, texts; ``shape``, that of one
-            example; ``evaluation``, the contents of evaluation.json as ``ndm evaluate`` writes it, or its rows alone;
-            ``data``, which goes into config.json only: see :func:`ndm.storage.checkpoints.save_part`.
-            Any other key (``license``, ``datasets``, ``language``, ...) goes into the metadata as it is; ``tags`` are
-            added to ours.
-        name: by what name or path the example loads the model.
+        card: information from the user; all keys are optional: ``title`` and ``description``, texts; ``shape``, the
+            shape of one example; ``evaluation``, the contents of evaluation.json as written by ``ndm evaluate``, or
+            only its rows; ``data``, which is written to config.json only: see
+            :func:`ndm.storage.checkpoints.save_part`. Any other key (``license``, ``datasets``, ``language``, ...) is
+            added to the metadata unchanged; ``tags`` are added to the default tags.
+        name: the name or path of the model in the card's example.
 
     Raises:
-        ValueError: the card holds something that cannot be written down, or figures that are not rows.
+        ValueError: the card contains values that cannot be serialised, or an evaluation without rows.
     """
     given = dict(card or {})
     own = {key: given.pop(key, None) for key in _OWN_KEYS}
@@ -71,7 +70,7 @@ def model_card(model: Part, card: Mapping[str, Any] | None = None, name: str | N
 
 
 def was_edited(text: str) -> bool:
-    """Whether a model card is not, or no longer, what :func:`model_card` wrote."""
+    """Whether a model card differs from what :func:`model_card` wrote."""
     seal = _SEAL.search(text)
     return seal is None or seal.group(1) != _hash(text[: seal.start()])
 
@@ -92,7 +91,7 @@ def _front_matter(metadata: Mapping[str, Any]) -> str:
     whole = {"library_name": "ndm", **metadata}
     whole["tags"] = list(dict.fromkeys(["ndm", "diffusion", "neural-diffusion-model", *tags]))
     try:
-        # JSON is YAML, and needs no package to be written.
+        # JSON is valid YAML, and writing it needs no additional package.
         lines = [f"{json.dumps(str(k))}: {json.dumps(v)}" for k, v in whole.items()]
     except (TypeError, ValueError) as error:
         raise ValueError(f"The model card's metadata cannot be written down: {error}.") from None
@@ -125,7 +124,7 @@ def _count(module: nn.Module) -> int:
 
 
 def _brief(value: Any) -> str:
-    """A configuration as one would write it in Python, long values left out."""
+    """A configuration as a Python expression, without long values."""
     if isinstance(value, Mapping) and "class_path" in value:
         arguments = ", ".join(f"{k}={_brief(v)}" for k, v in value["init_args"].items())
         return f"{value['class_path'].rpartition('.')[2]}({arguments})"
@@ -136,7 +135,7 @@ def _brief(value: Any) -> str:
 
 
 def _shape_of(config: Mapping[str, Any]) -> tuple[int, ...] | None:
-    """The shape of one example, where the standardisation tells it."""
+    """The shape of one example according to the standardisation, or None."""
     mean = ((config["init_args"].get("standardize") or {}).get("init_args") or {}).get("mean")
     shape = []
     while isinstance(mean, list) and mean:
@@ -194,11 +193,11 @@ def _row(row: Mapping[str, Any]) -> str:
 
 
 def save_with_card(model: Part, path: str | os.PathLike[str], card: Mapping[str, Any] | None = None) -> Path:
-    """Write a part and its model card to a folder. A README.md there that somebody has edited is kept as it is.
+    """Write a part and its model card to a folder. A README.md that has been edited is kept.
 
     Args:
         model: the part.
-        path: the folder; an earlier model there is replaced as a whole, as ``save_part`` does.
+        path: the folder; an earlier model in it is replaced, as by ``save_part``.
         card: see :func:`model_card`.
     """
     there = Path(path) / CARD
@@ -211,10 +210,10 @@ def save_with_card(model: Part, path: str | os.PathLike[str], card: Mapping[str,
 
 
 def find(path: str | os.PathLike[str], **options: Any) -> Path:
-    """The folder of a saved model: ``path`` itself if it is there, else, for a name "user/model", the hub's model.
+    """The folder of a saved model: ``path`` if it exists, else, for a name "user/model", the model on the hub.
 
-    What looks like a path (absolute, "./...", or with other than two components) is never asked of the hub. The
-    options are those of :func:`fetch`.
+    Paths (absolute, "./...", or with other than two components) are never looked up on the hub. The options are those
+    of :func:`fetch`.
     """
     folder = Path(path)
     on_the_hub = isinstance(path, str) and _HUB_NAME.match(path)
@@ -232,20 +231,20 @@ def fetch(
     force_download: bool = False,
     local_files_only: bool = False,
 ) -> Path:
-    """Download a model's configuration and tensors, and nothing else, to the hub's cache; the folder they are in.
+    """Download only a model's configuration and tensors to the hub's cache; returns their folder.
 
     Args:
         name: "user/model".
-        revision: a branch, a tag or a commit; by default the main branch.
-        token: one of the hub's, True for that of ``hf auth login``, False for none; by default that one if it is there.
-        cache_dir: in place of the hub's own.
-        force_download: download again what the cache has.
-        local_files_only: look in the cache only.
+        revision: a branch, tag or commit; by default the main branch.
+        token: a token of the hub, True for that of ``hf auth login``, False for none; by default that of ``hf auth
+            login`` if it exists.
+        cache_dir: the cache folder; by default that of the hub's library.
+        force_download: download files again even if they are cached.
+        local_files_only: use only cached files.
 
     Raises:
         ImportError: huggingface_hub is not installed.
-        OSError: there is no such model, it is not open to the user, or the hub cannot be reached; the sentence says
-            which.
+        OSError: the model does not exist, access is denied, or the hub cannot be reached; the message says which.
     """
     where = f"There is no folder {name} here"
     hub = _huggingface_hub(f"{where}, and to look on the Hugging Face hub")
@@ -279,33 +278,33 @@ def push(
     branch: str | None = None,
     create_pr: bool = False,
 ) -> str:
-    """Upload a model and its card to the hub; the repository is made if it is not there.
+    """Upload a model and its card to the hub. The repository is created if it does not exist.
 
-    A model card there that somebody has edited is kept as it is.
+    A model card on the hub that has been edited is kept.
 
     Args:
         model: the model.
         name: "user/model".
         card: see :func:`model_card`.
-        private: whether a new repository is private; by default as the account or organisation has it.
-        token: as for :func:`fetch`; it must be allowed to write.
-        commit_message: of the commit.
-        branch: to which branch, made if it is not there; by default the main one.
+        private: whether a new repository is private; by default the setting of the account or organisation.
+        token: as for :func:`fetch`, with write access.
+        commit_message: the commit message.
+        branch: the target branch, created if it does not exist; by default the main branch.
         create_pr: open a pull request instead of committing.
 
     Returns:
-        The address of the commit, or of the pull request.
+        The URL of the commit or of the pull request.
 
     Raises:
         ImportError: huggingface_hub is not installed.
-        ValueError: ``name`` is not one of the hub's form, or the model cannot be saved.
-        OSError: the token may not write there, or the hub cannot be reached; the sentence says which.
+        ValueError: ``name`` does not have the form "user/model", or the model cannot be saved.
+        OSError: the token has no write access, or the hub cannot be reached; the message says which.
     """
     if not _HUB_NAME.match(name):
         raise ValueError(f'A model on the hub is called "user/model", got {name!r}.')
     hub = _huggingface_hub("To upload a model to the Hugging Face hub")
     with tempfile.TemporaryDirectory() as scratch:
-        # Before the hub hears of anything: it may refuse.
+        # Before contacting the hub, since it may raise.
         folder = save_part(model, Path(scratch) / "model", model_card(model, card, name))
         with _in_one_sentence("On the Hugging Face hub", name, branch):
             api = hub.HfApi(token=token, library_name="ndm")
@@ -337,10 +336,10 @@ def _huggingface_hub(purpose: str) -> Any:
 
 @contextmanager
 def _in_one_sentence(where: str, name: str, revision: str | None) -> Iterator[None]:
-    """The hub's many errors as one sentence each, of OSError or ValueError."""
+    """Convert the hub's errors to OSError or ValueError with a message of one sentence."""
     from huggingface_hub import errors
 
-    # The bases are the HTTP library's errors, whichever library it is: connections that fail raise those.
+    # The base classes are the errors of the HTTP library, which are raised when a connection fails.
     troubles: tuple[Any, ...] = (OSError, *errors.HfHubHTTPError.__bases__, errors.EntryNotFoundError)
     try:
         yield

@@ -1,4 +1,4 @@
-"""A folder that one process trains in at a time."""
+"""A lock that allows one training process per folder."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from filelock import FileLock, Timeout
 
 __all__ = ["FolderLock"]
 
-#: The locks that this process holds, by the folder.
+#: The locks held by this process, by folder.
 _HELD: weakref.WeakValueDictionary[Path, FolderLock] = weakref.WeakValueDictionary()
 
 
 class FolderLock:
-    """Keeps other processes out of a folder, for as long as there is a reference to it and the process lives.
+    """Locks a folder against other processes while the object and the process exist.
 
-    A process that locks a folder again lets go of the old lock. Where the file system has no locks, nothing is locked.
+    Locking a folder again in the same process releases the old lock. There is no lock if the file system does not
+    support locks.
 
     Args:
-        folder: the folder, in which the file ``.lock`` is written, which stays.
+        folder: the folder. The file ``.lock`` is created in it and not removed.
 
     Raises:
         FileExistsError: another process has locked it.
@@ -45,5 +46,5 @@ class FolderLock:
 
 
 def _let_go(lock: FileLock) -> None:
-    # The file stays: who had opened it before it was deleted could lock it, and another process a new one.
+    # The file is not deleted: otherwise one process could lock the deleted file and another one a new file.
     lock.release(force=True)

@@ -1,4 +1,4 @@
-"""How much memory there is, so that what a file asks for can be refused before it is asked of the system."""
+"""Available memory, and limits on allocations requested by files."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from ndm.storage.texts import require_regular
 
 __all__ = ["Allowance", "TooLargeError", "free", "in_words", "require", "require_unpacked"]
 
-#: Tensors that are made as a network is built, at most: those with thousands of layers have fewer.
+#: The largest number of tensors created to build a network; networks with thousands of layers have fewer.
 MOST_TENSORS = 20_000
 
 
 class TooLargeError(ValueError):
-    """More memory is asked for than there is, or than a file accounts for."""
+    """Raised if more memory is requested than is available, or than the size of a file allows."""
 
 
 def free() -> float:
-    """Bytes of memory that this process may still take; infinity if the system does not say.
+    """The bytes of memory available to this process; infinity if unknown.
 
-    That is the least of what the computer has, what the process's group may use, and what the process may itself
+    This is the minimum of the free memory of the machine, the limit of the control group, and the limit of the process
     (``ulimit -v``).
     """
     return max(0.0, min(_of_the_computer(), _of_the_group(), _of_the_process()))
@@ -46,11 +46,11 @@ def _of_the_computer() -> float:
 
 
 def _of_the_group() -> float:
-    """What the second version of Linux's control groups leaves, as in a container."""
+    """The memory available within the Linux control group (version 2), as in a container."""
     folder = "/sys/fs/cgroup"
     try:
         with open(f"{folder}/memory.max") as file:
-            limit = float(file.read())  # or the word max
+            limit = float(file.read())  # or the string "max"
         with open(f"{folder}/memory.current") as file:
             used = float(file.read())
         with open(f"{folder}/memory.stat") as file:
@@ -75,15 +75,15 @@ def _of_the_process() -> float:
 
 
 def require(wanted: float, what: str, advice: str) -> None:
-    """Refuse what needs more memory than there is.
+    """Raise an error if more memory is needed than available.
 
     Args:
-        wanted: bytes.
-        what: needs them: the beginning of a sentence.
-        advice: what to do about it: the end of a sentence.
+        wanted: the number of bytes.
+        what: what needs them, the beginning of the message.
+        advice: what to do, the end of the message.
 
     Raises:
-        TooLargeError: there is not so much.
+        TooLargeError: not enough memory is available.
     """
     there = free()
     if wanted > there:
@@ -93,11 +93,11 @@ def require(wanted: float, what: str, advice: str) -> None:
 
 
 def require_unpacked(path: str | os.PathLike[str]) -> None:
-    """Refuse a file of ``torch.save`` that would unfold to more than it is: what PyTorch writes is not packed.
+    """Raise an error for a compressed ``torch.save`` file; PyTorch writes uncompressed files.
 
     Raises:
-        ValueError: it would, or is no such file.
-        OSError: it cannot be read.
+        ValueError: the file is compressed or is not a ``torch.save`` file.
+        OSError: reading fails.
     """
     require_regular(path)
     try:
@@ -111,7 +111,7 @@ def require_unpacked(path: str | os.PathLike[str]) -> None:
 
 
 def in_words(count: float) -> str:
-    """A number of bytes, to two digits.
+    """Format a number of bytes with two digits.
 
     Example:
         >>> in_words(3.2e9), in_words(4e18), in_words(120)
@@ -124,17 +124,17 @@ def in_words(count: float) -> str:
 
 
 class Allowance(TorchFunctionMode):
-    """While it is entered, tensors may be made up to a number of bytes, and what is more is refused unmade.
+    """A context in which the tensors created are limited to a number of bytes; larger requests raise an error.
 
-    PyTorch's functions that make a tensor of a size that they are told are asked beforehand, all others afterwards.
+    PyTorch functions with an explicit size are checked before the call, all others afterwards.
 
     Args:
-        most: bytes, of all tensors that are made.
-        what: asks for them: the beginning of a sentence.
-        advice: what to do about it: the end of a sentence.
+        most: the largest number of bytes of all tensors.
+        what: what requests them, the beginning of the message.
+        advice: what to do, the end of the message.
 
     Raises:
-        TooLargeError: when more is asked for, or more tensors than a network has.
+        TooLargeError: if more bytes, or more tensors than a network can have, are requested.
     """
 
     def __init__(self, most: float, what: str, advice: str) -> None:
@@ -164,14 +164,14 @@ class Allowance(TorchFunctionMode):
             raise TooLargeError(f"{self.what} asks for more than {MOST_TENSORS:,} tensors: {self.advice}.")
 
 
-#: Functions that are told a size, or by which argument they are told it.
+#: Functions with an explicit size, and the position of that argument.
 _BY_SIZE = {torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn}
 _BY_ARGUMENT = {torch.full: 0, torch.randint: 2, torch.linspace: 2, torch.eye: 0, torch.randperm: 0}
 _NEW = {Tensor.new_empty, Tensor.new_zeros, Tensor.new_ones}
 
 
 def _size_told(func: Any, args: Any, kwargs: Any) -> int | None:
-    """Bytes of the tensor that a call will make, or None if its arguments do not tell."""
+    """The bytes of the tensor created by a call, or None if its arguments do not determine them."""
     if func in _BY_SIZE:
         size = args or kwargs.get("size", ())
     elif func in _NEW:
@@ -192,7 +192,7 @@ def _size_told(func: Any, args: Any, kwargs: Any) -> int | None:
 
 
 def _share(found: Tensor, value: Any) -> bool:
-    """Whether two values lie in the same memory: a view, or what was changed in place."""
+    """Whether two values share memory: a view, or the result of an in-place operation."""
     if not isinstance(value, Tensor) or value.layout != torch.strided or found.layout != torch.strided:
         return found is value
     return value.untyped_storage().data_ptr() == found.untyped_storage().data_ptr()

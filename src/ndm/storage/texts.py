@@ -1,7 +1,7 @@
-"""JSON and YAML from files that may be anybody's: regular files only, and no larger or deeper than a limit.
+"""Reading of JSON and YAML from untrusted files: regular files only, with limits on size and depth.
 
-What is refused is refused before it is built in memory. The messages are the ends of sentences, without the file's
-name: whoever reads a file knows how to call it.
+Limits are checked before objects are created. Error messages are the ends of sentences without the file's name, which
+the caller adds.
 """
 
 from __future__ import annotations
@@ -29,28 +29,29 @@ __all__ = [
     "require_regular",
 ]
 
-#: Bytes of a text, and values in a JSON document: the means and the scales of 100,000 columns are among them.
+#: The largest size of a text in bytes, and number of values in a JSON document; enough for the means and scales of
+#: 100,000 columns.
 LARGEST, MOST_VALUES = 1 << 25, 1_000_000
 
-#: Bytes of a YAML document, and nodes in it, those that aliases stand for counted each time.
+#: The largest size of a YAML document in bytes, and number of nodes, with aliases expanded.
 LARGEST_YAML, MOST_NODES = 1 << 20, 50_000
 
-#: Levels of lists and mappings within each other, in either.
+#: The largest nesting depth of lists and mappings in JSON and YAML.
 DEEPEST = 60
 
-#: Digits of a number: Python's own limit, which is there because longer ones take a time that grows as their square.
+#: The largest number of digits: Python's limit, since the time to parse a number grows quadratically.
 _LONGEST = 4_300
 _LONG_NUMBER = re.compile(rf"[-+]?[0-9][0-9_:.]{{{_LONGEST},}}")
 
 _DEEP = f"it is nested deeper than {DEEPEST} levels"
 
 
-#: Characters of an unknown name, and known names that it is compared with.
+#: The largest length of an unknown name, and number of known names it is compared with.
 _COMPARED, _CANDIDATES = 100, 1_000
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str, prefix: str = "") -> str:
-    """The end of a sentence about an unknown name: the known name nearest to it, or what is said otherwise.
+    """The end of a message about an unknown name: the most similar known name, or else ``otherwise``.
 
     Example:
         >>> did_you_mean("sampel", ["sample", "score"], "there are sample, score")
@@ -63,7 +64,7 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str, prefix: str = 
 
 
 def printable(text: str) -> str:
-    """A text for a terminal or a line of a log: what would move the cursor or change colours is written as an escape.
+    """Escape control characters in a text for a terminal or a log.
 
     Example:
         >>> printable("red\\x1b[31m\\n")
@@ -73,18 +74,18 @@ def printable(text: str) -> str:
 
 
 class TooMuchError(ValueError):
-    """A text would become too large, or too deep, when it is read."""
+    """Raised if a text would become too large or too deep when parsed."""
 
 
 def require_regular(path: str | os.PathLike[str]) -> None:
-    """Raise a ValueError if a path is neither a regular file nor a link to one: reading it might never end."""
+    """Raise a ValueError unless a path is a regular file or a link to one; reading others might never end."""
     what = _kind(os.stat(path).st_mode)
     if what is not None:
         raise ValueError(f"{path} is {what} and no file: remove it, or give it another ending.")
 
 
 def _kind(mode: int) -> str | None:
-    """What is no regular file, in words."""
+    """The kind of a file that is not a regular file, as text."""
     if stat.S_ISREG(mode):
         return None
     names = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
@@ -92,17 +93,17 @@ def _kind(mode: int) -> str | None:
 
 
 def read_text(path: str | os.PathLike[str], largest: int = LARGEST) -> str:
-    """The text of a file in UTF-8.
+    """Read a UTF-8 text file.
 
     Args:
         path: the file.
-        largest: bytes that it may have.
+        largest: the largest size in bytes.
 
     Raises:
-        ValueError: it is no regular file, is larger, or is not UTF-8.
-        OSError: it cannot be read.
+        ValueError: the file is not a regular file, too large, or not UTF-8.
+        OSError: reading fails.
     """
-    # Opening a pipe would wait for a writer.
+    # Opening a pipe would block until there is a writer.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     with open(descriptor, "rb") as file:
         what = _kind(os.fstat(descriptor).st_mode)
@@ -118,22 +119,22 @@ def read_text(path: str | os.PathLike[str], largest: int = LARGEST) -> str:
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """What a JSON file says.
+    """Parse a JSON file.
 
     Raises:
-        ValueError: it is no regular file, not JSON, or too large or too deep.
-        OSError: it cannot be read.
+        ValueError: the file is not a regular file, not JSON, or too large or too deep.
+        OSError: reading fails.
     """
     return parse_json(read_text(path))
 
 
 def parse_json(text: str) -> Any:
-    """What a text in JSON says.
+    """Parse a JSON text.
 
     Raises:
-        ValueError: it is not JSON, or too large or too deep.
+        ValueError: the text is not JSON, or too large or too deep.
     """
-    # Commas and brackets in texts are counted as well: it is a bound.
+    # An upper bound, since commas and brackets in strings are also counted.
     if text.count(",") + text.count("[") + text.count("{") > MOST_VALUES:
         raise TooMuchError(f"it has more than {MOST_VALUES:,} values")
     try:
@@ -149,7 +150,7 @@ def parse_json(text: str) -> Any:
 
 
 def _require_shallow(tree: Any) -> None:
-    """Raise a ValueError if a tree has more levels than whoever goes through it can bear."""
+    """Raise a ValueError if a tree is too deep to be traversed."""
     level = [tree] if isinstance(tree, (dict, list)) else []
     for _ in range(DEEPEST):
         inside = [node.values() if isinstance(node, dict) else node for node in level]
@@ -160,24 +161,24 @@ def _require_shallow(tree: Any) -> None:
 
 
 def read_yaml(path: str | os.PathLike[str]) -> Any:
-    """What a YAML file says.
+    """Parse a YAML file.
 
     Raises:
-        ValueError: it is no regular file, not YAML, or too large or too deep.
-        OSError: it cannot be read.
+        ValueError: the file is not a regular file, not YAML, or too large or too deep.
+        OSError: reading fails.
     """
     return parse_yaml(read_text(path, LARGEST_YAML))
 
 
 def parse_yaml(text: str, loader: Any = None) -> Any:
-    """What a text in YAML says.
+    """Parse a YAML text.
 
     Args:
         text: the document.
-        loader: a class of PyYAML's; None for its SafeLoader.
+        loader: a PyYAML loader class; None for SafeLoader.
 
     Raises:
-        ValueError: it is not YAML, or too large or too deep.
+        ValueError: the text is not YAML, or too large or too deep.
     """
     import yaml
 
@@ -186,15 +187,15 @@ def parse_yaml(text: str, loader: Any = None) -> Any:
         return yaml.load(text, Loader=loader or yaml.SafeLoader)
     except yaml.YAMLError as error:
         raise ValueError(not_yaml(error)) from None
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:  # of a date that there is not, among others
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:  # for example an invalid date
         raise ValueError(not_yaml(error)) from None
 
 
 def check_yaml(text: str) -> None:
-    """Go through a YAML document without building it.
+    """Check a YAML document without constructing it.
 
     Raises:
-        TooMuchError: it is too large or too deep.
+        TooMuchError: the document is too large or too deep.
         ValueError: it is not YAML.
     """
     import yaml
@@ -208,11 +209,11 @@ def check_yaml(text: str) -> None:
 
 
 def _count_nodes(events: Any) -> None:
-    """Count the nodes that a document's events stand for, an alias counting as all that it stands for."""
+    """Count the nodes of a document with aliases expanded."""
     import yaml
 
-    sizes: dict[str, int | None] = {}  # of what has a name; None while it is not at its end
-    open_nodes: list[tuple[str | None, int]] = []  # their names, and how many nodes there were before them
+    sizes: dict[str, int | None] = {}  # by anchor; None until the node is complete
+    open_nodes: list[tuple[str | None, int]] = []  # their anchors, and the number of nodes before them
     count = 0
     for event in events:
         if isinstance(event, yaml.AliasEvent):
@@ -242,7 +243,7 @@ def _count_nodes(events: Any) -> None:
 
 
 def not_yaml(error: Exception) -> str:
-    """What is wrong with a document, by the error that PyYAML has raised."""
+    """Describe an error raised by PyYAML."""
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or (str(error) if not mark else "")
     told = ", ".join([*([f"line {mark.line + 1}"] if mark else []), *([f"{problem:.100}"] if problem else [])])

@@ -1,4 +1,4 @@
-r"""Data transformations F(x, gamma): the part that makes a diffusion model a *neural* diffusion model.
+r"""Data transformations F(x, gamma): the part that distinguishes a *neural* diffusion model.
 
 A transformation is called with x once and returns a curve over gamma; see :class:`Curve`.
 """

@@ -1,9 +1,9 @@
 r"""Functions of the noise level in which a separable transformation is expanded.
 
 Each basis takes u (gamma mapped to [0, 1]) of any shape and returns the K functions' values and derivatives d/du, both
-of shape (\*u.shape, K). Powers of u would do in theory; in floating point their Gram matrix has condition number 1e10
-at K = 8, and a network cannot learn the tiny differences that matter. The Gram matrices of these: cosine and Legendre,
-the identity (orthonormal on [0, 1]); bumps, condition number below 50 for every K up to 32.
+of shape (\*u.shape, K). Powers of u are ill-conditioned: their Gram matrix has condition number 1e10 at K = 8. The
+cosine and Legendre bases are orthonormal on [0, 1]; the Gram matrix of bumps has condition number below 50 for every K
+up to 32.
 """
 
 from __future__ import annotations
@@ -41,17 +41,16 @@ def _bumps(u: Tensor, terms: int) -> tuple[Tensor, Tensor]:
     if terms == 1:
         return torch.ones_like(u)[..., None], torch.zeros_like(u)[..., None]
     spacing = 1 / (terms - 1)
-    width = 0.6 * spacing  # wide enough to leave no gap between neighbours, narrow enough to tell them apart
+    width = 0.6 * spacing  # wide enough to overlap, narrow enough to be distinct
     offset = (u[..., None] - spacing * torch.arange(terms, device=u.device, dtype=u.dtype)) / width
     values = torch.exp(-(offset**2) / 2)
     return values, -offset / width * values
 
 
 #: The bases by name.
-#:
-#: ``cosine``: sqrt(2) cos(pi k u), k = 0..K-1: resolves the whole range evenly; slope zero at both ends.
-#: ``legendre``: orthonormal polynomials of degree 0..K-1: resolves the two ends most finely.
-#: ``bumps``: Gaussians at evenly spaced centres: local, each term acts in its own range of noise levels.
+#: ``cosine``: sqrt(2) cos(pi k u), k = 0..K-1: even resolution over the range; zero slope at both ends.
+#: ``legendre``: orthonormal polynomials of degree 0..K-1: finest resolution at both ends.
+#: ``bumps``: Gaussians at evenly spaced centres: each term is local in the noise level.
 BASES: dict[str, Basis] = {"cosine": _cosine, "legendre": _legendre, "bumps": _bumps}
 
 

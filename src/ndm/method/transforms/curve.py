@@ -1,7 +1,7 @@
-r"""What a data transformation returns: for a fixed x, the curve gamma -> F(x, gamma) through data space.
+r"""The result of a data transformation: the curve gamma -> F(x, gamma) for a fixed x.
 
-F is needed at several noise levels of the same x, or with its derivative. A curve is made once per x, so that whatever
-does not depend on gamma (a network's pass over x, a cosine transform) is done once.
+F is needed at several noise levels of the same x, or with its derivative. One curve is created per x, so that
+computations independent of gamma (a network pass, a cosine transform) are done once.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Curve:
     Every method takes gamma of shape (B,), or (P, B) for P points of each example's curve evaluated in one batch, and
     returns tensors of shape (\\*gamma.shape, \\*shape).
 
-    A curve is defined by its displacement F(x, gamma) - x: near the data it is small where x is not, and differences
-    of F are formed from it without cancellation (method, section 6).
+    A curve is defined by its displacement F(x, gamma) - x: it is small near the data, and differences of F are computed
+    from it without cancellation (method, section 6).
     """
 
     def __init__(self, x: Tensor) -> None:
@@ -37,13 +37,13 @@ class Curve:
         """F(x, gamma) - x."""
 
     def displacement_with_derivative(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
-        """F(x, gamma) - x and dF/dgamma at fixed x: by forward mode, where a subclass has nothing cheaper."""
+        """F(x, gamma) - x and dF/dgamma at fixed x; by default in forward mode."""
         return value_and_slope(self.displacement, gamma)
 
     def evaluate(self, gamma: Tensor, others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The displacement and the derivative at gamma, (B,), and the displacement at other noise levels, (P, B).
 
-        A curve that has something in common to all of them may do it once.
+        Subclasses may share computations between them.
 
         Returns:
             F(x, gamma) - x and dF/dgamma, both (B, \\*shape), and F(x, others) - x, (P, B, \\*shape).
@@ -63,11 +63,11 @@ class Curve:
 
 
 class PathValue(NamedTuple):
-    """A curve as one step of the reverse process, or one instant of it, sees it; both are (B, \\*shape).
+    """The values of a curve for one step or one time of the reverse process, both (B, \\*shape).
 
     Attributes:
         displacement: F(x, gamma_t) - x.
-        slope: how F moves over the step, in the unit the reverse process needs: see :mod:`ndm.method.process`.
+        slope: the change of F over the step, in the units of the reverse process: see :mod:`ndm.method.process`.
     """
 
     displacement: Tensor
@@ -75,7 +75,7 @@ class PathValue(NamedTuple):
 
     @property
     def offset(self) -> Tensor:
-        """y - x, where y = F(x, gamma_t) + slope is what the reverse process has to predict."""
+        """y - x, where y = F(x, gamma_t) + slope is the target of the reverse process."""
         return self.displacement + self.slope
 
 
@@ -89,13 +89,13 @@ class Transform(Part):
     def difference(
         self, value: PathValue, x_hat: Tensor, residual: Tensor, evaluate: Callable[[Curve], PathValue]
     ) -> Tensor:
-        """y(x) - y(x_hat), with y = F + slope, formed from x - x_hat without cancellation (method, section 6).
+        """y(x) - y(x_hat), with y = F + slope, computed from x - x_hat without cancellation (method, section 6).
 
         Args:
-            value: the curve of x, already evaluated.
+            value: the evaluated curve of x.
             x_hat: the estimate of x, (B, \\*shape).
-            residual: x - x_hat, (B, \\*shape), as the denoiser forms it.
-            evaluate: evaluates a curve as ``value`` was.
+            residual: x - x_hat, (B, \\*shape), from the denoiser.
+            evaluate: the function that computed ``value`` from a curve.
 
         Returns:
             (B, \\*shape).
@@ -103,7 +103,7 @@ class Transform(Part):
         return residual + (value.offset - evaluate(self(x_hat)).offset)
 
     def set_gamma_range(self, gamma_min: float, gamma_max: float) -> None:
-        """Tell the transformation the schedule's end points; one that has no use for them ignores the call."""
+        """Set the schedule's end points. Transformations that do not need them ignore the call."""
 
 
 class LinearTransform(Transform):
@@ -116,13 +116,13 @@ class LinearTransform(Transform):
 
 
 def unit_interval(gamma: Tensor, gamma_range: tuple[float, float]) -> Tensor:
-    """u = (gamma - gamma_min) / (gamma_max - gamma_min), the noise level as networks see it, of gamma's shape."""
+    """u = (gamma - gamma_min) / (gamma_max - gamma_min), the noise level passed to networks, of gamma's shape."""
     low, high = gamma_range
     return (gamma - low) / (high - low)
 
 
 def value_and_slope(f: Callable[[Tensor], Tensor], gamma: Tensor) -> tuple[Tensor, Tensor]:
-    """f(gamma) and df/dgamma by forward mode, for an f that treats each of the numbers in ``gamma`` by itself."""
+    """f(gamma) and df/dgamma by forward mode, for an elementwise f."""
     value, slope = jvp(f, (gamma,), (torch.ones_like(gamma),))[:2]
     return value, slope
 

@@ -1,7 +1,7 @@
 r"""Gates: the factor b(gamma) in F(x, gamma) = x + b(gamma) h(x, gamma).
 
-A gate returns its values and their derivatives d/dgamma. The bound weighs errors of F by e^{-gamma}, up to 6e5 near the
-data, so the gate has to close there (method, section 6).
+A gate returns its values and their derivatives d/dgamma. The bound weights errors of F by e^{-gamma}, up to 6e5 near
+the data, so b must be small there (method, section 6).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def _deviation(gamma: Tensor, gamma_0: float) -> tuple[Tensor, Tensor]:
 
 
 def _anchored(gamma: Tensor, gamma_0: float) -> tuple[Tensor, Tensor]:
-    # sigmoid(gamma) - sigmoid(gamma_0), written so as to be exactly zero at gamma_0: the difference would not be, since
-    # PyTorch's sigmoid may differ in the last place between elements of one tensor.
+    # sigmoid(gamma) - sigmoid(gamma_0), in a form that is exactly zero at gamma_0. The plain difference is not, since
+    # PyTorch's sigmoid may differ in the last digit between elements of one tensor.
     start = gamma.new_tensor(gamma_0)
     variance, slope = _variance(gamma, gamma_0)
     return variance * torch.sigmoid(-start) * -torch.expm1(start - gamma), slope
@@ -42,9 +42,9 @@ def _free(gamma: Tensor, gamma_0: float) -> tuple[Tensor, Tensor]:
 #: The gates by name.
 #:
 #: ``sigma2``: b = sigmoid(gamma), the variance of a variance-preserving schedule: DiffEnc's (arXiv 2310.19789).
-#: ``sigma``: its square root, which opens earlier: F reaches further near the data.
+#: ``sigma``: its square root, which is larger near the data.
 #: ``anchored``: sigmoid(gamma) - sigmoid(gamma_0): F(x, gamma_0) = x exactly.
-#: ``free``: b = 1, the paper's: nothing but the bound (its reconstruction term) holds F near the data.
+#: ``free``: b = 1, as in the paper: F is kept near the data only by the bound's reconstruction term.
 GATES: dict[str, Gate] = {"sigma2": _variance, "sigma": _deviation, "anchored": _anchored, "free": _free}
 
 

@@ -1,4 +1,4 @@
-r"""Learned transformations: Neural, whose network sees the noise level, and Separable, whose network does not."""
+r"""Learned transformations: Neural, whose network depends on the noise level, and Separable, whose network does not."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class LearnedTransform(GammaRange, Transform):
     """F(x, gamma) = x + b(gamma) h(x, gamma) with a network in h and a gate b from
     :data:`ndm.method.transforms.gates.GATES`.
 
-    The network sees gamma mapped affinely to u in [0, 1] by ``gamma_range``: the two values that map to 0 and 1. Where
-    the range is not given, the first model that the transformation is put into sets it to its schedule's end points.
-    It then stays: with learned end points u comes to reach a little beyond [0, 1], or not quite to its ends.
+    gamma is mapped affinely to u, with the values ``gamma_range`` mapped to 0 and 1. If the range is not given, the
+    first model that uses the transformation sets it to its schedule's end points. It is then fixed: with learned end
+    points u may slightly exceed [0, 1] or not reach its ends.
     """
 
     def __init__(self, gate: str, gamma_range: tuple[float, float] | None) -> None:
         super().__init__()
-        gate_named(gate)  # which refuses an unknown one
+        gate_named(gate)  # raises for an unknown name
         self.gate = gate
         self._take_range(gamma_range)
 
@@ -48,19 +48,19 @@ class LearnedTransform(GammaRange, Transform):
 class Neural(LearnedTransform):
     """F(x, gamma) = x + b(gamma) net(x, u): the paper's transformation (NDM, arXiv 2310.08337, section 3).
 
-    The network costs one pass per point of the curve; the points asked for in one call go through it in one batch. The
-    derivative is by forward mode, through the network.
+    Each point of the curve needs one network pass; the points of one call are evaluated in one batch. The derivative is
+    computed in forward mode through the network.
 
     Args:
-        net: called as net(x, u), x (B, \\*shape), u (B,) in [0, 1]; returns (B, \\*shape). Every operation in it needs
-            a forward-mode derivative if the model is trained in continuous time or used with ODE or SDE. Fused
-            attention has none, so it is replaced by its plain form inside that call, and only there.
+        net: called as net(x, u), x (B, \\*shape), u (B,) in [0, 1]; returns (B, \\*shape). All its operations need
+            forward-mode derivatives if the model is trained in continuous time or used with ODE or SDE. Fused attention
+            has none, so it is replaced by plain attention within that call.
         gate: ``sigma2``, ``sigma``, ``anchored`` or ``free``.
-        gamma_range: the noise levels that become u = 0 and u = 1; by default the end points of the schedule
-            of the first model that the transformation is put into.
+        gamma_range: the noise levels mapped to u = 0 and u = 1; by default the end points of the schedule of the first
+            model that uses the transformation.
 
     Raises:
-        ValueError: there is no such gate, or the range is empty.
+        ValueError: the gate is unknown, or the range is empty.
     """
 
     def __init__(self, net: nn.Module, gate: str = "sigma2", gamma_range: tuple[float, float] | None = None) -> None:
@@ -89,9 +89,9 @@ class _NeuralCurve(Curve):
 
 
 class Separable(LearnedTransform):
-    """F(x, gamma) = x + b(gamma) sum_k phi_k(u) h_k(x): a learned path whose network does not see the noise level.
+    """F(x, gamma) = x + b(gamma) sum_k phi_k(u) h_k(x): a learned path with a network of x only.
 
-    One pass of the network gives the whole curve, and its derivative is exact and free.
+    One network pass gives the whole curve and its exact derivative.
 
     Args:
         net: called as net(x), x (B, \\*shape); returns ``terms`` times the channels (or features):
@@ -99,11 +99,11 @@ class Separable(LearnedTransform):
         terms: K, the number of functions of the noise level.
         basis: ``cosine``, ``legendre`` or ``bumps``; see :mod:`ndm.method.transforms.bases`.
         gate: ``sigma2``, ``sigma``, ``anchored`` or ``free``.
-        gamma_range: the noise levels that become u = 0 and u = 1; by default the end points of the schedule
-            of the first model that the transformation is put into.
+        gamma_range: the noise levels mapped to u = 0 and u = 1; by default the end points of the schedule of the first
+            model that uses the transformation.
 
     Raises:
-        ValueError: there is no such gate or basis, ``terms`` is below 1, the range is empty, or the network returns
+        ValueError: the gate or the basis is unknown, ``terms`` is below 1, the range is empty, or the network returns
             another number of channels.
     """
 
@@ -120,7 +120,7 @@ class Separable(LearnedTransform):
             raise ValueError(f"Separable needs at least one term, got {terms}.")
         self.net = net
         self.terms = terms
-        basis_named(basis)  # which refuses an unknown one
+        basis_named(basis)  # raises for an unknown name
         self.basis = basis
 
     def forward(self, x: Tensor) -> Curve:
@@ -157,7 +157,7 @@ class _SeparableCurve(Curve):
         return value, derivative
 
     def evaluate(self, gamma: Tensor, others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        # One product for everything: its cost is in the calls, where examples are small, and in reading h, where not.
+        # One product for all points: the cost is call overhead for small examples and reading h for large ones.
         points = torch.cat([gamma[None], others])
         check_batch(points, self.x)
         values, slopes = self.transform.factors(points)

@@ -16,7 +16,7 @@ __all__ = ["Blur", "Identity", "Scale"]
 
 
 class Identity(LinearTransform):
-    """F(x, gamma) = x: the conventional diffusion models, DDPM, DDIM, VDM, and flow matching's path with OTSchedule."""
+    """F(x, gamma) = x: conventional diffusion models (DDPM, DDIM, VDM), and flow matching's path with OTSchedule."""
 
     def forward(self, x: Tensor) -> Curve:
         return _Still(x)
@@ -32,10 +32,10 @@ class _Still(Curve):
 
 
 class Scale(LinearTransform):
-    """F(x, gamma) = a(gamma) x: the same model as a change of schedule, and so an oracle (method, sections 4 and 7).
+    """F(x, gamma) = a(gamma) x: equivalent to a change of schedule, and so a test oracle (method, sections 4 and 7).
 
     Args:
-        a: gamma -> a(gamma), elementwise and differentiable; a function, or a module, which is then trained and saved.
+        a: gamma -> a(gamma), elementwise and differentiable; a function, or a module, which is trained and saved.
     """
 
     def __init__(self, a: Callable[[Tensor], Tensor]) -> None:

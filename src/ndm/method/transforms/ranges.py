@@ -1,4 +1,4 @@
-r"""The noise levels that a part maps to [0, 1], and keeps."""
+r"""The range of noise levels that a part maps to [0, 1]."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from ndm.method.parts import Part
 
 __all__ = ["DEFAULT_GAMMA_RANGE", "GammaRange"]
 
-#: VDM's end points, for a part used on its own.
+#: VDM's end points, for a part without a model.
 DEFAULT_GAMMA_RANGE = (-13.3, 5.0)
 
 
 class GammaRange(Part):
-    """A part that sees gamma as u = (gamma - low) / (high - low), with (low, high) its ``gamma_range``.
+    """A part that uses u = (gamma - low) / (high - low), with (low, high) its ``gamma_range``.
 
-    The range is the one that was given, or else that of the schedule of the first model that the part is put into. From
-    then on it belongs to the part: what the part has learned is a function of u, and another schedule, or another model
-    that shares the part, must not change it. The part's configuration holds it.
+    The range is the given one, or else that of the schedule of the first model that uses the part. It is then fixed:
+    the part learns a function of u, which another schedule, or another model that shares the part, must not change. The
+    range is saved in the part's configuration.
     """
 
     _gamma_range: tuple[float, float] | None = None
 
     def _take_range(self, gamma_range: Sequence[float] | None) -> None:
-        """Keep the range that the constructor was given, if it was.
+        """Set the range from the constructor argument, if given.
 
         Raises:
             ValueError: the range is empty.
@@ -34,7 +34,7 @@ class GammaRange(Part):
 
     @property
     def gamma_range(self) -> tuple[float, float]:
-        """The noise levels that become u = 0 and u = 1; VDM's end points as long as nobody has said."""
+        """The noise levels mapped to u = 0 and u = 1; VDM's end points until it is set."""
         return DEFAULT_GAMMA_RANGE if self._gamma_range is None else self._gamma_range
 
     @gamma_range.setter
@@ -44,7 +44,7 @@ class GammaRange(Part):
         self._gamma_range = (float(gamma_range[0]), float(gamma_range[1]))
 
     def set_gamma_range(self, gamma_min: float, gamma_max: float) -> None:
-        """Tell the part the schedule's end points; it takes them for its range unless it has one already."""
+        """Set the range to the schedule's end points, unless it is already set."""
         if self._gamma_range is None:
             self.gamma_range = (gamma_min, gamma_max)
 
