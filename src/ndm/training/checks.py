@@ -48,17 +48,25 @@ def first_step(run: Run, config: str, data: Data, model: NDM) -> int:
 
 
 def _require_own_best(run: Run, last: dict[str, Any]) -> None:
-    """Raise an error if the best checkpoint is missing or belongs to another training."""
+    """Refuse to resume if the best checkpoint, from which the model is made, is missing or belongs to another training.
+
+    A training that was killed between its two checkpoints has a best one that is newer than the last one.
+    """
     known = best_value(last)
     if known is None:
         return
-    found = best_value(read_checkpoint(run.best)) if run.best.is_file() else None
-    if found != known:
-        what = "is missing" if found is None else "is of another training"
-        raise ValueError(
-            f"{run.best} {what}: {run.last} knows of a best validation of {known:.4g}. Bring the right file back, or "
-            "train again with another --out."
-        )
+    found = read_checkpoint(run.best) if run.best.is_file() else None
+    if (
+        found is not None
+        and found.get("data") == last.get("data")
+        and (best_value(found) == known or found["global_step"] >= last["global_step"])
+    ):
+        return
+    what = "is missing" if found is None else "is of another training"
+    raise ValueError(
+        f"{run.best} {what}: {run.last} knows of a best validation of {known:.4g}. Bring the right file back, or "
+        "train again with another --out."
+    )
 
 
 def _require_same(run: Run, config: str) -> None:
