@@ -226,7 +226,7 @@ def test_a_file_that_appears_where_the_scores_go(start: Any, tally: Any, runs: P
     begun(process, runs / "o.csv.partial" / "blocks")
     out.write_text("another program's")
     ended = process.wait()
-    held = refused(ended, "Another program has written") and out.read_text() == "another program's"
+    held = refused(ended, "another program has written it") and out.read_text() == "another program's"
     out.unlink()
     again = start(*score(runs / "a", table, out, "--batch-size", "4", "--times", "40")).wait()
     held = held and again.code == 0 and out.read_text().count("\n") == 2001

@@ -79,7 +79,8 @@ def _prepare_streams() -> None:
         if stream is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (until the end)
         elif isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            with contextlib.suppress(OSError):  # of a stream with a position that it cannot tell
+                stream.reconfigure(errors="backslashreplace")
 
 
 @contextlib.contextmanager

@@ -86,7 +86,7 @@ def _draw(path: Path, out: Path, device: torch.device, options: argparse.Namespa
         for _ in blocks:  # this process computes a part of each block
             pass
         return
-    with sample_file(out, options.n, shape, model.decoder.levels, levels, columns, labels) as file:
+    with sample_file(out, options.n, shape, model.decoder.levels, levels, columns, labels, options.overwrite) as file:
         for x in blocks:
             _require_finite(x, file.done, options)
             file.write(x)

@@ -202,6 +202,7 @@ def sample_file(
     numbered: int | None = None,
     columns: Sequence[str] | None = None,
     labels: Callable[[slice], Tensor] | None = None,
+    replace: bool = True,
 ) -> Iterator[SampleFile]:
     """Context manager that writes samples block by block, in the format given by the file suffix.
 
@@ -219,10 +220,11 @@ def sample_file(
         numbered: K if the data were read as level numbers; samples of a table have its original values and names.
         columns: column names of a table.
         labels: function from a slice to the class labels, (n,); None for a model without classes.
+        replace: whether an existing file may be replaced.
 
     Raises:
         ValueError: there are too many samples for a picture.
-        FileExistsError: another process is writing the file.
+        FileExistsError: another process is writing the file, or it exists and may not be replaced.
         OSError: writing failed; the message contains the path of the samples, if they were saved.
     """
     if out.suffix.lower() == ".png" and n > (most := PictureSink.most(shape)):
@@ -231,7 +233,7 @@ def sample_file(
             "ends in .npz, or draw fewer."
         )
     content = Content(n, shape, levels, numbered, columns, labels)
-    with atomic_path(out) as fresh:
+    with atomic_path(out, replace) as fresh:
         refuse_if_being_written(out, fresh)
         with Spill(fresh, out.name) as spill, io.BufferedWriter(spill, 1 << 16) as buffer:
             file = SampleFile(out, content, buffer, spill)
