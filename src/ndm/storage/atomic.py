@@ -235,7 +235,7 @@ def sha256_of(path: Path) -> str:
     """
     found = hashlib.sha256()
     with path.open("rb") as file:
-        while piece := file.read(1 << 20):
+        while piece := file.read(1 << 17):
             found.update(piece)
     return found.hexdigest()
 
