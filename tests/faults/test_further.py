@@ -133,7 +133,7 @@ def test_what_is_said_of_the_best_step_counts_earlier_sessions(start: Any, tally
     options = ["--trainer.max_steps", "40", "--training.learning_rate", "3"]  # which makes it worse
     ended = start("train", "--resume", "--out", str(runs / "a"), *options).wait()
     best = torch.load(runs / "a/checkpoints/best.ckpt", weights_only=True)["global_step"]
-    held = ended.code == 0 and re.search(rf"at step {best} before, the best", ended.text) is not None
+    held = ended.code == 0 and re.search(rf"at step {best} of an earlier session, the best", ended.text) is not None
     tally("further: what is said of the best step after a resumed training", held)
     assert held, ended.text
 
@@ -271,7 +271,7 @@ CHANGES: dict[str, Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]]
     },
     "complex": lambda w: {k: v.to(torch.complex64) for k, v in w.items()},
     "whole numbers": lambda w: {k: v.long() for k, v in w.items()},
-    "a buffer that is not a number": lambda w: w | {"schedule.marked": torch.tensor(0.0)},
+    "a tensor that does not belong": lambda w: w | {"schedule.marked": torch.tensor(0.0)},
 }
 
 

@@ -165,3 +165,28 @@ def test_two_writers_of_a_file_do_not_meet(tmp_path: Path) -> None:
 def test_a_checksum_is_that_of_the_contents(tmp_path: Path) -> None:
     (tmp_path / "abc").write_text("abc")  # FIPS 180-2, appendix B.1
     assert sha256_of(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+
+    def late() -> None:
+        with atomic_path(path, replace=False) as fresh:
+            fresh.write_text("ours")
+            path.write_text("theirs")
+
+    with pytest.raises(FileExistsError, match="another program has written it"):
+        late()
+    assert path.read_text() == "theirs"
+    path.unlink()
+    with atomic_path(path, replace=False) as fresh:
+        fresh.write_text("ours")
+    assert path.read_text() == "ours"
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="is a named pipe"), atomic_path(tmp_path / "pipe"):
+        pass
+    assert (tmp_path / "pipe").is_fifo()

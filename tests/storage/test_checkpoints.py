@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import ndm
@@ -321,6 +322,22 @@ def test_weights_that_are_not_finite_are_refused(value: float, tmp_path: Path) -
     model.save_pretrained(tmp_path / "model")
     with pytest.raises(ValueError, match=r"denoiser\.net\.output\.weight has values that are NaN or infinite"):
         ndm.NDM.from_pretrained(tmp_path / "model")
+
+
+@pytest.mark.parametrize("change", [lambda v: v * torch.nan, torch.Tensor.long, lambda v: v.to(torch.complex64)])
+def test_buffers_that_are_not_finite_or_of_another_type_are_refused(tmp_path: Path, change) -> None:
+    path = calibrated()[0].save_pretrained(tmp_path / "model")
+    (path / CHECKSUMS).unlink()
+    weights = load_file(path / WEIGHTS)
+    name = next(name for name in weights if name.endswith("log_ratio"))
+    save_file(weights | {name: change(weights[name])}, path / WEIGHTS)
+    with pytest.raises(ValueError, match=f"{name} (has values that are NaN|is of the type)"):
+        ndm.NDM.from_pretrained(path)
+
+
+def test_a_model_in_double_precision_is_taken(tmp_path: Path) -> None:
+    path = calibrated()[0].double().save_pretrained(tmp_path / "model")
+    assert {p.dtype for p in ndm.NDM.from_pretrained(path).parameters()} == {torch.float64}
 
 
 def test_a_missing_folder_or_file_is_refused(saved: Path, tmp_path: Path) -> None:

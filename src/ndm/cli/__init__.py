@@ -12,7 +12,7 @@ import importlib
 import io
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TextIO
 
 from ndm._internal.signals import terminable
@@ -42,14 +42,12 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (default: ``sys.argv[1:]``) and return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    code = 0  # of --help
     _prepare_streams()
     if argv is None:  # child processes must not import from the current folder either
         os.environ.setdefault("PYTHONSAFEPATH", "1")
     try:
         with terminable(), _printing():
-            code = _dispatch(arguments)
-        return code  # noqa: RET504 (--help leaves the block before it is assigned)
+            return _dispatch(arguments)
     except KeyboardInterrupt as stopped:
         name = arguments[0] if arguments else ""
         say(f"stopped; {str(stopped) or STOPPED.get(name, 'nothing was written; run the same command again.')}")
@@ -91,8 +89,7 @@ def _printing() -> Iterator[None]:
     close the pipe early.
     """
     try:
-        with contextlib.suppress(SystemExit):  # of --help
-            yield
+        yield
         sys.stdout.flush()
     except OSError as error:
         if error.filename is not None or not _is_lost(sys.stdout):
@@ -137,11 +134,22 @@ def _dispatch(arguments: list[str]) -> int:
         return WRONG
     name = arguments[0]
     if name in COMMANDS:
-        importlib.import_module(f"ndm.cli.{name}").run(arguments[1:])
-        return 0
+        return _run(importlib.import_module(f"ndm.cli.{name}").run, arguments[1:])
     if not name.startswith("-"):
         end = did_you_mean(name, COMMANDS, f"there are {', '.join(COMMANDS)}")
         raise ValueError(f"There is no command {name!r}{end}")
-    if parser.parse_args(arguments).version:
-        print(f"ndm {importlib.import_module('ndm').__version__}")
+    return _run(lambda words: _print_version(parser.parse_args(words).version), arguments)
+
+
+def _run(command: Callable[[list[str]], None], arguments: list[str]) -> int:
+    """Run a command, and return the exit code with which its ``--help`` ends it."""
+    try:
+        command(arguments)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 0
     return 0
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"ndm {importlib.import_module('ndm').__version__}")

@@ -28,27 +28,14 @@ from ndm.evaluation.results import (
     MIXTURE,
     Evaluation,
     mean_and_error,
-    read_per_example,
-    read_places,
     rounded,
-    row_name,
 )
 from ndm.inference.likelihood import TOLERANCE
 from ndm.inference.sampling import sample_batches
 from ndm.method.variances import CalibratedVariance
 from ndm.model import NDM
 
-__all__ = [
-    "Evaluation",
-    "bound_per_example",
-    "evaluate",
-    "likelihood_per_example",
-    "mean_and_error",
-    "own_variance",
-    "read_per_example",
-    "read_places",
-    "row_name",
-]
+__all__ = ["evaluate"]
 
 
 def evaluate(

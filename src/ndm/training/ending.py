@@ -112,8 +112,9 @@ def verdict(
         return []
     if earlier is not None:
         (step, value), lowest = earlier, min(float(validation.totals.mean()) for validation in validations)
+        at = f"at step {step:,} of an earlier session"
         return [
-            f"validation: {value:.4g} {unit} at step {step:,} before, the best; a bound, lower is better",
+            f"validation: {value:.4g} {unit} {at}, the best; a bound, lower is better",
             f"no step of this session is better: its best has {lowest:.4g} {unit}",
         ]
     best = min(validations, key=lambda validation: float(validation.totals.mean()))
