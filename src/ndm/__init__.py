@@ -36,8 +36,10 @@ if TYPE_CHECKING:
     from ndm.method.bounds import BoundTerms
     from ndm.method.decoders import Decoder, DiscretizedDecoder, GaussianDecoder, WeightedDecoder
     from ndm.method.denoisers import Denoiser, DirectDenoiser, Estimate, GuidedDenoiser
+    from ndm.method.encoding import TableEncoding
     from ndm.method.grids import optimal_grid
     from ndm.method.learned_schedule import LearnedSchedule
+    from ndm.method.mixed import MixedDecoder
     from ndm.method.mixture import MixtureBase
     from ndm.method.parts import Part
     from ndm.method.schedules import CosineSchedule, DDPMSchedule, LinearSchedule, NoiseLevel, OTSchedule, Schedule
@@ -77,6 +79,7 @@ _HOMES = {
     "LearnedVolatility": "method.volatility",
     "LinearSchedule": "method.schedules",
     "LogLikelihood": "inference.likelihood",
+    "MixedDecoder": "method.mixed",
     "MixtureBase": "method.mixture",
     "NDM": "model",
     "Neural": "method.transforms",
@@ -92,6 +95,7 @@ _HOMES = {
     "Schedule": "method.schedules",
     "Separable": "method.transforms",
     "Standardize": "method.standardization",
+    "TableEncoding": "method.encoding",
     "Transform": "method.transforms",
     "WeightedDecoder": "method.decoders",
     "acceleration": "inference.dynamics",
@@ -128,6 +132,7 @@ __all__ = [
     "LearnedVolatility",
     "LinearSchedule",
     "LogLikelihood",
+    "MixedDecoder",
     "MixtureBase",
     "Neural",
     "NoiseLevel",
@@ -142,6 +147,7 @@ __all__ = [
     "Schedule",
     "Separable",
     "Standardize",
+    "TableEncoding",
     "Transform",
     "WeightedDecoder",
     "acceleration",

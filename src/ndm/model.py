@@ -17,6 +17,7 @@ from ndm.inference.sampling import sample
 from ndm.method.bounds import BoundTerms, bound, calibrate
 from ndm.method.decoders import Decoder
 from ndm.method.denoisers import Estimate
+from ndm.method.encoding import TableEncoding
 from ndm.method.process import Process, as_part
 from ndm.method.schedules import Schedule
 from ndm.method.standardization import Standardize
@@ -42,7 +43,8 @@ class NDM(Process):
         reverse_variance: ``posterior``, ``learned`` (a function of the noise level), ``predicted`` (a head of the
             denoiser), or a custom :class:`~ndm.method.variances.ReverseVariance`.
         volatility: eta, a positive number, or a module gamma -> eta such as LearnedVolatility().
-        standardize: for continuous data in original units; bound, sample and log_likelihood then use those units.
+        standardize: for continuous data in original units, a Standardize, or for a table with columns of several kinds
+            a TableEncoding; bound, sample and log_likelihood then use those units.
         calibrations: reverse variances for given numbers of steps, as created by :meth:`calibrate`.
 
     Raises:
@@ -66,7 +68,7 @@ class NDM(Process):
         decoder: Decoder | None = None,
         reverse_variance: str | ReverseVariance = "posterior",
         volatility: float | nn.Module = 1.0,
-        standardize: Standardize | None = None,
+        standardize: Standardize | TableEncoding | None = None,
         calibrations: Mapping[str, CalibratedVariance] | None = None,
     ) -> None:
         super().__init__(schedule, transform, denoiser, decoder, reverse_variance, volatility, standardize)

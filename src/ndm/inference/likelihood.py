@@ -200,11 +200,11 @@ def _missed(log_prob: Tensor, error: Tensor, solved: Tensor, tolerance: float) -
 
 
 def _dequantization(model: Process, name: str | None) -> str | None:
-    discrete = model.decoder.levels is not None
+    discrete, levels = model.decoder.discrete, model.decoder.levels
     if name not in _KINDS:
         known = ", ".join(repr(k) for k in _KINDS if k)
         raise ValueError(f"There is no dequantization {name!r}; choose one of {known}.")
-    if name == "uniform" and not discrete:
+    if name == "uniform" and levels is None:
         raise ValueError("Uniform dequantisation is for K-level data, and this model's decoder is for continuous data.")
     return "variational" if name is None and discrete else name
 

@@ -111,7 +111,7 @@ def sample(
     labels = None if labels is None else as_tensor(labels, "labels")
     _check_labels(n, labels, guidance)
     labels = as_labels(model, labels, n)
-    like = state_like(model, n, shape, dtype)
+    like = state_like(model, n, model.latent_shape(shape), dtype)
     z = normal_like(like, generator)
     if spacing is None:
         spacing = _own_spacing(model, method, steps, eta, solver)

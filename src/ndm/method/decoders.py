@@ -26,6 +26,11 @@ class Decoder(Part):
 
     levels: int | None = None
 
+    @property
+    def discrete(self) -> bool:
+        """Whether p(x | z_0) gives probabilities to single values, so that the likelihood needs draws of z_0."""
+        return self.levels is not None
+
     @abstractmethod
     def nll(self, x: Tensor, gap: Tensor, gamma_0: Tensor) -> Tensor:
         """-log p(x | z_0), (B,) in nats.

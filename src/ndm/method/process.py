@@ -13,7 +13,7 @@ therefore defined by an estimate of y: F(x_hat, t) + slope(x_hat) as in the pape
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -26,6 +26,7 @@ from ndm._internal.precision import residual_path
 from ndm.method.clocks import inward
 from ndm.method.decoders import Decoder, GaussianDecoder
 from ndm.method.denoisers import BaseDenoiser, Estimate, as_denoiser
+from ndm.method.encoding import TableEncoding
 from ndm.method.parts import Part
 from ndm.method.schedules import NoiseLevel, Schedule, per_example
 from ndm.method.standardization import Standardize
@@ -95,7 +96,8 @@ class Process(Part):
         decoder: p(x | z_0).
         reverse_variance: ``posterior``, ``learned``, ``predicted``, or an :class:`ndm.ReverseVariance`.
         volatility: eta, a positive number, or a module gamma (B,) -> eta (B,).
-        standardize: the map from data in original units to x; None for the identity.
+        standardize: the map from data in original units to x, a Standardize or, for a table of columns of several
+            kinds, a TableEncoding; None for the identity.
 
     Raises:
         ValueError: the parts are incompatible; the message says which.
@@ -109,7 +111,7 @@ class Process(Part):
         decoder: Decoder | None = None,
         reverse_variance: str | ReverseVariance = "posterior",
         volatility: float | nn.Module = 1.0,
-        standardize: Standardize | None = None,
+        standardize: Standardize | TableEncoding | None = None,
     ) -> None:
         super().__init__()
         self.schedule = schedule
@@ -145,6 +147,14 @@ class Process(Part):
             )
         if self.standardize is not None and self.decoder.levels is not None:
             raise ValueError("K-level data are put on the decoder's levels; standardize is for continuous data only.")
+        if isinstance(self.standardize, TableEncoding):
+            mixed = self.standardize.discrete
+            if mixed != self.decoder.discrete:
+                raise ValueError(
+                    f"A table with{'' if mixed else 'out'} categories, whole numbers or recurring values needs a "
+                    f"{'MixedDecoder' if mixed else 'GaussianDecoder'}, and the model has a "
+                    f"{type(self.decoder).__name__}."
+                )
 
     # ---- the forward process
 
@@ -355,8 +365,16 @@ class Process(Part):
         return x if self.standardize is None else self.standardize.inverse(x)
 
     def log_det(self, x: Tensor) -> Tensor | float:
-        """``log |det dx/ddata|`` of one example in nats, to be added to a log-density of x."""
+        """``log |det dx/ddata|`` in nats, one number or (B,), to be added to a log-density of x."""
         return 0.0 if self.standardize is None else self.standardize.log_det(x)
+
+    def latent_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The shape of x for data of a shape, which differs for a table with codes."""
+        if isinstance(self.standardize, TableEncoding):
+            if tuple(shape) != self.standardize.shape:
+                raise ValueError(f"The model is for rows of {self.standardize.shape[0]} columns, not of shape {shape}.")
+            return self.standardize.latent_shape
+        return tuple(shape)
 
 
 def as_part(name: str, value: Any) -> Any:

@@ -50,6 +50,11 @@ class Standardize(Part):
         """The shape of one example; () for any."""
         return tuple(torch.broadcast_shapes(self._mean.shape, self._scale.shape))
 
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """The shape of x, which is that of the data."""
+        return self.shape
+
     @classmethod
     def fit(cls, data: Values) -> Standardize:
         """Create it from the mean and standard deviation of data, (N, \\*shape), per dimension.
