@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ndm.method.grids import optimal_grid
     from ndm.method.learned_schedule import LearnedSchedule
     from ndm.method.mixed import MixedDecoder
+    from ndm.method.mixed_denoiser import MixedDenoiser
     from ndm.method.mixture import MixtureBase
     from ndm.method.parts import Part
     from ndm.method.schedules import CosineSchedule, DDPMSchedule, LinearSchedule, NoiseLevel, OTSchedule, Schedule
@@ -80,6 +81,7 @@ _HOMES = {
     "LinearSchedule": "method.schedules",
     "LogLikelihood": "inference.likelihood",
     "MixedDecoder": "method.mixed",
+    "MixedDenoiser": "method.mixed_denoiser",
     "MixtureBase": "method.mixture",
     "NDM": "model",
     "Neural": "method.transforms",
@@ -133,6 +135,7 @@ __all__ = [
     "LinearSchedule",
     "LogLikelihood",
     "MixedDecoder",
+    "MixedDenoiser",
     "MixtureBase",
     "Neural",
     "NoiseLevel",

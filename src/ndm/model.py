@@ -15,6 +15,7 @@ from ndm._internal.random import Randomness
 from ndm.inference.likelihood import log_likelihood
 from ndm.inference.sampling import sample
 from ndm.method.bounds import BoundTerms, bound, calibrate
+from ndm.method.conditionals import conditional
 from ndm.method.decoders import Decoder
 from ndm.method.denoisers import Estimate
 from ndm.method.encoding import TableEncoding
@@ -149,9 +150,14 @@ class NDM(Process):
         times: Tensor | None = None,
         generator: Randomness = None,
         check: bool = True,
+        states: Tensor | None = None,
     ) -> BoundTerms:
         """The terms of the bound on -log p(x), each (B,), in nats; see :func:`ndm.method.bounds.bound`."""
-        return bound(self, x, steps, labels=labels, times=times, generator=generator, check=check)
+        return bound(self, x, steps, labels=labels, times=times, generator=generator, check=check, states=states)
+
+    def conditional(self, wanted: Sequence[str | int], given: Sequence[str | int] = ()) -> Process:
+        """The model of some columns of a table given others; see :func:`ndm.method.conditionals.conditional`."""
+        return conditional(self, wanted, given)
 
     def calibrate(
         self,

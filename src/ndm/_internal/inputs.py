@@ -241,6 +241,11 @@ def as_labels(model: Any, labels: Values | None, n: int, check: bool = True) -> 
     if labels is None or (not check and isinstance(labels, Tensor)):
         return labels
     found = as_tensor(labels, "labels")
+    given = getattr(model.denoiser, "given_size", None)
+    if given is not None:  # a conditional of a table, of which the given columns take the place of the labels
+        if found.shape != (n, given):
+            raise ValueError(f"The given columns of {n} rows have the shape {(n, given)}, not {tuple(found.shape)}.")
+        return found.to(device_of(model), precision_of(model) or found.dtype)
     if found.shape != (n,):
         raise ValueError(f"Each of the {n} examples needs one label, got labels of shape {tuple(found.shape)}.")
     classes = known_classes(model.denoiser)

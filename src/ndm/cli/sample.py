@@ -22,6 +22,8 @@ from ndm.cli.parsing import Parser, natural, positive
 if TYPE_CHECKING:
     import torch
 
+    from ndm.method.encoding import TableEncoding
+
 __all__ = ["run"]
 
 
@@ -61,7 +63,7 @@ def _draw(path: Path, out: Path, device: torch.device, options: argparse.Namespa
     from ndm._internal.distributed import gather_in_order, is_first, rank, world_size
     from ndm._internal.inputs import state_like
     from ndm.inference.sampling import sample_batches
-    from ndm.samples import class_turns, formula_warning, sample_file
+    from ndm.samples import class_turns, formula_warning, sample_file, table_of
     from ndm.training import Run
 
     run, model = Run(path), load_model(path, device, options.allow)
@@ -80,23 +82,28 @@ def _draw(path: Path, out: Path, device: torch.device, options: argparse.Namespa
         steps=options.steps,
         **sampling_options(options),
     )
-    like = state_like(model, 0, shape).cpu()
+    like, encoding = state_like(model, 0, shape).cpu(), table_of(model)
+    like = like if encoding is None else like.double()
     blocks = gather_in_order((x.to("cpu", like.dtype) for _, x in drawn), options.batch_size, options.n, like)
     if not is_first():
         for _ in blocks:  # this process computes a part of each block
             pass
         return
-    with sample_file(out, options.n, shape, model.decoder.levels, levels, columns, labels, options.overwrite) as file:
+    with sample_file(
+        out, options.n, shape, model.decoder.levels, levels, columns, labels, options.overwrite, encoding
+    ) as file:
         for x in blocks:
-            _require_finite(x, file.done, options)
+            _require_finite(x, encoding, file.done, options)
             file.write(x)
     say(f"{options.n} samples are in {out}")
     if warning := formula_warning(out, columns):
         say(f"warning: {warning}")
 
 
-def _require_finite(x: torch.Tensor, first: int, options: argparse.Namespace) -> None:
-    wrong = int((~x.flatten(1).isfinite().all(1)).sum())
+def _require_finite(x: torch.Tensor, encoding: TableEncoding | None, first: int, options: argparse.Namespace) -> None:
+    from ndm.samples import not_finite
+
+    wrong = not_finite(x, encoding)
     if wrong:
         other = "another --method" if options.eta is None else "another --method or --eta"
         raise ValueError(

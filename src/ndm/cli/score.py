@@ -12,6 +12,7 @@ from ndm.cli.options import add_allow, find_allowed, load_model
 from ndm.cli.parsing import Parser, positive, seed, tolerance
 
 if TYPE_CHECKING:
+    from ndm.model import NDM
     from ndm.scoring import Rows
     from ndm.training import Run
 
@@ -83,7 +84,7 @@ def run(arguments: list[str]) -> None:
         model = load_model(run.path, device, options.allow)
         scores = score(
             model,
-            _rows(run, options.data, options.split, options.allow),
+            _rows(run, model, options.data, options.split, options.allow),
             options.out,
             likelihood=not options.no_likelihood,
             times=options.times,
@@ -100,9 +101,10 @@ def run(arguments: list[str]) -> None:
     scores.require_finite()
 
 
-def _rows(run: Run, path: str, split: str | None, allow: Sequence[str]) -> Rows:
+def _rows(run: Run, model: NDM, path: str, split: str | None, allow: Sequence[str]) -> Rows:
     """Open a path as table rows or images, depending on the model of a run."""
-    from ndm.scoring import ImageRows, TableRows
+    from ndm.method.encoding import TableEncoding
+    from ndm.scoring import ImageRows, MixedRows, TableRows
 
     shape, levels = run.read_data()
     if len(shape) == 3 and levels == 256:
@@ -113,4 +115,9 @@ def _rows(run: Run, path: str, split: str | None, allow: Sequence[str]) -> Rows:
         return ImageRows(path, shape, getattr(data, "size", None), getattr(data, "channels", None), split, background)
     if split is not None:
         raise ValueError("--split is for images: a table is scored as a whole.")
+    if isinstance(model.standardize, TableEncoding):
+        rows = MixedRows(path, model.standardize)
+        for note in rows.notes:
+            say(f"warning: {note}")
+        return rows
     return TableRows(path, shape, run.read_columns(), levels)

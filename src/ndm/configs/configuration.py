@@ -26,14 +26,18 @@ from ndm.configs.explaining import UNLISTED, explain
 from ndm.configs.reading import forget_other_classes, has_section, import_networks, pairs, read_tree, take_texts
 from ndm.configs.yamltext import MODE, dump
 from ndm.data import Data
-from ndm.method.decoders import Decoder
-from ndm.method.denoisers import BaseDenoiser
+from ndm.method.conditionals import column_numbers
+from ndm.method.decoders import Decoder, GaussianDecoder
+from ndm.method.denoisers import BaseDenoiser, Denoiser, DirectDenoiser
+from ndm.method.mixed import MixedDecoder
+from ndm.method.mixed_denoiser import MixedDenoiser, outputs_for
 from ndm.method.schedules import Schedule
 from ndm.method.standardization import Standardize
 from ndm.method.transforms import Transform
 from ndm.method.variances import ReverseVariance
 from ndm.method.volatility import ConstantVolatility, LearnedVolatility
 from ndm.model import NDM
+from ndm.networks import ResidualMLP
 from ndm.storage.memory import Allowance, free, require
 from ndm.training import TrainerOptions, TrainingOptions
 from ndm.training.automatic import add_base, on_cpu, resolve, width
@@ -181,7 +185,7 @@ class Configuration:
         np.random.seed(seed % 2**32)
         torch.manual_seed(seed)
         data = _data(self.values.data)
-        _fill(self.values.model, "features", lambda: math.prod(data.shape))
+        _fill(self.values.model, "features", lambda: math.prod(data.latent_shape))
         _fill(self.values.model, "channels", lambda: data.shape[0])
         _fill(self.values.model, "hidden", lambda: width(data))
         try:
@@ -195,7 +199,12 @@ class Configuration:
         parts = dict(vars(built.model))
         training, trainer, chosen = resolve(built.training, built.trainer, data)
         continuous = data.levels is None and getattr(parts["decoder"], "levels", None) is None
-        if parts["standardize"] is None and training.standardize and continuous:
+        if data.encoding is not None and parts["standardize"] is None:
+            parts["standardize"] = data.encoding
+            special = data.encoding.discrete or data.given or training.conditionals == "any"
+            if special and isinstance(parts["decoder"], (GaussianDecoder, type(None))):
+                chosen = _for_several_kinds(parts, data, training.conditionals) + chosen
+        elif parts["standardize"] is None and training.standardize and continuous:
             parts["standardize"] = _standardize(data)
         if on_cpu(trainer.accelerator):
             _require_room(parts)
@@ -209,6 +218,19 @@ class Configuration:
             for name in (field.name for field in fields(options)):
                 if self.values[f"{section}.{name}"] == "auto":
                     self.values[f"{section}.{name}"] = getattr(options, name)
+
+
+def _for_several_kinds(parts: dict[str, Any], data: Data, conditionals: str) -> str:
+    """Replace decoder and denoiser by those for a table with atoms, with the network's width and depth."""
+    assert data.encoding is not None
+    layouts, net = data.encoding.layouts(), getattr(parts["denoiser"], "net", None)
+    parts["decoder"] = MixedDecoder(layouts)
+    if isinstance(parts["denoiser"], (Denoiser, DirectDenoiser)) and isinstance(net, ResidualMLP):
+        context = 2 * len(layouts) if conditionals == "any" else 0
+        own = net.config()["init_args"] | {"heads": 1, "outputs": outputs_for(layouts), "context": context}
+        given = column_numbers(data.encoding, data.given) if data.given else None
+        parts["denoiser"] = MixedDenoiser(ResidualMLP(**own), layouts, None, conditionals, given)
+    return "columns of several kinds: the model's decoder is a MixedDecoder and its denoiser a MixedDenoiser; "
 
 
 def _require_room(parts: dict[str, Any]) -> None:

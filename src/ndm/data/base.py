@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from ndm.data import describing
+from ndm.method.encoding import TableEncoding
 
 __all__ = ["SPLITS", "Data", "Examples", "from_levels", "to_levels"]
 
@@ -54,6 +55,21 @@ class Data:
     def columns(self) -> tuple[str, ...] | None:
         """The column names of a table; None for other data."""
         return None
+
+    @property
+    def encoding(self) -> TableEncoding | None:
+        """The map from rows to latent vectors, for a table of columns of several kinds; None for other data."""
+        return None
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The columns of a table that are given, of which the density is not modelled; usually none."""
+        return ()
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """The shape of x, which is that of an example but for a table with an encoding."""
+        return self.shape if self.encoding is None else self.encoding.latent_shape
 
     @cached_property
     def classes(self) -> int | None:

@@ -19,8 +19,11 @@ from ndm.data.base import SPLITS, Data, from_levels
 from ndm.data.cells import Missing
 from ndm.data.columns import as_names, check_column, counts_rows, dependent_columns, far_values, few_values, kinds_line
 from ndm.data.files import left_out_line, walk
+from ndm.data.mixed import MixedRows, Reader
 from ndm.data.sources import by_split
 from ndm.data.tablefile import TABLE_SUFFIXES, TableFile
+from ndm.method.columns import KINDS
+from ndm.method.encoding import TableEncoding
 from ndm.storage.texts import require_regular
 
 __all__ = ["Table", "TableFile"]
@@ -32,7 +35,11 @@ _MANY = 0.2  # fraction of dropped rows that causes a warning
 
 
 class Table(Data):
-    r"""The rows of a table, x in R^d with d the number of columns: continuous, or with K levels per column.
+    r"""The rows of a table: numbers, numbers of K levels, or with ``kinds="auto"`` columns of any kind.
+
+    **Kinds**: with ``kinds="auto"`` the kind of each column, real, whole or categorical, is found from the training
+    rows (:mod:`ndm.data.kinds`), and missing cells are values of their own. An example is a row of numbers, one per
+    column: a value, the index of a category, or NaN for a missing cell. :attr:`encoding` maps it to x.
 
     **Columns** are those in ``columns``, in that order, or else all numeric columns in the order of the file; others
     are left out. Columns without a name and pandas indices, ``Unnamed: 0``, are also left out if they count the rows.
@@ -58,7 +65,12 @@ class Table(Data):
         levels: K, if the columns contain the integers k = 0 ... K - 1, which are converted to x = 2 (k + 1/2) / K - 1;
             None for continuous columns.
         seed: the seed of the permutation.
-        missing: "error" to raise an error for missing cells, "drop" to drop and count rows with missing cells.
+        missing: "error" to raise an error for missing cells, "drop" to drop and count rows with missing cells, "atom"
+            to model them; None for "atom" if the kinds are found, else "error".
+        kinds: "numeric" for columns of real numbers (or levels), "auto" to find the kind of each, or a dictionary with
+            the kinds of some columns, ``real``, ``whole`` or ``categorical``, to find those of the others. With
+            ``levels`` it has no effect.
+        given: names of columns that are given: the model is of the density of the others given these.
 
     Raises:
         ValueError: an argument is out of range. On first use: a file is damaged, a column is unknown, not numeric,
@@ -76,7 +88,9 @@ class Table(Data):
         test: int | None = None,
         levels: int | None = None,
         seed: int = 0,
-        missing: Literal["error", "drop"] = "error",
+        missing: Literal["error", "drop", "atom"] | None = None,
+        kinds: Literal["numeric", "auto"] | dict[str, str] = "numeric",
+        given: list[str] | None = None,
     ) -> None:
         for name, value in {"validation": validation, "test": test}.items():
             if value is not None and value < 1:
@@ -85,20 +99,27 @@ class Table(Data):
             raise ValueError(f"levels must be at least 2, not {levels}.")
         if seed < 0:
             raise ValueError(f"The seed must not be negative, as {seed} is.")
-        if missing not in ("error", "drop"):
-            raise ValueError(f"missing must be error or drop, not {missing!r}.")
+        if missing not in (None, "error", "drop", "atom"):
+            raise ValueError(f"missing must be error, drop or atom, not {missing!r}.")
+        self._given = None if given is None else _names(given)
+        self.kinds = "numeric" if levels is not None else _checked_kinds(kinds)
+        if missing == "atom" and self.kinds == "numeric":
+            raise ValueError('missing="atom" models missing cells, for which the kinds of the columns must be "auto".')
         self.path = str(path)
         self.named: tuple[Any, ...] | None = None if columns is None else _names(columns)
         self.taken = {"validation": validation, "test": test}
         self.levels = levels
         self.seed = seed
-        self.missing: Missing = missing
+        self.missing: Missing = "drop" if missing == "drop" else "error"
+        self._holes_allowed = missing in (None, "atom")
         self._notes: list[str] = []
         self._told = 0  # the number of notes already logged
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
         """The columns' names, (d,)."""
+        if self._mixed is not None:
+            return tuple(column.name for column in self._mixed.columns)
         first = self._files["train"][0]
         named = None if self.named is None else as_names(self.named, first.header, self.path)
         return first.choose(named)
@@ -107,8 +128,51 @@ class Table(Data):
     def shape(self) -> tuple[int, ...]:  # type: ignore[override]  # constant for users
         return (len(self.columns),)
 
+    @cached_property
+    def encoding(self) -> TableEncoding | None:
+        """The map from rows to latent vectors; None for ``kinds="numeric"``."""
+        return None if self._mixed is None else TableEncoding.of(self._mixed.columns)
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The columns that are given."""
+        if not self._given:
+            return ()
+        if self._mixed is None:
+            raise ValueError('given names columns, for which the kinds of the columns must be "auto".')
+        return as_names(self._given, self.columns, self.path)
+
+    @cached_property
+    def _mixed(self) -> MixedRows | None:
+        if self.kinds == "numeric":
+            return None
+        first = self._files["train"][0]
+        named = None if self.named is None else as_names(self.named, first.header, self.path)
+        kinds = self.kinds if isinstance(self.kinds, dict) else {}
+        reader = Reader(self.path, self._files, named, kinds, self.missing == "drop", self._divided)
+        mixed = reader.read()
+        holes = {
+            c: int(np.isnan(v).sum())
+            for c, v in zip((c.name for c in mixed.columns), mixed.rows["train"].T, strict=True)
+        }
+        if not self._holes_allowed and self.missing == "error" and any(holes.values()):
+            cells = ", ".join(f"{name} {n:,}" for name, n in holes.items() if n)
+            raise ValueError(
+                f"{self.path} has missing cells ({cells}): give --data.missing atom to model them, or drop to "
+                "leave out their rows."
+            )
+        return mixed
+
+    def _divided(self, n: int, missing: Sequence[str]) -> dict[str, np.ndarray]:
+        found = self._taken_from(np.arange(n)[:, None], missing)
+        return {name: rows[:, 0] for name, rows in found.items()}
+
     def summary(self) -> list[str]:
         """What was read and left out, the columns, the splits, duplicates and warnings: see :meth:`Data.summary`."""
+        if self._mixed is not None:
+            total, d = sum(map(len, self._mixed.rows.values())), len(self.columns)
+            lines = [f"data: the table {self.path}, {total:,} rows of {d} column{'s' * (d > 1)}", *self._found[1]]
+            return [*lines, *self._mixed.lines, *self._split_lines()]
         splits, self._told = self._splits, len(self._notes)
         rows, d = sum(map(len, splits.values())), len(self.columns)
         kind = "continuous" if self.levels is None else f"of {self.levels} levels"
@@ -119,9 +183,13 @@ class Table(Data):
 
     def _contents(self) -> Iterator[str | Tensor | np.ndarray]:
         yield "\n".join(self.columns)
+        if self.encoding is not None:
+            yield repr([column.plain() for column in self.encoding.table])
         yield from super()._contents()
 
     def _split(self, name: str) -> tuple[Tensor, Tensor | None]:
+        if self._mixed is not None:
+            return torch.from_numpy(self._mixed.rows[name]), None
         split = self._splits[name]
         for note in self._notes[self._told :]:
             logger.warning("%s: %s", self.path, note.removeprefix("warning: "))
@@ -200,6 +268,17 @@ class Table(Data):
         order = np.random.RandomState(self.seed).permutation(n)  # its stream is frozen by NumPy's policy
         parts = np.split(order, np.cumsum(counts, dtype=int))
         return {name: rows[np.sort(part)] for name, part in zip([*missing, "train"], parts, strict=True)}
+
+
+def _checked_kinds(kinds: Any) -> Any:
+    if isinstance(kinds, dict):
+        wrong = next((kind for kind in kinds.values() if kind not in KINDS), None)
+        if wrong is not None:
+            raise ValueError(f"kinds must be {', '.join(KINDS[:-1])} or {KINDS[-1]}, not {wrong!r}.")
+        return {str(name): kind for name, kind in kinds.items()}
+    if kinds not in ("numeric", "auto"):
+        raise ValueError(f'kinds must be "numeric", "auto" or a dictionary, not {kinds!r}.')
+    return kinds
 
 
 def _names(columns: Any) -> tuple[Any, ...]:

@@ -279,6 +279,29 @@ class TableFile:
             "take fewer columns by columns=, or write fewer rows to another file",
         )
 
+    def arrow(self, columns: Sequence[str]) -> Any:
+        """Some columns of all rows as an Arrow table: of a CSV file as text, of a Parquet file in their types.
+
+        Raises:
+            ValueError: there is no column of a name, the values do not fit in memory, or the file is damaged.
+        """
+        import pyarrow as pa
+
+        unknown = next((name for name in columns if name not in self._places), None)
+        if unknown is not None:
+            end = did_you_mean(unknown, self.names, f"it has {some(self.names)}")
+            raise ValueError(f"{self.path} has no column {unknown!r}{end}")
+        columns = [name for name in columns if name]
+        if not self._is_csv:
+            self._require_room(self._parquet().metadata.num_rows, columns)
+            return self._parquet().read(columns=columns)
+        batches, count = [], 0
+        for batch in self._csv(columns, pa.string()):
+            batches.append(batch)
+            count += batch.num_rows
+            self._require_room(count, columns)
+        return pa.Table.from_batches(batches, pa.schema([(name, pa.string()) for name in columns]))
+
     def check(self, columns: Sequence[str], levels: int | None = None) -> int:
         """Read all rows with the checks of :meth:`pieces`, and count them."""
         return sum(len(piece) for piece in self._all(columns, levels))

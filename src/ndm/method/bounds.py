@@ -22,7 +22,10 @@ from torch import Tensor
 from ndm._internal.inputs import Values, as_labels, as_tensor, check_steps
 from ndm._internal.precision import residual_path
 from ndm._internal.random import Randomness, below_one, low_discrepancy, normal_like
+from ndm.method.encoding import TableEncoding
 from ndm.method.grids import SPACINGS, even_grid, gamma_grid, labelled, optimal_grid
+from ndm.method.mixed import MixedDecoder
+from ndm.method.mixed_denoiser import WANTED, MixedDenoiser
 from ndm.method.moments import Moments, folds_for
 from ndm.method.process import Process, frozen
 from ndm.method.schedules import GradientWeight, NoiseLevel, per_example
@@ -73,6 +76,7 @@ def bound(
     times: Values | None = None,
     generator: Randomness = None,
     check: bool = True,
+    states: Tensor | None = None,
 ) -> BoundTerms:
     r"""Compute the terms of the bound for each example, with one pass through the networks.
 
@@ -92,6 +96,8 @@ def bound(
             step floor(T u) + 1.
         generator: for the times and the noise; or a :class:`~ndm._internal.random.Share` of one.
         check: validate the data's shape, the labels, and that no value is NaN, infinite or off the decoder's levels.
+        states: for a table, the states of the columns, (B, C): the bound is that of the wanted columns given the given
+            ones (:mod:`ndm.method.conditionals`). By default those of the model.
 
     Raises:
         ValueError: ``steps`` is not an integer or is below 1, the times are not B or one is outside [0, 1), the data or
@@ -106,7 +112,18 @@ def bound(
         if times.shape != (len(x),) or not ((times >= 0) & (times < 1)).all():
             raise ValueError(f"The times must be {len(x)} numbers in [0, 1), one an example.")
     with residual_path(x.device):
-        return _bound(process, x, steps, labels, times, generator)
+        return _bound(process, x, steps, labels, times, generator, _states_of(process, states, x))
+
+
+def _states_of(process: Process, states: Tensor | None, x: Tensor) -> Tensor | None:
+    """The states of the columns, (B, C), on the device of x; None for the density of all columns."""
+    denoiser = process.denoiser
+    if not isinstance(denoiser, MixedDenoiser):
+        if states is not None:
+            raise ValueError("States of columns are for a model of a table with a MixedDenoiser.")
+        return None
+    states = denoiser.default_states(len(x)) if states is None else states
+    return None if states is None else states.to(x.device)
 
 
 def _bound(
@@ -116,7 +133,13 @@ def _bound(
     labels: Tensor | None,
     times: Tensor | None,
     generator: Randomness,
+    states: Tensor | None = None,
 ) -> BoundTerms:
+    whole, mask = x, None
+    if states is not None:
+        assert isinstance(process.denoiser, MixedDenoiser)
+        mask = process.denoiser.coordinates_in(states, WANTED)
+        x = x * mask
     u = low_discrepancy(x.shape[0], x, generator) if times is None else below_one(times.to(x))
     noise = normal_like(x, generator)
 
@@ -132,8 +155,13 @@ def _bound(
     curve = process.transform(x)
     value, (displacement_0, displacement_1) = at.path_value_and(curve, torch.stack([level_0.gamma, level_1.gamma]))
     z = per_example(at.level.alpha, x) * (x + value.displacement) + per_example(at.level.sigma, x) * noise
-    estimate = process.denoiser.estimate(z, at.level, labels)
+    if states is None:
+        estimate = process.denoiser.estimate(z, at.level, labels)
+    else:
+        assert isinstance(process.denoiser, MixedDenoiser)
+        estimate = process.denoiser.estimate(z, at.level, labels, states, whole)
     gap = process.mismatch(value, noise, x, estimate, at)
+    gap = gap if mask is None else gap * mask
 
     if isinstance(at, DiscreteStep):
         assert steps is not None
@@ -148,9 +176,8 @@ def _bound(
         auxiliary = estimate.transformed_loss(x + value.displacement, noise)
     return BoundTerms(
         diffusion=diffusion,
-        prior=_prior(x + displacement_1, level_1),
-        reconstruction=process.decoder.expected_nll(x, displacement_0, normal_like(x, generator), level_0)
-        - process.log_det(x),
+        prior=_prior(x + displacement_1, level_1, mask),
+        reconstruction=_reconstruction(process, whole, displacement_0, normal_like(x, generator), level_0, states),
         dimensions=x[0].numel(),
         auxiliary=auxiliary,
     )
@@ -169,10 +196,24 @@ def _continuous(at: ContinuousTime, gap: Tensor) -> Tensor:
     return weight / 2 * (gap**2).flatten(1).sum(1)
 
 
-def _prior(f_1: Tensor, level: NoiseLevel) -> Tensor:
-    """KL( N(alpha_1 F(x, 1), sigma_1^2 I) || N(0, I) ), (B,)."""
+def _reconstruction(
+    process: Process, x: Tensor, displacement: Tensor, noise: Tensor, level: NoiseLevel, states: Tensor | None
+) -> Tensor:
+    """L_rec in the units of the data, (B,); of the wanted columns only, if there are states."""
+    if states is None:
+        return process.decoder.expected_nll(x, displacement, noise, level) - process.log_det(x)
+    assert isinstance(process.decoder, MixedDecoder)
+    assert isinstance(process.standardize, TableEncoding)
+    every = process.decoder.expected_by_column(x, displacement, noise, level)
+    every = every - process.standardize.log_det_by_column(x).to(every)
+    return (every * (states == WANTED)).sum(1)
+
+
+def _prior(f_1: Tensor, level: NoiseLevel, mask: Tensor | None = None) -> Tensor:
+    """KL( N(alpha_1 F(x, 1), sigma_1^2 I) || N(0, I) ), (B,), over the coordinates of the mask."""
     variance = per_example(level.sigma, f_1) ** 2
     kl = variance + per_example(level.alpha, f_1) ** 2 * f_1**2 - 1 - variance.log()
+    kl = kl if mask is None else kl * mask
     return kl.flatten(1).sum(1) / 2
 
 

@@ -200,7 +200,7 @@ class Column:
         if not isinstance(given, Mapping) or not set(given) <= known or "name" not in given:
             raise ValueError(f"A column is described by {', '.join(sorted(known))}, not by {given!r:.100}.")
         try:
-            own = {"map": ColumnMap(**given.get("map", {}))}
+            own: dict[str, Any] = {"map": ColumnMap(**given.get("map", {}))}
             own |= {name: tuple(given.get(name, ())) for name in ("levels", "counts")}
             return cls(**{**given, **own})
         except TypeError as error:

@@ -31,6 +31,7 @@ __all__ = [
     "Estimate",
     "GuidedDenoiser",
     "as_denoiser",
+    "v_reading",
 ]
 
 
@@ -105,6 +106,11 @@ class _X(_Reading):
 
     def residual(self, target: Tensor, displacement: Tensor, noise: Tensor) -> Tensor:
         return target - self.output
+
+
+def v_reading(output: Tensor, z: Tensor, level: NoiseLevel) -> _Reading:
+    """A network's output as v, see :class:`Denoiser`."""
+    return _V(output, z, level)
 
 
 _READINGS: dict[str, type[_Reading]] = {"v": _V, "eps": _Eps, "x": _X}

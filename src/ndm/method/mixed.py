@@ -14,7 +14,7 @@ cells at both ends are open. The weights pi_a are learned, from the frequencies 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -53,6 +53,7 @@ class MixedDecoder(Decoder):
         super().__init__()
         if not columns:
             raise ValueError("A MixedDecoder needs the columns of its table.")
+        self.columns = columns
         self.parts = [_Part(column) for column in columns]
         self.log_weights = nn.Parameter(torch.cat([part.log_frequencies() for part in self.parts]))
         start = coordinate = 0
@@ -63,6 +64,13 @@ class MixedDecoder(Decoder):
     @property
     def discrete(self) -> bool:
         return any(part.m or part.rest == "grid" for part in self.parts)
+
+    def restricted(self, columns: Sequence[int]) -> MixedDecoder:
+        """The decoder of some of the columns, with the same weights."""
+        own = MixedDecoder([self.columns[i] for i in columns])
+        weights = [self.log_weights[self.parts[i].weights] for i in columns]
+        own.log_weights = nn.Parameter(torch.cat(weights).detach().clone())
+        return own
 
     def nll(self, x: Tensor, gap: Tensor, gamma_0: Tensor) -> Tensor:
         return self.nll_by_column(x, gap, gamma_0).sum(1)

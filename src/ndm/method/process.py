@@ -149,7 +149,7 @@ class Process(Part):
             raise ValueError("K-level data are put on the decoder's levels; standardize is for continuous data only.")
         if isinstance(self.standardize, TableEncoding):
             mixed = self.standardize.discrete
-            if mixed != self.decoder.discrete:
+            if mixed != self.decoder.discrete or self.decoder.levels is not None:
                 raise ValueError(
                     f"A table with{'' if mixed else 'out'} categories, whole numbers or recurring values needs a "
                     f"{'MixedDecoder' if mixed else 'GaussianDecoder'}, and the model has a "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 
 from ndm.networks.base import Backbone, Norm, in_full_precision
@@ -29,6 +30,8 @@ class ResidualMLP(Backbone):
         embedding: width of the embedding of the noise level and of the class.
         zero_init: initialise the output to zero.
         dropout: fraction of hidden units dropped in training.
+        outputs: number of outputs, (B, outputs); by default null, heads of the example's shape.
+        context: number of further inputs, given as ``context``, (B, context).
 
     Raises:
         ValueError: ``features`` or ``hidden`` is None.
@@ -51,6 +54,8 @@ class ResidualMLP(Backbone):
         embedding: int = 64,
         zero_init: bool = True,
         dropout: float = 0.0,
+        outputs: int | None = None,
+        context: int = 0,
     ) -> None:
         super().__init__()
         if features is None:
@@ -59,24 +64,28 @@ class ResidualMLP(Backbone):
             raise ValueError("ResidualMLP has to know how wide it is to be, as in hidden=128.")
         self.features, self.heads, self.level, self.classes = features, heads, level, classes
         conditions = self._build_embeddings(embedding)
-        self.input = nn.Linear(features, hidden)
+        self.outputs, self.context = outputs, context
+        self.input = nn.Linear(features + context, hidden)
         self.blocks = nn.ModuleList(_Block(hidden, conditions, dropout) for _ in range(depth))
         self.norm = Norm(hidden)
-        self.output = nn.Linear(hidden, heads * features)
+        self.output = nn.Linear(hidden, heads * features if outputs is None else outputs)
         if zero_init:
             nn.init.zeros_(self.output.weight)
             nn.init.zeros_(self.output.bias)
 
-    def forward(self, z: Tensor, u: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
+    def forward(
+        self, z: Tensor, u: Tensor | None = None, labels: Tensor | None = None, context: Tensor | None = None
+    ) -> Tensor:
         """The network's output.
 
         Args:
             z: (B, \\*shape), the product of shape being ``features``.
             u: (B,) noise level, about [0, 1].
             labels: (B,) integers in [0, classes]; ``classes`` means no class.
+            context: (B, context) further inputs, for a network built with them.
 
         Returns:
-            (B, heads * shape[0], \\*shape[1:]).
+            (B, heads * shape[0], \\*shape[1:]), or (B, outputs) if that is given.
 
         Raises:
             ValueError: z has another number of features, or a condition is missing or unknown to the network.
@@ -85,11 +94,16 @@ class ResidualMLP(Backbone):
         batch, *shape = z.shape
         if math.prod(shape) != self.features:
             raise ValueError(f"This ResidualMLP takes {self.features} features, not examples of shape {tuple(shape)}.")
+        if (0 if context is None else context.shape[-1]) != self.context:
+            raise ValueError(f"This ResidualMLP takes {self.context} further inputs as its context.")
         condition = self._condition(u, labels)
-        h = in_full_precision(self.input, z.reshape(batch, self.features))
+        z = z.reshape(batch, self.features)
+        h = in_full_precision(self.input, z if context is None else torch.cat([z, context.to(z)], 1))
         for block in self.blocks:
             h = block(h, condition)
         output = self.output(nn.functional.silu(self.norm(h)))
+        if self.outputs is not None:
+            return output
         return output.reshape(batch, self.heads * shape[0], *shape[1:])
 
 

@@ -11,9 +11,11 @@ if TYPE_CHECKING:
         class_turns,
         classes_in_turn,
         formula_warning,
+        not_finite,
         require_place,
         sample_file,
         save_samples,
+        table_of,
     )
 
 _HOMES = {
@@ -22,9 +24,11 @@ _HOMES = {
     "class_turns": "writing",
     "classes_in_turn": "writing",
     "formula_warning": "writing",
+    "not_finite": "writing",
     "require_place": "writing",
     "sample_file": "writing",
     "save_samples": "writing",
+    "table_of": "writing",
 }
 
 __all__ = [
@@ -33,9 +37,11 @@ __all__ = [
     "class_turns",
     "classes_in_turn",
     "formula_warning",
+    "not_finite",
     "require_place",
     "sample_file",
     "save_samples",
+    "table_of",
 ]
 
 __getattr__, __dir__ = lazy(__name__, _HOMES)

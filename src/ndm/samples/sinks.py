@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 from ndm.data.base import to_levels
+from ndm.data.frames import from_numbers
+from ndm.method.encoding import TableEncoding
 
 __all__ = ["SINKS", "Content", "Sink", "Spill"]
 
@@ -36,6 +38,7 @@ class Content:
         numbered: K if the data were read as level numbers.
         columns: column names of a table.
         labels: function from a slice to the class labels, (n,); None if there are none.
+        encoding: the columns of a table of several kinds.
     """
 
     def __init__(
@@ -46,7 +49,9 @@ class Content:
         numbered: int | None = None,
         columns: Sequence[str] | None = None,
         labels: Callable[[slice], Tensor] | None = None,
+        encoding: TableEncoding | None = None,
     ) -> None:
+        self.encoding = encoding
         self.n, self.shape, self.levels, self.labels = n, tuple(shape), levels, labels
         self.names = [f"x{i}" for i in range(math.prod(shape))] if columns is None else list(columns)
         self._numbered = None if columns is None else numbered
@@ -61,6 +66,11 @@ class Content:
             return flat
         flat = to_levels(flat, self._numbered)
         return flat if self.levels is None else np.rint(flat).astype(int)
+
+    def table(self, x: Tensor) -> Any:
+        """Convert rows of numbers, (n, C), to an Arrow table with texts and dates."""
+        assert self.encoding is not None
+        return from_numbers(self.encoding.table, x.numpy())
 
     def labels_of(self, where: slice) -> dict[str, np.ndarray]:
         """Return the label column of some rows; empty if there are no labels."""
@@ -89,10 +99,16 @@ class CsvSink:
         # Older Python versions do not quote names with a carriage return, which readers take for a line end.
         quoted = any("\r" in name for name in names)
         how: Any = {"quoting": csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL, "lineterminator": "\n"}
+        self._how = how
         csv.writer(self._text, **how).writerow(names)
 
     def write(self, x: Tensor, where: slice) -> None:
-        rows, labels = self._content.rows(x), self._content.labels_of(where)
+        labels = self._content.labels_of(where)
+        if self._content.encoding is not None:
+            columns = [column.to_pylist() for column in self._content.table(x).columns]
+            csv.writer(self._text, **self._how).writerows(zip(*columns, *labels.values(), strict=True))
+            return
+        rows = self._content.rows(x)
         formats = ["%.9g"] * rows.shape[1] + ["%d"] * len(labels)
         np.savetxt(self._text, np.column_stack([rows, *labels.values()]), delimiter=",", fmt=formats)
 
@@ -106,11 +122,12 @@ class ParquetSink:
     def __init__(self, file: BinaryIO, content: Content) -> None:
         self._file, self._content = file, content
         self._group = max(1, min(ROWS, NUMBERS // math.prod(content.shape)))
-        self._waiting: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
+        self._waiting: list[tuple[Any, dict[str, np.ndarray]]] = []
         self._writer: Any = None
 
     def write(self, x: Tensor, where: slice) -> None:
-        self._waiting.append((self._content.rows(x), self._content.labels_of(where)))
+        rows = self._content.rows(x) if self._content.encoding is None else self._content.table(x)
+        self._waiting.append((rows, self._content.labels_of(where)))
         if sum(len(rows) for rows, _ in self._waiting) >= self._group:
             self._write_group()
 
@@ -118,12 +135,19 @@ class ParquetSink:
         import pyarrow as pa
         from pyarrow.parquet import ParquetWriter
 
-        columns = dict(zip(self._content.names, np.concatenate([rows for rows, _ in self._waiting]).T, strict=True))
+        if self._content.encoding is not None:
+            columns = dict(pa.concat_tables([rows for rows, _ in self._waiting]).to_pydict())
+            schema = self._waiting[0][0].schema
+            columns = {name: pa.array(values, schema.field(name).type) for name, values in columns.items()}
+        else:
+            columns = dict(zip(self._content.names, np.concatenate([rows for rows, _ in self._waiting]).T, strict=True))
         for name in self._waiting[0][1]:
             columns[name] = np.concatenate([labels[name] for _, labels in self._waiting])
         self._waiting = []
         # NaN becomes a missing value, as in pandas.
-        table = pa.table({name: pa.array(values, from_pandas=True) for name, values in columns.items()})
+        table = pa.table(
+            {n: v if isinstance(v, pa.Array) else pa.array(v, from_pandas=True) for n, v in columns.items()}
+        )
         if self._writer is None:
             # Dictionary encoding of distinct values only costs memory.
             recurring = [field.name for field in table.schema if not pa.types.is_floating(field.type)]

@@ -14,6 +14,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+from ndm.method.encoding import TableEncoding
 from ndm.model import NDM
 from ndm.samples.sinks import SINKS, Content, PictureSink, Sink, Spill
 from ndm.storage.atomic import atomic_path, refuse_if_being_written
@@ -25,9 +26,11 @@ __all__ = [
     "class_turns",
     "classes_in_turn",
     "formula_warning",
+    "not_finite",
     "require_place",
     "sample_file",
     "save_samples",
+    "table_of",
 ]
 
 #: Supported suffixes of sample files.
@@ -100,6 +103,20 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def table_of(model: NDM) -> TableEncoding | None:
+    """Return the columns of a model of a table of several kinds; None for any other model."""
+    return model.standardize if isinstance(model.standardize, TableEncoding) else None
+
+
+def not_finite(x: Tensor, encoding: TableEncoding | None = None) -> int:
+    """Count the samples, (B, \\*shape), with NaN or infinite values; NaN may be a missing cell of a table."""
+    wrong = ~x.isfinite()
+    if encoding is not None:
+        holes = torch.tensor([column.missing for column in encoding.table])
+        wrong &= ~(x.isnan() & holes)
+    return int(wrong.flatten(1).any(1).sum())
 
 
 def class_turns(
@@ -203,6 +220,7 @@ def sample_file(
     columns: Sequence[str] | None = None,
     labels: Callable[[slice], Tensor] | None = None,
     replace: bool = True,
+    encoding: TableEncoding | None = None,
 ) -> Iterator[SampleFile]:
     """Context manager that writes samples block by block, in the format given by the file suffix.
 
@@ -221,6 +239,7 @@ def sample_file(
         columns: column names of a table.
         labels: function from a slice to the class labels, (n,); None for a model without classes.
         replace: whether an existing file may be replaced.
+        encoding: the columns of a table of several kinds, whose samples are rows of numbers, (n, C).
 
     Raises:
         ValueError: there are too many samples for a picture.
@@ -232,7 +251,7 @@ def sample_file(
             f"{out} is to be a picture, which shows {most:,} of these samples at most, not {n:,}: give a name that "
             "ends in .npz, or draw fewer."
         )
-    content = Content(n, shape, levels, numbered, columns, labels)
+    content = Content(n, shape, levels, numbered, columns, labels, encoding)
     with atomic_path(out, replace) as fresh:
         refuse_if_being_written(out, fresh)
         with Spill(fresh, out.name) as spill, io.BufferedWriter(spill, 1 << 16) as buffer:
@@ -257,6 +276,7 @@ def save_samples(
     numbered: int | None = None,
     columns: Sequence[str] | None = None,
     labels: Tensor | None = None,
+    encoding: TableEncoding | None = None,
 ) -> None:
     """Write a tensor of samples to a :func:`sample_file`.
 
@@ -267,10 +287,11 @@ def save_samples(
         numbered: see :func:`sample_file`.
         columns: see :func:`sample_file`.
         labels: the classes of the samples, (N,), if any.
+        encoding: see :func:`sample_file`.
 
     Raises:
         OSError: writing failed; the message contains the path of the samples, if they were saved.
     """
     turns = None if labels is None else labels.__getitem__
-    with sample_file(out, len(x), x.shape[1:], levels, numbered, columns, turns) as file:
+    with sample_file(out, len(x), x.shape[1:], levels, numbered, columns, turns, encoding=encoding) as file:
         file.write(x)

@@ -6,7 +6,7 @@ on the settings and the row, not on interruptions.
 """
 
 from ndm.scoring.checks import PRECISIONS
-from ndm.scoring.rows import ExampleRows, ImageRows, Rows, TableRows
+from ndm.scoring.rows import ExampleRows, ImageRows, MixedRows, Rows, TableRows
 from ndm.scoring.scores import Scores, score
 
-__all__ = ["PRECISIONS", "ExampleRows", "ImageRows", "Rows", "Scores", "TableRows", "score"]
+__all__ = ["PRECISIONS", "ExampleRows", "ImageRows", "MixedRows", "Rows", "Scores", "TableRows", "score"]

@@ -7,16 +7,19 @@ import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ndm.data.base import Examples, from_levels
 from ndm.data.columns import some
+from ndm.data.mixed import read_cells, rows_of_numbers
 from ndm.data.sources import find_source
 from ndm.data.table import TableFile
+from ndm.method.encoding import TableEncoding
 from ndm.storage.atomic import sha256_of
 
-__all__ = ["ExampleRows", "ImageRows", "Rows", "TableRows"]
+__all__ = ["ExampleRows", "ImageRows", "MixedRows", "Rows", "TableRows"]
 
 #: Number of rows read at a time for a checksum.
 _AT_ONCE = 1024
@@ -101,6 +104,45 @@ class TableRows:
     def identity(self) -> dict[str, Any]:
         path = self.file.path
         return {"table": str(path.resolve()), "sha256": sha256_of(path), "columns": list(self.columns)}
+
+
+class MixedRows:
+    """Rows of a CSV or Parquet file with columns of several kinds, which are read as a whole.
+
+    Args:
+        path: the file.
+        encoding: the columns of the model.
+
+    Raises:
+        ValueError: the file lacks a column or holds cells that the model has no value for, or is empty.
+        FileNotFoundError: the file does not exist.
+    """
+
+    def __init__(self, path: str, encoding: TableEncoding) -> None:
+        self.file = TableFile(path, fixed=True)
+        self.encoding = encoding
+        cells = read_cells([self.file])
+        self.notes: list[str] = []
+        numbers = rows_of_numbers(encoding.table, cells, path, self.notes.append)
+        if len(numbers) == 0:
+            raise ValueError(f"{path} has no rows to score.")
+        for i, column in enumerate(encoding.table):
+            holes = int(np.isnan(numbers[:, i]).sum())
+            if holes and not column.missing:
+                raise ValueError(
+                    f"The column {column.name!r} of {path} has {holes:,} missing cells, and had none in the training: "
+                    "fill them or remove their rows."
+                )
+        self.count = len(numbers)
+        self._rows = torch.from_numpy(numbers)
+
+    def blocks(self, size: int, skip: int) -> Iterator[Tensor]:
+        for start in range(skip, self.count, size):
+            yield self._rows[start : start + size]
+
+    def identity(self) -> dict[str, Any]:
+        path = self.file.path
+        return {"table": str(path.resolve()), "sha256": sha256_of(path), "columns": list(self.encoding.names)}
 
 
 class ImageRows:

@@ -18,6 +18,7 @@ from ndm._internal.random import Drawn, seed_of
 from ndm.evaluation.per_example import solved
 from ndm.inference.likelihood import log_likelihood
 from ndm.inference.sampling import sample
+from ndm.method.encoding import TableEncoding
 from ndm.model import NDM
 from ndm.scoring.partial import MEASURED
 
@@ -61,7 +62,7 @@ class Scorer:
 
     def measure(self, x: Tensor, block: int) -> np.ndarray:
         """Compute the scores of a block, (n, 5), in the order of :data:`~ndm.scoring.partial.MEASURED`."""
-        x = x.to(self.device, self.dtype)
+        x = self._on_device(x)
         found = torch.full((len(x), len(MEASURED)), math.nan, dtype=torch.float64)
         found[:, 0], found[:, 1] = self._bound(x)
         if self.likelihood:
@@ -69,6 +70,11 @@ class Scorer:
             found[:, 2:], kind, _ = solved(self.model, x, None, hopeless, self._generator(block, 1), self.options)
             self.kind = kind or self.kind
         return found.numpy()
+
+    def _on_device(self, x: Tensor) -> Tensor:
+        """The rows in the precision of the model; those of a table with an encoding in float64, as they are in it."""
+        table = isinstance(self.model.standardize, TableEncoding)
+        return x.to(self.device, torch.float64 if table else self.dtype)
 
     def _generator(self, *numbers: int) -> torch.Generator:
         return torch.Generator(self.device).manual_seed(seed_of(self.seed, *numbers))
@@ -103,9 +109,12 @@ class Scorer:
     def _noise_of(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Uniform numbers, (times, n), and noise for the bound, (times, 2, n, \\*shape), from the seed and the row."""
         u = torch.empty(len(x), self.times, dtype=torch.float64)
-        noise = torch.empty(len(x), self.times, 2, *x.shape[1:], dtype=self.dtype)
+        shape = self.model.latent_shape(x.shape[1:])
+        noise = torch.empty(len(x), self.times, 2, *shape, dtype=self.dtype)
         generator, key = torch.Generator(), self.seed.to_bytes(16, "little")
-        rows = (x.detach().cpu().float() + 0.0).flatten(1).numpy()  # maps -0 to 0
+        rows = (
+            (x.detach().cpu().to(torch.promote_types(x.dtype, torch.float32)) + 0.0).flatten(1).numpy()
+        )  # maps -0 to 0
         for i, row in enumerate(rows):
             digest = hashlib.blake2b(row.tobytes(), digest_size=8, key=key).digest()
             generator.manual_seed(int.from_bytes(digest, "little") >> 1)
@@ -133,13 +142,15 @@ class Scorer:
         Raises:
             ValueError: the data do not fit the model.
         """
-        x = x.to(self.device, self.dtype)
+        x = self._on_device(x)
         self.model.to_model(x)
         self.model.bound(x[:1], times=torch.zeros(1, device=self.device))
         generator = self._generator(0, 3)
         some = sample(self.model, SAMPLES, x.shape[1:], steps=STEPS, generator=generator, progress=False)
-        some = some.to(self.device, self.dtype)
-        some = some[some.flatten(1).isfinite().all(1)]
+        some = self._on_device(some)
+        some = some[~some.isinf().flatten(1).any(1)]
+        if not isinstance(self.model.standardize, TableEncoding):  # in a table NaN is a missing cell
+            some = some[~some.isnan().flatten(1).any(1)]
         for stratum in range(self.times // 2):
             if len(some) < GROUPS:
                 self.slopes.append(0.0)
@@ -147,7 +158,8 @@ class Scorer:
             pair = []
             for _ in range(2):
                 u = torch.rand(len(some), generator=generator, dtype=torch.float64, device=self.device)
-                noise = torch.randn(2, *some.shape, generator=generator, dtype=self.dtype, device=self.device)
+                shape = (2, len(some), *self.model.latent_shape(some.shape[1:]))
+                noise = torch.randn(shape, generator=generator, dtype=self.dtype, device=self.device)
                 pair.append(torch.stack(self._draw(some, stratum, u, noise, check=False)))
             y, control = pair[0] - pair[1]
             products = ((y * control).tensor_split(GROUPS), control.square().tensor_split(GROUPS))
@@ -158,7 +170,7 @@ class Scorer:
 
     def check(self, x: Tensor) -> tuple[str, float | None]:
         """Return a description of the log-likelihood, and its mean change with finer steps in float64."""
-        x, place = x.to(self.device, self.dtype), (0, 2)
+        x, place = self._on_device(x), (0, 2)
         finer = self.options | {"tolerance": self.options["tolerance"] / 100}
         with warnings.catch_warnings(), contextlib.suppress(RuntimeError):
             warnings.simplefilter("ignore", RuntimeWarning)  # missed tolerances are counted

@@ -25,6 +25,7 @@ from torch import nn
 from ndm.data.base import Data
 from ndm.evaluation.baselines import gaussian_mixture, has_mixtures
 from ndm.method.denoisers import Denoiser, DirectDenoiser
+from ndm.method.encoding import TableEncoding
 from ndm.method.mixture import MixtureBase
 from ndm.method.standardization import Standardize
 from ndm.training.options import TrainerOptions, TrainingOptions
@@ -113,12 +114,16 @@ def resolve(
 
 def width(data: Data) -> int:
     """Return the width of a perceptron for the data: 128 for up to 32 features, then 4 per feature, at most 512."""
-    features = math.prod(data.shape)
+    features = math.prod(data.latent_shape)
     return 128 if features <= 32 else min(512, 64 * math.ceil(features / 16))
 
 
 def add_base(
-    training: TrainingOptions, denoiser: nn.Module, data: Data, standardize: Standardize | None, seed: int
+    training: TrainingOptions,
+    denoiser: nn.Module,
+    data: Data,
+    standardize: Standardize | TableEncoding | None,
+    seed: int,
 ) -> tuple[TrainingOptions, str]:
     """Set the base of a denoiser according to ``training.base``.
 
@@ -137,6 +142,7 @@ def add_base(
         ImportError: scikit-learn is not installed.
     """
     suits = isinstance(denoiser, (Denoiser, DirectDenoiser)) and len(data.shape) == 1 and data.levels is None
+    suits = suits and not (data.encoding is not None and data.encoding.discrete)
     wanted = training.base
     if wanted == "auto":
         few = suits and data.shape[0] <= COLUMNS and data.training_batches(1, 0, 0) is None

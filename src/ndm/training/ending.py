@@ -68,7 +68,7 @@ def finish(
     """
     earlier = _earlier_best(run, module.validations) if training.keep == "best" else None
     said = verdict(module.validations, module.unit, training.keep, trainer, run, earlier)
-    if as_command and len(data.shape) == 1 and model.decoder.levels is None and data.shape[0] <= COLUMNS:
+    if as_command and len(data.shape) == 1 and not model.decoder.discrete and data.shape[0] <= COLUMNS:
         said.append(_against_a_mixture(model, data, seed))
     for line in filter(None, said):
         logger.info("%s", line)
@@ -176,7 +176,7 @@ def _write_samples(model: NDM, data: Data, run: Run, seed: int) -> Path:
     steps = STEPS["rows" if rows else "images"]
     x = sample(model, count, data.shape, steps=steps, labels=labels, generator=generator, progress=False)
     path = run.path / ("samples.png" if data.columns is None else "samples.csv")
-    save_samples(x, path, model.decoder.levels, data.levels, data.columns, labels)
+    save_samples(x, path, model.decoder.levels, data.levels, data.columns, labels, data.encoding)
     if warning := formula_warning(path, data.columns):
         logger.warning("warning: %s", warning)
     return path

@@ -21,6 +21,8 @@ from torch.optim import Optimizer
 from ndm._internal.distributed import all_gather
 from ndm._internal.random import Share, seed_of
 from ndm.inference.dynamics import curvature
+from ndm.method.conditionals import random_states
+from ndm.method.mixed_denoiser import MixedDenoiser
 from ndm.method.transforms import Neural
 from ndm.model import NDM
 from ndm.training.batches import DROPOUT, NOISE, VALIDATION, Batch, InOrder
@@ -176,7 +178,10 @@ class NDMModule(LightningModule):
         generator = self._generator(NOISE, self.global_step)
         share = Share(generator, batch.rows, batch.total)
         labels = self._some_forgotten(batch.labels, share)
-        terms = self.model.bound(batch.x, self.options.steps, labels=labels, generator=share, check=False)
+        states = self._random_states(batch, share)
+        terms = self.model.bound(
+            batch.x, self.options.steps, labels=labels, generator=share, check=False, states=states
+        )
         loss = (terms.total + terms.auxiliary).mean() / (terms.dimensions * math.log(2))
         values = {name: getattr(terms, name).detach() for name in (*TERMS, "auxiliary")}
         if self.options.curvature:
@@ -191,6 +196,13 @@ class NDMModule(LightningModule):
 
     def _generator(self, *numbers: int) -> torch.Generator:
         return torch.Generator(self.device).manual_seed(seed_of(self.seed, *numbers))
+
+    def _random_states(self, batch: Batch, share: Share) -> Tensor | None:
+        """Random states of the columns, (B, C), if the network is trained for every conditional."""
+        denoiser = self.model.denoiser
+        if not (isinstance(denoiser, MixedDenoiser) and denoiser.conditionals == "any"):
+            return None
+        return random_states(share.total, len(denoiser.parts), share.generator)[share.rows].to(batch.x.device)
 
     def _some_forgotten(self, labels: Tensor | None, share: Share) -> Tensor | None:
         """Replace some labels by the "no class" label, for classifier-free guidance (arXiv 2207.12598)."""

@@ -41,6 +41,8 @@ class TrainingOptions:
             is fitted to the training split (:class:`ndm.MixtureBase`), or ``none``; ``auto``: a mixture where there are
             fewer than 1,000 training examples. For the command line, as ``standardize`` is.
         keep: which weights become RUN/model: the ``best`` by the validation bound, or the ``last`` ones.
+        conditionals: for a table with columns of any kind, ``any`` to train one network for the density of every set of
+            columns given every other, ``none`` for one density only.
 
     Raises:
         ValueError: a number is out of its range.
@@ -62,6 +64,7 @@ class TrainingOptions:
     standardize: bool = True
     base: Literal["auto", "mixture", "none"] = "auto"
     keep: Literal["best", "last"] = "best"
+    conditionals: Literal["none", "any"] = "none"
 
     def __post_init__(self) -> None:
         _require(self.steps is None or self.steps >= 1, "training.steps", self.steps, "at least 1, or null")
