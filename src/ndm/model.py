@@ -151,9 +151,13 @@ class NDM(Process):
         generator: Randomness = None,
         check: bool = True,
         states: Tensor | None = None,
+        by_column: bool = False,
     ) -> BoundTerms:
         """The terms of the bound on -log p(x), each (B,), in nats; see :func:`ndm.method.bounds.bound`."""
-        return bound(self, x, steps, labels=labels, times=times, generator=generator, check=check, states=states)
+        return bound(
+            self, x, steps, labels=labels, times=times, generator=generator, check=check, states=states,
+            by_column=by_column,
+        )  # fmt: skip
 
     def conditional(self, wanted: Sequence[str | int], given: Sequence[str | int] = ()) -> Process:
         """The model of some columns of a table given others; see :func:`ndm.method.conditionals.conditional`."""

@@ -48,6 +48,7 @@ class BoundTerms:
         dimensions: d, the number of dimensions of one example.
         auxiliary: an additional training loss that is not part of the bound (a direct denoiser's head for E[F | z]);
             zero for most models.
+        columns: for a table and on request, the bound of each column, (B, C), whose sum is the total.
     """
 
     diffusion: Tensor
@@ -55,6 +56,7 @@ class BoundTerms:
     reconstruction: Tensor
     dimensions: int
     auxiliary: Tensor
+    columns: Tensor | None = None
 
     @property
     def total(self) -> Tensor:
@@ -77,6 +79,7 @@ def bound(
     generator: Randomness = None,
     check: bool = True,
     states: Tensor | None = None,
+    by_column: bool = False,
 ) -> BoundTerms:
     r"""Compute the terms of the bound for each example, with one pass through the networks.
 
@@ -98,6 +101,7 @@ def bound(
         check: validate the data's shape, the labels, and that no value is NaN, infinite or off the decoder's levels.
         states: for a table, the states of the columns, (B, C): the bound is that of the wanted columns given the given
             ones (:mod:`ndm.method.conditionals`). By default those of the model.
+        by_column: for a table in continuous time, also the bound of each column.
 
     Raises:
         ValueError: ``steps`` is not an integer or is below 1, the times are not B or one is outside [0, 1), the data or
@@ -105,6 +109,8 @@ def bound(
     """
     if steps is not None:
         check_steps(steps)
+    if by_column and (steps is not None or not isinstance(process.standardize, TableEncoding)):
+        raise ValueError("The bound of each column is for a table with an encoding, in continuous time.")
     x = process.to_model(data, check)
     labels = as_labels(process, labels, len(x), check)
     if times is not None:
@@ -112,7 +118,7 @@ def bound(
         if times.shape != (len(x),) or not ((times >= 0) & (times < 1)).all():
             raise ValueError(f"The times must be {len(x)} numbers in [0, 1), one an example.")
     with residual_path(x.device):
-        return _bound(process, x, steps, labels, times, generator, _states_of(process, states, x))
+        return _bound(process, x, steps, labels, times, generator, _states_of(process, states, x), by_column)
 
 
 def _states_of(process: Process, states: Tensor | None, x: Tensor) -> Tensor | None:
@@ -134,6 +140,7 @@ def _bound(
     times: Tensor | None,
     generator: Randomness,
     states: Tensor | None = None,
+    by_column: bool = False,
 ) -> BoundTerms:
     whole, mask = x, None
     if states is not None:
@@ -168,18 +175,31 @@ def _bound(
         e = per_example(at.step.scale, gap) * gap
         diffusion = steps * process.covariance(at.step, estimate).kl(e)
     else:
-        diffusion = _continuous(at, gap)
+        diffusion = _weight(at) * (gap**2).flatten(1).sum(1)
         weight.value = diffusion.detach() / x[0].numel()
     if estimate.transformed_loss is None:
         auxiliary = torch.zeros_like(diffusion)
     else:
         auxiliary = estimate.transformed_loss(x + value.displacement, noise)
+    prior = _prior(x + displacement_1, level_1, mask)
+    noise = normal_like(x, generator)
+    columns = None
+    if by_column:
+        assert isinstance(process.standardize, TableEncoding)
+        columns = _reconstruction_by_column(process, whole, displacement_0, noise, level_0)
+        columns = columns if states is None else columns * (states == WANTED)
+        reconstruction = columns.sum(1)
+        assert isinstance(at, ContinuousTime)
+        columns = columns + process.standardize.sum_by_column(_weight(at)[:, None] * gap**2 + prior)
+    else:
+        reconstruction = _reconstruction(process, whole, displacement_0, noise, level_0, states)
     return BoundTerms(
         diffusion=diffusion,
-        prior=_prior(x + displacement_1, level_1, mask),
-        reconstruction=_reconstruction(process, whole, displacement_0, normal_like(x, generator), level_0, states),
+        prior=prior.flatten(1).sum(1),
+        reconstruction=reconstruction,
         dimensions=x[0].numel(),
         auxiliary=auxiliary,
+        columns=columns,
     )
 
 
@@ -189,11 +209,11 @@ def _end(ends: NoiseLevel, which: int, x: Tensor) -> NoiseLevel:
     return NoiseLevel(**one)
 
 
-def _continuous(at: ContinuousTime, gap: Tensor) -> Tensor:
-    """The integrand of L_diff in continuous time, (B,)."""
+def _weight(at: ContinuousTime) -> Tensor:
+    """The weight of the squared error in L_diff in continuous time, (B,)."""
     eta_squared, level = at.eta**2, at.level
     weight = level.dgamma * torch.exp(-level.gamma) * (1 + eta_squared) ** 2 / (4 * eta_squared)
-    return weight / 2 * (gap**2).flatten(1).sum(1)
+    return weight / 2
 
 
 def _reconstruction(
@@ -202,19 +222,26 @@ def _reconstruction(
     """L_rec in the units of the data, (B,); of the wanted columns only, if there are states."""
     if states is None:
         return process.decoder.expected_nll(x, displacement, noise, level) - process.log_det(x)
-    assert isinstance(process.decoder, MixedDecoder)
-    assert isinstance(process.standardize, TableEncoding)
-    every = process.decoder.expected_by_column(x, displacement, noise, level)
-    every = every - process.standardize.log_det_by_column(x).to(every)
-    return (every * (states == WANTED)).sum(1)
+    return (_reconstruction_by_column(process, x, displacement, noise, level) * (states == WANTED)).sum(1)
+
+
+def _reconstruction_by_column(
+    process: Process, x: Tensor, displacement: Tensor, noise: Tensor, level: NoiseLevel
+) -> Tensor:
+    """L_rec of each column of a table in its own units, (B, C)."""
+    encoding, decoder = process.standardize, process.decoder
+    assert isinstance(encoding, TableEncoding)
+    if not isinstance(decoder, MixedDecoder):  # all columns are real: each is a coordinate
+        decoder = MixedDecoder(encoding.layouts())
+    every = decoder.expected_by_column(x, displacement, noise, level)
+    return every - encoding.log_det_by_column(x).to(every)
 
 
 def _prior(f_1: Tensor, level: NoiseLevel, mask: Tensor | None = None) -> Tensor:
-    """KL( N(alpha_1 F(x, 1), sigma_1^2 I) || N(0, I) ), (B,), over the coordinates of the mask."""
+    """KL( N(alpha_1 F(x, 1), sigma_1^2 I) || N(0, I) ) of each coordinate, (B, \\*shape); 0 outside of the mask."""
     variance = per_example(level.sigma, f_1) ** 2
     kl = variance + per_example(level.alpha, f_1) ** 2 * f_1**2 - 1 - variance.log()
-    kl = kl if mask is None else kl * mask
-    return kl.flatten(1).sum(1) / 2
+    return (kl if mask is None else kl * mask) / 2
 
 
 @torch.no_grad()

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ndm.method.decoders import GaussianDecoder
 from ndm.method.denoisers import BaseDenoiser, Estimate
 from ndm.method.encoding import TableEncoding
 from ndm.method.mixed import MixedDecoder
@@ -75,7 +74,9 @@ def column_numbers(encoding: TableEncoding, names: Sequence[str | int]) -> list[
     return found
 
 
-def conditional(model: Process, wanted: Sequence[str | int], given: Sequence[str | int] = ()) -> Process:
+def conditional(
+    model: Process, wanted: Sequence[str | int], given: Sequence[str | int] = (), *, present: bool = False
+) -> Process:
     r"""The model of some columns given others: p(r_wanted | r_given), with all other columns left out.
 
     Its data are rows of the wanted columns, (B, \|wanted\|), in the order of the table. Its labels are the codes and
@@ -85,6 +86,7 @@ def conditional(model: Process, wanted: Sequence[str | int], given: Sequence[str
         model: a model of a table, trained with conditionals; or any model of a table, if all columns are wanted.
         wanted: the wanted columns, by name or number.
         given: the given ones.
+        present: for samples, that no wanted cell is missing: the atom has probability zero.
 
     Raises:
         ValueError: the model has no such conditional, a column is unknown, or in both lists.
@@ -97,7 +99,8 @@ def conditional(model: Process, wanted: Sequence[str | int], given: Sequence[str
     a, b = sorted(column_numbers(encoding, wanted)), sorted(column_numbers(encoding, given))
     if not a or set(a) & set(b):
         raise ValueError("The wanted columns must be at least one, and none of them may be given.")
-    if not b and len(a) == len(encoding.table):
+    holes = {i: hole for i in a if (hole := encoding.table[i].missing_index) is not None} if present else {}
+    if not b and len(a) == len(encoding.table) and not holes:
         return model
     if not isinstance(denoiser, MixedDenoiser) or not denoiser.knows(a, b):
         raise ValueError(
@@ -107,8 +110,10 @@ def conditional(model: Process, wanted: Sequence[str | int], given: Sequence[str
     coordinates = encoding.coordinates(a)
     states = torch.full((len(encoding.table),), LEFT_OUT)
     states[a], states[b] = WANTED, GIVEN
-    part = encoding.restricted(a)
-    decoder = model.decoder.restricted(a) if isinstance(model.decoder, MixedDecoder) else GaussianDecoder()
+    part, decoder = encoding.restricted(a), model.decoder
+    if isinstance(decoder, MixedDecoder):
+        decoder = decoder.without(holes).restricted(a)
+    denoiser = denoiser.without(holes) if holes else denoiser
     transform = model.transform
     if not isinstance(transform, Identity):
         transform = _SomeTransform(transform, coordinates, encoding.latent_shape[0])
@@ -154,6 +159,14 @@ class _SomeDenoiser(BaseDenoiser):
             return full.residual(*(_spread(a, self.wanted, d) for a in (target, displacement, noise)))[:, at]
 
         return Estimate(mean=full.mean[:, at], residual=residual)
+
+    def probabilities(self, z: Tensor, level: NoiseLevel, labels: Tensor | None = None) -> Tensor:
+        """The probabilities of the atoms of a single wanted column, (B, K)."""
+        d = self.base.dimensions
+        seen = z.new_zeros(len(z), d) if labels is None else _spread(labels.to(z), self.given, d)
+        states = self.states.to(z.device).expand(len(z), -1)
+        every = self.base.probabilities(_spread(z, self.wanted, d), level, states, seen)
+        return every[int((self.states == WANTED).nonzero()[0])]
 
 
 class _SomeCurve(Curve):

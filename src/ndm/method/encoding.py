@@ -131,7 +131,9 @@ class TableEncoding(Part):
     def _on_grid(column: Column, values: Tensor) -> Tensor:
         if column.rest != "grid":
             return values
-        return (torch.round(values / column.step) * column.step).clamp(column.low, column.high)
+        inverse = round(1 / column.step)  # dividing by 10 gives 0.3 where multiplying by 0.1 gives 0.30000000000000004
+        k = torch.round(values / column.step)
+        return (k / inverse if column.step < 1 else k * column.step).clamp(column.low, column.high)
 
     def log_det(self, x: Tensor) -> Tensor:
         """``log |dv/dr|`` summed over the columns whose value is from a density, (B,), in nats.
@@ -149,6 +151,10 @@ class TableEncoding(Part):
                 own = self.index(x, i) == column.atoms if column.atoms else torch.ones(len(x), dtype=torch.bool)
                 found[:, i] = torch.where(own.to(x.device), slope, torch.zeros_like(slope))
         return found
+
+    def sum_by_column(self, x: Tensor) -> Tensor:
+        """The sum over the coordinates of each column, (B, d) -> (B, C)."""
+        return torch.stack([x[:, where].sum(1) for where in self.slices], 1)
 
     def extra_repr(self) -> str:
         return ", ".join(f"{column.name}: {column.kind}" for column in self.table)

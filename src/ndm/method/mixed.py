@@ -72,6 +72,15 @@ class MixedDecoder(Decoder):
         own.log_weights = nn.Parameter(torch.cat(weights).detach().clone())
         return own
 
+    def without(self, atoms: Mapping[int, int]) -> MixedDecoder:
+        """A copy that gives some atoms, one per column number, probability zero."""
+        own = MixedDecoder(self.columns)
+        weights = self.log_weights.detach().clone()
+        for column, atom in atoms.items():
+            weights[self.parts[column].weights][atom] = -math.inf
+        own.log_weights = nn.Parameter(weights, requires_grad=False)
+        return own
+
     def nll(self, x: Tensor, gap: Tensor, gamma_0: Tensor) -> Tensor:
         return self.nll_by_column(x, gap, gamma_0).sum(1)
 

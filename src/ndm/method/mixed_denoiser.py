@@ -14,6 +14,7 @@ evidence alone decides, so the network need not separate codes at a distance of 
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -97,6 +98,17 @@ class MixedDenoiser(GammaRange, BaseDenoiser):
         states[:, self.given] = GIVEN
         return states
 
+    def without(self, atoms: Mapping[int, int]) -> MixedDenoiser:
+        """A copy with the same network that gives some atoms, one per column number, probability zero."""
+        own = copy.copy(self)
+        own._modules = dict(self._modules)
+        places = [i for i, part in enumerate(self.parts) if part.m]
+        weights = [w.detach().clone() for w in self.log_weights]
+        for column, atom in atoms.items():
+            weights[places.index(column)][atom] = -math.inf
+        own.log_weights = nn.ParameterList(nn.Parameter(w, requires_grad=False) for w in weights)
+        return own
+
     def coordinates_in(self, states: Tensor, state: int) -> Tensor:
         """Whether each coordinate belongs to a column in a state, bool (B, C) -> (B, d)."""
         widths = torch.tensor([part.m + part.rest for part in self.parts], device=states.device)
@@ -119,6 +131,34 @@ class MixedDenoiser(GammaRange, BaseDenoiser):
             states: the states of the columns, (B, C); None for the density of all columns.
             seen: x, (B, d), of which the given coordinates are used.
         """
+        output, z, wanted = self._run(z, level, labels, states, seen)
+        mean, certain, _ = self._mean(output, z, level)
+        mean = mean if wanted is None else mean * wanted
+
+        def residual(target: Tensor, displacement: Tensor, noise: Tensor) -> Tensor:
+            gap = target - mean
+            for part in self.parts:
+                if part.rest:
+                    at = part.value
+                    own = v_reading(output[:, part.output_value], z[:, at], level)
+                    fine = own.residual(target[:, at], displacement[:, at], noise[:, at])
+                    p = certain.get(at.start)
+                    gap[:, at] = fine if p is None else p * fine + (1 - p) * target[:, at]
+            return gap if wanted is None else gap * wanted
+
+        return Estimate(mean=mean, residual=residual)
+
+    def probabilities(
+        self, z: Tensor, level: NoiseLevel, states: Tensor | None = None, seen: Tensor | None = None
+    ) -> dict[int, Tensor]:
+        """The posterior of the atoms of each column with a code, (B, K) by the column's number."""
+        output, z, _ = self._run(z, level, None, states, seen)
+        return self._mean(output, z, level)[2]
+
+    def _run(
+        self, z: Tensor, level: NoiseLevel, labels: Tensor | None, states: Tensor | None, seen: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The network's output, (B, R), the z that it was given, and the wanted coordinates."""
         conditions: dict[str, Tensor] = {} if labels is None else {"labels": labels}
         wanted = None
         if states is not None:
@@ -136,29 +176,18 @@ class MixedDenoiser(GammaRange, BaseDenoiser):
                 f"The network of a MixedDenoiser for these columns must return {self.outputs} numbers a row; it "
                 f"returned shape {tuple(output.shape)}."
             )
-        mean, certain = self._mean(output, z, level)
-        mean = mean if wanted is None else mean * wanted
+        return output, z, wanted
 
-        def residual(target: Tensor, displacement: Tensor, noise: Tensor) -> Tensor:
-            gap = target - mean
-            for part in self.parts:
-                if part.rest:
-                    at = part.value
-                    own = v_reading(output[:, part.output_value], z[:, at], level)
-                    fine = own.residual(target[:, at], displacement[:, at], noise[:, at])
-                    p = certain.get(at.start)
-                    gap[:, at] = fine if p is None else p * fine + (1 - p) * target[:, at]
-            return gap if wanted is None else gap * wanted
-
-        return Estimate(mean=mean, residual=residual)
-
-    def _mean(self, output: Tensor, z: Tensor, level: NoiseLevel) -> tuple[Tensor, dict[int, Tensor]]:
-        """x_hat, (B, d), and for each column with atoms and values the probability of a value, by its coordinate."""
+    def _mean(
+        self, output: Tensor, z: Tensor, level: NoiseLevel
+    ) -> tuple[Tensor, dict[int, Tensor], dict[int, Tensor]]:
+        """x_hat, (B, d); the probability of a value by its coordinate; the probabilities of atoms by column number."""
         alpha, sigma = per_example(level.alpha, z), per_example(level.sigma, z)
         weights = iter(self.log_weights)
         pieces: list[Tensor] = []
         certain: dict[int, Tensor] = {}
-        for part in self.parts:
+        of_atoms: dict[int, Tensor] = {}
+        for number, part in enumerate(self.parts):
             p_rest = None
             if part.m:
                 codes = part.codes.to(z)
@@ -168,7 +197,7 @@ class MixedDenoiser(GammaRange, BaseDenoiser):
                 if part.rest:
                     more = _value_evidence(z[:, part.value], alpha, sigma)
                     logits = torch.cat([logits[:, :-1], logits[:, -1:] + more], 1)
-                p = logits.softmax(1)
+                p = of_atoms[number] = logits.softmax(1)
                 pieces.append(p @ codes)
                 if part.rest:
                     p_rest = p[:, -1:]
@@ -176,7 +205,7 @@ class MixedDenoiser(GammaRange, BaseDenoiser):
             if part.rest:
                 own = v_reading(output[:, part.output_value], z[:, part.value], level).mean()
                 pieces.append(own if p_rest is None else p_rest * own)
-        return torch.cat(pieces, 1), certain
+        return torch.cat(pieces, 1), certain, of_atoms
 
 
 def _value_evidence(z: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
