@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+pytest.register_assert_rewrite("tests")  # for the modules that tests share
 torch.set_num_threads(1)  # the tensors are small, and tests should not fight each other for cores
 
 
