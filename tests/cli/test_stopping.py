@@ -16,6 +16,7 @@ from ndm.cli import main
 from tests.cli.commands import Capture
 
 
+@pytest.mark.slow
 def test_sigterm_stops_as_ctrl_c_does(tiny: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     script = (

@@ -56,7 +56,7 @@ class Quadrature:
         return float(np.trapezoid(log_density, cell)) * 3 / 2 + math.log(2 / 3)
 
 
-@pytest.fixture(scope="module", params=["identity", "neural"])
+@pytest.fixture(scope="module", params=["identity", pytest.param("neural", marks=pytest.mark.slow)])
 def three_levels(request) -> tuple[ndm.NDM, Quadrature]:
     torch.manual_seed(0)
     # So noisy a z_0 that q(z_0 | x) is as wide as p(z_0), and the importance weights vary little.

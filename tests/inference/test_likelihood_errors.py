@@ -16,7 +16,7 @@ from tests.inference.densities import SCHEDULES, Exact, Mixed, bent, density_alo
 
 @pytest.mark.parametrize(
     "divergence",
-    ["exact", "hutchinson"],  # the Jacobian is diagonal: a probe is exact as well
+    ["exact", pytest.param("hutchinson", marks=pytest.mark.slow)],  # the Jacobian is diagonal: a probe is exact as well
 )
 @pytest.mark.parametrize("tolerance", [None, 1.0, 1e-4])
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -51,7 +51,7 @@ def test_schedules_with_the_same_end_points_give_the_same_density():
         assert found[-1].nfe == found[0].nfe
 
 
-@pytest.mark.parametrize("transform", ["identity", "separable"])
+@pytest.mark.parametrize("transform", ["identity", pytest.param("separable", marks=pytest.mark.slow)])
 def test_the_stated_error_covers_the_true_one_of_networks(transform):
     """Row by row, though errors of either sign may cancel in some of them."""
     model, x = small(3, transform), 2 * torch.randn(200, 3, dtype=torch.float64, generator=seeded(4))
@@ -76,9 +76,9 @@ MIXTURES = {
     "kind",
     [
         ndm.LinearSchedule,
-        ndm.CosineSchedule,
+        pytest.param(ndm.CosineSchedule, marks=pytest.mark.slow),
         ndm.OTSchedule,
-        ndm.DDPMSchedule,
+        pytest.param(ndm.DDPMSchedule, marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.parametrize("name", MIXTURES)

@@ -94,7 +94,9 @@ def test_what_euler_maruyama_is_compared_with_tends_to_the_data(name, eta):
     assert euler_maruyama_moments(name, 20_000, eta) == pytest.approx(data_moments(name), rel=2e-3)
 
 
-@pytest.mark.parametrize(("solver", "steps"), [("euler", 400), ("srk", 150), ("srk", None)])
+@pytest.mark.parametrize(
+    ("solver", "steps"), [("euler", 400), pytest.param("srk", 150, marks=pytest.mark.slow), ("srk", None)]
+)
 def test_torchsdes_solvers_reach_the_data(solver, steps):
     n = 1000 if steps is None else 5000
     x = sample(gaussian("scale"), n, (2,), "sde", steps, solver=solver, rtol=1e-2, atol=1e-2, dtype=torch.float64)

@@ -35,7 +35,9 @@ def test_even_in_gamma_the_schedule_does_not_matter(method, eta):
     assert not torch.allclose(in_time, expected, rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.parametrize(("method", "solver"), [("ode", "euler"), ("ode", "heun"), ("sde", None)])
+@pytest.mark.parametrize(
+    ("method", "solver"), [("ode", "euler"), pytest.param("ode", "heun", marks=pytest.mark.slow), ("sde", None)]
+)
 def test_the_solvers_steps_are_even_in_gamma(method, solver):
     """The noise levels that the network is asked at, and in the limit the solution of a linear schedule's ODE."""
     model, seen = curved(), []

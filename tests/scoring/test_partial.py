@@ -37,7 +37,7 @@ def interrupted(x: Tensor, out: Path, **options) -> Path:
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("ending", ["csv", "parquet"])
+@pytest.mark.parametrize("ending", ["csv", pytest.param("parquet", marks=pytest.mark.slow)])
 def test_what_was_interrupted_is_finished_with_the_same_result(tmp_path: Path, ending: str) -> None:
     x, whole, out = draw(100), tmp_path / f"whole.{ending}", tmp_path / f"x.{ending}"
     options = {"likelihood": True, "tolerance": 0.1}

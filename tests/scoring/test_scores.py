@@ -21,7 +21,7 @@ from ndm.scoring.scorer import Scorer
 from tests.scoring.models import HIGH, LOW, R, bound_of_gaussian, draw, gaussian, log_density_of_gaussian, small
 
 
-@pytest.mark.parametrize("ending", ["csv", "parquet"])
+@pytest.mark.parametrize("ending", [pytest.param("csv", marks=pytest.mark.slow), "parquet"])
 def test_the_figures_are_those_of_the_closed_forms(tmp_path: Path, ending: str) -> None:
     x, out = draw(150), tmp_path / f"scores.{ending}"
     scores = score(gaussian(), x, out, batch_size=64, times=40, tolerance=1e-6, progress=False)
@@ -136,7 +136,7 @@ def wide(levels: int | None = None) -> ndm.NDM:
     return ndm.NDM(ndm.LinearSchedule(-6, 5), ndm.Neural(transform), ndm.Denoiser(net), decoder)
 
 
-@pytest.mark.parametrize("levels", [None, 7, 256])
+@pytest.mark.parametrize("levels", [None, pytest.param(7, marks=pytest.mark.slow), 256])
 def test_the_bound_of_a_row_is_its_own_to_the_last_bit(tmp_path: Path, levels: int | None) -> None:
     """Whatever stands beside it in the file, wherever it stands, and however large the blocks are."""
     model, x, count = wide(levels), draw(90), iter(range(100))
