@@ -105,7 +105,7 @@ def test_a_tiny_version_runs_end_to_end_within_a_minute(name: str, tmp_path: Pat
 SOME = [name for name in configs.names() if name not in IMAGES or name in ("images", "mnist")]
 
 
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == "mnist" else n for n in SOME])
 def test_a_shipped_configuration_trains(name: str, tmp_path: Path) -> None:
     built = read(name, *SHORT).build()
     model = fit(

@@ -13,6 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from ndm.data import building
+from tests.data.pictures import N
+
 
 def encode(array: np.ndarray, kind: str = "PNG", mode: str | None = None) -> bytes:
     """An image file of an array, (H, W) or (H, W, channels)."""
@@ -72,3 +75,25 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def pixels() -> np.ndarray:
     """Forty random colour images of 6 x 5 pixels, uint8 (40, 6, 5, 3); any two of them differ."""
     return np.random.RandomState(1).randint(0, 256, (40, 6, 5, 3)).astype(np.uint8)
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few images are decoded at a time, so that what holds for many times many is seen."""
+    monkeypatch.setattr(building, "_PIECE", 7)
+    monkeypatch.setattr(building, "_SHARE", 3)
+
+
+@pytest.fixture
+def train_file(tmp_path: Path, pixels: np.ndarray, encode, write_parquet) -> Path:
+    """One parquet file of N images, the labels of which are their numbers."""
+    return write_parquet(tmp_path / "x.parquet", [encode(p) for p in pixels], list(range(N)))
+
+
+@pytest.fixture
+def pattern(tmp_path: Path, pixels: np.ndarray, encode, write_parquet) -> str:
+    """Files of a training split (two, of 12 images each) and a test split."""
+    files = [encode(p) for p in pixels]
+    for name, rows in (("train-0", range(12)), ("train-1", range(12, 24)), ("test", range(24, N))):
+        write_parquet(tmp_path / "set" / f"{name}.parquet", [files[i] for i in rows], list(rows))
+    return str(tmp_path / "set" / "*.parquet")

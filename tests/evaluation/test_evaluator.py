@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
-import warnings
-from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,62 +13,15 @@ import torch
 from torch import Tensor, nn
 
 import ndm
-from ndm.data import Data, Digits, Gaussian, Patterns, part_of
+from ndm.data import Digits, Gaussian, Patterns
 from ndm.evaluation import (
-    Evaluation,
     bound_per_example,
     evaluate,
-    likelihood_per_example,
     mean_and_error,
     own_variance,
-    read_per_example,
-    read_places,
 )
-from ndm.evaluation.baselines import gaussian_mixture
-from ndm.evaluation.results import MIXTURE
 from ndm.networks import ConvNet, ResidualMLP
-
-R = 1.7
-LOW, HIGH = -8.0, 6.0
-
-
-class Exact(nn.Module):
-    """E[x | z] for x ~ N(0, R I) and F = x."""
-
-    def forward(self, z: Tensor, level: ndm.NoiseLevel) -> Tensor:
-        alpha, sigma = level.alpha[:, None], level.sigma[:, None]
-        return alpha * R * z / (alpha**2 * R + sigma**2)
-
-
-@pytest.fixture
-def exact() -> ndm.NDM:
-    return ndm.NDM(ndm.LinearSchedule(LOW, HIGH), ndm.Identity(), Exact())
-
-
-@pytest.fixture(scope="module")
-def gaussian() -> Gaussian:
-    return Gaussian(features=2, variance=R, train=3000, validation=10, test=3000)
-
-
-def truth(steps: int | None, best: bool) -> float:
-    """E of the bound on two dimensions of N(0, R), in nats: method, sections 3 and 7, by the sum over the steps."""
-
-    def sigmoid(g: float) -> float:
-        return 1 / (1 + math.exp(-g))
-
-    def error(g: float) -> float:
-        """E|x - x_hat|^2 at noise level g."""
-        return R * sigmoid(g) / (sigmoid(-g) * R + sigmoid(g))
-
-    if steps is None or best:
-        diffusion = math.log((1 + R * math.exp(-LOW)) / (1 + R * math.exp(-HIGH))) / 2
-    else:
-        gammas = [LOW + (HIGH - LOW) * i / steps for i in range(steps + 1)]
-        pairs = pairwise(gammas)
-        diffusion = sum((math.exp(-s) - math.exp(-t)) * error(t) / 2 for s, t in pairs)
-    prior = (sigmoid(HIGH) + sigmoid(-HIGH) * R - 1 - math.log(sigmoid(HIGH))) / 2
-    reconstruction = (math.log(2 * math.pi) + LOW + 1) / 2
-    return 2 * (diffusion + prior + reconstruction)
+from tests.evaluation.models import HIGH, LOW, Exact, R, stopped, truth
 
 
 def test_the_figures_are_the_closed_forms(exact: ndm.NDM, gaussian: Gaussian) -> None:
@@ -188,144 +137,6 @@ def test_the_table_and_the_file_hold_the_rows(exact: ndm.NDM, gaussian: Gaussian
     assert saved["about"]["split"] == "test"
 
 
-def some(value: float = 0.0) -> Evaluation:
-    """Two figures of three examples, and one that is no average over examples."""
-    rows = [
-        {"quantity": "bound", "steps": 10, "variance": "posterior"},
-        {"quantity": "log-likelihood", "steps": None, "variance": None},
-        {"quantity": "FID", "steps": 250, "variance": None},
-    ]
-    values = [torch.tensor([1.0, 2.0, value], dtype=torch.float64), torch.tensor([3.0, 4.0, 5.0]), torch.empty(0)]
-    return Evaluation(rows, {"split": "test"}, values)
-
-
-def test_the_values_of_examples_lie_beside_the_figures(exact: ndm.NDM, gaussian: Gaussian, tmp_path: Path) -> None:
-    result = evaluate(exact, gaussian, steps=(2, None), variances=("posterior",), max_examples=20, tolerance=0.1)
-    result.save(tmp_path / "evaluation.json")
-    assert sorted(os.listdir(tmp_path)) == ["evaluation.json", "evaluation.npz"]
-    found = read_per_example(tmp_path / "evaluation.npz")
-    assert list(found) == ["bound, T = 2, posterior", "bound, continuous time", "log-likelihood"]
-    for row, values, kept in zip(result.rows, result.per_example, found.values(), strict=True):
-        assert torch.equal(values, kept)
-        assert kept.mean().item() == row["value"]
-        assert len(kept) == row["examples"] == 20
-
-
-def test_a_figure_without_examples_has_no_values(tmp_path: Path) -> None:
-    some().save(tmp_path / "e.json")
-    assert list(read_per_example(tmp_path / "e.npz")) == ["bound, T = 10, posterior", "log-likelihood"]
-    Evaluation().save(tmp_path / "e.json")  # nothing of another evaluation is left
-    assert read_per_example(tmp_path / "e.npz") == {}
-
-
-def test_both_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    some().save(tmp_path / "e.json")
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-
-    def full(file, **values) -> None:
-        file.write(b"some of it")
-        raise OSError("the disk is full")
-
-    monkeypatch.setattr(np, "savez_compressed", full)
-    with pytest.raises(OSError, match="full"):
-        some(1.0).save(tmp_path / "e.json")
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-    with pytest.raises(ValueError, match="JSON"):
-        some().save(tmp_path / "e.npz")
-
-
-def test_a_damaged_file_of_values_is_said_to_be_one(tmp_path: Path) -> None:
-    path = some().save(tmp_path / "e.json").with_suffix(".npz")
-    whole = path.read_bytes()
-    for text in (b"", b"nonsense", whole[:-40], whole[:100]):
-        path.write_bytes(text)
-        with pytest.raises(ValueError, match=r"damaged .*; evaluate the run again"):
-            read_per_example(path)
-    for wrong in (np.array([None]), np.array(["a"]), np.ones((2, 2)), np.arange(3)):
-        np.savez_compressed(path, x=wrong)  # the first of these is a pickle
-        with pytest.raises(ValueError, match="damaged"):
-            read_per_example(path)
-    for places in (np.arange(2), np.arange(3.0)):
-        np.savez_compressed(path, **{"x": np.ones(3), "places: x": places})
-        assert read_per_example(path)["x"].tolist() == [1, 1, 1]
-        with pytest.raises(ValueError, match="damaged"):
-            read_places(path)
-    with pytest.raises(FileNotFoundError):
-        read_per_example(tmp_path / "none.npz")
-
-
-class Sorted(Data):
-    """Points around two centres far apart, first all of the one, then all of the other; labels alike."""
-
-    shape, levels = (2,), None
-
-    def __init__(self, n: int = 600) -> None:
-        self.n = n
-
-    def _split(self, name: str) -> tuple[Tensor, Tensor]:
-        generator = torch.Generator().manual_seed(["train", "validation", "test"].index(name))
-        x = torch.randn(self.n, 2, generator=generator)
-        labels = (torch.arange(self.n) >= self.n // 4).long()
-        return x * (1 + 4 * labels[:, None]), labels
-
-
-@pytest.mark.parametrize("what", ["bound", "log-likelihood", "calibration", "grid"])
-def test_a_part_of_sorted_data_stands_for_the_whole(what: str) -> None:
-    """The first quarter is of variance 1, the rest of 25, and the model is that of variance R."""
-    model, data = ndm.NDM(ndm.LinearSchedule(LOW, HIGH), ndm.Identity(), Exact()), Sorted()
-    options: dict = {"steps": (5,), "variances": ("isotropic",), "likelihood": False, "times": 5, "spacing": "time"}
-    options |= {"grid": {"spacing": "optimal"}, "bound": {"steps": (None,)}}.get(what, {})
-    part: dict = {"max_examples": 100}
-    if what == "log-likelihood":
-        options |= {"steps": (), "likelihood": True}
-        part = {"likelihood_examples": 100}
-    elif what != "bound":
-        part = {"calibration": 5 * 100}
-    whole, some = evaluate(model, data, **options), evaluate(model, data, **options, **part)
-    for a, b in zip(whole.rows, some.rows, strict=True):
-        assert abs(a["value"] - b["value"]) < 4 * math.hypot(a["stderr"], b["stderr"]), (a, b)
-    again, other = evaluate(model, data, **options, **part), evaluate(model, data, seed=1, **options, **part)
-    assert again.rows == some.rows
-    assert other.rows != some.rows
-    if "calibration" not in part:
-        places, kept = some.places[0], some.per_example[0]
-        assert len(places) == len(kept) == 100
-        assert torch.equal(places, part_of(600, 100, seed=0))
-        assert not torch.equal(other.places[0], places)
-        labels = data.labels("test")[places]
-        assert (kept[labels == 1].mean() - kept[labels == 0].mean()).abs() > 4  # each value is that of its place
-
-
-def test_the_calibration_of_sorted_data_is_of_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-    real = ndm.evaluation.calibration.error_moments
-
-    def spy(model: ndm.NDM, x: Tensor, *others, **more):
-        seen.append(x)
-        return real(model, x, *others, **more)
-
-    monkeypatch.setattr("ndm.evaluation.calibration.error_moments", spy)
-    model = ndm.NDM(ndm.LinearSchedule(LOW, HIGH), ndm.Identity(), Exact())
-    evaluate(model, Sorted(), steps=(5,), variances=("full",), likelihood=False, max_examples=5, calibration=500)
-    x = torch.cat(seen)
-    assert len(x) == 100
-    far = (x.norm(dim=1) > 4).double().mean().item()  # of the wide ones 0.73 are, of the narrow ones almost none
-    assert far == pytest.approx(0.75 * 0.73, abs=4 * 0.05)
-
-
-def test_the_samples_are_compared_with_a_random_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-
-    class Spy(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            seen.append(x)
-            return x.flatten(1)
-
-    model, data = ndm.NDM(ndm.LinearSchedule(LOW, HIGH), ndm.Identity(), Exact()), Sorted()
-    evaluate(model, data, steps=(), likelihood=False, quality=50, features=Spy(), sampling={"steps": 2})
-    torch.testing.assert_close(seen[0], data.test[part_of(600, 50, seed=0)], rtol=0, atol=0)
-
-
 def test_the_unit_follows_the_decoder(exact: ndm.NDM) -> None:
     data = Gaussian(features=2, variance=R, train=10, validation=10, test=10)
     data.levels = 5  # which the decoder knows nothing of
@@ -335,79 +146,6 @@ def test_the_unit_follows_the_decoder(exact: ndm.NDM) -> None:
         exact, Gaussian(features=2, variance=R, train=10, validation=10, test=10), steps=(None,), tolerance=0.1
     )
     assert result.rows == plain.rows
-
-
-class Far(Gaussian):
-    """Test examples of which number 3 is too far away for float32."""
-
-    def _split(self, name: str):
-        x, labels = super()._split(name)
-        if name == "test":
-            x = x.clone()
-            x[3, 1] = 1e30
-        return x, labels
-
-
-def test_an_example_that_cannot_be_solved_is_counted_and_spoils_no_other(exact: ndm.NDM) -> None:
-    options = {"features": 2, "variance": R, "train": 10, "validation": 10, "test": 30}
-    result = evaluate(exact, Far(**options), steps=(5, None), variances=("posterior",), tolerance=0.1)
-    clean = evaluate(exact, Gaussian(**options), steps=(5, None), variances=("posterior",), tolerance=0.1)
-    for row, a, b in zip(result.rows, result.per_example, clean.per_example, strict=True):
-        assert row["not_finite"] == 1
-        assert row["not_finite_examples"] == [3]
-        assert math.isfinite(row["value"])
-        others = torch.arange(30) != 3
-        torch.testing.assert_close(a[others], b[others], rtol=1e-5, atol=1e-5)
-        assert not a[3].isfinite()
-
-
-def test_what_has_no_finite_path_is_not_a_number_and_no_warning(exact: ndm.NDM) -> None:
-    x = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
-    far = x.clone()
-    far[[3, 17]] = 1e30
-    hopeless = torch.arange(20) == 5
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        whole, *_ = likelihood_per_example(exact, x, tolerance=0.1)
-        found, kind, _ = likelihood_per_example(exact, far, hopeless=hopeless, tolerance=0.1)
-        nothing, *_ = likelihood_per_example(exact, far, hopeless=hopeless | True)
-    assert kind == "density of the reverse ODE"
-    assert found["log_prob"].isnan().nonzero().flatten().tolist() == [3, 5, 17]
-    there = found["log_prob"].isfinite()
-    torch.testing.assert_close(found["log_prob"][there], whole["log_prob"][there], rtol=0, atol=1e-4)
-    assert nothing["log_prob"].isnan().all()
-
-
-def test_a_gaussian_mixture_is_beside_the_model_and_named_where_it_is_better(exact: ndm.NDM) -> None:
-    """The data are two clusters, of which the model, one Gaussian, knows nothing."""
-    data = Sorted()
-    result = evaluate(exact, data, steps=(None,), times=5, tolerance=0.1, mixture=True)
-    i = result.find(MIXTURE)
-    assert i is not None
-    mixture = gaussian_mixture(data.train, data.validation, seed=0)
-    torch.testing.assert_close(result.per_example[i], mixture.log_prob(data.test))
-    change = result.per_example[i] - result.per_example[result.find("log-likelihood")]
-    comparison = result.about["comparison"]
-    assert comparison["difference"] == pytest.approx(change.mean().item())
-    assert comparison["stderr"] == pytest.approx(change.std().item() / math.sqrt(600))
-    assert comparison["sentence"].startswith(
-        f"A Gaussian mixture of {mixture.components} components describes this test split better than the model by "
-    )
-    assert comparison["sentence"] in result.text()
-    # Of data that the model is exact for the mixture is no better.
-    right = evaluate(
-        exact, Gaussian(features=2, variance=R, train=500, validation=300, test=500), steps=(), tolerance=0.1,
-        mixture=True,
-    )  # fmt: skip
-    assert abs(right.about["comparison"]["difference"]) < 0.1
-    assert right.about["comparison"]["sentence"] == ""
-    few = Far(features=2, variance=R, train=50, validation=30, test=30)
-    far = evaluate(exact, few, steps=(None,), times=2, tolerance=0.1, mixture=True)
-    assert [row["not_finite_examples"] for row in far.rows] == [[3], [3], [3]]
-    assert "Gaussian mixture: of the examples for which the model's figure is finite, 29" in far.text()
-    images = ndm.NDM(ndm.LinearSchedule(), ndm.Identity(), ndm.Denoiser(ConvNet(1, width=8)), ndm.DiscretizedDecoder())
-    other = evaluate(images, Patterns(size=8, channels=1, examples=20), steps=(), likelihood=False, mixture=True)
-    assert other.rows == []
 
 
 @pytest.mark.parametrize(
@@ -478,7 +216,3 @@ def test_the_mode_is_restored_after_an_exception(
     with pytest.raises(RuntimeError, match="stopped"):
         evaluate(exact, gaussian, steps=(2,), variances=("posterior",), likelihood=False)
     assert exact.training
-
-
-def stopped(*arguments: object) -> None:
-    raise RuntimeError("stopped")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import os
+import re
 import signal
 import sys
 import threading
@@ -18,6 +19,9 @@ import pytest
 from tqdm import tqdm
 
 import ndm.cli
+from tests.faults import hostile
+from tests.faults.hostile import CONFIG, contents
+from tests.faults.strangers import MEMORY, SECONDS
 
 #: What was tried, and how often it held.
 TALLY: dict[str, list[bool]] = collections.defaultdict(list)
@@ -128,6 +132,60 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
 def tally() -> Callable[[str, bool], None]:
     """tally(what, held): count a trial for the table at the end."""
     return lambda what, held: TALLY[what].append(bool(held))
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    started = hostile.Commands(tmp_path_factory.mktemp("scratch"))
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, commands: Any) -> Path:
+    """A run, to be copied."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "toy.yaml").write_text(CONFIG)
+    result = commands(folder, "train", "toy.yaml", "--out", "run")
+    assert result.code == 0, result.err
+    return folder / "run"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    work = tmp_path / "work"
+    work.mkdir()
+    return work
+
+
+@pytest.fixture
+def counted(request: pytest.FixtureRequest, tally: Callable[[str, bool], None]) -> Iterator[list[bool]]:
+    """Counts each test as a trial, which holds where the test says at its end that it did."""
+    held: list[bool] = []
+    yield held
+    what = request.node.originalname.removeprefix("test_").replace("_", " ")
+    tally(f"hostile files: {what}", bool(held))
+
+
+@pytest.fixture
+def refused(commands: Any, folder: Path, counted: list[bool]) -> Callable[..., None]:
+    """Sees that a command is refused as it should be."""
+
+    def check(words: list[str], sentence: str, memory: int = MEMORY) -> None:
+        before = contents(folder)
+        result = commands(folder, *words)
+        print(f"{result.seconds:.1f} s, {result.memory / 1e6:.0f} MB: {result.err.strip()[:400]}")
+        assert result.code == 2, result.err[-3000:]
+        assert "Traceback" not in result.err
+        assert len(result.err.splitlines()) == 1, result.err
+        assert len(result.err) < 1000
+        assert re.search(sentence, result.err), result.err
+        assert result.memory < memory
+        assert result.seconds < SECONDS
+        assert contents(folder) == before
+        counted.append(True)
+
+    return check
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from ndm.cli import main
 from ndm.report import findings, report
+from tests.report.pages import Only
 
 POINTS = """
 seed: 3
@@ -127,3 +128,9 @@ def pages(folder: Path, points: Path, baseline: Path, images: Path, table: Path)
         "images": report([images], folder / "images.html", **small),
         "mixed": report([table, points, images], folder / "mixed.html", **small),
     }
+
+
+@pytest.fixture
+def only(monkeypatch: pytest.MonkeyPatch) -> Only:
+    """only(...): pages have these sections alone, which takes less time."""
+    return lambda *rooms: monkeypatch.setattr("ndm.report.page._SECTIONS", rooms)

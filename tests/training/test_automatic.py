@@ -64,6 +64,7 @@ def denoiser() -> ndm.Denoiser:
     return ndm.Denoiser(ResidualMLP(2, hidden=8, depth=1))
 
 
+@pytest.mark.slow
 def test_few_rows_start_from_the_mixture_that_the_validation_split_chooses() -> None:
     data, one = Pinwheel(train=900, validation=400, test=400), denoiser()
     standardize = ndm.Standardize.fit(data.train)
