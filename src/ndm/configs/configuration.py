@@ -165,8 +165,11 @@ class Configuration:
         """Number of devices per node, and number of nodes."""
         return self.values.trainer.devices, self.values.trainer.num_nodes
 
-    def build(self) -> Built:
+    def build(self, data: Data | None = None) -> Built:
         """Build the objects. The seed is set first, so that the same configuration gives the same initial weights.
+
+        Args:
+            data: a data set to use in the place of the configuration's.
 
         If a network's ``features`` or ``channels`` are null, they are set from the data. If ``hidden`` is null, or a
         training option is ``auto``, it is set by :mod:`ndm.training.automatic`.
@@ -175,16 +178,16 @@ class Configuration:
             ValueError: a part rejects its arguments, or the parts are incompatible.
         """
         with allowing(self.allow):
-            return self._build()
+            return self._build(data)
 
-    def _build(self) -> Built:
+    def _build(self, data: Data | None = None) -> Built:
         seed = self.values.seed
         if seed < 0:
             raise ValueError(f"seed must be 0 or more, got {seed}.")
         random.seed(seed)
         np.random.seed(seed % 2**32)
         torch.manual_seed(seed)
-        data = _data(self.values.data)
+        data = _data(self.values.data) if data is None else data
         _fill(self.values.model, "features", lambda: math.prod(data.latent_shape))
         _fill(self.values.model, "channels", lambda: data.shape[0])
         _fill(self.values.model, "hidden", lambda: width(data))

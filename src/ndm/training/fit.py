@@ -57,6 +57,7 @@ def fit(
     command: str | None = None,
     progress: bool | None = None,
     notes: Sequence[str] = (),
+    verbose: bool = True,
 ) -> NDM:
     """Train a model and write the results to a folder; see :mod:`ndm.training.run` for its layout.
 
@@ -74,6 +75,7 @@ def fit(
         command: the command line, if any, to store in the folder.
         progress: show a progress bar; by default on a terminal.
         notes: additional messages to log at the start.
+        verbose: also write the log to stderr.
 
     Returns:
         The model in evaluation mode with the averaged weights, as saved in ``out``/model.
@@ -104,7 +106,7 @@ def fit(
             run.write_environment(environment(lightning, trainer, command), resumed=resume)
         elif resume:
             run.write_config(config)
-    with quiet(), log_to(run.log) if first_process else contextlib.nullcontext():
+    with quiet(), log_to(run.log, verbose) if first_process else contextlib.nullcontext():
         for line in [] if resume else [*data.summary(), *notes, chosen]:
             if line:
                 logger.info("%s", line)

@@ -128,21 +128,21 @@ class _AboveTheBar(logging.Handler):
 
 
 @contextmanager
-def log_to(path: Path) -> Iterator[None]:
-    """Write the log to a file and to stderr."""
+def log_to(path: Path, verbose: bool = True) -> Iterator[None]:
+    """Write the log to a file and, if ``verbose``, to stderr."""
     to_file = logging.FileHandler(path)
     to_file.handleError = lambda record: None  # type: ignore[method-assign]  # the next checkpoint reports a full disk
     to_file.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
     to_stderr = _AboveTheBar()
     to_stderr.setFormatter(logging.Formatter(f"{path.parent.name}: %(message)s"))
-    level = logger.level
+    level, handlers = logger.level, (to_file, to_stderr) if verbose else (to_file,)
     logger.setLevel(logging.INFO)
-    for handler in (to_file, to_stderr):
+    for handler in handlers:
         logger.addHandler(handler)
     try:
         yield
     finally:
         logger.setLevel(level)
-        for handler in (to_file, to_stderr):
+        for handler in handlers:
             logger.removeHandler(handler)
             handler.close()
