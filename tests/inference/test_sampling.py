@@ -171,7 +171,7 @@ def test_ancestral_steps_with_the_calibrated_variance_are_exact(name, steps, cov
 @pytest.mark.parametrize("steps", [1, 13])
 def test_ddim_is_the_closed_form(name, steps):
     """Without noise the result is linear in z_1 alone: the same numbers, not just the same moments."""
-    path = sample(gaussian(name), 5, (2,), "ddim", steps, trajectory=True, dtype=torch.float64)
+    path = sample(gaussian(name), 5, (2,), method="ddim", steps=steps, trajectory=True, dtype=torch.float64)
     z_1 = path[0] * level(1)[0]
     mean, variance = ancestral_moments(name, steps, 0.0)
     torch.testing.assert_close(path[-1], mean + math.sqrt(variance) * z_1)
@@ -185,7 +185,16 @@ def test_ddim_is_the_closed_form(name, steps):
 def test_the_ode_is_the_closed_form(name, solver, steps, error):
     """The exact flow carries z_1 to mu_0 + sqrt(V_0 / V_1) (z_1 - mu_1), example by example."""
     path = sample(
-        gaussian(name), 6, (2,), "ode", steps, solver=solver, rtol=1e-7, atol=1e-7, trajectory=True, dtype=torch.float64
+        gaussian(name),
+        6,
+        (2,),
+        method="ode",
+        steps=steps,
+        solver=solver,
+        rtol=1e-7,
+        atol=1e-7,
+        trajectory=True,
+        dtype=torch.float64,
     )
     (mu_0, v_0), (mu_1, v_1), alpha_0 = moments(name, 0.0), moments(name, 1.0), level(0)[0]
     expected = (mu_0 + math.sqrt(v_0 / v_1) * (path[0] * level(1)[0] - mu_1)) / alpha_0
@@ -196,7 +205,7 @@ def test_the_ode_is_the_closed_form(name, solver, steps, error):
 @pytest.mark.parametrize("eta", [None, 0.6])
 def test_euler_maruyama_has_its_closed_form_moments(name, eta):
     expected = euler_maruyama_moments(name, 100, 1.0 if eta is None else eta)
-    assert_moments(sample(gaussian(name), N, (2,), "sde", 100, eta=eta, dtype=torch.float64), expected)
+    assert_moments(sample(gaussian(name), N, (2,), method="sde", steps=100, eta=eta, dtype=torch.float64), expected)
 
 
 @pytest.mark.parametrize("eta", [1.0, 0.6])
@@ -209,7 +218,9 @@ def test_what_euler_maruyama_is_compared_with_tends_to_the_data(name, eta):
 @pytest.mark.parametrize(("solver", "steps"), [("euler", 400), ("srk", 150), ("srk", None)])
 def test_torchsdes_solvers_reach_the_data(solver, steps):
     n = 1000 if steps is None else 5000
-    x = sample(gaussian("scale"), n, (2,), "sde", steps, solver=solver, rtol=1e-2, atol=1e-2, dtype=torch.float64)
+    x = sample(
+        gaussian("scale"), n, (2,), method="sde", steps=steps, solver=solver, rtol=1e-2, atol=1e-2, dtype=torch.float64
+    )
     assert_moments(x, data_moments("scale"), bias=0.05)
 
 
@@ -233,7 +244,7 @@ def test_ddpm_and_ddim_are_those_of_diffusers(prediction, eta):
     net = ResidualMLP(3, hidden=16, depth=1, zero_init=False)
     schedule = ndm.DDPMSchedule(gamma_min=math.log((1 - first) / first))
     model = ndm.NDM(schedule, ndm.Identity(), ndm.Denoiser(net, parameterization))
-    path = sample(model, 4, (3,), "ancestral", steps, eta=eta, generator=seeded(3), trajectory=True)
+    path = sample(model, 4, (3,), method="ancestral", steps=steps, eta=eta, generator=seeded(3), trajectory=True)
 
     generator = seeded(3)
     z = torch.randn(4, 3, generator=generator)
@@ -252,7 +263,8 @@ def test_ddpm_and_ddim_are_those_of_diffusers(prediction, eta):
 def test_ancestral_with_eta_zero_is_ddim():
     model = small()
     samples = [
-        sample(model, 4, (2,), m, 10, eta=e, generator=seeded(0)) for m, e in [("ancestral", 0.0), ("ddim", None)]
+        sample(model, 4, (2,), method=m, steps=10, eta=e, generator=seeded(0))
+        for m, e in [("ancestral", 0.0), ("ddim", None)]
     ]
     assert torch.equal(*samples)
 
@@ -300,7 +312,7 @@ def test_the_solvers_steps_are_even_in_gamma(method, solver):
     """The noise levels that the network is asked at, and in the limit the solution of a linear schedule's ODE."""
     model, seen = curved(), []
     model.denoiser.net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1][0].item()))
-    sample(model, 4, (2,), method, 6, solver=solver, spacing="gamma", generator=seeded(0))
+    sample(model, 4, (2,), method=method, steps=6, solver=solver, spacing="gamma", generator=seeded(0))
     gamma = -6 + 10 * torch.tensor(seen, dtype=torch.float64)  # of the network's level, 0 to 1
     expected = torch.linspace(4, -6, 7, dtype=torch.float64)
     gaps = (gamma[:, None] - expected[None]).abs().min(dim=1)
@@ -308,7 +320,7 @@ def test_the_solvers_steps_are_even_in_gamma(method, solver):
     assert set(gaps.indices.tolist()) >= set(range(6))
     if method == "ode":
         many = [
-            sample(m, 4, (2,), "ode", 1000, solver=solver, spacing=s, generator=seeded(0))
+            sample(m, 4, (2,), method="ode", steps=1000, solver=solver, spacing=s, generator=seeded(0))
             for m, s in ((curved(), "gamma"), (straight(), "time"))
         ]
         torch.testing.assert_close(*many, rtol=0.01, atol=0.01)
@@ -367,7 +379,7 @@ def test_where_no_spacing_is_given_it_is_the_schedules_own(model, own, other, op
 @pytest.mark.parametrize(("method", "solver"), [("ode", None), ("ode", "dopri5"), ("sde", "srk")])
 def test_a_solver_that_chooses_its_steps_needs_no_spacing(method, solver):
     steps = None if method == "ode" else 4
-    assert sample(learned(), 4, (2,), method, steps, solver=solver, generator=seeded(0)).isfinite().all()
+    assert sample(learned(), 4, (2,), method=method, steps=steps, solver=solver, generator=seeded(0)).isfinite().all()
 
 
 def test_where_no_spacing_is_given_a_calibration_has_its_own_steps():
@@ -413,7 +425,7 @@ def test_a_direct_process_with_the_exact_estimate_is_the_same_process(method, et
     through_x_hat = gaussian("scale")
     direct = gaussian("scale", denoiser=Direct(widening, ode=method == "ode" or eta is not None))
     samples = [
-        sample(m, 3, (2,), method, 20, eta=eta, generator=seeded(0), dtype=torch.float64)
+        sample(m, 3, (2,), method=method, steps=20, eta=eta, generator=seeded(0), dtype=torch.float64)
         for m in (through_x_hat, direct)
     ]
     torch.testing.assert_close(samples[1], samples[0], rtol=1e-9, atol=1e-9)
@@ -422,7 +434,7 @@ def test_a_direct_process_with_the_exact_estimate_is_the_same_process(method, et
 def test_a_direct_process_has_ancestral_steps():
     """For the identity y is x, and the steps are those through x_hat."""
     samples = [
-        sample(m, 3, (2,), "ancestral", 7, generator=seeded(0), dtype=torch.float64)
+        sample(m, 3, (2,), method="ancestral", steps=7, generator=seeded(0), dtype=torch.float64)
         for m in (gaussian(), gaussian(denoiser=Direct(one, ode=False)))
     ]
     torch.testing.assert_close(samples[1], samples[0], rtol=1e-12, atol=1e-12)
@@ -432,20 +444,20 @@ def test_a_direct_process_has_ancestral_steps():
 def test_a_direct_process_without_an_estimate_of_f_refuses_in_a_sentence(method, eta):
     model = small(denoiser=ndm.DirectDenoiser(ResidualMLP(2, hidden=8, depth=1)))
     with pytest.raises(ValueError, match=r'DirectDenoiser\(net, ode=True\).*sample with method="sde" or "ancestral"'):
-        sample(model, 2, (2,), method, 3, eta=eta)
+        sample(model, 2, (2,), method=method, steps=3, eta=eta)
 
 
 @pytest.mark.parametrize("method", ["ancestral", "ddim", "ode", "sde"])
 @pytest.mark.parametrize("eta", [-1.0, float("nan"), float("inf")])
 def test_a_volatility_that_is_none_is_refused(method, eta):
     with pytest.raises(ValueError, match="eta"):
-        sample(small(), 2, (2,), method, 3, eta=eta)
+        sample(small(), 2, (2,), method=method, steps=3, eta=eta)
 
 
 @pytest.mark.parametrize("method", ["ddim", "ode"])
 def test_a_method_without_noise_has_no_volatility(method):
     with pytest.raises(ValueError, match=f"for the methods ancestral and sde; leave it out with '{method}'"):
-        sample(small(), 2, (2,), method, 3, eta=1.0)
+        sample(small(), 2, (2,), method=method, steps=3, eta=1.0)
 
 
 # ---- random numbers
@@ -465,7 +477,9 @@ def test_every_random_number_comes_from_the_generator(method, steps, solver):
     model = small()
 
     def draw(seed: int) -> Tensor:
-        return sample(model, 3, (2,), method, steps, solver=solver, rtol=1e-2, atol=1e-2, generator=seeded(seed))
+        return sample(
+            model, 3, (2,), method=method, steps=steps, solver=solver, rtol=1e-2, atol=1e-2, generator=seeded(seed)
+        )
 
     state = torch.get_rng_state()
     first = draw(0)
@@ -486,9 +500,9 @@ def test_a_trajectory_runs_from_noise_to_the_sample(method, steps, solver):
     standardize = ndm.Standardize([10.0, -5.0], [2.0, 0.5])
     model = small(standardize=standardize)
     common = {"solver": solver, "rtol": 1e-3, "atol": 1e-3}
-    path = sample(model, 3, (2,), method, steps, trajectory=True, generator=seeded(0), **common)
+    path = sample(model, 3, (2,), method=method, steps=steps, trajectory=True, generator=seeded(0), **common)
     assert path.shape == ((steps or 100) + 2, 3, 2)
-    end = sample(model, 3, (2,), method, steps, generator=seeded(0), **common)
+    end = sample(model, 3, (2,), method=method, steps=steps, generator=seeded(0), **common)
     torch.testing.assert_close(path[-1], end, rtol=1e-3, atol=1e-3)
     # A Gaussian decoder's most likely data are z_0 / alpha_0; and the states are z / alpha in the data's units.
     torch.testing.assert_close(path[-2], path[-1])
@@ -501,7 +515,7 @@ def test_a_trajectory_runs_from_noise_to_the_sample(method, steps, solver):
 @pytest.mark.parametrize(("method", "steps"), [("ancestral", 50), ("ddim", 50), ("ode", None), ("sde", 100)])
 def test_labels_reach_the_denoiser(method, steps):
     labels = torch.tensor([0, 10, 20]).repeat_interleave(400)
-    x = sample(gaussian(), 1200, (1,), method, steps, labels=labels, dtype=torch.float64)
+    x = sample(gaussian(), 1200, (1,), method=method, steps=steps, labels=labels, dtype=torch.float64)
     means = x.reshape(3, 400).mean(1)
     torch.testing.assert_close(means, MEAN + torch.tensor([0.0, 10.0, 20.0]).double(), rtol=0, atol=0.35)
 
@@ -509,7 +523,9 @@ def test_labels_reach_the_denoiser(method, steps):
 def test_samples_are_in_the_datas_own_units():
     """A model of standardised N(0, 1) data with units: what is drawn has the data's mean and deviation."""
     mean, scale = [100.0, -3.0], [20.0, 0.1]
-    x = sample(gaussian(standardize=ndm.Standardize(mean, scale)), 20_000, (2,), "ode", 40, dtype=torch.float64)
+    x = sample(
+        gaussian(standardize=ndm.Standardize(mean, scale)), 20_000, (2,), method="ode", steps=40, dtype=torch.float64
+    )
     for k in range(2):
         assert_moments((x[:, k] - mean[k]) / scale[k], data_moments("identity"), bias=0.02)
 
@@ -517,7 +533,7 @@ def test_samples_are_in_the_datas_own_units():
 @pytest.mark.parametrize(("method", "steps", "solver"), EVERY_WAY)
 def test_k_level_samples_lie_on_the_levels(method, steps, solver):
     model = small(decoder=ndm.DiscretizedDecoder(levels=5))
-    x = sample(model, 200, (2,), method, steps, solver=solver, rtol=1e-2, atol=1e-2)
+    x = sample(model, 200, (2,), method=method, steps=steps, solver=solver, rtol=1e-2, atol=1e-2)
     k = ((x + 1) / 2 * 5 - 0.5).round()
     torch.testing.assert_close(x, 2 * (k + 0.5) / 5 - 1)
     assert len(k.unique()) > 1
@@ -527,7 +543,7 @@ def test_k_level_samples_lie_on_the_levels(method, steps, solver):
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 100])
 @pytest.mark.parametrize("method", METHODS)
 def test_any_number_of_steps_will_do(method, steps):
-    x = sample(small(), 2, (2,), method, steps)
+    x = sample(small(), 2, (2,), method=method, steps=steps)
     assert x.shape == (2, 2)
     assert torch.isfinite(x).all()
 
@@ -539,7 +555,7 @@ def test_any_number_of_steps_will_do(method, steps):
 def test_every_schedule_can_be_sampled_with(schedule, method):
     """Clipped schedules have empty steps, and infinite slopes just outside them: nothing may become NaN."""
     model = ndm.NDM(schedule, ndm.Identity(), Exact())
-    x = sample(model, 4000, (2,), method, 100, dtype=torch.float64)
+    x = sample(model, 4000, (2,), method=method, steps=100, dtype=torch.float64)
     assert x.mean().item() == pytest.approx(MEAN, abs=0.15)
     assert x.var().item() == pytest.approx(R, rel=0.3)
 
@@ -682,10 +698,10 @@ def test_a_share_that_cannot_be_is_refused_at_once(arguments):
 
 @pytest.mark.parametrize(("method", "steps"), [("ancestral", 6), ("ddim", 6), ("ode", 6), ("sde", 6)])
 def test_a_bar_is_shown_where_it_is_asked_for_and_only_there(method, steps, capsys):
-    sample(small(), 2, (2,), method, steps, progress=True)
+    sample(small(), 2, (2,), method=method, steps=steps, progress=True)
     assert "sampling" in capsys.readouterr().err
     for progress in (False, None):  # None: nobody watches a file
-        sample(small(), 2, (2,), method, 60, progress=progress)
+        sample(small(), 2, (2,), method=method, steps=60, progress=progress)
         assert capsys.readouterr().err == ""
 
 
@@ -707,8 +723,8 @@ def test_a_terminal_gets_a_bar_for_long_runs(capsys, monkeypatch):
         ({"steps": None}, "'ancestral' needs a number of steps"),
         ({"steps": None, "method": "ddim"}, "'ddim' needs a number of steps"),
         ({"spacing": "log"}, "no spacing 'log' of the steps; choose one of time, gamma"),
-        ({"spacing": "gamma", "method": "ode", "steps": None}, "without one the steps are the solver's own"),
-        ({"spacing": "gamma", "method": "sde", "solver": "srk"}, "the solver 'srk' the steps are the solver's own"),
+        ({"spacing": "gamma", "method": "ode", "steps": None}, "gamma' cannot be used with an adaptive solver"),
+        ({"spacing": "gamma", "method": "sde", "solver": "srk"}, "cannot be used with the solver 'srk'"),
         ({"method": "ode", "solver": "rk5"}, "no solver 'rk5'.*euler, midpoint, heun, rk4, dopri5"),
         ({"method": "sde", "solver": "heun"}, "no solver 'heun'.*euler-maruyama, euler, srk"),
         ({"method": "ode", "solver": "heun", "steps": None}, "'heun' needs a number of steps"),
@@ -747,4 +763,4 @@ def test_nothing_warns():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for method, steps, solver in EVERY_WAY:
-            sample(small(), 2, (2,), method, steps, solver=solver, rtol=1e-2, atol=1e-2)
+            sample(small(), 2, (2,), method=method, steps=steps, solver=solver, rtol=1e-2, atol=1e-2)

@@ -172,7 +172,7 @@ def test_the_bound_and_the_samples_are_at_the_times_of_the_grid() -> None:
     assert path.shape == (5, 5, 1)
     seen.clear()
     # DDIM has another volatility than the model: neither its variance nor its steps are the calibrated ones.
-    ndm.sample(model, 5, (1,), "ddim", 3)
+    ndm.sample(model, 5, (1,), method="ddim", steps=3)
     assert seen == pytest.approx([-5 + 8 * t for t in (1, 2 / 3, 1 / 3)])
 
 
