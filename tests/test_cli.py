@@ -218,7 +218,8 @@ def test_a_run_without_a_checkpoint_begins_again(
         assert said == f"ndm: stopped; there was no checkpoint yet; start again with: ndm train {tiny} --out {out}"
         assert main(again) == 0
         assert (
-            f"{out} is of a training that ended before its first checkpoint; it begins again" in capsys.readouterr().err
+            f"{out} has no checkpoint, because its training ended before the first one; it starts again"
+            in capsys.readouterr().err
         )
         name = "model/model.safetensors"
         assert (out / name).read_bytes() == (run / name).read_bytes()
@@ -331,16 +332,16 @@ def test_two_processes_evaluate_and_sample_as_one_does(run: Path, tmp_path: Path
 
 WRONG = [
     # the configuration
-    ("train", "Which configuration"),
+    ("train", "ndm train needs a configuration"),
     ("train digit", "no configuration 'digit'.*did you mean 'digits'"),
     ("train zzz", "there are celebahq256, .*digits, digits-identity"),
     ("train {tmp}/missing.yaml", "no configuration"),
     ("train {tmp}/broken.yaml", r"not YAML and cannot be read \(line 2"),
     ("train {tmp}/binary.yaml", "not text in UTF-8"),
     ("train {tmp}/text.yaml", "not a configuration"),
-    ("train {tmp}/flat.yaml", "training should be a section"),
+    ("train {tmp}/flat.yaml", "training must be a section"),
     ("train {tmp}/empty.yaml", r"lacks model\.schedule, model\.transform, model\.denoiser, data"),
-    ("train {tmp}/typo.yaml", "should not have a section 'modle'; did you mean 'model'"),
+    ("train {tmp}/typo.yaml", "has an unknown section 'modle'; did you mean 'model'"),
     ("train {tmp}/typo2.yaml", r"no option 'training\.learningrate'; did you mean 'training\.learning_rate'"),
     # names
     ("train digits --model.transform Neutral", "no class 'Neutral' for model.transform; did you mean 'Neural'"),
@@ -359,8 +360,8 @@ WRONG = [
     ("train digits --model.reverse_variance post", "no reverse variance 'post'; choose one of posterior"),
     ("train digits --model.transform Neural", r"lacks net in model\.transform"),
     # values
-    ("train digits --training.warmup abc", r"training\.warmup should be a whole number, not 'abc'"),
-    ("train digits --training.rate cosin", r"training\.rate should be one of cosine, constant, not 'cosin'"),
+    ("train digits --training.warmup abc", r"training\.warmup must be a whole number, not 'abc'"),
+    ("train digits --training.rate cosin", r"training\.rate must be one of cosine, constant, not 'cosin'"),
     ("train digits --training.learning_rate -1", r"training\.learning_rate must be positive, got -1"),
     ("train digits --model.schedule.gamma_min 10", "gamma_min must be below gamma_max.*gamma_min=10.0, gamma_max=5.0"),
     ("train digits --model.volatility -1", "volatility must be positive"),
@@ -368,7 +369,7 @@ WRONG = [
     ("train toy --data.train 0", "^The size of the train split must be positive, not 0"),
     ("train digits --trainer.accelerator gpux", "invalid accelerator name"),
     # parts that do not fit
-    ("train digits --model.decoder.levels 5", r"have K = 17 levels, .* is for 5: give --model\.decoder\.levels 17"),
+    ("train digits --model.decoder.levels 5", r"have K = 17 levels, .* has 5: give --model\.decoder\.levels 17"),
     ("train digits --data Pinwheel", "In the train split: The data do not lie on the decoder's K = 17 levels"),
     ("train digits --model.denoiser.net.channels 3", "takes images"),
     ("train digits --model.transform.terms 3", r"Separable\(terms=3\) must return"),
@@ -376,7 +377,7 @@ WRONG = [
     # runs
     ("train digits --out {tmp}/mine", "mine exists; nothing was written: choose another --out"),
     ("train --resume --out {tmp}/none", "no run at .*none to resume"),
-    ("train digits --resume --out {tmp}/none", "no run at .*none to resume; to begin one, leave --resume out"),
+    ("train digits --resume --out {tmp}/none", "no run at .*none to resume: leave --resume out to start one"),
     (
         "train digits --seed 4 --out {run}",
         "resume --out {run} --trainer.max_steps 12`, .*`ndm train digits --seed 4 --out {run}-2`",
@@ -388,22 +389,22 @@ WRONG = [
     ("evaluate {run} --split tset", "invalid choice: 'tset'"),
     (
         "evaluate {run} --data.train 65",
-        r"112 examples \(64 train.* then, 113 .* now.*or evaluate on these .*--other-data",
+        r"112 examples \(64 train.* in training, 113 .* given.*or give --other-data to evaluate",
     ),
     ("evaluate {run} --data.path x", "Pinwheel has no argument 'path'"),
-    ("evaluate {run} --data.train", "--data.train lacks its value"),
+    ("evaluate {run} --data.train", "--data.train needs a value"),
     ("evaluate {run} --steps 0", "whole number of at least 1, got '0'"),
     ("sample {tmp}/none --out {tmp}/x.csv", "no run at .*none"),
     ("sample {tmp}/mine --out {tmp}/x.csv", "no trained model in .*mine"),
     ("sample {run} --out {tmp}/x.csv --steps 0", "--steps: must be a whole number of at least 1, got '0'"),
     ("sample {run} --out {tmp}/x.csv -n 0", "-n: must be a whole number of at least 1"),
     ("sample {run} --out {tmp}/x.csv --seed x", r"--seed: must be a whole number from 0 to 2\^63 - 1"),
-    ("sample {run} --out {tmp}/x.csv --label 0", "--label 0 is for a model of several classes"),
-    ("sample {run} --out {tmp}/x.csv --guidance 2", "--guidance needs a model that was trained with label dropout"),
+    ("sample {run} --out {tmp}/x.csv --label 0", "--label 0 needs a class-conditional model"),
+    ("sample {run} --out {tmp}/x.csv --guidance 2", "--guidance needs a model trained with label dropout"),
     ("sample {run} --out {tmp}/x.csv --method dddim", "no sampling method 'dddim'"),
     ("sample {run} --out {tmp}/x.csv --stepz 3", "no option '--stepz'; did you mean '--steps'"),
     ("sample {run} --out {tmp}/x.csv --device cudda", "device 'cudda'"),
-    ("sample {run} --out {tmp}/x.txt", r"should end in \.png, \.csv, \.npz or \.parquet"),
+    ("sample {run} --out {tmp}/x.txt", r"must end in \.png, \.csv, \.npz or \.parquet"),
     ("sample {run} --out {tmp}/no/x.csv", "no folder"),
     ("sample {run} --out {tmp}/mine/notes.csv", "exists; nothing was written"),
     ("sample {run}", "required: --out"),
@@ -485,7 +486,7 @@ def test_a_lack_of_memory_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsy
         raise lack
 
     monkeypatch.setattr("ndm.cli.sample.run", command)
-    assert re.search(r"there is not enough memory for this \(.*\): take a smaller batch", error(capsys, "sample"))
+    assert re.search(r"there is not enough memory for this \(.*\): use a smaller batch", error(capsys, "sample"))
 
 
 def test_classes_of_ones_own_are_allowed_by_every_command(
@@ -557,7 +558,7 @@ def test_the_seed_decides_the_samples(run: Path, tmp_path: Path) -> None:
 def test_samples_that_are_not_finite_are_not_written(run: Path, tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "x.csv"
     said = error(capsys, "sample", str(run), "-n", "5", "--method", "sde", "--eta", "1e30", "--out", str(out))
-    assert "of the samples 0 to 4 hold NaN or infinite values, and no file was written" in said
+    assert "of the samples 0 to 4 contain NaN or infinite values; no file was written" in said
     assert list(tmp_path.iterdir()) == []
     for eta in ("nan", "-1", "inf"):
         assert "eta must be" in error(capsys, "sample", str(run), "--eta", eta, "--out", str(out))
@@ -567,7 +568,7 @@ def test_samples_that_are_not_finite_are_not_written(run: Path, tmp_path: Path, 
 def test_samples_are_overwritten_only_when_asked(run: Path, tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "x.csv"
     out.write_text("mine")
-    assert "--overwrite it" in error(capsys, "sample", str(run), "--out", str(out))
+    assert "give --overwrite" in error(capsys, "sample", str(run), "--out", str(out))
     assert out.read_text() == "mine"
     assert main(["sample", str(run), "--steps", "1", "--out", str(out), "--overwrite"]) == 0
     assert out.read_text().startswith("x0,x1\n")
@@ -615,9 +616,9 @@ def test_a_conditional_model_draws_from_its_classes(tmp_path: Path, capsys: Capt
     assert table.shape == (12, 64)
     capsys.readouterr()
     said = error(capsys, "sample", run, "--label", "10", "--out", str(tmp_path / "x.csv"))
-    assert "--label must be 0 ... 9, one of the model's classes, not 10" in said
+    assert "--label must be one of the model's classes, 0 ... 9, got 10" in said
     said = error(capsys, "sample", run, "--guidance", "1", "--out", str(tmp_path / "x.csv"))
-    assert "trained without: train with --training.labels true --training.label_dropout 0.1" in said
+    assert "trained without it: train with --training.labels true --training.label_dropout 0.1" in said
     assert "trained without" in error(capsys, "evaluate", run, "--guidance", "1")
 
 
@@ -688,7 +689,7 @@ def test_columns_that_are_formulas_are_told_and_stay_readable(table: Path, tmp_p
     assert main(["sample", str(run), "-n", "5", "--steps", "3", "--out", str(out)]) == 0
     said = capsys.readouterr().err.splitlines()
     assert said[0] == f"ndm: 5 samples are in {out}"
-    assert said[1].startswith(f"ndm: warning: {out} has columns that a program for spreadsheets takes for formulas")
+    assert said[1].startswith(f"ndm: warning: {out} has column names that a spreadsheet program may run as formulas")
     assert said[1].count("'@c'; open it in another program") == len(said) - 1 == 1
     assert list(pandas.read_csv(out)) == names
     assert main(["score", str(run), str(out), "--out", str(tmp_path / "y.csv"), "--no-likelihood", "--times", "2"]) == 0
@@ -701,7 +702,7 @@ def test_samples_are_refused_before_they_are_drawn(
     monkeypatch.setattr("ndm.inference.sampling.sample", None)  # which cannot be called
     (tmp_path / "folder.csv").mkdir()
     command = ["sample", str(table / "run"), "-n", "20000", "--overwrite", "--out"]
-    assert "20,000: give a name that ends in .npz" in error(capsys, *command, str(tmp_path / "x.png"))
+    assert "20,000: choose a name that ends in .npz" in error(capsys, *command, str(tmp_path / "x.png"))
     assert "is a folder" in error(capsys, *command, str(tmp_path / "folder.csv"))
     with atomic_path(tmp_path / "x.csv"):
         assert "Another process is writing" in error(capsys, *command, str(tmp_path / "x.csv"))
@@ -743,7 +744,7 @@ def test_score_refuses_what_does_not_fit(table: Path, run: Path, tmp_path: Path,
     out = ["--out", str(tmp_path / "scores.csv")]
     pandas.DataFrame({"a": [1.0], "c": [2.0], "d": [2.0]}).to_csv(tmp_path / "y.csv", index=False)
     assert "no column 'b, in m'" in error(capsys, "score", str(table / "run"), str(tmp_path / "y.csv"), *out)
-    assert "has 3 columns" in error(capsys, "score", str(run), str(tmp_path / "y.csv"), *out)
+    assert "has 3 numeric columns" in error(capsys, "score", str(run), str(tmp_path / "y.csv"), *out)
     assert "no file" in error(capsys, "score", str(run), str(tmp_path / "z.csv"), *out)
     assert "There is no run at" in error(capsys, "score", str(tmp_path / "none"), str(table / "x.csv"), *out)
     assert "--split is for images" in error(
@@ -764,7 +765,7 @@ def test_data_are_found_again_and_recognised(
     resume = ["train", "--resume", "--out", "run", "--trainer.max_steps", "6"]
     for command in (evaluate, resume):
         said = error(capsys, *command)
-        assert f"comes from run/config.yaml, is relative, and was looked for in {tmp_path}: give --data.path" in said
+        assert f"comes from run/config.yaml and is relative to {tmp_path}: give" in said
     here = ["--data.path", str(table / "x.csv")]
     assert main([*evaluate, *here]) == 0
     assert "other_data" not in json.loads(Path("run/evaluation.json").read_text())["about"]
@@ -773,10 +774,13 @@ def test_data_are_found_again_and_recognised(
     evaluation = Path("run/evaluation.json").read_bytes()
     for command, advice in ((evaluate, "--other-data"), (resume, "with another --out")):
         said = error(capsys, *command, "--data.path=longer.csv")
-        assert "60 rows (48 train, 6 validation, 6 test) then, 120 rows (96 train, 12 validation, 12 test) now" in said
+        assert (
+            "60 rows (48 train, 6 validation, 6 test) in training, 120 rows (96 train, 12 validation, 12 test) given"
+            in said
+        )
         assert advice in said
     assert main([*evaluate, "--data.path", "longer.csv", "--other-data"]) == 0
-    assert "data other than those of the training" in capsys.readouterr().out
+    assert "other data than the training data" in capsys.readouterr().out
     assert Path("run/evaluation.json").read_bytes() == evaluation
     about = json.loads(Path("run/evaluation-other-data.json").read_text())["about"]
     assert about["other_data"] == "--data.path longer.csv"
@@ -808,7 +812,7 @@ def test_report_writes_one_page_for_several_runs(run: Path, table: Path, tmp_pat
 def test_report_refuses_what_it_cannot_show(run: Path, tmp_path: Path, capsys: Capture) -> None:
     out = ["--out", str(tmp_path / "report.html")]
     assert "There is no run at" in error(capsys, "report", str(run), str(tmp_path / "none"), *out)
-    assert "should end in .html" in error(capsys, "report", str(run), "--out", str(tmp_path / "report.pdf"))
+    assert "must end in .html" in error(capsys, "report", str(run), "--out", str(tmp_path / "report.pdf"))
     assert "no folder" in error(capsys, "report", str(run), "--out", str(tmp_path / "none" / "report.html"))
     assert "given twice" in error(capsys, "report", str(run), str(run), *out)
     assert "--out" in error(capsys, "report", str(run))
@@ -847,7 +851,7 @@ def test_what_was_evaluated_is_shown_even_if_it_cannot_be_saved(
     said = capsys.readouterr()
     assert said.out.splitlines()[0].startswith("quantity")
     assert said.out.splitlines()[-1].startswith("test: ")
-    assert said.err.startswith("ndm: error: These figures could not be saved in ")
+    assert said.err.startswith("ndm: error: The results could not be saved in ")
     assert "No space left on device" in said.err
     assert len(said.err.splitlines()) == 1
 
@@ -863,7 +867,7 @@ def test_rows_that_are_not_finite_are_told_and_none_that_is_finite_is_an_error(
     assert main(["score", str(table / "run"), str(tmp_path / "far.csv"), *options]) == (2 if value == 1e30 else 0)
     said = capsys.readouterr()
     count, rows = (4, "0, 1, 2, 3") if value == 1e30 else (2, "0, 3")
-    assert said.out.count(f"not finite (inf or nan) for {count} of 4 rows, which are left out: rows {rows}") == 2
+    assert said.out.count(f"not finite (inf or nan) for {count} of 4 rows, which are excluded: rows {rows}") == 2
     assert ("error: No row has a finite bound" in said.err) == (value == 1e30)
     assert len(pandas.read_csv(tmp_path / "scores.csv")) == 4
 

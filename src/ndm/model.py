@@ -128,7 +128,7 @@ class NDM(Process):
         """
         shape = self.shape if shape is None else shape
         if shape is None:
-            raise ValueError("The model does not know the shape of an example: give it, as in sample(16, (1, 8, 8)).")
+            raise ValueError("The shape of an example is unknown: pass it, as in sample(16, (1, 8, 8)).")
         return sample(self, n, shape, options, **changes)
 
     def log_prob(self, x: Values, **options: Any) -> Tensor:

@@ -93,7 +93,7 @@ def test_splits_of_its_own_are_kept(pattern: str, tmp_path: Path, pixels: np.nda
     data = Images(pattern)
     assert data.labels("train").tolist() == list(range(24))
     assert data.labels("validation").tolist() == [7, 8, 9]
-    with pytest.raises(ValueError, match=r"has validation and test splits of its own.*: leave validation out"):
+    with pytest.raises(ValueError, match=r"already has validation and test splits.*: leave validation out"):
         Images(pattern, validation=3).train  # noqa: B018
 
 
@@ -156,7 +156,7 @@ def test_grey_images_before_coloured_ones_are_made_coloured(
     assert torch.equal(rows[0], as_values(np.stack([pixels[0, ..., 0]] * 3, axis=-1)[None])[0])
     assert torch.equal(rows[39], as_values(pixels[39:])[0])
     assert Images(str(path), channels=1).shape == (1, 6, 5)
-    refused = pytest.raises(ValueError, match="The second has colours and the others has none: give channels=")
+    refused = pytest.raises(ValueError, match="The second is a colour image, unlike the others: give")
     with building.Decoder(None, None, (1, 6, 5)) as decoder, refused:
         decoder(files[:2], ["first", "second"])
 
@@ -328,7 +328,7 @@ def test_a_stream_shorter_than_announced_goes_on(
     with caplog.at_level(logging.WARNING, "ndm.data"):
         assert len(take(Images(pattern, streaming=True, held=3), 9)) == 9
     assert "should have 1000 rows but has fewer" in caplog.text
-    with pytest.raises(ValueError, match="No batch of 25 can be filled"):
+    with pytest.raises(ValueError, match="too few examples for a batch of 25"):
         take(Images(pattern, streaming=True, held=3), 1, batch_size=25)
 
 
@@ -392,14 +392,14 @@ def test_a_broken_image_in_a_stream(tmp_path: Path, pixels: np.ndarray, encode, 
 
 def test_a_batch_that_cannot_be_filled(pattern: str) -> None:
     with pytest.raises(
-        ValueError, match=r"No batch of 25 can be filled from the train split of .*: lower the batch size"
+        ValueError, match=r"the train split of .* has too few examples for a batch of 25: reduce the batch size"
     ):
         take(Images(pattern, streaming=True, held=3), 1, batch_size=25)
 
 
 def test_too_few_to_split(tmp_path: Path, pixels: np.ndarray, encode, write_parquet) -> None:
     path = str(write_parquet(tmp_path / "x.parquet", [encode(p) for p in pixels]))
-    with pytest.raises(ValueError, match="has 40 training examples, too few to take 20 of them for each of"):
+    with pytest.raises(ValueError, match="has 40 training examples, too few to take 20 for each of"):
         Images(path, validation=20).train  # noqa: B018
     with pytest.raises(ValueError, match=r"There are no images for the train split: .*x\.parquet has too few"):
         Images(path, validation=40, streaming=True).train  # noqa: B018
@@ -444,7 +444,7 @@ def test_a_summary_tells_what_was_found_and_done(tmp_path: Path, pixels: np.ndar
     assert "left out: 1 .txt (images are read)" in lines
     assert "modes: 17 RGB, 3 RGBA" in lines
     assert "sizes: all 5 x 6 pixels" in lines
-    assert "images put on a white background, being transparent in part: 1" in lines
+    assert "images partly transparent, and put on a white background: 1" in lines
     assert "splits: train 16, validation 2, test 2" in lines
     assert "classes: 2: a (10), b (10)" in lines
     assert (data.classes, data.class_names) == (2, ("a", "b"))
@@ -452,7 +452,7 @@ def test_a_summary_tells_what_was_found_and_done(tmp_path: Path, pixels: np.ndar
     assert again.summary() == lines  # without decoding them once more
     resized = Images(str(tmp_path / "set"), size=6).summary()
     assert any("resized to 6 pixels" in line and "20 images are enlarged" in line for line in resized)
-    with pytest.raises(ValueError, match=r"/00\.png of .* is partly transparent: give background=white"):
+    with pytest.raises(ValueError, match=r"/00\.png of .* is partly transparent: give --data.background white"):
         Images(str(tmp_path / "set"), background=None).train  # noqa: B018
     with pytest.raises(ValueError, match="background must be a colour"):
         Images(str(tmp_path / "set"), background="chequered")
@@ -531,7 +531,7 @@ def test_a_column_called_label_that_holds_none_is_spoken_of(
     data = Images(str(path))
     assert data.labels("train") is None
     assert any("'target' holds float64 and is not read" in line for line in data.summary())
-    with pytest.raises(ValueError, match=r"A label of .* is 0\.5: labels are the whole numbers"):
+    with pytest.raises(ValueError, match=r"has the label 0\.5: labels must be integers"):
         Images(str(path), label_column="target").train  # noqa: B018
 
 

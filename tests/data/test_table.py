@@ -108,7 +108,7 @@ def test_files_tell_their_splits(tmp_path: Path) -> None:
         both = torch.cat([data.train, data.validation]).sum(0, dtype=torch.float64)
         rows = np.concatenate([frame(30, s)[["b", "a", "c"]].to_numpy() for s in (0, 1)])
         np.testing.assert_allclose(both, rows.sum(0), rtol=1e-6)
-    says(str(tmp_path / "set"), "a test split of its own", test=3)
+    says(str(tmp_path / "set"), "already has a test split", test=3)
 
 
 def test_levels_are_the_values_of_the_numbers(tmp_path: Path) -> None:
@@ -175,10 +175,10 @@ def test_an_index_that_pandas_has_written_is_left_out_where_it_counts(tmp_path: 
     assert columns(twice.sample(frac=1, random_state=0))[0] == ("a", "b", "c")  # in another order it is one still
     found, lines = columns(plain.assign(**{"Unnamed: 3": plain.a}))
     assert found == ("a", "b", "c", "Unnamed: 3")
-    assert any(line.startswith("warning: the column 'Unnamed: 3' is called as an index") for line in lines)
+    assert any(line.startswith("warning: the column 'Unnamed: 3' is named like an index") for line in lines)
     found, lines = columns(plain.assign(id=range(7, 37)))
     assert found == ("a", "b", "c", "id")
-    assert any(line.startswith("warning: the column 'id' counts the rows") for line in lines)
+    assert any(line.startswith("warning: the column 'id' only counts the rows") for line in lines)
     found, lines = columns(plain)
     assert not any("warning" in line or "left out" in line for line in lines)
 
@@ -313,7 +313,7 @@ def test_columns_that_do_not_suit_are_named(tmp_path: Path) -> None:
         says(str(path), "'d'", "a, b, c, city, flat", columns=["a", "d"])
         says(str(path), "'a' twice", columns=["a", "b", "a"])
         says(str(path), "'flat'", "constant", "2.5")
-        says(str(path), "no column", columns=[])
+        says(str(path), "columns is empty", columns=[])
         says(str(path), "'city'", columns=["a", "city"])
     with pytest.raises(ValueError, match="did you mean 'city'"):
         _ = Table(str(path), columns=["citi"]).train
@@ -324,7 +324,7 @@ def test_single_precision_must_not_spoil_a_column(tmp_path: Path) -> None:
     times = 1.7e9 + rng.normal(size=200)
     path = tmp_path / "x.csv"
     pandas.DataFrame({"a": rng.normal(size=200), "time": times}).to_csv(path, index=False)
-    says(str(path), "'time'", "single precision", "offset")
+    says(str(path), "'time'", "float32", "offset")
     pandas.DataFrame({"a": rng.normal(size=200), "big": 1e39 * times}).to_csv(path, index=False)
     says(str(path), "'big'", "larger than float32 holds", "199 more such cells")
     pandas.DataFrame({"near": 1e5 + rng.normal(size=200)}).to_csv(path, index=False)
@@ -337,7 +337,7 @@ def test_few_values_are_spoken_of(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     frame(600).assign(rooms=np.arange(600) % 4).to_csv(tmp_path / "x.csv", index=False)
     with caplog.at_level(logging.WARNING, "ndm.data"):
         _ = Table(str(tmp_path / "x.csv")).train
-    assert "'rooms' takes 4 values" in caplog.text
+    assert "'rooms' has only 4 distinct values" in caplog.text
     assert "'c'" not in caplog.text
 
 
@@ -345,7 +345,7 @@ def test_few_values_of_few_rows_are_spoken_of_too(tmp_path: Path) -> None:
     for rows, taken in ((100, 2), (100, 8), (30, 4)):
         frame(rows).assign(rooms=np.arange(rows) % taken).to_csv(tmp_path / "x.csv", index=False)
         said = " ".join(Table(str(tmp_path / "x.csv")).summary())
-        assert (f"'rooms' takes {taken} values" in said) is (taken * 10 <= 0.8 * rows), (rows, taken)
+        assert (f"'rooms' has only {taken} distinct values" in said) is (taken * 10 <= 0.8 * rows), (rows, taken)
 
 
 def test_columns_that_depend_on_each_other_are_spoken_of(tmp_path: Path) -> None:
@@ -365,7 +365,7 @@ def test_columns_that_depend_on_each_other_are_spoken_of(tmp_path: Path) -> None
 def test_a_warning_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """By the summary, or else by the log."""
     frame(600).assign(rooms=np.arange(600) % 4, doors=np.arange(600) % 3).to_csv(tmp_path / "x.csv", index=False)
-    few = "the columns 'rooms' (4 values), 'doors' (3 values) take few values only"
+    few = "the columns 'rooms' (4 values), 'doors' (3 values) have few distinct values"
     with caplog.at_level(logging.WARNING, "ndm.data"):
         data = Table(str(tmp_path / "x.csv"))
         assert data.shape == (5,)
@@ -431,7 +431,7 @@ def test_common_distributions_are_not_spoken_of(draw) -> None:
         ("1,2\n3,4\n5,6\n", ["line of numbers"]),
         ("a;b\n1;2\n", ["commas"]),
         ("a,b\n1,2\n1,2,3\n", ["line 3", "3 cells under 2"]),
-        ("a,b\nx,y\nx,y\n", ["no column of numbers", "a, b"]),
+        ("a,b\nx,y\nx,y\n", ["no numeric column", "a, b"]),
     ],
 )
 def test_a_csv_file_that_is_no_table_is_refused(tmp_path: Path, text: str, words: list[str]) -> None:
@@ -439,8 +439,8 @@ def test_a_csv_file_that_is_no_table_is_refused(tmp_path: Path, text: str, words
 
 
 def test_files_that_are_missing_or_damaged_are_refused(tmp_path: Path) -> None:
-    says(str(tmp_path / "x.csv"), "no file")
-    says(str(tmp_path / "*.csv"), "no file")
+    says(str(tmp_path / "x.csv"), "No file")
+    says(str(tmp_path / "*.csv"), "No file")
     says(str(tmp_path), "neither CSV nor Parquet")
     says(csv(tmp_path / "x.txt", "a,b"), ".csv or .parquet")
     says(csv(tmp_path / "x.parquet", "a,b"), "damaged")

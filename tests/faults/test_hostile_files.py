@@ -115,14 +115,14 @@ def listening(path: Path) -> None:
 # ---- configurations
 
 CONFIGURATIONS = {
-    "aliases": (aliases(), "stands for more than 50,000 values"),
-    "merges": (merges(), "stands for more than 50,000 values"),
-    "an anchor in itself": ("model: &a [*a]\n", "anchor &a holds itself"),
+    "aliases": (aliases(), "expands to more than 50,000 values"),
+    "merges": (merges(), "expands to more than 50,000 values"),
+    "an anchor in itself": ("model: &a [*a]\n", "anchor &a refers to itself"),
     "deep lists": ("model: " + deep(), "deeper than 60 levels"),
     "deep mappings": ("model: " + deep("{a: "), "deeper than 60 levels"),
     "deep blocks": (deep("- "), "deeper than 60 levels"),
     "deep in a text": (changed(CONFIG, data__init_args__train=deep()), "deeper than 60 levels"),
-    "many": ("model: [" + "a, " * 200_000 + "]", "stands for more than 50,000 values"),
+    "many": ("model: [" + "a, " * 200_000 + "]", "expands to more than 50,000 values"),
     "large": ("# " + "x" * (2 << 20), "larger than 1,048,576 bytes"),
     "a long number": ("seed: " + "1:" * 400_000 + "1\n", "more than 4,300 digits"),
     "an object": ("seed: !!python/object/apply:os.system [touch ran]\n", "is no configuration"),
@@ -249,7 +249,7 @@ RUNS: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
     "aliases in config.yaml": (spoil("config.yaml", aliases()), EVALUATE, "more than 50,000 values"),
     "depth in config.yaml": (spoil("config.yaml", "data: " + deep()), EVALUATE, "deeper than 60"),
     "aliases, report": (spoil("config.yaml", aliases()), REPORT, "more than 50,000 values"),
-    "recursion, report": (spoil("config.yaml", "data: &a [*a]"), REPORT, "holds itself"),
+    "recursion, report": (spoil("config.yaml", "data: &a [*a]"), REPORT, "refers to itself"),
     "aliases, resume": (spoil("config.yaml", aliases()), RESUME, "more than 50,000 values"),
     "a foreign data set": (in_config(data={"class_path": "evilmod.X"}), EVALUATE, "evilmod.X, .* --allow evilmod"),
     "a foreign data set, resume": (in_config(data={"class_path": "evilmod.X"}), RESUME, "--allow evilmod"),
@@ -296,11 +296,11 @@ RUNS: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
         in_checkpoint(lambda c: c.pop("optimizer_states")), RESUME, "lacks optimizer_states"
     ),
     "another model's checkpoint": (
-        in_checkpoint(lambda c: c["state_dict"].update({"model.x": torch.zeros(2)})), RESUME, "of another model"
+        in_checkpoint(lambda c: c["state_dict"].update({"model.x": torch.zeros(2)})), RESUME, "another model"
     ),
     "a checkpoint with a wrong weight": (
         in_checkpoint(lambda c: c["state_dict"].update({next(iter(c["state_dict"])): torch.zeros(2, 3, 4)})), RESUME,
-        "of another model",
+        "another model",
     ),
 }  # fmt: skip
 
@@ -344,7 +344,7 @@ def test_an_evaluation_that_unfolds_is_refused(trained: Path, folder: Path, refu
     run = hostile.copy_of(trained, folder)
     (run / "evaluation.json").write_text(json.dumps({"rows": [], "about": {}}))
     hostile.tall_npz(run / "evaluation.npz")
-    refused(REPORT, "unfolds to needs about 34 GB of memory")
+    refused(REPORT, "needs about 34 GB of memory")
 
 
 def test_a_pickle_is_not_run(trained: Path, folder: Path, refused: Callable[..., None]) -> None:
@@ -374,7 +374,7 @@ TABLES: dict[str, tuple[Callable[[Path], str], str]] = {
     "400,000,000 rows": (write(hostile.tall_parquet, "x.parquet"), "400,000,000 rows of 2 columns, needs about 26 GB"),
     "1,000,000 columns": (write(lambda p: hostile.wide_csv(p, 10**6, 1), "x.csv"), "1,000,000 columns"),
     "200,000 columns": (write(lambda p: hostile.wide_parquet(p, 200_000), "x.parquet"), "columns"),
-    "a line without an end": (write(lambda p: hostile.sparse(p), "x.csv"), "it is no table"),
+    "a line without an end": (write(lambda p: hostile.sparse(p), "x.csv"), "it is not a CSV table"),
     "no Parquet": (write(lambda p: hostile.sparse(p), "x.parquet"), "cannot be read as a Parquet file"),
     "an open quote": (write(lambda p: p.write_text('a,b\n1,"2\n' + "3,4\n" * 2_000_000), "x.csv"), "x.csv"),
 }  # fmt: skip

@@ -375,7 +375,7 @@ def test_what_the_model_is_made_of_cannot_be_changed_by_resuming(
 ) -> None:
     train(tmp_path / "run", 5, base="none")
     before = contents(tmp_path / "run")
-    with pytest.raises(ValueError, match=f"trained with another training.{next(iter(option))} than this one"):
+    with pytest.raises(ValueError, match=f"trained with another training.{next(iter(option))}"):
         train(tmp_path / "run", 10, resume=True, **{"base": "none", **option})
     assert contents(tmp_path / "run") == before
 
@@ -519,7 +519,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
             train(tmp_path / "run")
     message = str(caught.value)
     assert "\n" not in message
-    assert "training.learning_rate (0.01 now)" in message
+    assert "training.learning_rate (currently 0.01)" in message
     assert str(Run(tmp_path / "run").last) in message
     last = checkpoint(tmp_path / "run")
     assert last["global_step"] == kept

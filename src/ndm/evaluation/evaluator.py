@@ -63,7 +63,7 @@ def evaluate(
     """
     o = (options or EvaluationOptions()).changed(**changes)
     if unknown := [name for name in o.variances if name not in (*VARIANCES, own_variance(model))]:
-        raise ValueError(f"There is no reverse variance {unknown[0]!r}; choose among {', '.join(VARIANCES)}.")
+        raise ValueError(f"There is no reverse variance {unknown[0]!r}; choose one of {', '.join(VARIANCES)}.")
     part = _Part.of(data, o.split, o.max_examples, o.seed, _conditional(model))
     about = {"data": type(data).__name__, "split": o.split, "split_examples": len(data.examples(o.split))}
     parameters = sum(p.numel() for p in model.parameters())
@@ -230,8 +230,8 @@ def _add_mixture(result: Evaluation, data: Data, part: _Part, seed: int) -> None
     sentence = ""
     if mean > 2 * error:
         sentence = (
-            f"A Gaussian mixture of {components} describes this {result.about['split']} split better than the model "
-            f"by {rounded(mean, error)} nats an example ({own_name}): use it, or train longer, or on more data."
+            f"A Gaussian mixture of {components} describes this {result.about['split']} split better than the model by "
+            f"{rounded(mean, error)} nats per example ({own_name}): use the mixture, train longer, or use more data."
         )
     result.about["comparison"] = {
         "components": mixture.components, "with": own_name, "difference": mean, "stderr": error, "sentence": sentence,

@@ -198,7 +198,7 @@ def _check_labels(n: int, labels: Tensor | None, guidance: float | None) -> None
     if labels is not None and labels.shape != (n,):
         raise ValueError(f"Each of the {n} samples needs one label, got labels of shape {tuple(labels.shape)}.")
     if guidance and labels is None:
-        raise ValueError("Guidance needs labels: which class each sample is to be guided to.")
+        raise ValueError("Guidance needs labels: give the class of each sample.")
 
 
 def _own_spacing(model: Process, o: SamplerOptions) -> str:
