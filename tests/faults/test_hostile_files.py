@@ -125,9 +125,9 @@ CONFIGURATIONS = {
     "many": ("model: [" + "a, " * 200_000 + "]", "expands to more than 50,000 values"),
     "large": ("# " + "x" * (2 << 20), "larger than 1,048,576 bytes"),
     "a long number": ("seed: " + "1:" * 400_000 + "1\n", "more than 4,300 digits"),
-    "an object": ("seed: !!python/object/apply:os.system [touch ran]\n", "is no configuration"),
+    "an object": ("seed: !!python/object/apply:os.system [touch ran]\n", "is not a configuration"),
     "no such day": ("seed: 2024-99-99\n" + CONFIG, "whole number|cannot be read"),
-    "a list as a key": ("? [a]\n: b\n", "is no configuration"),
+    "a list as a key": ("? [a]\n: b\n", "is not a configuration"),
     "a wide network": (changed(CONFIG, **{f"{NET}__init_args__hidden": 10**9}), "tensors of more than .*: make it"),
     "a wider network": (changed(CONFIG, **{f"{NET}__init_args__hidden": 10**12}), "make it smaller"),
     "a deep network": (changed(CONFIG, **{f"{NET}__init_args__depth": 10**9}), "more than 20,000 tensors"),
@@ -269,7 +269,7 @@ RUNS: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
     "a pipe for config.json": (lambda run: pipe(run / "model/config.json"), SAMPLE, "is a named pipe"),
     "shape": (in_json("data.json", shape=[10**12]), SAMPLE, "needs about 260,000 GB of memory"),
     "shape of many": (in_json("data.json", shape=[3, 10**6, 10**6]), REPORT, "of memory"),
-    "shape of another": (in_json("data.json", shape=[3]), SAMPLE, "other data than"),
+    "shape of another": (in_json("data.json", shape=[3]), SAMPLE, "was not trained on the data"),
     "shape below zero": (in_json("data.json", shape=[-1]), SAMPLE, "shape of an example cannot be"),
     "shape of words": (in_json("data.json", shape=["x"]), SCORE, "shape of an example cannot be"),
     "shape of nothing": (in_json("data.json", shape=[]), SAMPLE, "shape of an example cannot be"),
@@ -291,9 +291,9 @@ RUNS: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
     "a packed checkpoint": (lambda run: hostile.packed(run / "checkpoints/last.ckpt"), RESUME, "not a checkpoint"),
     "a checkpoint of words": (in_checkpoint(lambda c: c.update(global_step="x")), RESUME, "not a checkpoint"),
     "a checkpoint without weights": (in_checkpoint(lambda c: c.pop("state_dict")), RESUME, "not a checkpoint"),
-    "a checkpoint without loops": (in_checkpoint(lambda c: c.pop("loops")), RESUME, "lacks loops"),
+    "a checkpoint without loops": (in_checkpoint(lambda c: c.pop("loops")), RESUME, "does not contain loops"),
     "a checkpoint without an optimizer": (
-        in_checkpoint(lambda c: c.pop("optimizer_states")), RESUME, "lacks optimizer_states"
+        in_checkpoint(lambda c: c.pop("optimizer_states")), RESUME, "does not contain optimizer_states"
     ),
     "another model's checkpoint": (
         in_checkpoint(lambda c: c["state_dict"].update({"model.x": torch.zeros(2)})), RESUME, "another model"
