@@ -193,7 +193,7 @@ def test_what_is_no_regular_file_is_not_read(
 ) -> None:
     make(folder / name)
     words = [name] if name == "x.yaml" else ["table", "--data.path", name]
-    refused(["train", *words, "--out", "new"], r"is a (named pipe|device|socket) and no file")
+    refused(["train", *words, "--out", "new"], r"is a (named pipe|device|socket), not a regular file")
 
 
 # ---- the files of a run
@@ -392,8 +392,8 @@ IMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "long": (lambda p: p.write_bytes(hostile.png(2, 8_000_000)), "has 2 x 8,000,000 pixels"),
     "large": (lambda p: p.write_bytes(hostile.png(12_000, 12_000)), "has 12,000 x 12,000 pixels"),
     "larger": (lambda p: p.write_bytes(hostile.png(40_000, 40_000)), "more than 89,478,485 pixels"),
-    "a pipe": (pipe, "a named pipe and no file"),
-    "zeros": (endless, "a device and no file"),
+    "a pipe": (pipe, "a named pipe, not a regular file"),
+    "zeros": (endless, "a device, not a regular file"),
     "a large file": (lambda p: hostile.sparse(p), "larger than 536,870,912 bytes"),
 }
 
