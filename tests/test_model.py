@@ -157,7 +157,7 @@ def test_a_model_samples_and_has_a_log_density() -> None:
     assert torch.equal(x, ndm.sample(model, 3, (2,), steps=4, generator=torch.Generator().manual_seed(0)))
     found = model.log_prob(x.numpy(), tolerance=0.1)
     torch.testing.assert_close(found, ndm.log_likelihood(model, x, tolerance=0.1).log_prob)
-    with pytest.raises(ValueError, match="does not know the shape of an example"):
+    with pytest.raises(ValueError, match="shape of an example is unknown"):
         model.sample(3)
     model.standardize = ndm.Standardize([0.0, 1.0], [1.0, 2.0])
     assert model.sample(3, steps=2).shape == (3, 2)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ndm.evaluation.distances import SampleDistance, mmd, sliced_wasserstein
     from ndm.inference.dynamics import PathCost, acceleration, curvature, ode_paths, path_cost
     from ndm.inference.likelihood import LogLikelihood, log_likelihood
+    from ndm.inference.options import SamplerOptions
     from ndm.inference.sampling import sample, sample_batches
     from ndm.method.bounds import BoundTerms
     from ndm.method.decoders import Decoder, DiscretizedDecoder, GaussianDecoder, WeightedDecoder
@@ -93,6 +94,7 @@ _HOMES = {
     "PredictedVariance": "method.variances",
     "ReverseVariance": "method.variances",
     "SampleDistance": "evaluation.distances",
+    "SamplerOptions": "inference.options",
     "Scale": "method.transforms",
     "Schedule": "method.schedules",
     "Separable": "method.transforms",
@@ -146,6 +148,7 @@ __all__ = [
     "PredictedVariance",
     "ReverseVariance",
     "SampleDistance",
+    "SamplerOptions",
     "Scale",
     "Schedule",
     "Separable",

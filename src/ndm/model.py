@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ndm._internal.inputs import Values, device_of, known_classes
 from ndm._internal.random import Randomness
 from ndm.inference.likelihood import log_likelihood
+from ndm.inference.options import SamplerOptions
 from ndm.inference.sampling import sample
 from ndm.method.bounds import BoundTerms, bound, calibrate
 from ndm.method.conditionals import conditional
@@ -113,21 +114,25 @@ class NDM(Process):
         """Whether the model has a reverse ODE, and with it a log-likelihood."""
         return not self.denoiser.direct or bool(getattr(self.denoiser, "ode", False))
 
-    def sample(self, n: int, shape: Sequence[int] | None = None, **options: Any) -> Tensor:
+    def sample(
+        self, n: int, shape: Sequence[int] | None = None, options: SamplerOptions | None = None, **changes: Any
+    ) -> Tensor:
         r"""Draw n samples, (n, \*shape), in the data's original units; see :func:`ndm.sample`.
 
         Args:
             n: the number of samples.
             shape: the shape of one sample; by default :attr:`shape`.
-            options: further arguments of :func:`ndm.sample`.
+            options: the sampler; by default ancestral sampling in 100 steps.
+            changes: fields of ``options`` to replace, and further arguments of :func:`ndm.sample`.
 
         Raises:
+            TypeError: as for :func:`ndm.sample`.
             ValueError: the shape is unknown, or as for :func:`ndm.sample`.
         """
         shape = self.shape if shape is None else shape
         if shape is None:
-            raise ValueError("The model does not know the shape of an example: give it, as in sample(16, (1, 8, 8)).")
-        return sample(self, n, shape, **options)
+            raise ValueError("The shape of an example is unknown: pass it, as in sample(16, (1, 8, 8)).")
+        return sample(self, n, shape, options, **changes)
 
     def log_prob(self, x: Values, **options: Any) -> Tensor:
         r"""log p(x) under the reverse ODE, (B,), in nats: :func:`ndm.log_likelihood` without error estimates.

@@ -45,13 +45,13 @@ def test_labels_may_come_in_many_forms(way) -> None:
 @pytest.mark.parametrize(
     ("labels", "sentence"),
     [
-        ([0, 1, 2, 3], r"must be 0 \.\.\. 2, .* are 0 \.\.\. 3"),  # 3 stands for no class
-        ([1, 2, 3, 4], r"are 1 \.\.\. 4"),
-        ([0, 1, -1, 0], r"are -1 \.\.\. 1; -1 and nan often stand for a missing label"),
-        ([0, 1, 200, 0], r"are 0 \.\.\. 200"),
+        ([0, 1, 2, 3], r"must be 0 \.\.\. 2, .*got 0 \.\.\. 3"),  # 3 stands for no class
+        ([1, 2, 3, 4], r"got 1 \.\.\. 4"),
+        ([0, 1, -1, 0], r"got -1 \.\.\. 1; -1 and nan often stand for a missing label"),
+        ([0, 1, 200, 0], r"got 0 \.\.\. 200"),
         ([0.0, 1.0, math.nan, 0.0], "missing label"),
-        ([0.0, 1.5, 1.0, 0.0], "whole numbers"),
-        (["a", "b", "a", "c"], "labels must be numbers, and are text"),
+        ([0.0, 1.5, 1.0, 0.0], "must be integers from 0 to 2"),
+        (["a", "b", "a", "c"], "labels must be numbers, got text"),
         ([0, 1], "needs one label"),
         ([[0], [1], [2], [0]], "needs one label"),
         (1, "needs one label"),

@@ -58,7 +58,7 @@ def test_what_was_evaluated_is_shown_even_if_it_cannot_be_saved(
     said = capsys.readouterr()
     assert said.out.splitlines()[0].startswith("quantity")
     assert said.out.splitlines()[-1].startswith("test: ")
-    assert said.err.startswith("ndm: error: These figures could not be saved in ")
+    assert said.err.startswith("ndm: error: The results could not be saved in ")
     assert "No space left on device" in said.err
     assert len(said.err.splitlines()) == 1
 
@@ -74,7 +74,7 @@ def test_rows_that_are_not_finite_are_told_and_none_that_is_finite_is_an_error(
     assert main(["score", str(table / "run"), str(tmp_path / "far.csv"), *options]) == (2 if value == 1e30 else 0)
     said = capsys.readouterr()
     count, rows = (4, "0, 1, 2, 3") if value == 1e30 else (2, "0, 3")
-    assert said.out.count(f"not finite (inf or nan) for {count} of 4 rows, which are left out: rows {rows}") == 2
+    assert said.out.count(f"not finite (inf or nan) for {count} of 4 rows, which are excluded: rows {rows}") == 2
     assert ("error: No row has a finite bound" in said.err) == (value == 1e30)
     assert len(pandas.read_csv(tmp_path / "scores.csv")) == 4
 

@@ -16,16 +16,16 @@ from tests.cli.commands import TINY, Capture, error
 
 WRONG = [
     # the configuration
-    ("train", "Which configuration"),
+    ("train", "ndm train needs a configuration"),
     ("train digit", "no configuration 'digit'.*did you mean 'digits'"),
     ("train zzz", "there are celebahq256, .*digits, digits-identity"),
     ("train {tmp}/missing.yaml", "no configuration"),
     ("train {tmp}/broken.yaml", r"not YAML and cannot be read \(line 2"),
     ("train {tmp}/binary.yaml", "not text in UTF-8"),
     ("train {tmp}/text.yaml", "not a configuration"),
-    ("train {tmp}/flat.yaml", "training should be a section"),
+    ("train {tmp}/flat.yaml", "training must be a section"),
     ("train {tmp}/empty.yaml", r"lacks model\.schedule, model\.transform, model\.denoiser, data"),
-    ("train {tmp}/typo.yaml", "should not have a section 'modle'; did you mean 'model'"),
+    ("train {tmp}/typo.yaml", "has an unknown section 'modle'; did you mean 'model'"),
     ("train {tmp}/typo2.yaml", r"no option 'training\.learningrate'; did you mean 'training\.learning_rate'"),
     # names
     ("train digits --model.transform Neutral", "no class 'Neutral' for model.transform; did you mean 'Neural'"),
@@ -44,8 +44,8 @@ WRONG = [
     ("train digits --model.reverse_variance post", "no reverse variance 'post'; choose one of posterior"),
     ("train digits --model.transform Neural", r"lacks net in model\.transform"),
     # values
-    ("train digits --training.warmup abc", r"training\.warmup should be a whole number, not 'abc'"),
-    ("train digits --training.rate cosin", r"training\.rate should be one of cosine, constant, not 'cosin'"),
+    ("train digits --training.warmup abc", r"training\.warmup must be a whole number, not 'abc'"),
+    ("train digits --training.rate cosin", r"training\.rate must be one of cosine, constant, not 'cosin'"),
     ("train digits --training.learning_rate -1", r"training\.learning_rate must be positive, got -1"),
     ("train digits --model.schedule.gamma_min 10", "gamma_min must be below gamma_max.*gamma_min=10.0, gamma_max=5.0"),
     ("train digits --model.volatility -1", "volatility must be positive"),
@@ -53,7 +53,7 @@ WRONG = [
     ("train toy --data.train 0", "^The size of the train split must be positive, not 0"),
     ("train digits --trainer.accelerator gpux", "invalid accelerator name"),
     # parts that do not fit
-    ("train digits --model.decoder.levels 5", r"have K = 17 levels, .* is for 5: give --model\.decoder\.levels 17"),
+    ("train digits --model.decoder.levels 5", r"have K = 17 levels, .* has 5: give --model\.decoder\.levels 17"),
     ("train digits --data Pinwheel", "In the train split: The data do not lie on the decoder's K = 17 levels"),
     ("train digits --model.denoiser.net.channels 3", "takes images"),
     ("train digits --model.transform.terms 3", r"Separable\(terms=3\) must return"),
@@ -61,7 +61,7 @@ WRONG = [
     # runs
     ("train digits --out {tmp}/mine", "mine exists; nothing was written: choose another --out"),
     ("train --resume --out {tmp}/none", "no run at .*none to resume"),
-    ("train digits --resume --out {tmp}/none", "no run at .*none to resume; to begin one, leave --resume out"),
+    ("train digits --resume --out {tmp}/none", "no run at .*none to resume: leave --resume out to start one"),
     (
         "train digits --seed 4 --out {run}",
         "resume --out {run} --trainer.max_steps 12`, .*`ndm train digits --seed 4 --out {run}-2`",
@@ -73,22 +73,22 @@ WRONG = [
     ("evaluate {run} --split tset", "invalid choice: 'tset'"),
     (
         "evaluate {run} --data.train 65",
-        r"112 examples \(64 train.* then, 113 .* now.*or evaluate on these .*--other-data",
+        r"112 examples \(64 train.* in training, 113 .* given.*or give --other-data to evaluate",
     ),
     ("evaluate {run} --data.path x", "Pinwheel has no argument 'path'"),
-    ("evaluate {run} --data.train", "--data.train lacks its value"),
+    ("evaluate {run} --data.train", "--data.train needs a value"),
     ("evaluate {run} --steps 0", "whole number of at least 1, got '0'"),
     ("sample {tmp}/none --out {tmp}/x.csv", "no run at .*none"),
     ("sample {tmp}/mine --out {tmp}/x.csv", "no trained model in .*mine"),
     ("sample {run} --out {tmp}/x.csv --steps 0", "--steps: must be a whole number of at least 1, got '0'"),
     ("sample {run} --out {tmp}/x.csv -n 0", "-n: must be a whole number of at least 1"),
     ("sample {run} --out {tmp}/x.csv --seed x", r"--seed: must be a whole number from 0 to 2\^63 - 1"),
-    ("sample {run} --out {tmp}/x.csv --label 0", "--label 0 is for a model of several classes"),
-    ("sample {run} --out {tmp}/x.csv --guidance 2", "--guidance needs a model that was trained with label dropout"),
+    ("sample {run} --out {tmp}/x.csv --label 0", "--label 0 needs a class-conditional model"),
+    ("sample {run} --out {tmp}/x.csv --guidance 2", "--guidance needs a model trained with label dropout"),
     ("sample {run} --out {tmp}/x.csv --method dddim", "no sampling method 'dddim'"),
     ("sample {run} --out {tmp}/x.csv --stepz 3", "no option '--stepz'; did you mean '--steps'"),
     ("sample {run} --out {tmp}/x.csv --device cudda", "device 'cudda'"),
-    ("sample {run} --out {tmp}/x.txt", r"should end in \.png, \.csv, \.npz or \.parquet"),
+    ("sample {run} --out {tmp}/x.txt", r"must end in \.png, \.csv, \.npz or \.parquet"),
     ("sample {run} --out {tmp}/no/x.csv", "no folder"),
     ("sample {run} --out {tmp}/mine/notes.csv", "exists; nothing was written"),
     ("sample {run}", "required: --out"),
@@ -170,7 +170,7 @@ def test_a_lack_of_memory_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsy
         raise lack
 
     monkeypatch.setattr("ndm.cli.sample.run", command)
-    assert re.search(r"there is not enough memory for this \(.*\): take a smaller batch", error(capsys, "sample"))
+    assert re.search(r"there is not enough memory for this \(.*\): use a smaller batch", error(capsys, "sample"))
 
 
 def test_the_traceback_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

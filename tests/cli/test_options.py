@@ -58,7 +58,7 @@ def test_data_are_found_again_and_recognised(
     resume = ["train", "--resume", "--out", "run", "--trainer.max_steps", "6"]
     for command in (evaluate, resume):
         said = error(capsys, *command)
-        assert f"comes from run/config.yaml, is relative, and was looked for in {tmp_path}: give --data.path" in said
+        assert f"comes from run/config.yaml and is relative to {tmp_path}: give" in said
     here = ["--data.path", str(table / "x.csv")]
     assert main([*evaluate, *here]) == 0
     assert "other_data" not in json.loads(Path("run/evaluation.json").read_text())["about"]
@@ -67,10 +67,13 @@ def test_data_are_found_again_and_recognised(
     evaluation = Path("run/evaluation.json").read_bytes()
     for command, advice in ((evaluate, "--other-data"), (resume, "with another --out")):
         said = error(capsys, *command, "--data.path=longer.csv")
-        assert "60 rows (48 train, 6 validation, 6 test) then, 120 rows (96 train, 12 validation, 12 test) now" in said
+        assert (
+            "60 rows (48 train, 6 validation, 6 test) in training, 120 rows (96 train, 12 validation, 12 test) given"
+            in said
+        )
         assert advice in said
     assert main([*evaluate, "--data.path", "longer.csv", "--other-data"]) == 0
-    assert "data other than those of the training" in capsys.readouterr().out
+    assert "other data than the training data" in capsys.readouterr().out
     assert Path("run/evaluation.json").read_bytes() == evaluation
     about = json.loads(Path("run/evaluation-other-data.json").read_text())["about"]
     assert about["other_data"] == "--data.path longer.csv"

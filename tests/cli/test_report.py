@@ -28,7 +28,7 @@ def test_report_writes_one_page_for_several_runs(run: Path, table: Path, tmp_pat
 def test_report_refuses_what_it_cannot_show(run: Path, tmp_path: Path, capsys: Capture) -> None:
     out = ["--out", str(tmp_path / "report.html")]
     assert "There is no run at" in error(capsys, "report", str(run), str(tmp_path / "none"), *out)
-    assert "should end in .html" in error(capsys, "report", str(run), "--out", str(tmp_path / "report.pdf"))
+    assert "must end in .html" in error(capsys, "report", str(run), "--out", str(tmp_path / "report.pdf"))
     assert "no folder" in error(capsys, "report", str(run), "--out", str(tmp_path / "none" / "report.html"))
     assert "given twice" in error(capsys, "report", str(run), str(run), *out)
     assert "--out" in error(capsys, "report", str(run))

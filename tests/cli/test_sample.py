@@ -77,7 +77,7 @@ def test_the_seed_decides_the_samples(run: Path, tmp_path: Path) -> None:
 def test_samples_that_are_not_finite_are_not_written(run: Path, tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "x.csv"
     said = error(capsys, "sample", str(run), "-n", "5", "--method", "sde", "--eta", "1e30", "--out", str(out))
-    assert "of the samples 0 to 4 hold NaN or infinite values, and no file was written" in said
+    assert "of the samples 0 to 4 contain NaN or infinite values; no file was written" in said
     assert list(tmp_path.iterdir()) == []
     for eta in ("nan", "-1", "inf"):
         assert "eta must be" in error(capsys, "sample", str(run), "--eta", eta, "--out", str(out))
@@ -87,7 +87,7 @@ def test_samples_that_are_not_finite_are_not_written(run: Path, tmp_path: Path, 
 def test_samples_are_overwritten_only_when_asked(run: Path, tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "x.csv"
     out.write_text("mine")
-    assert "--overwrite it" in error(capsys, "sample", str(run), "--out", str(out))
+    assert "give --overwrite" in error(capsys, "sample", str(run), "--out", str(out))
     assert out.read_text() == "mine"
     assert main(["sample", str(run), "--steps", "1", "--out", str(out), "--overwrite"]) == 0
     assert out.read_text().startswith("x0,x1\n")
@@ -135,9 +135,9 @@ def test_a_conditional_model_draws_from_its_classes(tmp_path: Path, capsys: Capt
     assert table.shape == (12, 64)
     capsys.readouterr()
     said = error(capsys, "sample", run, "--label", "10", "--out", str(tmp_path / "x.csv"))
-    assert "--label must be 0 ... 9, one of the model's classes, not 10" in said
+    assert "--label must be one of the model's classes, 0 ... 9, got 10" in said
     said = error(capsys, "sample", run, "--guidance", "1", "--out", str(tmp_path / "x.csv"))
-    assert "trained without: train with --training.labels true --training.label_dropout 0.1" in said
+    assert "trained without it: train with --training.labels true --training.label_dropout 0.1" in said
     assert "trained without" in error(capsys, "evaluate", run, "--guidance", "1")
 
 
@@ -153,7 +153,7 @@ def test_columns_that_are_formulas_are_told_and_stay_readable(table: Path, tmp_p
     assert main(["sample", str(run), "-n", "5", "--steps", "3", "--out", str(out)]) == 0
     said = capsys.readouterr().err.splitlines()
     assert said[0] == f"ndm: 5 samples are in {out}"
-    assert said[1].startswith(f"ndm: warning: {out} has columns that a program for spreadsheets takes for formulas")
+    assert said[1].startswith(f"ndm: warning: {out} has column names that a spreadsheet program may run as formulas")
     assert said[1].count("'@c'; open it in another program") == len(said) - 1 == 1
     assert list(pandas.read_csv(out)) == names
     assert main(["score", str(run), str(out), "--out", str(tmp_path / "y.csv"), "--no-likelihood", "--times", "2"]) == 0
@@ -166,7 +166,7 @@ def test_samples_are_refused_before_they_are_drawn(
     monkeypatch.setattr("ndm.inference.sampling.sample", None)  # which cannot be called
     (tmp_path / "folder.csv").mkdir()
     command = ["sample", str(table / "run"), "-n", "20000", "--overwrite", "--out"]
-    assert "20,000: give a name that ends in .npz" in error(capsys, *command, str(tmp_path / "x.png"))
+    assert "20,000: choose a name that ends in .npz" in error(capsys, *command, str(tmp_path / "x.png"))
     assert "is a folder" in error(capsys, *command, str(tmp_path / "folder.csv"))
     with atomic_path(tmp_path / "x.csv"):
         assert "Another process is writing" in error(capsys, *command, str(tmp_path / "x.csv"))

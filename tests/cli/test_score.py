@@ -34,7 +34,7 @@ def test_score_refuses_what_does_not_fit(table: Path, run: Path, tmp_path: Path,
     out = ["--out", str(tmp_path / "scores.csv")]
     pandas.DataFrame({"a": [1.0], "c": [2.0], "d": [2.0]}).to_csv(tmp_path / "y.csv", index=False)
     assert "no column 'b, in m'" in error(capsys, "score", str(table / "run"), str(tmp_path / "y.csv"), *out)
-    assert "has 3 columns" in error(capsys, "score", str(run), str(tmp_path / "y.csv"), *out)
+    assert "has 3 numeric columns" in error(capsys, "score", str(run), str(tmp_path / "y.csv"), *out)
     assert "no file" in error(capsys, "score", str(run), str(tmp_path / "z.csv"), *out)
     assert "There is no run at" in error(capsys, "score", str(tmp_path / "none"), str(table / "x.csv"), *out)
     assert "--split is for images" in error(

@@ -103,7 +103,8 @@ def test_a_run_without_a_checkpoint_begins_again(
         assert said == f"ndm: stopped; there was no checkpoint yet; start again with: ndm train {tiny} --out {out}"
         assert main(again) == 0
         assert (
-            f"{out} is of a training that ended before its first checkpoint; it begins again" in capsys.readouterr().err
+            f"{out} has no checkpoint, because its training ended before the first one; it starts again"
+            in capsys.readouterr().err
         )
         name = "model/model.safetensors"
         assert (out / name).read_bytes() == (run / name).read_bytes()

@@ -177,7 +177,7 @@ def test_networks_get_the_number_of_channels_of_the_images(tmp_path: Path, mode:
 
 @pytest.mark.parametrize("net", [UNet, ConvNet, ImageTransformer])
 def test_a_network_that_is_not_told_its_channels_says_so(net: type) -> None:
-    with pytest.raises(ValueError, match=f"{net.__name__} has to know how many channels"):
+    with pytest.raises(ValueError, match=f"{net.__name__} needs the number of channels"):
         net(None)
 
 
@@ -236,7 +236,7 @@ def test_the_data_of_a_run_are_read_from_its_configuration(tmp_path: Path) -> No
     (tmp_path / "short.yaml").write_text("data: Digits")
     assert isinstance(read_data(tmp_path / "short.yaml"), Digits)
     (tmp_path / "none.yaml").write_text("seed: 3")
-    with pytest.raises(ValueError, match="does not say what data"):
+    with pytest.raises(ValueError, match="does not contain the data set"):
         read_data(tmp_path / "none.yaml")
 
 
@@ -281,7 +281,7 @@ def test_a_part_of_the_same_class_is_changed_where_it_says_so(tmp_path: Path) ->
     [
         ("extends: digitz", "There is no configuration 'digitz'.*did you mean 'digits'"),
         ("extends: a.yaml", "extends itself"),
-        ("tiny: 3", "tiny should be a section"),
+        ("tiny: 3", "tiny must be a section"),
     ],
 )
 def test_what_cannot_be_extended(tmp_path: Path, text: str, sentence: str) -> None:

@@ -64,7 +64,7 @@ def test_a_class_of_the_users_has_texts_too() -> None:
 
 
 def test_a_list_of_texts_is_asked_for() -> None:
-    with pytest.raises(ValueError, match=r"data\.columns should be a list, even of one: .* --data\.columns '\[NO\]'"):
+    with pytest.raises(ValueError, match=r"data\.columns must be a list: .* --data\.columns '\[NO\]'"):
         Configuration.read("table", ["--data.path", "x", "--data.columns", "NO"])
 
 
@@ -76,5 +76,5 @@ def test_a_runs_data_can_be_looked_for_elsewhere(tmp_path: Path) -> None:
     assert (data.path, data.named, data.seed) == ("1e3", ("a",), 4)
     with pytest.raises(ValueError, match=r"Table has no argument 'pth'; did you mean 'path'"):
         read_data(file, ["--data.pth", "y"])
-    with pytest.raises(ValueError, match=r"data\.seed should be a whole number, not 'x'"):
+    with pytest.raises(ValueError, match=r"data\.seed must be a whole number, not 'x'"):
         read_data(file, ["--data.seed", "x"])

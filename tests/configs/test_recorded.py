@@ -19,7 +19,7 @@ def test_a_runs_data_are_read_and_recognised(tmp_path: Path) -> None:
     data = read_run_data(run)
     assert isinstance(data, Pinwheel)
     assert len(data.train) == 9
-    with pytest.raises(ValueError, match=r"10 train.* or evaluate on these on purpose by --other-data"):
+    with pytest.raises(ValueError, match=r"10 train.* or give --other-data to evaluate on these"):
         read_run_data(run, ["--data.train", "10"])
     assert len(read_run_data(run, ["--data.train", "10"], other=True).train) == 10
 
@@ -29,12 +29,12 @@ def test_a_path_that_leads_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     run = Run(Path("run"))
     run.path.mkdir()
     run.config.write_text("data: {class_path: Table, init_args: {path: x.csv}}\n")
-    with pytest.raises(FileNotFoundError, match=r"comes from run/config\.yaml, is relative, and was looked for in"):
+    with pytest.raises(FileNotFoundError, match=r"comes from run/config\.yaml and is relative to"):
         read_run_data(run)
-    with pytest.raises(FileNotFoundError, match=r"for y\.csv: check its spelling\.$"):  # which was typed
+    with pytest.raises(FileNotFoundError, match=r"matches y\.csv: check its spelling\.$"):  # which was typed
         read_run_data(run, ["--data.path", "y.csv"])
     run.config.write_text("data: {class_path: Table, init_args: {path: /nowhere/x.csv}}\n")
-    with pytest.raises(FileNotFoundError, match=r"comes from run/config\.yaml: give --data\.path"):
+    with pytest.raises(FileNotFoundError, match=r"comes from run/config\.yaml: give the new path with --data\.path"):
         read_run_data(run)
     run.config.write_text("data: Pinwheel\n")
     with pytest.raises(FileNotFoundError, match=r"^of something else$"), looked_for(run):

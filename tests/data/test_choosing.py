@@ -18,7 +18,7 @@ def test_a_part_is_some_places_in_their_order_by_the_seed() -> None:
     assert not torch.equal(part, part_of(1000, 100, seed=4))
     for size in (7, 8, None):
         assert torch.equal(part_of(7, size, seed=0), torch.arange(7))
-    with pytest.raises(ValueError, match="at least one, got 0"):
+    with pytest.raises(ValueError, match="at least 1, got 0"):
         part_of(7, 0, seed=0)
 
 

@@ -77,7 +77,7 @@ def test_a_split_of_few_of_the_classes_is_spoken_of() -> None:
         return [line for line in data.summary() if line.startswith("warning: ")]
 
     (line,) = warnings([0] * 60 + [1] * 40)
-    assert line.startswith("warning: the validation split has 2 of 4 classes only")
+    assert line.startswith("warning: the validation split has only 2 of 4 classes")
     assert warnings([0, 1, 2, 3] * 20) == []
     assert warnings([0] * 10) == []  # so few may lack classes by chance
 

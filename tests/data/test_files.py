@@ -63,11 +63,11 @@ def test_links_in_a_circle_end(tmp_path: Path) -> None:
 def test_pipes_and_devices_are_refused(tmp_path: Path) -> None:
     put(tmp_path / "0.png")
     os.mkfifo(tmp_path / "1.png")
-    with pytest.raises(ValueError, match=r"1\.png is a named pipe and no file: remove it"):
+    with pytest.raises(ValueError, match=r"1\.png is a named pipe, not a regular file: remove it"):
         walk(tmp_path, KINDS)
     (tmp_path / "1.png").unlink()
     (tmp_path / "1.png").symlink_to("/dev/zero")
-    with pytest.raises(ValueError, match=r"1\.png is a device and no file"):
+    with pytest.raises(ValueError, match=r"1\.png is a device, not a regular file"):
         walk(tmp_path, KINDS)
     require_regular(tmp_path / "0.png")
 

@@ -49,7 +49,7 @@ def test_splits_of_its_own_are_kept(pattern: str, tmp_path: Path, pixels: np.nda
     data = Images(pattern)
     assert data.labels("train").tolist() == list(range(24))
     assert data.labels("validation").tolist() == [7, 8, 9]
-    with pytest.raises(ValueError, match=r"has validation and test splits of its own.*: leave validation out"):
+    with pytest.raises(ValueError, match=r"already has validation and test splits.*: leave validation out"):
         Images(pattern, validation=3).train  # noqa: B018
 
 
@@ -112,7 +112,7 @@ def test_grey_images_before_coloured_ones_are_made_coloured(
     assert torch.equal(rows[0], as_values(np.stack([pixels[0, ..., 0]] * 3, axis=-1)[None])[0])
     assert torch.equal(rows[39], as_values(pixels[39:])[0])
     assert Images(str(path), channels=1).shape == (1, 6, 5)
-    refused = pytest.raises(ValueError, match="The second has colours and the others has none: give channels=")
+    refused = pytest.raises(ValueError, match="The second is a colour image, unlike the others: give")
     with building.Decoder(None, None, (1, 6, 5)) as decoder, refused:
         decoder(files[:2], ["first", "second"])
 

@@ -42,14 +42,14 @@ def test_a_broken_image_in_a_stream(tmp_path: Path, pixels: np.ndarray, encode, 
 
 def test_a_batch_that_cannot_be_filled(pattern: str) -> None:
     with pytest.raises(
-        ValueError, match=r"No batch of 25 can be filled from the train split of .*: lower the batch size"
+        ValueError, match=r"the train split of .* has too few examples for a batch of 25: reduce the batch size"
     ):
         take(Images(pattern, streaming=True, held=3), 1, batch_size=25)
 
 
 def test_too_few_to_split(tmp_path: Path, pixels: np.ndarray, encode, write_parquet) -> None:
     path = str(write_parquet(tmp_path / "x.parquet", [encode(p) for p in pixels]))
-    with pytest.raises(ValueError, match="has 40 training examples, too few to take 20 of them for each of"):
+    with pytest.raises(ValueError, match="has 40 training examples, too few to take 20 for each of"):
         Images(path, validation=20).train  # noqa: B018
     with pytest.raises(ValueError, match=r"There are no images for the train split: .*x\.parquet has too few"):
         Images(path, validation=40, streaming=True).train  # noqa: B018

@@ -97,7 +97,7 @@ def test_a_stream_shorter_than_announced_goes_on(
     with caplog.at_level(logging.WARNING, "ndm.data"):
         assert len(take(Images(pattern, streaming=True, held=3), 9)) == 9
     assert "should have 1000 rows but has fewer" in caplog.text
-    with pytest.raises(ValueError, match="No batch of 25 can be filled"):
+    with pytest.raises(ValueError, match="too few examples for a batch of 25"):
         take(Images(pattern, streaming=True, held=3), 1, batch_size=25)
 
 

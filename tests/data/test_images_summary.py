@@ -29,7 +29,7 @@ def test_a_summary_tells_what_was_found_and_done(tmp_path: Path, pixels: np.ndar
     assert "left out: 1 .txt (images are read)" in lines
     assert "modes: 17 RGB, 3 RGBA" in lines
     assert "sizes: all 5 x 6 pixels" in lines
-    assert "images put on a white background, being transparent in part: 1" in lines
+    assert "images partly transparent, and put on a white background: 1" in lines
     assert "splits: train 16, validation 2, test 2" in lines
     assert "classes: 2: a (10), b (10)" in lines
     assert (data.classes, data.class_names) == (2, ("a", "b"))
@@ -37,7 +37,7 @@ def test_a_summary_tells_what_was_found_and_done(tmp_path: Path, pixels: np.ndar
     assert again.summary() == lines  # without decoding them once more
     resized = Images(str(tmp_path / "set"), size=6).summary()
     assert any("resized to 6 pixels" in line and "20 images are enlarged" in line for line in resized)
-    with pytest.raises(ValueError, match=r"/00\.png of .* is partly transparent: give background=white"):
+    with pytest.raises(ValueError, match=r"/00\.png of .* is partly transparent: give --data.background white"):
         Images(str(tmp_path / "set"), background=None).train  # noqa: B018
     with pytest.raises(ValueError, match="background must be a colour"):
         Images(str(tmp_path / "set"), background="chequered")
@@ -116,7 +116,7 @@ def test_a_column_called_label_that_holds_none_is_spoken_of(
     data = Images(str(path))
     assert data.labels("train") is None
     assert any("'target' holds float64 and is not read" in line for line in data.summary())
-    with pytest.raises(ValueError, match=r"A label of .* is 0\.5: labels are the whole numbers"):
+    with pytest.raises(ValueError, match=r"has the label 0\.5: labels must be integers"):
         Images(str(path), label_column="target").train  # noqa: B018
 
 

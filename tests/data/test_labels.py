@@ -17,10 +17,10 @@ def test_labels_of_the_classes_pass() -> None:
 @pytest.mark.parametrize(
     ("labels", "sentence"),
     [
-        ([0, 1, 4], r"labels must be 0 \.\.\. 2, and are 0 \.\.\. 4: give the network classes=5"),
-        ([4, 0, 1], r"labels must be 0 \.\.\. 2, and are 0 \.\.\. 4"),
-        ([3], r"labels must be 0 \.\.\. 2, and are 3 \.\.\. 3"),
-        ([0, -2, 1], r"labels must be 0 \.\.\. 2, and are -2 \.\.\. 1: correct the labels"),
+        ([0, 1, 4], r"labels must be 0 \.\.\. 2, got 0 \.\.\. 4: give the network classes=5"),
+        ([4, 0, 1], r"labels must be 0 \.\.\. 2, got 0 \.\.\. 4"),
+        ([3], r"labels must be 0 \.\.\. 2, got 3 \.\.\. 3"),
+        ([0, -2, 1], r"labels must be 0 \.\.\. 2, got -2 \.\.\. 1: correct the labels"),
         ([0, -1, 1, -1], r"some labels are missing \(-1\): 2 of 4"),
         ([-1, 0, 7], r"some labels are missing \(-1\): 1 of 3"),
     ],

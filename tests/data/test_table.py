@@ -82,7 +82,7 @@ def test_files_tell_their_splits(tmp_path: Path) -> None:
         both = torch.cat([data.train, data.validation]).sum(0, dtype=torch.float64)
         rows = np.concatenate([frame(30, s)[["b", "a", "c"]].to_numpy() for s in (0, 1)])
         np.testing.assert_allclose(both, rows.sum(0), rtol=1e-6)
-    says(str(tmp_path / "set"), "a test split of its own", test=3)
+    says(str(tmp_path / "set"), "already has a test split", test=3)
 
 
 def test_levels_are_the_values_of_the_numbers(tmp_path: Path) -> None:

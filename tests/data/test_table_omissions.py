@@ -32,10 +32,10 @@ def test_an_index_that_pandas_has_written_is_left_out_where_it_counts(tmp_path: 
     assert columns(twice.sample(frac=1, random_state=0))[0] == ("a", "b", "c")  # in another order it is one still
     found, lines = columns(plain.assign(**{"Unnamed: 3": plain.a}))
     assert found == ("a", "b", "c", "Unnamed: 3")
-    assert any(line.startswith("warning: the column 'Unnamed: 3' is called as an index") for line in lines)
+    assert any(line.startswith("warning: the column 'Unnamed: 3' is named like an index") for line in lines)
     found, lines = columns(plain.assign(id=range(7, 37)))
     assert found == ("a", "b", "c", "id")
-    assert any(line.startswith("warning: the column 'id' counts the rows") for line in lines)
+    assert any(line.startswith("warning: the column 'id' only counts the rows") for line in lines)
     found, lines = columns(plain)
     assert not any("warning" in line or "left out" in line for line in lines)
 

@@ -72,7 +72,7 @@ def test_columns_that_do_not_suit_are_named(tmp_path: Path) -> None:
         says(str(path), "'d'", "a, b, c, city, flat", columns=["a", "d"])
         says(str(path), "'a' twice", columns=["a", "b", "a"])
         says(str(path), "'flat'", "constant", "2.5")
-        says(str(path), "no column", columns=[])
+        says(str(path), "columns is empty", columns=[])
         says(str(path), "'city'", columns=["a", "city"])
     with pytest.raises(ValueError, match="did you mean 'city'"):
         _ = Table(str(path), columns=["citi"]).train
@@ -83,7 +83,7 @@ def test_single_precision_must_not_spoil_a_column(tmp_path: Path) -> None:
     times = 1.7e9 + rng.normal(size=200)
     path = tmp_path / "x.csv"
     pandas.DataFrame({"a": rng.normal(size=200), "time": times}).to_csv(path, index=False)
-    says(str(path), "'time'", "single precision", "offset")
+    says(str(path), "'time'", "float32", "offset")
     pandas.DataFrame({"a": rng.normal(size=200), "big": 1e39 * times}).to_csv(path, index=False)
     says(str(path), "'big'", "larger than float32 holds", "199 more such cells")
     pandas.DataFrame({"near": 1e5 + rng.normal(size=200)}).to_csv(path, index=False)
@@ -102,7 +102,7 @@ def test_single_precision_must_not_spoil_a_column(tmp_path: Path) -> None:
         ("1,2\n3,4\n5,6\n", ["line of numbers"]),
         ("a;b\n1;2\n", ["commas"]),
         ("a,b\n1,2\n1,2,3\n", ["line 3", "3 cells under 2"]),
-        ("a,b\nx,y\nx,y\n", ["no column of numbers", "a, b"]),
+        ("a,b\nx,y\nx,y\n", ["no numeric column", "a, b"]),
     ],
 )
 def test_a_csv_file_that_is_no_table_is_refused(tmp_path: Path, text: str, words: list[str]) -> None:
@@ -110,8 +110,8 @@ def test_a_csv_file_that_is_no_table_is_refused(tmp_path: Path, text: str, words
 
 
 def test_files_that_are_missing_or_damaged_are_refused(tmp_path: Path) -> None:
-    says(str(tmp_path / "x.csv"), "no file")
-    says(str(tmp_path / "*.csv"), "no file")
+    says(str(tmp_path / "x.csv"), "No file")
+    says(str(tmp_path / "*.csv"), "No file")
     says(str(tmp_path), "neither CSV nor Parquet")
     says(csv(tmp_path / "x.txt", "a,b"), ".csv or .parquet")
     says(csv(tmp_path / "x.parquet", "a,b"), "damaged")

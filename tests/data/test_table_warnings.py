@@ -18,7 +18,7 @@ def test_few_values_are_spoken_of(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     frame(600).assign(rooms=np.arange(600) % 4).to_csv(tmp_path / "x.csv", index=False)
     with caplog.at_level(logging.WARNING, "ndm.data"):
         _ = Table(str(tmp_path / "x.csv")).train
-    assert "'rooms' takes 4 values" in caplog.text
+    assert "'rooms' has only 4 distinct values" in caplog.text
     assert "'c'" not in caplog.text
 
 
@@ -26,7 +26,7 @@ def test_few_values_of_few_rows_are_spoken_of_too(tmp_path: Path) -> None:
     for rows, taken in ((100, 2), (100, 8), (30, 4)):
         frame(rows).assign(rooms=np.arange(rows) % taken).to_csv(tmp_path / "x.csv", index=False)
         said = " ".join(Table(str(tmp_path / "x.csv")).summary())
-        assert (f"'rooms' takes {taken} values" in said) is (taken * 10 <= 0.8 * rows), (rows, taken)
+        assert (f"'rooms' has only {taken} distinct values" in said) is (taken * 10 <= 0.8 * rows), (rows, taken)
 
 
 def test_columns_that_depend_on_each_other_are_spoken_of(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_columns_that_depend_on_each_other_are_spoken_of(tmp_path: Path) -> None
 def test_a_warning_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """By the summary, or else by the log."""
     frame(600).assign(rooms=np.arange(600) % 4, doors=np.arange(600) % 3).to_csv(tmp_path / "x.csv", index=False)
-    few = "the columns 'rooms' (4 values), 'doors' (3 values) take few values only"
+    few = "the columns 'rooms' (4 values), 'doors' (3 values) have few distinct values"
     with caplog.at_level(logging.WARNING, "ndm.data"):
         data = Table(str(tmp_path / "x.csv"))
         assert data.shape == (5,)

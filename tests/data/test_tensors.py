@@ -66,9 +66,9 @@ def test_a_gradient_is_left_behind() -> None:
 def test_a_split_that_was_not_given_is_asked_for() -> None:
     data = Tensors(TRAIN)
     for name in ("validation", "test"):
-        with pytest.raises(ValueError, match=rf"no {name} split: give Tensors {name}=, of shape \(N, 3\)"):
+        with pytest.raises(ValueError, match=rf"without a {name} split: pass {name}=, of shape \(N, 3\)"):
             data.examples(name)
-        with pytest.raises(ValueError, match=f"no {name} split"):
+        with pytest.raises(ValueError, match=f"without a {name} split"):
             data.labels(name)
     with pytest.raises(ValueError, match="no split 'dev'"):
         data.split("dev")
@@ -83,12 +83,12 @@ def test_a_split_that_was_not_given_is_asked_for() -> None:
         ({"train": torch.ones(0, 3)}, r"train split has no examples: .*\(0, 3\)"),
         (
             {"train": TRAIN, "test": torch.ones(2, 4)},
-            r"one shape, and have \(3,\) in the train split, \(4,\) in the test",
+            r"the same shape, got \(3,\) in the train split, \(4,\) in the test",
         ),
         ({"train": TRAIN, "test": OTHER / 0}, "test split has NaN or infinite"),
-        ({"test": TRAIN.long()}, r"test split is of torch.int64: give levels=K"),
-        ({"test": TRAIN > 2}, r"test split is of torch.bool: give levels=K"),
-        ({"test": TRAIN + 0j, "levels": 12}, r"test split is of torch.complex64"),
+        ({"test": TRAIN.long()}, r"test split has dtype torch.int64: give levels=K"),
+        ({"test": TRAIN > 2}, r"test split has dtype torch.bool: give levels=K"),
+        ({"test": TRAIN + 0j, "levels": 12}, r"test split has dtype torch.complex64"),
         (
             {"test": TRAIN.long(), "levels": 11},
             r"In the test split: Level numbers must lie in 0 \.\.\. 10, not 0 \.\.\. 11",
@@ -97,12 +97,12 @@ def test_a_split_that_was_not_given_is_asked_for() -> None:
         ({"train": TRAIN, "levels": 1}, "levels must be at least 2, got 1"),
         (
             {"train": TRAIN, "labels": {"test": torch.zeros(2).long()}},
-            "labels for 'test', and the splits given are train",
+            "labels has an entry for 'test', but the splits are train",
         ),
-        ({"train": TRAIN, "labels": {"train": torch.zeros(3).long()}}, "a tensor of 4 integers from 0 on"),
-        ({"train": TRAIN, "labels": {"train": torch.zeros(4)}}, "a tensor of 4 integers"),
-        ({"train": TRAIN, "labels": {"train": torch.tensor([0, -1, 0, 0])}}, "a tensor of 4 integers"),
-        ({"train": TRAIN, "labels": {"train": [0, 1, 2, 3]}}, "a tensor of 4 integers"),
+        ({"train": TRAIN, "labels": {"train": torch.zeros(3).long()}}, "a tensor of 4 non-negative integers"),
+        ({"train": TRAIN, "labels": {"train": torch.zeros(4)}}, "a tensor of 4 non-negative integers"),
+        ({"train": TRAIN, "labels": {"train": torch.tensor([0, -1, 0, 0])}}, "a tensor of 4 non-negative integers"),
+        ({"train": TRAIN, "labels": {"train": [0, 1, 2, 3]}}, "a tensor of 4 non-negative integers"),
     ],
 )
 def test_what_does_not_fit_is_refused(arguments: dict, sentence: str) -> None:
@@ -129,5 +129,5 @@ def test_a_model_is_trained_and_evaluated_on_them(tmp_path: Path) -> None:
     result = evaluate(model, new, steps=(2, None), variances=("posterior",), times=2, likelihood=False)
     assert [row["unit"] for row in result.rows] == ["bits/dim"] * 2
     assert result.about["data"] == "Tensors"
-    with pytest.raises(ValueError, match="no train split"):
+    with pytest.raises(ValueError, match="without a train split"):
         evaluate(model, new, steps=(2,), variances=("isotropic",), likelihood=False)

@@ -113,7 +113,7 @@ def test_what_cannot_be_fitted_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
         gaussian_mixture(x, x[:, :2])
     with pytest.raises(ValueError, match="shape"):
         gaussian_mixture(x[:, None], x[:, None])
-    with pytest.raises(ValueError, match="3 columns, and the rows have 2"):
+    with pytest.raises(ValueError, match="fitted to 3 columns, got 2"):
         gaussian_mixture(x, x).log_prob(x[:, :2])
     monkeypatch.setitem(sys.modules, "sklearn.mixture", None)
     assert not baselines.has_mixtures()

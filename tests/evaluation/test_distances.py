@@ -197,10 +197,10 @@ def test_far_from_the_origin_no_digits_are_lost() -> None:
 @pytest.mark.parametrize(
     ("x", "y", "options", "sentence"),
     [
-        (normal(9), normal(9, 3), {}, r"of one shape; got \(9, 2\) and \(9, 3\)"),
-        (normal(9)[:, 0], normal(9)[:, 0], {}, "of one shape"),
+        (normal(9), normal(9, 3), {}, r"got \(9, 2\) and \(9, 3\)"),
+        (normal(9)[:, 0], normal(9)[:, 0], {}, "must have shapes"),
         (normal(3), normal(9), {}, "at least 4 examples, got 3 and 9"),
-        (normal(9), normal(9) * torch.nan, {}, "not finite"),
+        (normal(9), normal(9) * torch.nan, {}, "NaN or infinite"),
         (normal(9), normal(9), {"permutations": -1}, "at least 0, got -1"),
     ],
 )
@@ -216,7 +216,7 @@ def test_numbers_out_of_their_range_are_refused() -> None:
             sliced_wasserstein(normal(9), normal(9), **options)
     with pytest.raises(ValueError, match="scale must be positive"):
         mmd(normal(9), normal(9), scale=0.0)
-    with pytest.raises(ValueError, match="most examples of x are the same, give it by hand"):
+    with pytest.raises(ValueError, match="most examples of x are equal, pass scale="):
         mmd(torch.zeros(9, 2), normal(9))
 
 

@@ -162,7 +162,7 @@ def test_a_bar_is_shown_on_a_terminal_or_as_wanted(
 
 
 def test_wrong_names_are_refused(exact: ndm.NDM, gaussian: Gaussian) -> None:
-    with pytest.raises(ValueError, match="choose among posterior, own, isotropic, diagonal, full"):
+    with pytest.raises(ValueError, match="choose one of posterior, own, isotropic, diagonal, full"):
         evaluate(exact, gaussian, steps=(2,), variances=("isotropc",), likelihood=False)
     with pytest.raises(ValueError, match="tset"):
         evaluate(exact, gaussian, split="tset")

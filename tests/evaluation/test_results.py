@@ -1,4 +1,4 @@
-"""What an evaluation says and saves, whatever its figures are."""
+"""What an evaluation says and saves, whatever its results are."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def test_examples_without_a_finite_value_are_counted_named_and_left_out(tmp_path
     assert (row["value"], row["examples"], row["not_finite"]) == (3.0, 5, 2)
     assert row["stderr"] == pytest.approx(2 / math.sqrt(3))
     assert row["not_finite_examples"] == [4, 16]
-    said = "bound, continuous time: not finite (inf or nan) for 2 of 5 examples, which are left out: numbers 4, 16 of"
+    said = "bound, continuous time: not finite (inf or nan) for 2 of 5 examples, which are excluded: numbers 4, 16 of"
     assert said in result.text()
-    assert "5 examples, of which 2 not finite and left out" in result.quote()
+    assert "5 examples, of which 2 not finite and excluded" in result.quote()
     saved = strictly(result.save(tmp_path / "e.json").read_text())
     assert saved["rows"] == result.rows
     assert read_per_example(tmp_path / "e.npz")["bound, continuous time"].isnan().sum() == 1

@@ -17,19 +17,19 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("counted")]
 # ---- configurations
 
 CONFIGURATIONS = {
-    "aliases": (aliases(), "stands for more than 50,000 values"),
-    "merges": (merges(), "stands for more than 50,000 values"),
-    "an anchor in itself": ("model: &a [*a]\n", "anchor &a holds itself"),
+    "aliases": (aliases(), "expands to more than 50,000 values"),
+    "merges": (merges(), "expands to more than 50,000 values"),
+    "an anchor in itself": ("model: &a [*a]\n", "anchor &a refers to itself"),
     "deep lists": ("model: " + deep(), "deeper than 60 levels"),
     "deep mappings": ("model: " + deep("{a: "), "deeper than 60 levels"),
     "deep blocks": (deep("- "), "deeper than 60 levels"),
     "deep in a text": (changed(CONFIG, data__init_args__train=deep()), "deeper than 60 levels"),
-    "many": ("model: [" + "a, " * 200_000 + "]", "stands for more than 50,000 values"),
+    "many": ("model: [" + "a, " * 200_000 + "]", "expands to more than 50,000 values"),
     "large": ("# " + "x" * (2 << 20), "larger than 1,048,576 bytes"),
     "a long number": ("seed: " + "1:" * 400_000 + "1\n", "more than 4,300 digits"),
-    "an object": ("seed: !!python/object/apply:os.system [touch ran]\n", "is no configuration"),
+    "an object": ("seed: !!python/object/apply:os.system [touch ran]\n", "is not a configuration"),
     "no such day": ("seed: 2024-99-99\n" + CONFIG, "whole number|cannot be read"),
-    "a list as a key": ("? [a]\n: b\n", "is no configuration"),
+    "a list as a key": ("? [a]\n: b\n", "is not a configuration"),
     "a wide network": (changed(CONFIG, **{f"{NET}__init_args__hidden": 10**9}), "tensors of more than .*: make it"),
     "a wider network": (changed(CONFIG, **{f"{NET}__init_args__hidden": 10**12}), "make it smaller"),
     "a deep network": (changed(CONFIG, **{f"{NET}__init_args__depth": 10**9}), "more than 20,000 tensors"),
@@ -95,7 +95,7 @@ def test_what_is_no_regular_file_is_not_read(
 ) -> None:
     make(folder / name)
     words = [name] if name == "x.yaml" else ["table", "--data.path", name]
-    refused(["train", *words, "--out", "new"], r"is a (named pipe|device|socket) and no file")
+    refused(["train", *words, "--out", "new"], r"is a (named pipe|device|socket), not a regular file")
 
 
 # ---- the current folder

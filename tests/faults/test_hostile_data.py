@@ -28,7 +28,7 @@ TABLES: dict[str, tuple[Callable[[Path], str], str]] = {
     "400,000,000 rows": (write(hostile.tall_parquet, "x.parquet"), "400,000,000 rows of 2 columns, needs about 26 GB"),
     "1,000,000 columns": (write(lambda p: hostile.wide_csv(p, 10**6, 1), "x.csv"), "1,000,000 columns"),
     "200,000 columns": (write(lambda p: hostile.wide_parquet(p, 200_000), "x.parquet"), "columns"),
-    "a line without an end": (write(lambda p: hostile.sparse(p), "x.csv"), "it is no table"),
+    "a line without an end": (write(lambda p: hostile.sparse(p), "x.csv"), "it is not a CSV table"),
     "no Parquet": (write(lambda p: hostile.sparse(p), "x.parquet"), "cannot be read as a Parquet file"),
     "an open quote": (write(lambda p: p.write_text('a,b\n1,"2\n' + "3,4\n" * 2_000_000), "x.csv"), "x.csv"),
 }  # fmt: skip
@@ -46,8 +46,8 @@ IMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "long": (lambda p: p.write_bytes(hostile.png(2, 8_000_000)), "has 2 x 8,000,000 pixels"),
     "large": (lambda p: p.write_bytes(hostile.png(12_000, 12_000)), "has 12,000 x 12,000 pixels"),
     "larger": (lambda p: p.write_bytes(hostile.png(40_000, 40_000)), "more than 89,478,485 pixels"),
-    "a pipe": (pipe, "a named pipe and no file"),
-    "zeros": (endless, "a device and no file"),
+    "a pipe": (pipe, "a named pipe, not a regular file"),
+    "zeros": (endless, "a device, not a regular file"),
     "a large file": (lambda p: hostile.sparse(p), "larger than 536,870,912 bytes"),
 }
 

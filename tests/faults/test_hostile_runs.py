@@ -62,7 +62,7 @@ RUNS: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
     "aliases in config.yaml": (spoil("config.yaml", aliases()), EVALUATE, "more than 50,000 values"),
     "depth in config.yaml": (spoil("config.yaml", "data: " + deep()), EVALUATE, "deeper than 60"),
     "aliases, report": (spoil("config.yaml", aliases()), REPORT, "more than 50,000 values"),
-    "recursion, report": (spoil("config.yaml", "data: &a [*a]"), REPORT, "holds itself"),
+    "recursion, report": (spoil("config.yaml", "data: &a [*a]"), REPORT, "refers to itself"),
     "aliases, resume": (spoil("config.yaml", aliases()), RESUME, "more than 50,000 values"),
     "a foreign data set": (in_config(data={"class_path": "evilmod.X"}), EVALUATE, "evilmod.X, .* --allow evilmod"),
     "a foreign data set, resume": (in_config(data={"class_path": "evilmod.X"}), RESUME, "--allow evilmod"),
@@ -82,7 +82,7 @@ RUNS: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
     "a pipe for config.json": (lambda run: pipe(run / "model/config.json"), SAMPLE, "is a named pipe"),
     "shape": (in_json("data.json", shape=[10**12]), SAMPLE, "needs about 260,000 GB of memory"),
     "shape of many": (in_json("data.json", shape=[3, 10**6, 10**6]), REPORT, "of memory"),
-    "shape of another": (in_json("data.json", shape=[3]), SAMPLE, "other data than"),
+    "shape of another": (in_json("data.json", shape=[3]), SAMPLE, "was not trained on the data"),
     "shape below zero": (in_json("data.json", shape=[-1]), SAMPLE, "shape of an example cannot be"),
     "shape of words": (in_json("data.json", shape=["x"]), SCORE, "shape of an example cannot be"),
     "shape of nothing": (in_json("data.json", shape=[]), SAMPLE, "shape of an example cannot be"),
@@ -104,16 +104,16 @@ RUNS: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
     "a packed checkpoint": (lambda run: hostile.packed(run / "checkpoints/last.ckpt"), RESUME, "not a checkpoint"),
     "a checkpoint of words": (in_checkpoint(lambda c: c.update(global_step="x")), RESUME, "not a checkpoint"),
     "a checkpoint without weights": (in_checkpoint(lambda c: c.pop("state_dict")), RESUME, "not a checkpoint"),
-    "a checkpoint without loops": (in_checkpoint(lambda c: c.pop("loops")), RESUME, "lacks loops"),
+    "a checkpoint without loops": (in_checkpoint(lambda c: c.pop("loops")), RESUME, "does not contain loops"),
     "a checkpoint without an optimizer": (
-        in_checkpoint(lambda c: c.pop("optimizer_states")), RESUME, "lacks optimizer_states"
+        in_checkpoint(lambda c: c.pop("optimizer_states")), RESUME, "does not contain optimizer_states"
     ),
     "another model's checkpoint": (
-        in_checkpoint(lambda c: c["state_dict"].update({"model.x": torch.zeros(2)})), RESUME, "of another model"
+        in_checkpoint(lambda c: c["state_dict"].update({"model.x": torch.zeros(2)})), RESUME, "another model"
     ),
     "a checkpoint with a wrong weight": (
         in_checkpoint(lambda c: c["state_dict"].update({next(iter(c["state_dict"])): torch.zeros(2, 3, 4)})), RESUME,
-        "of another model",
+        "another model",
     ),
 }  # fmt: skip
 
@@ -157,7 +157,7 @@ def test_an_evaluation_that_unfolds_is_refused(trained: Path, folder: Path, refu
     run = hostile.copy_of(trained, folder)
     (run / "evaluation.json").write_text(json.dumps({"rows": [], "about": {}}))
     hostile.tall_npz(run / "evaluation.npz")
-    refused(REPORT, "unfolds to needs about 34 GB of memory")
+    refused(REPORT, "needs about 34 GB of memory")
 
 
 def test_a_pickle_is_not_run(trained: Path, folder: Path, refused: Callable[..., None]) -> None:

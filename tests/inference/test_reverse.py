@@ -97,8 +97,8 @@ def test_eulers_step_is_ddims(name):
     """Whose formula knows no slopes at all."""
     model, z = gaussian(name), start(5)
     expected = ndm.sample(
-        model, 5, (3,), "ddim", 6, generator=torch.Generator().manual_seed(0), trajectory=True, dtype=torch.float64,
-        spacing="time",
+        model, 5, (3,), method="ddim", steps=6, generator=torch.Generator().manual_seed(0), trajectory=True,
+        dtype=torch.float64, spacing="time",
     )[1:-1]  # fmt: skip
     alpha = model.schedule(falling(6)).alpha[1:]
     found = [state / a for state, a in zip(ode_states(model, z, falling(6), "euler"), alpha, strict=True)]
@@ -206,8 +206,9 @@ def test_the_sdes_first_step_counts(steps):
 def test_few_steps_that_are_even_in_gamma_do_not_blow_up(name):
     for solver in (None, "euler"):
         x = ndm.sample(
-            gaussian(name), 2000, (3,), "sde", 10 if solver is None else 60, solver=solver, dtype=torch.float64,
-            generator=torch.Generator().manual_seed(0), spacing="gamma" if solver is None else None,
+            gaussian(name), 2000, (3,), method="sde", steps=10 if solver is None else 60, solver=solver,
+            dtype=torch.float64, generator=torch.Generator().manual_seed(0),
+            spacing="gamma" if solver is None else None,
         )  # fmt: skip
         torch.testing.assert_close(x.mean(0), MEAN, rtol=0, atol=0.25)
         assert x.std(0).max() < 1

@@ -59,7 +59,7 @@ def test_ancestral_steps_with_the_calibrated_variance_are_exact(name, steps, cov
 @pytest.mark.parametrize("steps", [1, 13])
 def test_ddim_is_the_closed_form(name, steps):
     """Without noise the result is linear in z_1 alone: the same numbers, not just the same moments."""
-    path = sample(gaussian(name), 5, (2,), "ddim", steps, trajectory=True, dtype=torch.float64)
+    path = sample(gaussian(name), 5, (2,), method="ddim", steps=steps, trajectory=True, dtype=torch.float64)
     z_1 = path[0] * level(1)[0]
     mean, variance = ancestral_moments(name, steps, 0.0)
     torch.testing.assert_close(path[-1], mean + math.sqrt(variance) * z_1)
@@ -73,7 +73,16 @@ def test_ddim_is_the_closed_form(name, steps):
 def test_the_ode_is_the_closed_form(name, solver, steps, error):
     """The exact flow carries z_1 to mu_0 + sqrt(V_0 / V_1) (z_1 - mu_1), example by example."""
     path = sample(
-        gaussian(name), 6, (2,), "ode", steps, solver=solver, rtol=1e-7, atol=1e-7, trajectory=True, dtype=torch.float64
+        gaussian(name),
+        6,
+        (2,),
+        method="ode",
+        steps=steps,
+        solver=solver,
+        rtol=1e-7,
+        atol=1e-7,
+        trajectory=True,
+        dtype=torch.float64,
     )
     (mu_0, v_0), (mu_1, v_1), alpha_0 = moments(name, 0.0), moments(name, 1.0), level(0)[0]
     expected = (mu_0 + math.sqrt(v_0 / v_1) * (path[0] * level(1)[0] - mu_1)) / alpha_0
@@ -84,7 +93,7 @@ def test_the_ode_is_the_closed_form(name, solver, steps, error):
 @pytest.mark.parametrize("eta", [None, 0.6])
 def test_euler_maruyama_has_its_closed_form_moments(name, eta):
     expected = euler_maruyama_moments(name, 100, 1.0 if eta is None else eta)
-    assert_moments(sample(gaussian(name), N, (2,), "sde", 100, eta=eta, dtype=torch.float64), expected)
+    assert_moments(sample(gaussian(name), N, (2,), method="sde", steps=100, eta=eta, dtype=torch.float64), expected)
 
 
 @pytest.mark.parametrize("eta", [1.0, 0.6])
@@ -99,7 +108,9 @@ def test_what_euler_maruyama_is_compared_with_tends_to_the_data(name, eta):
 )
 def test_torchsdes_solvers_reach_the_data(solver, steps):
     n = 1000 if steps is None else 5000
-    x = sample(gaussian("scale"), n, (2,), "sde", steps, solver=solver, rtol=1e-2, atol=1e-2, dtype=torch.float64)
+    x = sample(
+        gaussian("scale"), n, (2,), method="sde", steps=steps, solver=solver, rtol=1e-2, atol=1e-2, dtype=torch.float64
+    )
     assert_moments(x, data_moments("scale"), bias=0.05)
 
 
@@ -120,7 +131,7 @@ def test_ddpm_and_ddim_are_those_of_diffusers(prediction, eta):
     net = ResidualMLP(3, hidden=16, depth=1, zero_init=False)
     schedule = ndm.DDPMSchedule(gamma_min=math.log((1 - first) / first))
     model = ndm.NDM(schedule, ndm.Identity(), ndm.Denoiser(net, parameterization))
-    path = sample(model, 4, (3,), "ancestral", steps, eta=eta, generator=seeded(3), trajectory=True)
+    path = sample(model, 4, (3,), method="ancestral", steps=steps, eta=eta, generator=seeded(3), trajectory=True)
 
     generator = seeded(3)
     z = torch.randn(4, 3, generator=generator)
@@ -139,7 +150,8 @@ def test_ddpm_and_ddim_are_those_of_diffusers(prediction, eta):
 def test_ancestral_with_eta_zero_is_ddim():
     model = small()
     samples = [
-        sample(model, 4, (2,), m, 10, eta=e, generator=seeded(0)) for m, e in [("ancestral", 0.0), ("ddim", None)]
+        sample(model, 4, (2,), method=m, steps=10, eta=e, generator=seeded(0))
+        for m, e in [("ancestral", 0.0), ("ddim", None)]
     ]
     assert torch.equal(*samples)
 

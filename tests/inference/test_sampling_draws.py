@@ -31,7 +31,9 @@ def test_every_random_number_comes_from_the_generator(method, steps, solver):
     model = small()
 
     def draw(seed: int) -> Tensor:
-        return sample(model, 3, (2,), method, steps, solver=solver, rtol=1e-2, atol=1e-2, generator=seeded(seed))
+        return sample(
+            model, 3, (2,), method=method, steps=steps, solver=solver, rtol=1e-2, atol=1e-2, generator=seeded(seed)
+        )
 
     state = torch.get_rng_state()
     first = draw(0)
@@ -52,9 +54,9 @@ def test_a_trajectory_runs_from_noise_to_the_sample(method, steps, solver):
     standardize = ndm.Standardize([10.0, -5.0], [2.0, 0.5])
     model = small(standardize=standardize)
     common = {"solver": solver, "rtol": 1e-3, "atol": 1e-3}
-    path = sample(model, 3, (2,), method, steps, trajectory=True, generator=seeded(0), **common)
+    path = sample(model, 3, (2,), method=method, steps=steps, trajectory=True, generator=seeded(0), **common)
     assert path.shape == ((steps or 100) + 2, 3, 2)
-    end = sample(model, 3, (2,), method, steps, generator=seeded(0), **common)
+    end = sample(model, 3, (2,), method=method, steps=steps, generator=seeded(0), **common)
     torch.testing.assert_close(path[-1], end, rtol=1e-3, atol=1e-3)
     # A Gaussian decoder's most likely data are z_0 / alpha_0; and the states are z / alpha in the data's units.
     torch.testing.assert_close(path[-2], path[-1])
@@ -67,7 +69,7 @@ def test_a_trajectory_runs_from_noise_to_the_sample(method, steps, solver):
 @pytest.mark.parametrize(("method", "steps"), [("ancestral", 50), ("ddim", 50), ("ode", None), ("sde", 100)])
 def test_labels_reach_the_denoiser(method, steps):
     labels = torch.tensor([0, 10, 20]).repeat_interleave(400)
-    x = sample(gaussian(), 1200, (1,), method, steps, labels=labels, dtype=torch.float64)
+    x = sample(gaussian(), 1200, (1,), method=method, steps=steps, labels=labels, dtype=torch.float64)
     means = x.reshape(3, 400).mean(1)
     torch.testing.assert_close(means, MEAN + torch.tensor([0.0, 10.0, 20.0]).double(), rtol=0, atol=0.35)
 
@@ -75,7 +77,9 @@ def test_labels_reach_the_denoiser(method, steps):
 def test_samples_are_in_the_datas_own_units():
     """A model of standardised N(0, 1) data with units: what is drawn has the data's mean and deviation."""
     mean, scale = [100.0, -3.0], [20.0, 0.1]
-    x = sample(gaussian(standardize=ndm.Standardize(mean, scale)), 20_000, (2,), "ode", 40, dtype=torch.float64)
+    x = sample(
+        gaussian(standardize=ndm.Standardize(mean, scale)), 20_000, (2,), method="ode", steps=40, dtype=torch.float64
+    )
     for k in range(2):
         assert_moments((x[:, k] - mean[k]) / scale[k], data_moments("identity"), bias=0.02)
 
@@ -83,7 +87,7 @@ def test_samples_are_in_the_datas_own_units():
 @pytest.mark.parametrize(("method", "steps", "solver"), EVERY_WAY)
 def test_k_level_samples_lie_on_the_levels(method, steps, solver):
     model = small(decoder=ndm.DiscretizedDecoder(levels=5))
-    x = sample(model, 200, (2,), method, steps, solver=solver, rtol=1e-2, atol=1e-2)
+    x = sample(model, 200, (2,), method=method, steps=steps, solver=solver, rtol=1e-2, atol=1e-2)
     k = ((x + 1) / 2 * 5 - 0.5).round()
     torch.testing.assert_close(x, 2 * (k + 0.5) / 5 - 1)
     assert len(k.unique()) > 1
@@ -93,7 +97,7 @@ def test_k_level_samples_lie_on_the_levels(method, steps, solver):
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 100])
 @pytest.mark.parametrize("method", METHODS)
 def test_any_number_of_steps_will_do(method, steps):
-    x = sample(small(), 2, (2,), method, steps)
+    x = sample(small(), 2, (2,), method=method, steps=steps)
     assert x.shape == (2, 2)
     assert torch.isfinite(x).all()
 
@@ -105,7 +109,7 @@ def test_any_number_of_steps_will_do(method, steps):
 def test_every_schedule_can_be_sampled_with(schedule, method):
     """Clipped schedules have empty steps, and infinite slopes just outside them: nothing may become NaN."""
     model = ndm.NDM(schedule, ndm.Identity(), Exact())
-    x = sample(model, 4000, (2,), method, 100, dtype=torch.float64)
+    x = sample(model, 4000, (2,), method=method, steps=100, dtype=torch.float64)
     assert x.mean().item() == pytest.approx(MEAN, abs=0.15)
     assert x.var().item() == pytest.approx(R, rel=0.3)
 

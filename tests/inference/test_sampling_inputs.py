@@ -15,10 +15,10 @@ from tests.inference.gaussians import EVERY_WAY, gaussian, seeded, small
 
 @pytest.mark.parametrize(("method", "steps"), [("ancestral", 6), ("ddim", 6), ("ode", 6), ("sde", 6)])
 def test_a_bar_is_shown_where_it_is_asked_for_and_only_there(method, steps, capsys):
-    sample(small(), 2, (2,), method, steps, progress=True)
+    sample(small(), 2, (2,), method=method, steps=steps, progress=True)
     assert "sampling" in capsys.readouterr().err
     for progress in (False, None):  # None: nobody watches a file
-        sample(small(), 2, (2,), method, 60, progress=progress)
+        sample(small(), 2, (2,), method=method, steps=60, progress=progress)
         assert capsys.readouterr().err == ""
 
 
@@ -40,8 +40,8 @@ def test_a_terminal_gets_a_bar_for_long_runs(capsys, monkeypatch):
         ({"steps": None}, "'ancestral' needs a number of steps"),
         ({"steps": None, "method": "ddim"}, "'ddim' needs a number of steps"),
         ({"spacing": "log"}, "no spacing 'log' of the steps; choose one of time, gamma"),
-        ({"spacing": "gamma", "method": "ode", "steps": None}, "without one the steps are the solver's own"),
-        ({"spacing": "gamma", "method": "sde", "solver": "srk"}, "the solver 'srk' the steps are the solver's own"),
+        ({"spacing": "gamma", "method": "ode", "steps": None}, "gamma' cannot be used with an adaptive solver"),
+        ({"spacing": "gamma", "method": "sde", "solver": "srk"}, "cannot be used with the solver 'srk'"),
         ({"method": "ode", "solver": "rk5"}, "no solver 'rk5'.*euler, midpoint, heun, rk4, dopri5"),
         ({"method": "sde", "solver": "heun"}, "no solver 'heun'.*euler-maruyama, euler, srk"),
         ({"method": "ode", "solver": "heun", "steps": None}, "'heun' needs a number of steps"),
@@ -80,4 +80,4 @@ def test_nothing_warns():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for method, steps, solver in EVERY_WAY:
-            sample(small(), 2, (2,), method, steps, solver=solver, rtol=1e-2, atol=1e-2)
+            sample(small(), 2, (2,), method=method, steps=steps, solver=solver, rtol=1e-2, atol=1e-2)

@@ -42,7 +42,7 @@ def test_the_solvers_steps_are_even_in_gamma(method, solver):
     """The noise levels that the network is asked at, and in the limit the solution of a linear schedule's ODE."""
     model, seen = curved(), []
     model.denoiser.net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1][0].item()))
-    sample(model, 4, (2,), method, 6, solver=solver, spacing="gamma", generator=seeded(0))
+    sample(model, 4, (2,), method=method, steps=6, solver=solver, spacing="gamma", generator=seeded(0))
     gamma = -6 + 10 * torch.tensor(seen, dtype=torch.float64)  # of the network's level, 0 to 1
     expected = torch.linspace(4, -6, 7, dtype=torch.float64)
     gaps = (gamma[:, None] - expected[None]).abs().min(dim=1)
@@ -50,7 +50,7 @@ def test_the_solvers_steps_are_even_in_gamma(method, solver):
     assert set(gaps.indices.tolist()) >= set(range(6))
     if method == "ode":
         many = [
-            sample(m, 4, (2,), "ode", 1000, solver=solver, spacing=s, generator=seeded(0))
+            sample(m, 4, (2,), method="ode", steps=1000, solver=solver, spacing=s, generator=seeded(0))
             for m, s in ((curved(), "gamma"), (straight(), "time"))
         ]
         torch.testing.assert_close(*many, rtol=0.01, atol=0.01)
@@ -109,7 +109,7 @@ def test_where_no_spacing_is_given_it_is_the_schedules_own(model, own, other, op
 @pytest.mark.parametrize(("method", "solver"), [("ode", None), ("ode", "dopri5"), ("sde", "srk")])
 def test_a_solver_that_chooses_its_steps_needs_no_spacing(method, solver):
     steps = None if method == "ode" else 4
-    assert sample(learned(), 4, (2,), method, steps, solver=solver, generator=seeded(0)).isfinite().all()
+    assert sample(learned(), 4, (2,), method=method, steps=steps, solver=solver, generator=seeded(0)).isfinite().all()
 
 
 def test_where_no_spacing_is_given_a_calibration_has_its_own_steps():

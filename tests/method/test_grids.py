@@ -172,7 +172,7 @@ def test_the_bound_and_the_samples_are_at_the_times_of_the_grid() -> None:
     assert path.shape == (5, 5, 1)
     seen.clear()
     # DDIM has another volatility than the model: neither its variance nor its steps are the calibrated ones.
-    ndm.sample(model, 5, (1,), "ddim", 3)
+    ndm.sample(model, 5, (1,), method="ddim", steps=3)
     assert seen == pytest.approx([-5 + 8 * t for t in (1, 2 / 3, 1 / 3)])
 
 
@@ -210,7 +210,7 @@ def test_the_best_grid_of_batches_is_that_of_all_of_their_data() -> None:
     found = ndm.optimal_grid(model, list(x.split(30)), 4, candidates=m, generator=seeded())
     assert torch.equal(found, grid_from(each[0] + each[1], 3, m, 4, "isotropic"))
     pairs = [(part, torch.zeros(30)) for part in x.split(30)]  # labels, which this network does not take
-    with pytest.raises(ValueError, match="was given labels"):
+    with pytest.raises(ValueError, match="got labels"):
         ndm.optimal_grid(model, pairs, 4, candidates=m)
 
 
@@ -250,7 +250,7 @@ def test_a_grid_that_is_none_is_refused(grid: str | Tensor, message: str) -> Non
 
 def test_what_cannot_be_asked_for_is_refused() -> None:
     model, x = two_points(), points(10)
-    with pytest.raises(ValueError, match="looks at the data twice"):
+    with pytest.raises(ValueError, match="reads the data twice"):
         calibrate(model, iter([x]), 3, spacing="optimal")
     with pytest.raises(ValueError, match="at least as many candidates, got 3"):
         ndm.optimal_grid(model, x, 5, candidates=3)

@@ -178,7 +178,7 @@ def test_a_schedule_whose_levels_are_its_own_must_know_them_by_gamma() -> None:
         def forward(self, t: torch.Tensor) -> ndm.NoiseLevel:
             return super().forward(t)
 
-    with pytest.raises(ValueError, match=r"Mine makes its noise levels in forward.*override level_at"):
+    with pytest.raises(ValueError, match=r"Mine overrides forward.*override level_at"):
         Mine().level_at(torch.zeros(2))
 
 

@@ -25,5 +25,5 @@ def test_examples_of_another_size_are_refused(shape: tuple[int, ...]) -> None:
 
 
 def test_without_a_number_of_features_it_is_refused() -> None:
-    with pytest.raises(ValueError, match="how many features"):
+    with pytest.raises(ValueError, match="number of features"):
         ResidualMLP(None)

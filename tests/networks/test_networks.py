@@ -253,11 +253,11 @@ def test_configuration_and_state_rebuild_the_network(make, options: dict) -> Non
 def test_conditions_must_be_those_the_network_knows(make) -> None:
     z, u = batch(make)
     labels = torch.zeros(5, dtype=torch.long)
-    with pytest.raises(ValueError, match="was given labels but knows no classes"):
+    with pytest.raises(ValueError, match="got labels but has no classes"):
         make()(z, u, labels)
     with pytest.raises(ValueError, match="built with classes=4: give it labels"):
         make(classes=4)(z, u)
-    with pytest.raises(ValueError, match="sees the noise level"):
+    with pytest.raises(ValueError, match="takes the noise level"):
         make()(z)
     with pytest.raises(ValueError, match="built with level=False"):
         make(level=False)(z, u)

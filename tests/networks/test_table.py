@@ -69,7 +69,7 @@ def test_it_comes_back_from_a_file_with_what_is_beside_it(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("options", "x", "message"),
     [
-        ({"levels": 1}, None, "at least 2 levels"),
+        ({"levels": 1}, None, "levels must be at least 2"),
         ({"channels": 3}, torch.zeros(2, 1, 4, 4), "tables for 3 channels, not for 1"),
     ],
 )

@@ -88,7 +88,7 @@ def test_attention_sits_where_it_is_wanted(attention, sizes: list[int]) -> None:
 
 @pytest.mark.parametrize("attention", [[], [3], [-1], "everywhere"], ids=str)
 def test_attention_nowhere_is_refused(attention) -> None:
-    with pytest.raises(ValueError, match="choice of the 2 resolutions"):
+    with pytest.raises(ValueError, match="list of resolutions from 0 to 1"):
         UNet(channels=1, attention=attention)
 
 

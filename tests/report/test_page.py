@@ -123,7 +123,7 @@ def test_a_page_is_written_whole_or_not_at_all(
 def test_what_cannot_be_done_is_refused_at_once(points: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ndm.report.page.measure", None)  # nothing is measured
     out = tmp_path / "r.html"
-    with pytest.raises(ValueError, match=r"should end in \.html"):
+    with pytest.raises(ValueError, match=r"must end in \.html"):
         report([points], tmp_path / "r.pdf")
     with pytest.raises(FileNotFoundError, match="no folder"):
         report([points], tmp_path / "none" / "r.html")
@@ -135,7 +135,7 @@ def test_what_cannot_be_done_is_refused_at_once(points: Path, tmp_path: Path, mo
         report([points], out, seed=-1)
     with pytest.raises(ValueError, match="at least one run"):
         report([], out)
-    with pytest.raises(ValueError, match="not there"):
+    with pytest.raises(ValueError, match="is not available"):
         report([points], out, device="nonsense")
     out.write_text("old")
     with pytest.raises(FileExistsError, match="nothing was written"):

@@ -30,7 +30,7 @@ def test_a_table_is_scored_in_its_order_and_by_its_names(tmp_path: Path) -> None
     np.testing.assert_allclose(table["log_prob"], log_density_of_gaussian(x[:33]), atol=1e-3)
     with pytest.raises(ValueError, match="no column 'e'"):
         TableRows(str(tmp_path / "x.csv"), (3,), columns=("a", "b", "e"))
-    with pytest.raises(ValueError, match=r"of 3 numbers a row, and .* has 4 columns of numbers: c, d, b, a"):
+    with pytest.raises(ValueError, match=r"expects 3 columns, but .* has 4 numeric columns: c, d, b, a"):
         TableRows(str(tmp_path / "x.csv"), (3,))
 
 

@@ -39,7 +39,7 @@ def test_a_row_without_a_finite_bound_is_not_solved_and_counted_in_both(
         assert scores.about[name]["not_finite"] == 1
         assert scores.about[name]["not_finite_rows"] == [7]
         assert math.isfinite(scores.about[name]["mean"])
-    assert scores.text().count("for 1 of 20 rows, which are left out: row 7") == 2
+    assert scores.text().count("for 1 of 20 rows, which are excluded: row 7") == 2
     scores.require_finite()
     table = pandas.read_parquet(tmp_path / "x.parquet")
     assert np.flatnonzero(~np.isfinite(table["log_prob"])).tolist() == [7]
@@ -97,7 +97,7 @@ def test_a_row_that_cannot_be_solved_spoils_no_other(tmp_path: Path, monkeypatch
     there = table["log_prob"].notna()
     np.testing.assert_allclose(table["log_prob"][there], whole["log_prob"][there], atol=1e-8)
     assert scores.about["log_prob"]["unsolved"] == 2
-    assert "not finite (inf or nan) for 2 of 20 rows, which are left out: rows 3, 17" in scores.text()
+    assert "not finite (inf or nan) for 2 of 20 rows, which are excluded: rows 3, 17" in scores.text()
     failing = lambda *a, **o: (_ for _ in ()).throw(RuntimeError("no memory"))  # noqa: E731
     monkeypatch.setattr("ndm.evaluation.per_example.log_likelihood", failing)
     with pytest.raises(RuntimeError, match="no memory"):

@@ -175,7 +175,7 @@ def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
             fresh.write_text("ours")
             path.write_text("theirs")
 
-    with pytest.raises(FileExistsError, match="another program has written it"):
+    with pytest.raises(FileExistsError, match="was created by another program"):
         late()
     assert path.read_text() == "theirs"
     path.unlink()

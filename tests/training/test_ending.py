@@ -94,7 +94,7 @@ def test_a_table_ends_with_rows_of_its_columns(tmp_path: Path, caplog: pytest.Lo
     with (run.path / "samples.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
     assert header == ["height", "=weight"]
-    assert "takes for formulas, and may run: '=weight'; open it in another program" in text
+    assert "spreadsheet program may run as formulas: '=weight'; open it in another program" in text
     drawn = np.array(rows, float)
     assert drawn.shape == (1000, 2)
     assert np.abs(drawn.mean(0) - values.mean(0)).max() < 1.0  # in the data's units

@@ -68,7 +68,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
             train(tmp_path / "run")
     message = str(caught.value)
     assert "\n" not in message
-    assert "training.learning_rate (0.01 now)" in message
+    assert "training.learning_rate (currently 0.01)" in message
     assert str(Run(tmp_path / "run").last) in message
     last = checkpoint(tmp_path / "run")
     assert last["global_step"] == kept

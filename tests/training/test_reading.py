@@ -91,7 +91,7 @@ def test_a_pipe_does_not_hang(tmp_path: Path) -> None:
 )
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path, contents: Any) -> None:
     torch.save(contents, tmp_path / "last.ckpt")
-    with pytest.raises(ValueError, match="not a checkpoint that ndm has written"):
+    with pytest.raises(ValueError, match="not a checkpoint written by ndm"):
         read_checkpoint(tmp_path / "last.ckpt")
 
 
@@ -116,7 +116,7 @@ def test_a_checkpoint_is_to_fit_the_model(tmp_path: Path) -> None:
     require_fitting(right, model, tmp_path)
     require_fitting(right | {"current_model_state": weights}, model, tmp_path)
     for name in PARTS:
-        with pytest.raises(ValueError, match=f"lacks {name}"):
+        with pytest.raises(ValueError, match=f"does not contain {name}"):
             require_fitting({k: v for k, v in right.items() if k != name}, model, tmp_path)
     with pytest.raises(ValueError, match="no state of the optimizer"):
         require_fitting(right | {"optimizer_states": []}, model, tmp_path)
@@ -126,5 +126,5 @@ def test_a_checkpoint_is_to_fit_the_model(tmp_path: Path) -> None:
             {"model.bias": torch.zeros(3)},
             {**weights, "x": model.bias},
         ):
-            with pytest.raises(ValueError, match="of another model than this one"):
+            with pytest.raises(ValueError, match="belongs to another model"):
                 require_fitting(right | {part: other}, model, tmp_path)

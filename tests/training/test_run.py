@@ -89,7 +89,7 @@ def test_the_advice_is_the_commands(tmp_path: Path) -> None:
 
 
 def test_nothing_to_resume(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no run at .*to begin one, leave --resume out"):
+    with pytest.raises(FileNotFoundError, match=r"no run at .*leave --resume out to start one"):
         Run(tmp_path / "none").require_checkpoint()
     with pytest.raises(FileNotFoundError, match=r"no checkpoint in .*begin again, without resume"):
         begun(tmp_path / "run").require_checkpoint()
@@ -138,9 +138,11 @@ def test_other_data_are_refused(tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     run.begin("seed: 0\n", Pinwheel(train=9, validation=4, test=2))
     run.require_same_data(Pinwheel(train=9, validation=4, test=2), "or else")
-    with pytest.raises(ValueError, match=r"15 examples \(9 train.* then, 16 examples \(10 train.* now.*or else\."):
+    with pytest.raises(
+        ValueError, match=r"15 examples \(9 train.* in training, 16 examples \(10 train.* given.*or else\."
+    ):
         run.require_same_data(Pinwheel(train=10, validation=4, test=2), "or else")
-    with pytest.raises(ValueError, match=r"as many examples, 15 examples .*, but not the same"):
+    with pytest.raises(ValueError, match=r"15 examples .* in both, but not the same"):
         run.require_same_data(Pinwheel(train=9, validation=4, test=2, seed=1), "or else")
     run.data.write_text('{"shape": [2], "levels": null}')  # of a run that was trained before fingerprints
     run.require_same_data(Pinwheel(train=10, validation=4, test=2), "or else")

@@ -78,15 +78,17 @@ def process_group(device: str = "auto") -> Iterator[torch.device]:
         reason = " ".join(str(error).split())[:200]
         if joining:
             raise ValueError(f"The processes cannot reach each other: {reason}") from None
-        raise ValueError(f"The device {device!r} is not there or not a device ({reason}); try --device cpu.") from None
+        raise ValueError(
+            f"The device {device!r} is not available ({reason}): choose another device, such as cpu."
+        ) from None
     try:
         yield place
     except RuntimeError as error:
         if not (joining and _is_of_the_others(error)):
             raise
         raise ConnectionError(
-            f"Another of the {world_size()} processes has ended, or has not answered in time, and so process {rank()} "
-            "ends: see what that one has said. The same command starts again."
+            f"Process {rank()} of {world_size()} stops because another process failed or did not respond in time: see "
+            "the output of that process, and run the same command again."
         ) from None
     finally:
         if joining:
@@ -97,7 +99,7 @@ def _processes() -> int:
     """The number of processes according to the launcher."""
     number = os.environ.get("WORLD_SIZE") or "1"
     if not number.isdecimal():
-        raise ValueError(f"The environment has WORLD_SIZE={number}, which should be a number: correct or unset it.")
+        raise ValueError(f"The environment variable WORLD_SIZE must be a number, got {number!r}: correct or unset it.")
     return int(number)
 
 

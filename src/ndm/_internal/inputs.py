@@ -58,7 +58,7 @@ def as_tensor(values: Values, what: str = "data") -> Tensor:
         return values
     array = _as_array(values, what)
     if array.dtype.kind not in "fiub":
-        raise ValueError(f"The {what} must be numbers, and are {_kind_of(array)}.")
+        raise ValueError(f"The {what} must be numbers, got {_kind_of(array)}.")
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
         array = array.astype(np.float64)
     if array.dtype.kind == "u" and array.dtype.itemsize > 1:
@@ -81,7 +81,7 @@ def _as_array(values: Values, what: str) -> np.ndarray:
         raise ValueError(f"The {what} must be numbers in lists of equal lengths.") from None
     if array.dtype != object:
         return array
-    return _numbers(array, what, f"are a {type(values).__name__} of other things than numbers")
+    return _numbers(array, what, f"are a {type(values).__name__} with other values")
 
 
 def _table(values: Any, what: str) -> np.ndarray:
@@ -90,7 +90,7 @@ def _table(values: Any, what: str) -> np.ndarray:
     if array.dtype != object and array.dtype.kind in "fiub":
         return array
     columns = [(str(name), np.asarray(values[name].to_numpy())) for name in values.columns]
-    found = [_numbers(column, what, f"have a column {name!r} that holds no numbers") for name, column in columns]
+    found = [_numbers(column, what, f"have a non-numeric column {name!r}") for name, column in columns]
     return np.stack(found, 1) if found else np.zeros((len(array), 0))
 
 
@@ -104,7 +104,7 @@ def _numbers(array: np.ndarray, what: str, complaint: str) -> np.ndarray:
             return np.where(missing, np.nan, array).astype(np.float64)
         except (ValueError, TypeError):
             pass
-    raise ValueError(f"The {what} must be numbers, and {complaint}; leave it out or turn it into numbers.")
+    raise ValueError(f"The {what} must be numbers, but {complaint}: remove these values or convert them to numbers.")
 
 
 def _kind_of(array: np.ndarray) -> str:
@@ -128,9 +128,9 @@ def precision_of(model: Any) -> torch.dtype | None:
             if weight.is_floating_point():
                 if weight.dtype in _HALF:
                     raise ValueError(
-                        f"The model's weights are in half precision ({weight.dtype}), in which the bound and the "
-                        "samples would be wrong: keep them in float32, model.float(), and run the networks alone in "
-                        "bfloat16 by torch.autocast (--precision bf16 on the command line)."
+                        f"The model's weights have half precision ({weight.dtype}), which is too low for the bound and "
+                        "the samplers: convert them with model.float(), and use torch.autocast to run only the "
+                        "networks in bfloat16 (--precision bf16 on the command line)."
                     )
                 return weight.dtype
     return None
@@ -172,15 +172,15 @@ def state_like(model: Any, n: int, shape: Sequence[int], dtype: torch.dtype | No
         first = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
         dtype = own or torch.promote_types(first, torch.float32)
     elif dtype in _HALF or not dtype.is_floating_point:
-        raise ValueError(f"Samples are made in float32 or float64, not in {dtype}: convert them afterwards.")
+        raise ValueError(f"Samples can be drawn in float32 or float64, not in {dtype}: convert them afterwards.")
     elif own is not None and dtype != own:
         raise ValueError(
-            f"The model's weights are in {own}, and so are its samples: for {dtype} convert the samples afterwards, or "
-            "the model first, by model.double() or model.float()."
+            f"The samples have the dtype of the model's weights, {own}, not {dtype}: convert the samples afterwards, "
+            "or the model first with model.double() or model.float()."
         )
     if isinstance(shape, int) or not all(isinstance(side, (int, np.integer)) and side > 0 for side in shape):
         raise ValueError(
-            f"The shape of an example is a tuple of whole numbers, as in (2,) or (1, 28, 28), not {shape!r}."
+            f"The shape of an example must be a tuple of integers, such as (2,) or (1, 28, 28), got {shape!r}."
         )
     return torch.empty(n, *shape, dtype=dtype, device=device_of(model))
 
@@ -194,13 +194,13 @@ def check_examples(data: Tensor, shape: tuple[int, ...] | None = None) -> None:
     """
     if data.ndim < 2:
         raise ValueError(
-            f"The data must be a batch of examples, (B, *shape), and have shape {tuple(data.shape)}: give one example "
-            "as x[None], and one number an example as x[:, None]."
+            f"The data must be a batch of examples, (B, *shape), got shape {tuple(data.shape)}: pass a single example "
+            "as x[None], and scalar examples as x[:, None]."
         )
     if 0 in data.shape:
         raise ValueError(f"The batch is empty: its shape is {tuple(data.shape)}; give at least one example.")
     if shape and not _fits(tuple(data.shape[1:]), shape):
-        raise ValueError(f"The model is for examples of shape {shape}, and got some of shape {tuple(data.shape[1:])}.")
+        raise ValueError(f"The model expects examples of shape {shape}, got shape {tuple(data.shape[1:])}.")
 
 
 def _fits(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
@@ -264,10 +264,10 @@ def check_labels(labels: Tensor, classes: int) -> Tensor:
     if not (low >= 0 and high < classes):  # also true for nan
         missing = "; -1 and nan often stand for a missing label" if low == -1 or low != low else ""
         raise ValueError(
-            f"The labels must be 0 ... {classes - 1}, those of the {classes} classes that the network knows, and are "
-            f"{low:g} ... {high:g}{missing}."
+            f"The labels must be 0 ... {classes - 1}, because the network has {classes} classes; got {low:g} ... "
+            f"{high:g}{missing}."
         )
     whole = labels.long()
     if labels.is_floating_point() and not (whole == labels).all():
-        raise ValueError(f"The labels must be whole numbers, 0 ... {classes - 1}, and some are not.")
+        raise ValueError(f"The labels must be integers from 0 to {classes - 1}, got non-integer values.")
     return whole

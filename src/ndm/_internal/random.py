@@ -76,7 +76,7 @@ def low_discrepancy(n: int, like: Tensor, generator: Randomness = None) -> Tenso
     For a :class:`Share` they are spread over the whole batch.
     """
     if isinstance(generator, Drawn):
-        raise TypeError("Noise that was drawn before holds no times: give them.")
+        raise TypeError("Noise that was drawn in advance does not contain times: pass times=.")
     if isinstance(generator, Share):
         return low_discrepancy(generator.total, like, generator.generator)[generator.rows]
     device = like.device if generator is None else generator.device

@@ -29,12 +29,12 @@ TRACEBACK = "NDM_TRACEBACK"
 
 #: The commands and their help texts; `ndm train` is :func:`ndm.cli.train.run`.
 COMMANDS = {
-    "train": "train a model by a configuration, and write a run's folder",
-    "evaluate": "the bound and the likelihood of a run, with standard errors",
-    "sample": "draw examples from a run's model, as a picture or a table",
-    "score": "the bound and the likelihood of every row of a table, with their errors",
-    "report": "write a page about runs, side by side: curves, bounds, samples, parts",
-    "push": "put a run's model on the Hugging Face hub",
+    "train": "train a model from a configuration, and write a run folder",
+    "evaluate": "compute the bound and the likelihood of a run, with standard errors",
+    "sample": "draw samples from the model of a run, as a picture or a table",
+    "score": "compute the bound and the likelihood of each row of a table, with errors",
+    "report": "write an HTML report that compares runs: curves, bounds, samples",
+    "push": "upload the model of a run to the Hugging Face hub",
     "demo": "train a small model and show what it does",
 }
 

@@ -103,7 +103,7 @@ def _add_likelihood_and_quality(parser: Parser) -> None:
     )
     parser.add_argument(
         "--no-mixture", action="store_true",
-        help="skip the comparison with a Gaussian mixture, which is made for continuous tables",
+        help="skip the comparison with a Gaussian mixture (continuous tables only)",
     )  # fmt: skip
 
 
@@ -119,7 +119,7 @@ def run(arguments: list[str]) -> None:
 
     run = Run(Path(options.run))
     file = run.path / "evaluation-other-data.json" if options.other_data else run.evaluation
-    told = telling(file, f"the figures are in {file}.", STOPPED["evaluate"])
+    told = telling(file, f"the results are in {file}.", STOPPED["evaluate"])
     with told, process_group(options.device) as device, precision(options.precision, device):
         features: Any = options.features
         if options.fid and options.inception_weights:
@@ -155,7 +155,7 @@ def run(arguments: list[str]) -> None:
                 evaluation.about["other_data"] = " ".join(overrides) or f"what {run.config} names"
             _show(evaluation, file)
             if options.other_data:
-                print("These are figures of data other than those of the training: the run's own are not touched.")
+                print("These results are for other data than the training data; the run's own results are unchanged.")
 
 
 def _show(evaluation: Evaluation, file: Path) -> None:
@@ -170,12 +170,12 @@ def _show(evaluation: Evaluation, file: Path) -> None:
             path = evaluation.save(file)
     except OSError as error:
         print(evaluation.text(), flush=True)
-        raise OSError(f"These figures could not be saved in {file} ({one_line(error)}).") from None
+        raise OSError(f"The results could not be saved in {file} ({one_line(error)}).") from None
     print(evaluation.text(), flush=True)
-    say(f"the same numbers are in {path}")
+    say(f"the results are in {path}")
     nothing = [row["kind"] for row in evaluation.rows if row["value"] is None]
     if nothing:
         raise ValueError(
-            f"No example has a finite value of: {'; '.join(nothing)}. Look at the data for values far from those that "
-            "were trained on; if there are none, the model is of no use: train it again with a lower learning rate."
+            f"No example has a finite value of: {'; '.join(nothing)}. Check the data for values far from the training "
+            "data; if there are none, train the model again with a lower learning rate."
         )

@@ -13,7 +13,7 @@ from ndm.storage.texts import printable
 __all__ = ["LESS_MEMORY", "STOPPED", "missing_package", "one_line", "say"]
 
 #: Advice for out-of-memory errors.
-LESS_MEMORY = "take a smaller batch, a smaller network or fewer columns, or another computer"
+LESS_MEMORY = "use a smaller batch, a smaller network, fewer columns, or a computer with more memory"
 
 #: Advice after an interrupted command; `ndm train` prints its own.
 STOPPED = {
@@ -50,7 +50,7 @@ def missing_package(module: str) -> str:
 def one_line(error: BaseException) -> str:
     text = str(error)
     if isinstance(error, UnicodeEncodeError):
-        return f"The text {ascii(error.object)[:200]} is not valid Unicode: rename what is called so."
+        return f"The name {ascii(error.object)[:200]} is not valid Unicode: rename the file, folder or column."
     if isinstance(error, OSError) and error.strerror:
         text = error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
     return " ".join(text.split()) or type(error).__name__

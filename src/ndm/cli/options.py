@@ -96,8 +96,8 @@ def check_guidance(run: Run, guidance: float | None) -> None:
 
     if guidance and label_dropout(run) == 0:
         raise ValueError(
-            f"--guidance needs a model that was trained with label dropout, and {run.path} was trained without: train "
-            "with --training.labels true --training.label_dropout 0.1, or leave --guidance out."
+            f"--guidance needs a model trained with label dropout, but {run.path} was trained without it: train with "
+            "--training.labels true --training.label_dropout 0.1, or leave --guidance out."
         )
 
 

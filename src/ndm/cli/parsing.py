@@ -47,7 +47,7 @@ def without_data(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         else:
             left.append(argument)
     if len(data) % 2:
-        raise ValueError(f"{data[-1]} lacks its value.")
+        raise ValueError(f"{data[-1]} needs a value.")
     return left, data
 
 

@@ -107,6 +107,6 @@ def _require_finite(x: torch.Tensor, encoding: TableEncoding | None, first: int,
     if wrong:
         other = "another --method" if options.eta is None else "another --method or --eta"
         raise ValueError(
-            f"{wrong} of the samples {first} to {first + len(x) - 1} hold NaN or infinite values, and no file was "
-            f"written: take more --steps, or {other}."
+            f"{wrong} of the samples {first} to {first + len(x) - 1} contain NaN or infinite values; no file was "
+            f"written. Use more --steps, or {other}."
         )

@@ -80,7 +80,9 @@ def run(arguments: list[str]) -> None:
     told = telling(Path(options.out), f"the scores are in {options.out}.", STOPPED["score"])
     with told, process_group(options.device) as device:
         if world_size() > 1:
-            raise ValueError("ndm score is for one process: cut the table into several to share the work.")
+            raise ValueError(
+                "ndm score runs in one process: start it without torchrun, or split the table into several files."
+            )
         model = load_model(run.path, device, options.allow)
         scores = score(
             model,
@@ -114,7 +116,7 @@ def _rows(run: Run, model: NDM, path: str, split: str | None, allow: Sequence[st
         background = getattr(data, "background", "white")
         return ImageRows(path, shape, getattr(data, "size", None), getattr(data, "channels", None), split, background)
     if split is not None:
-        raise ValueError("--split is for images: a table is scored as a whole.")
+        raise ValueError("--split is for images only: a table is scored as a whole.")
     if isinstance(model.standardize, TableEncoding):
         rows = MixedRows(path, model.standardize)
         for note in rows.notes:

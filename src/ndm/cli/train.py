@@ -43,7 +43,9 @@ def run(arguments: list[str]) -> None:
             run.require_checkpoint()
         name = str(run.config)
     if name is None:
-        raise ValueError("Which configuration? Give a file or the name of a shipped one, as in `ndm train digits`.")
+        raise ValueError(
+            "ndm train needs a configuration: give a file or the name of a shipped one, as in `ndm train digits`."
+        )
     configuration = Configuration.read(name, overrides, options.tiny, options.allow)
     if options.print_config:
         print(configuration.text, end="")
@@ -56,7 +58,7 @@ def run(arguments: list[str]) -> None:
     else:
         run.require_new(_without_out(command), later)  # checked before the model is built
     if run.is_unborn and not later:
-        say(f"{run.path} is of a training that ended before its first checkpoint; it begins again.")
+        say(f"{run.path} has no checkpoint, because its training ended before the first one; it starts again.")
     try:
         with looked_for(run, overrides) if resume else nullcontext():
             built = configuration.build()
@@ -77,7 +79,7 @@ def run(arguments: list[str]) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        raise OSError(f"{one_line(error)}: make room; {_after_stop(run, command, options.allow)}") from None
+        raise OSError(f"{one_line(error)}: free some disk space; {_after_stop(run, command, options.allow)}") from None
 
 
 def _without_out(command: Sequence[str]) -> str:

@@ -42,9 +42,13 @@ def as_modules(names: Iterable[str]) -> tuple[str, ...]:
     for name in found:
         if name.endswith(".py") or not all(word.isidentifier() for word in name.split(".")):
             slip = f"; it may be {os.path.basename(name)[:-3]!r}" if name.endswith(".py") else ""
-            raise ValueError(f"--allow takes the name of a Python module, as in `import`, and {name!r} is none{slip}.")
+            raise ValueError(
+                f"--allow takes the name of a Python module, as in `import`; {name!r} is not such a name{slip}."
+            )
         if name.partition(".")[0] == "jsonargparse":
-            raise ValueError("jsonargparse, which decides what may be imported, cannot be allowed itself.")
+            raise ValueError(
+                "--allow jsonargparse is not permitted, because jsonargparse controls which modules are imported."
+            )
     return found
 
 
@@ -75,8 +79,8 @@ def not_allowed(path: str) -> ValueError:
     """Return the exception for a class that is not allowed."""
     module = path.rpartition(".")[0] or path
     return ValueError(
-        f"The configuration names {path}, which is not a class of ndm, and it was not imported, since that would run "
-        f"it. If you trust it, allow it: --allow {module}."
+        f"The configuration names {path}, which is not a class of ndm. It was not imported, because importing runs its "
+        f"code. If you trust it, give --allow {module}."
     )
 
 

@@ -44,6 +44,9 @@ from ndm.training.automatic import add_base, on_cpu, resolve, width
 
 __all__ = ["Built", "Configuration", "read_data"]
 
+#: Advice for a model that is too large.
+SMALLER = "make it smaller, for example with a smaller `hidden`, `channels` or `depth`"
+
 USAGE = """ndm train CONFIG [--out RUN] [--resume] [--tiny] [--print_config] [--a.b VALUE ...]
 
   CONFIG          a file, or a shipped configuration:
@@ -72,12 +75,12 @@ def compose(
     """The model.
 
     Args:
-        schedule: t -> noise level.
-        transform: F(x, gamma), what makes the model a neural diffusion model; Identity makes it a conventional one.
-        denoiser: the reverse process.
-        decoder: p(x | z_0): null is GaussianDecoder, for continuous data.
-        reverse_variance: posterior, learned, predicted, or a class.
-        volatility: eta, a positive number or a class.
+        schedule: noise schedule, t -> noise level.
+        transform: data transformation F(x, gamma); Identity gives a conventional diffusion model.
+        denoiser: denoiser of the reverse process.
+        decoder: decoder p(x | z_0); null for GaussianDecoder, for continuous data.
+        reverse_variance: variance of the reverse process: posterior, learned, predicted, or a class.
+        volatility: volatility eta of the reverse process: a positive number or a class.
         standardize: set by training.standardize.
     """
     return NDM(schedule, transform, denoiser, decoder, reverse_variance, volatility, standardize)
@@ -192,7 +195,7 @@ class Configuration:
         _fill(self.values.model, "channels", lambda: data.shape[0])
         _fill(self.values.model, "hidden", lambda: width(data))
         try:
-            with Allowance(free(), "The model", "make it smaller, as by a smaller `hidden`, `channels` or `depth`"):
+            with Allowance(free(), "The model", SMALLER):
                 built = self.parser.instantiate(self.values)
         except (ValueError, TypeError) as error:
             explain(str(error), self.parser)
@@ -240,7 +243,7 @@ def _require_room(parts: dict[str, Any]) -> None:
     """Raise an error if weights, gradients and Adam's two averages do not fit into the memory."""
     modules = [part for part in parts.values() if isinstance(part, torch.nn.Module)]
     size = sum(p.nbytes for module in modules for p in module.parameters())
-    require(3 * size, "To train the model", "make it smaller, as by a smaller `hidden`, `channels` or `depth`")
+    require(3 * size, "To train the model", SMALLER)
 
 
 def _last(overrides: Sequence[str], name: str) -> str | None:
@@ -262,11 +265,11 @@ def read_data(path: Path, overrides: Sequence[str] = (), allow: Iterable[str] = 
         ValueError: the configuration is damaged or has no data set, or an override is invalid.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"There is no {path}, which would say what data the run was trained on.")
+        raise FileNotFoundError(f"The data set of the run is unknown, because {path} does not exist.")
     with allowing(allow):
         tree = read_tree(str(path))
         if "data" not in tree:
-            raise ValueError(f"{path} does not say what data the run was trained on.")
+            raise ValueError(f"{path} does not contain the data set of the run.")
         parser = _bare_parser()
         parser.add_subclass_arguments(Data, "data", required=True)
         values = _parsed(parser, {"data": tree["data"]}, overrides)
@@ -319,9 +322,14 @@ def _parser() -> ArgumentParser:
         usage=USAGE.format(
             names=textwrap.indent(textwrap.fill(", ".join(configs.names()), 98, break_on_hyphens=False), " " * 20)
         ),
-        description="Train a model by a configuration, and write everything about it to a folder.",
+        description="Train a model from a configuration, and write the results to a folder.",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of initial weights, order of the data, times and noise")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="random seed of the initial weights, the order of the data, times and noise",
+    )
     parser.add_function_arguments(compose, "model")
     parser.add_subclass_arguments(Data, "data", required=True)
     parser.add_class_arguments(TrainingOptions, "training")

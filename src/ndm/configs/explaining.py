@@ -73,7 +73,7 @@ def explain(message: str, parser: ArgumentParser) -> NoReturn:
         hint = "" if "," in name else f": give it there, or as --{name} VALUE"
         raise ValueError(f"The configuration lacks {missing}{where}{hint}.")
     if wrong := re.search(r"Expected a (.+)\. Got value: (.*)", message):
-        raise ValueError(f"{_path(inner)} should be {_type(wrong[1])}, not {wrong[2]!r}.")
+        raise ValueError(f"{_path(inner)} must be {_type(wrong[1])}, not {wrong[2]!r}.")
     # The value matches none of several types: jsonargparse lists the reasons; the one for None is not informative.
     reasons = [r for r in re.findall(r"^ *- (.+)$", message, re.MULTILINE) if not r.startswith("Expected a")]
     raise ValueError(" ".join((reasons[0] if reasons else message).split()))

@@ -67,19 +67,17 @@ def _load(name: str, seen: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[
         content = read_text(path, LARGEST_YAML)
         tree, texts = load(content), load_texts(content)
     except ValueError as error:
-        raise ValueError(f"{path} is no configuration: {error}.") from None
+        raise ValueError(f"{path} is not a configuration: {error}.") from None
     _rename(tree)
     _rename(texts)
     if not isinstance(tree, dict):
-        raise ValueError(
-            f"{path} is not a configuration: it should have the sections model, data, training and trainer."
-        )
+        raise ValueError(f"{path} is not a configuration: it must have the sections model, data, training and trainer.")
     for section in tree:
         if section not in _SECTIONS:
-            raise ValueError(f"{path} should not have a section {section!r}{nearest(str(section), _SECTIONS)}")
+            raise ValueError(f"{path} has an unknown section {section!r}{nearest(str(section), _SECTIONS)}")
     for section in ("model", "training", "trainer", "tiny", "cpu"):
         if not isinstance(tree.get(section, {}), dict):
-            raise ValueError(f"In {path}, {section} should be a section with fields of its own.")
+            raise ValueError(f"In {path}, {section} must be a section with fields.")
     base, written = tree.pop("extends", None), texts.pop("extends", None)
     if base is None:
         return tree, texts
@@ -171,7 +169,7 @@ def _take(tree: dict[str, Any], key: str, value: str, chosen: dict[tuple[str, ..
         entries = None
     if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
         if not key.endswith("+"):
-            raise ValueError(f"{key} should be a list, even of one: write it as --{key} '[{value}]'.")
+            raise ValueError(f"{key} must be a list: write a single value as --{key} '[{value}]'.")
         entries = [value]
     arguments[name] = [*(arguments.get(name) or []), *entries] if key.endswith("+") else entries
     return True

@@ -33,7 +33,7 @@ def read_run_data(run: Run, overrides: Sequence[str] = (), other: bool = False, 
         if other:
             len(data.examples("train"))  # raises errors in the data here
         else:
-            run.require_same_data(data, "or evaluate on these on purpose by --other-data")
+            run.require_same_data(data, "or give --other-data to evaluate on these data")
     return data
 
 
@@ -48,9 +48,9 @@ def looked_for(run: Run, overrides: Sequence[str] = ()) -> Iterator[None]:
         path = (_section(run, "data").get("init_args") or {}).get("path")
         if path is None:
             raise
-        where = "" if Path(path).is_absolute() else f", is relative, and was looked for in {Path.cwd()}"
+        where = "" if Path(path).is_absolute() else f" and is relative to {Path.cwd()}"
         raise type(error)(
-            f"{error} The path comes from {run.config}{where}: give --data.path where the data are."
+            f"{error} The path comes from {run.config}{where}: give the new path with --data.path."
         ) from None
 
 

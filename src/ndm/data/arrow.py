@@ -33,8 +33,8 @@ def require_moderate(path: Path) -> None:
     size = int.from_bytes(end[:4], "little") if end[4:] == b"PAR1" else 0
     if size > MOST_METADATA:
         raise ValueError(
-            f"{path} has {size:,} bytes that say which columns and groups of rows it has, and may have "
-            f"{MOST_METADATA:,}: write fewer columns, or larger groups of rows, to another file."
+            f"The metadata of {path} have {size:,} bytes, more than the limit of {MOST_METADATA:,}: write a file with "
+            "fewer columns or larger row groups."
         )
 
 

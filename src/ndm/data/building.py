@@ -107,10 +107,11 @@ class Decoder:
         if shape[1:] != self.shape[1:]:
             ours, theirs = (f"{s[2]} x {s[1]} pixels" for s in (self.shape, shape))
             return UnequalError(
-                f"The {name} has {theirs} and the {self._shape_of} {ours}: give a size=, to which all are resized."
+                f"The {name} has {theirs} and the {self._shape_of} {ours}: give --data.size (size=) to resize all "
+                "images."
             )
         return ColouredError(
-            f"The {name} has colours and the {self._shape_of} has none: give channels=1 or channels=3."
+            f"The {name} is a colour image, unlike the {self._shape_of}: give --data.channels 1 or 3 (channels=)."
         )
 
 
@@ -162,8 +163,8 @@ def _require_disk(folder: Path, size: int, where: str) -> None:
     free = shutil.disk_usage(folder).free
     if size > free:
         raise ValueError(
-            f"The images of {where} take {in_words(size)} when they are decoded, and the disk of {folder.parent} has "
-            f"{in_words(free)} free: give --data.cache a folder on a larger one, a smaller --data.size, or "
+            f"The decoded images of {where} need {in_words(size)}, but the disk of {folder.parent} has only "
+            f"{in_words(free)} free: set --data.cache to a folder on a larger disk, reduce --data.size, or give "
             "--data.streaming true."
         )
 
@@ -261,9 +262,9 @@ def _several_sizes(splits: Iterable[Rows], path: str) -> str:
     side = min(sizes.most_common(1)[0][0])
     advice = max(4, min(64, 2 ** int(math.log2(side))))  # a power of two, which suits most networks
     return (
-        f"{path} has images of {len(sizes):,} sizes, most often {_most_common(sizes)} pixels: give "
-        f"--data.size {advice} (size={advice}), and the shorter side of all becomes {advice} pixels and the middle is "
-        "cropped; or leave images of other sizes out."
+        f"{path} has images of {len(sizes):,} sizes, most often {_most_common(sizes)} pixels: give --data.size "
+        f"{advice} (size={advice}) to resize the shorter sides to {advice} pixels and crop the centres; or remove "
+        "images of other sizes."
     )
 
 

@@ -64,7 +64,7 @@ def lines(path: Path) -> Iterator[tuple[int, list[str]]]:
                     empty.append(line)
                 line = reader.line_num + 1
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is not text in UTF-8: write it anew in that encoding.") from None
+        raise ValueError(f"{path} is not encoded in UTF-8: convert it to UTF-8.") from None
     except csv.Error as error:
         raise ValueError(f"{path} cannot be read as CSV ({error}).") from None
 
@@ -77,7 +77,7 @@ def _bounded(file: TextIO, path: Path) -> Iterator[str]:
     """The lines of a file, with a limit on their length."""
     while line := file.readline(_LONGEST + 1):
         if len(line) > _LONGEST:
-            raise ValueError(f"{path} has a line of more than {_LONGEST:,} characters: it is no table.")
+            raise ValueError(f"{path} has a line of more than {_LONGEST:,} characters: it is not a CSV table.")
         yield line
 
 
@@ -148,8 +148,10 @@ def refusal(
         cells = ", ".join(f"{name} {n:,}" for name, n in absent.items() if n)
         rows_ = f"the {len(rows):,} rows with missing cells" if len(rows) > 1 else "that row"
         advice = f"give --data.missing drop (missing='drop') to leave out {rows_} ({cells})"
-        return ValueError(f"{place}: {advice}, or name the other columns by columns=.")
-    advice = "correct or remove such rows" + ("" if levels or fixed else ", or leave the column out by columns=")
+        return ValueError(f"{place}: {advice}, or select the other columns with --data.columns (columns=).")
+    advice = "correct or remove such rows" + (
+        "" if levels or fixed else ", or leave the column out with --data.columns (columns=)"
+    )
     return ValueError(f"{place}: {advice}.")
 
 

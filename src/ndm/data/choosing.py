@@ -30,7 +30,7 @@ def part_of(n: int, size: int | None, seed: int) -> Tensor:
         tensor([0, 1, 2])
     """
     if size is not None and size < 1:
-        raise ValueError(f"A part of the examples must have at least one, got {size}.")
+        raise ValueError(f"The number of random examples must be at least 1, got {size}.")
     if size is None or size >= n:
         return torch.arange(n)
     generator = torch.Generator().manual_seed(seed)

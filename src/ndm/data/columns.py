@@ -71,7 +71,7 @@ def _meant(given: Any, names: Sequence[str], path: str) -> str:
     quoted = meant[0] if meant else str(given)
     which = f"may be any of {some(meant)}" if meant else f"is none of {some(names)}"
     raise ValueError(
-        f"columns names {given!r}, which YAML has read as a {type(given).__name__} and which {which} of {path}: write "
+        f"columns contains {given!r}, which YAML has read as a {type(given).__name__}; it {which} of {path}: write "
         f"names in quotes, as in --data.columns '[\"{quoted}\"]'."
     )
 
@@ -133,17 +133,16 @@ def check_column(name: str, column: np.ndarray, path: str) -> None:
     """
     if column.min() == column.max():
         raise ValueError(
-            f"The column {name!r} of {path} is constant in the training split ({column[0]:g}), and so "
-            "has no density: name the others by columns=."
+            f"The column {name!r} of {path} is constant in the training split ({column[0]:g}), so it has no density: "
+            "select the other columns with --data.columns (columns=)."
         )
     with np.errstate(over="ignore"):
         lost = np.abs(column - column.astype(np.float32)).max()
     spread = column.std()
     if not lost <= _ROUNDING * spread:
         raise ValueError(
-            f"The column {name!r} of {path} has values about {column.mean():.3g} that differ by "
-            f"{spread:.3g}, of which single precision would take away up to {lost:.2g}: subtract an offset, "
-            "or use another unit."
+            f"The column {name!r} of {path} has values near {column.mean():.3g} with a spread of {spread:.3g}, and "
+            f"float32 would round them by up to {lost:.2g}: subtract an offset, or use another unit."
         )
 
 
@@ -159,12 +158,14 @@ def few_values(columns: Mapping[str, np.ndarray]) -> list[str]:
         return []
     if len(few) == 1:
         ((name, n),) = few.items()
-        which, out = f"the column {name!r} takes {n} values only", "it"
+        which, out = f"the column {name!r} has only {n} distinct values", "it"
     else:
-        which = f"the columns {', '.join(f'{name!r} ({n} values)' for name, n in few.items())} take few values only"
+        which = f"the columns {', '.join(f'{name!r} ({n} values)' for name, n in few.items())} have few distinct values"
         out = "them"
-    advice = f"leave {out} out by columns=, or give levels= if all columns are of whole numbers"
-    return [f"{which}, on which a density grows without end as a model learns: {advice}"]
+    advice = (
+        f"leave {out} out with --data.columns (columns=), or give --data.levels (levels=) if all columns are integers"
+    )
+    return [f"{which}, so the likelihood is unbounded: {advice}"]
 
 
 def dependent_columns(columns: Mapping[str, np.ndarray]) -> list[str]:
@@ -183,7 +184,7 @@ def dependent_columns(columns: Mapping[str, np.ndarray]) -> list[str]:
     weights = np.abs(vectors[:, 0])
     names = [repr(name) for name, weight in zip(columns, weights, strict=True) if weight > weights.max() / 100]
     which = f"one of the columns {some(names)} is a linear function of the others"
-    return [f"{which}, on which a density grows without end as a model learns: leave one out by columns="]
+    return [f"{which}, so the likelihood is unbounded: leave one out with --data.columns (columns=)"]
 
 
 def far_values(name: str, column: np.ndarray) -> Iterator[str]:
@@ -209,9 +210,8 @@ def far_values(name: str, column: np.ndarray) -> Iterator[str]:
         if alone and even:
             yield (
                 f"the column {name!r} holds {extreme:g} in {len(column) - len(others):,} of {len(column):,} rows, far "
-                f"from all other values, nine tenths of which lie in {low:.4g} ... {high:.4g} and within "
-                f"{(high - low) / deviation:.2g} standard deviations of each other: correct such cells, or remove "
-                "their rows"
+                f"from all other values, 90% of which lie in {low:.4g} ... {high:.4g} ({(high - low) / deviation:.2g} "
+                "standard deviations): correct these cells, or remove their rows"
             )
             return
     low, high = np.quantile(column, [0.05, 0.95])
@@ -219,12 +219,12 @@ def far_values(name: str, column: np.ndarray) -> Iterator[str]:
     farthest = int(np.abs(z).argmax())
     if low == high or ((high - low) / deviation >= _SPREAD * _NORMAL and abs(z[farthest]) < _FAR):
         return
-    advice = "take the logarithm of the column" if column.min() > 0 else "bring the column to another scale"
+    advice = "take the logarithm of the column" if column.min() > 0 else "transform the column"
     yield (
         f"the column {name!r} has a long tail: the {'largest' if z[farthest] > 0 else 'smallest'} value, "
-        f"{column[farthest]:g}, is {abs(z[farthest]):.0f} standard deviations from the mean, and nine tenths of the "
-        f"values lie within {(high - low) / deviation:.2g} (a normal column's within 3.3): {advice}, correct such "
-        "values, or leave the column out by columns="
+        f"{column[farthest]:g}, is {abs(z[farthest]):.0f} standard deviations from the mean, and 90% of the values lie "
+        f"within {(high - low) / deviation:.2g} (3.3 for a normal distribution): {advice}, correct these values, or "
+        "leave the column out with --data.columns (columns=)"
     )
 
 

@@ -153,7 +153,7 @@ def _read(path: str) -> bytes:
             with open(path, "rb") as file:
                 return file.read()
         if not path.rpartition("::")[2].startswith("hf://"):
-            raise FileNotFoundError("there is no such file, and addresses other than the hub's are not followed")
+            raise FileNotFoundError("the file does not exist; files are only downloaded from the Hugging Face hub")
         import fsspec  # reads hf:// addresses of the hub's library, also in archives
 
         with fsspec.open(path, "rb") as file:
@@ -191,10 +191,10 @@ def _refusal(error: Exception) -> DecodingError:
     if isinstance(error, DecodingError):
         return error
     if isinstance(error, Image.UnidentifiedImageError):
-        return DecodingError(f"is not an image in a format that is read here ({', '.join(_FORMATS)})")
+        return DecodingError(f"is not an image in a supported format ({', '.join(_FORMATS)})")
     if isinstance(error, Image.DecompressionBombError):
-        return DecodingError(f"has more than {MOST_PIXELS:,} pixels: make it smaller, or leave it out")
-    return DecodingError(f"cannot be decoded, its file may be truncated or damaged ({error})")
+        return DecodingError(f"has more than {MOST_PIXELS:,} pixels: resize or remove it")
+    return DecodingError(f"cannot be decoded; the file may be truncated or damaged ({error})")
 
 
 def _require_moderate(image: Image.Image) -> None:
@@ -202,8 +202,8 @@ def _require_moderate(image: Image.Image) -> None:
     width, height = image.size
     if width * height > MOST_PIXELS or max(width, height) > LONGEST:
         raise DecodingError(
-            f"has {width:,} x {height:,} pixels, and may have {MOST_PIXELS:,} and {LONGEST:,} a side: make it smaller, "
-            "or leave it out"
+            f"has {width:,} x {height:,} pixels, more than the limit of {MOST_PIXELS:,} in total or {LONGEST:,} per "
+            "side: resize or remove it"
         )
 
 
@@ -214,7 +214,7 @@ def _loaded(data: bytes, seen: Seen, held: contextlib.ExitStack) -> Image.Image:
             held.enter_context(_ALONE)
         mode, done = opened.mode, []
         if opened.format in ("GIF", "WEBP", "TIFF") and _has_frames(opened):
-            done.append("with several frames, of which the first was taken")
+            done.append("with several frames, of which the first was used")
         # Pillow converts 16 bits per colour to 8 bits; the original depth is known only from the raw mode in the file.
         if opened.format in ("PNG", "TIFF", "PPM") and any(";16" in str(tile) for tile in getattr(opened, "tile", ())):
             done.append("reduced from 16 to 8 bits a channel")
@@ -222,7 +222,7 @@ def _loaded(data: bytes, seen: Seen, held: contextlib.ExitStack) -> Image.Image:
         image = _eight_bits(opened)
         orientation = _orientation(opened)  # not earlier: it may load the file and ignore damage
         if orientation in _UPRIGHT:
-            done.append("turned as their EXIF data say")
+            done.append("rotated according to their EXIF data")
             information = image.info
             image = image.transpose(_UPRIGHT[orientation])
             image.info = information  # includes the transparency
@@ -269,8 +269,10 @@ def _converted(image: Image.Image, channels: int | None, background: str | None,
         image = image.convert("LA")
     if image.mode in ("RGBA", "LA") and image.getchannel("A").getextrema()[0] != 255:
         if background is None:
-            raise DecodingError("is partly transparent: give background=white, or put it on a background first")
-        seen.done[f"put on a {background} background, being transparent in part"] += 1
+            raise DecodingError(
+                "is partly transparent: give --data.background white (background=), or remove the transparency"
+            )
+        seen.done[f"partly transparent, and put on a {background} background"] += 1
         image = _put_on(image, background)
     grey = channels == 1 or (channels is None and image.mode in _GREY)
     if grey and image.mode not in _GREY:

@@ -74,7 +74,7 @@ def duplicate_lines(hashes: Mapping[str, np.ndarray]) -> list[str]:
             if n:
                 lines.append(
                     f"warning: {n:,} of the {len(hashes[split]):,} {split} examples are exact copies of {before} "
-                    "examples: what is measured on them is not of unseen data"
+                    "examples: results on them are not on unseen data"
                 )
     return lines
 
@@ -105,8 +105,8 @@ def one_sided_lines(labels: Mapping[str, Tensor], classes: int) -> list[str]:
     present = {split: set(y[y >= 0].unique().tolist()) for split, y in labels.items()}
     every = set().union(*present.values())
     return [
-        f"warning: the {split} split has {len(there):,} of {len(every):,} classes only, as if it were cut out of "
-        "sorted data: shuffle the data, or have other splits"
+        f"warning: the {split} split has only {len(there):,} of {len(every):,} classes, as if it were cut out of "
+        "sorted data: shuffle the data, or use other splits"
         for split, there in present.items()
         if there < every and len(labels[split]) >= _ENOUGH * classes
     ]

@@ -204,8 +204,8 @@ class Images(Data):
         count = self.taken or max(1, min(n // 10, 5_000))
         if count * len(missing) >= n:
             raise ValueError(
-                f"{self.path} has {n} training examples, too few to take {count} of them for each of "
-                f"{' and '.join(missing)}: lower validation."
+                f"{self.path} has {n} training examples, too few to take {count} for each of {' and '.join(missing)}: "
+                "reduce --data.validation (validation=)."
             )
         order = np.random.RandomState(0).permutation(n)  # its stream is frozen by NumPy's policy
         parts = np.split(order, [count * (i + 1) for i in range(len(missing))])
@@ -216,8 +216,8 @@ class Images(Data):
         missing = [name for name in SPLITS if name not in found]
         if self.taken and not missing:
             raise ValueError(
-                f"{self.path} has validation and test splits of its own, so that none is taken out of the training "
-                "split: leave validation out."
+                f"{self.path} already has validation and test splits, so none is taken from the training split: leave "
+                "validation out."
             )
         return missing
 
@@ -296,12 +296,12 @@ class Images(Data):
                     break
                 if per_pass is not None and done < per_pass:
                     logger.warning(
-                        "%s should have %d rows but has fewer: a resumed training will see another order.",
+                        "%s should have %d rows but has fewer: a resumed training will use another order.",
                         rows.where,
                         count,
                     )
                 pass_, first = pass_ + 1, 0
-        raise ValueError(f"No batch of {batch_size} can be filled from {rows.where}: lower the batch size.")
+        raise ValueError(f"{rows.where} has too few examples for a batch of {batch_size}: reduce the batch size.")
 
 
 def _require_packages() -> None:

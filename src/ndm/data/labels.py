@@ -58,9 +58,9 @@ def require_labels(labels: Tensor, classes: int, where: str = "") -> None:
     if missing:
         raise ValueError(
             f"{where}some labels are missing (-1): {missing:,} of {labels.numel():,}; give every example a label, "
-            "leave those examples out, or train without labels."
+            "remove those examples, or train without labels."
         )
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
         advice = f"give the network classes={high + 1}, or correct the labels" if low >= 0 else "correct the labels"
-        raise ValueError(f"{where}labels must be 0 ... {classes - 1}, and are {low} ... {high}: {advice}.")
+        raise ValueError(f"{where}labels must be 0 ... {classes - 1}, got {low} ... {high}: {advice}.")

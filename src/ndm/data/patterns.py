@@ -48,7 +48,7 @@ class Patterns(Data):
         if channels not in (1, 3):
             raise ValueError(f"channels must be 1 (grey) or 3 (colour), not {channels}.")
         if seed < 0:
-            raise ValueError(f"The seed must not be negative, as {seed} is.")
+            raise ValueError(f"The seed must not be negative, got {seed}.")
         self.shape = (channels, size, size)
         self.classes = classes
         self.seed = seed

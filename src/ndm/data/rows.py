@@ -86,7 +86,7 @@ class Rows:
         if label is None or (isinstance(label, float) and math.isnan(label)):
             return MISSING
         if label != int(label):
-            raise ValueError(f"A label of {self.where} is {label}: labels are the whole numbers of the classes.")
+            raise ValueError(f"{self.where} has the label {label}: labels must be integers.")
         return int(label)
 
     def _reading(self, rows: Any) -> Iterator[Any]:
@@ -98,7 +98,8 @@ class Rows:
             raise
         except (pyarrow.ArrowException, OSError) as error:
             raise OSError(
-                f"Rows of {self.where} cannot be read, a file may be damaged or the network away ({first_line(error)})."
+                f"Rows of {self.where} cannot be read: a file may be damaged, or the network unavailable "
+                f"({first_line(error)})."
             ) from None
 
 
@@ -142,7 +143,8 @@ def _image_column(features: Mapping[str, Any], column: str | None, where: str) -
         raise ValueError(f"There is no column of images in {where}: its columns are {', '.join(features)}.")
     if len(candidates) > 1:
         raise ValueError(
-            f"There are several columns of images in {where}, {', '.join(candidates)}: name one by column=."
+            f"There are several columns of images in {where}, {', '.join(candidates)}: choose one with --data.column "
+            "(column=)."
         )
     return candidates[0]
 
@@ -162,7 +164,7 @@ def _label_column(features: Mapping[str, Any], column: str | None, where: str) -
         _require(column, features, where)
         # pandas converts integers with missing values to floats.
         if column not in whole and not re.fullmatch(r"float\d+|bool", _kind(features[column])):
-            raise ValueError(f"The column {column!r} of {where} does not hold numbers of classes: {features[column]}.")
+            raise ValueError(f"The column {column!r} of {where} does not hold class numbers: {features[column]}.")
         return column
     if len(classes) == 1:
         return classes[0]
@@ -171,7 +173,8 @@ def _label_column(features: Mapping[str, Any], column: str | None, where: str) -
         return named[0]
     if named or classes:
         raise ValueError(
-            f"There are several columns of labels in {where}, {', '.join(classes or named)}: name one by label_column=."
+            f"There are several columns of labels in {where}, {', '.join(classes or named)}: choose one with "
+            "--data.label_column (label_column=)."
         )
     return None
 

@@ -79,14 +79,14 @@ def find_source(path: str, subset: str | None = None, revision: str | None = Non
         return _on_the_hub(path, subset, revision)
     if subset is not None or revision is not None:
         given = "subset" if subset is not None else "revision"
-        raise ValueError(f"{given} is for data sets of the hub, but {path} is here: leave {given} out.")
+        raise ValueError(f"{given} is for data sets of the hub, but {path} is local: leave {given} out.")
     if local.is_dir():
         return _in_a_folder(local)
     if local.exists():
         files = [local]
     other = next((f for f in files if f.suffix != ".parquet" or not f.is_file()), None)
     if other is not None:
-        raise ValueError(f"{other} is not a parquet file: give parquet files, or a folder of images.")
+        raise ValueError(f"{other} is not a Parquet file: give Parquet files, or a folder of images.")
     if local.exists():
         return _Parquet({"train": [local]}, path)  # the name is ignored: a single file is the training split
     return _Parquet(by_split(files, Path(os.path.commonpath([file.parent for file in files])), path), path)
@@ -97,8 +97,8 @@ def _on_the_hub(path: str, subset: str | None, revision: str | None) -> Source:
         raise FileNotFoundError(f"No file matches {path}: check its spelling.")
     if not _HUB_NAME.fullmatch(path) or path.lower().endswith((".parquet", *IMAGE_SUFFIXES)):
         raise FileNotFoundError(
-            f"There is no file or folder {path}, and the hub has no such names: give parquet files, a folder, "
-            "or a name like ylecun/mnist."
+            f"There is no file or folder {path}, and it is not a valid name on the hub: give Parquet files, a folder, "
+            "or a name such as ylecun/mnist."
         )
     return _Hub(path, subset, revision)
 
@@ -130,9 +130,7 @@ def by_split(files: Sequence[Path], below: Path, path: str) -> dict[str, list[Pa
         return {"train": list(files)}
     nameless = next((file for file, split in splits.items() if split is None), None)
     if nameless is not None:
-        raise ValueError(
-            f"Of the files of {path} some are named after a split, but {nameless} is not: rename it or leave it out."
-        )
+        raise ValueError(f"Some files of {path} are named after a split, but {nameless} is not: rename or remove it.")
     return _with_train({s: [f for f in files if splits[f] == s] for s in SPLITS if s in splits.values()}, path)
 
 
@@ -188,8 +186,8 @@ class _Parquet:
         for file, other in zip(files, columns, strict=True):
             if other != columns[0]:
                 raise ValueError(
-                    f"The files of {self.path} do not belong together: {files[0].name} has the columns "
-                    f"{', '.join(columns[0])}, but {file.name} has {', '.join(other)}; give those of one data set."
+                    f"The files of {self.path} have different columns: {files[0].name} has {', '.join(columns[0])}, "
+                    f"but {file.name} has {', '.join(other)}; give the files of one data set."
                 )
 
 
@@ -261,7 +259,7 @@ class _ImageFolder:
         other = next((file for n, file in parts if n != depth), None)
         if other is None or all(n < depth for n, _ in parts):
             return []
-        return [f"no classes: not all images lie in folders of one depth, as {other} does not"]
+        return [f"no classes: the images are in folders of different depths, such as {other}"]
 
     def _has_split_folders(self) -> bool:
         return any(self._top(file) for file in self.files)
@@ -306,18 +304,18 @@ class _Hub:
             return load_dataset(self.name, self.subset, revision=self.revision, streaming=streaming)
         except DatasetNotFoundError as error:
             raise FileNotFoundError(
-                f"{self.name} is neither a file or folder here nor a data set of the hub that is open to you "
+                f"{self.name} is neither a local file or folder nor a data set of the hub to which you have access "
                 f"({first_line(error)})."
             ) from None
         except ConnectionError as error:
             raise ConnectionError(
-                f"{self.name} is not a file or folder here, and the hub cannot be reached ({first_line(error)}): "
+                f"{self.name} is not a local file or folder, and the hub cannot be reached ({first_line(error)}): "
                 "check the path, or the network."
             ) from None
         except (ValueError, RuntimeError, NotImplementedError) as error:
             raise ValueError(
-                f"The hub's data set {self.name} cannot be read: {first_line(error)} "
-                "(subset names one of several configurations, revision another state of it.)"
+                f"The hub's data set {self.name} cannot be read: {first_line(error)} (subset selects one of several "
+                "configurations, revision a version.)"
             ) from None
 
 

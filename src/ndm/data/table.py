@@ -98,7 +98,7 @@ class Table(Data):
         if levels is not None and levels < 2:
             raise ValueError(f"levels must be at least 2, not {levels}.")
         if seed < 0:
-            raise ValueError(f"The seed must not be negative, as {seed} is.")
+            raise ValueError(f"The seed must not be negative, got {seed}.")
         if missing not in (None, "error", "drop", "atom"):
             raise ValueError(f"missing must be error, drop or atom, not {missing!r}.")
         self._given = None if given is None else _names(given)
@@ -233,9 +233,10 @@ class Table(Data):
         if len(rows) == 0:
             if dropped:
                 raise ValueError(
-                    f"Every row of {self.path}{where} has a missing cell ({columns}): name other columns by columns=."
+                    f"Every row of {self.path}{where} has a missing cell ({columns}): select other columns with "
+                    "--data.columns (columns=)."
                 )
-            raise ValueError(f"{self.path} has no rows{where}: there is nothing to learn from.")
+            raise ValueError(f"{self.path} has no rows{where}.")
         if dropped:
             total = dropped + len(rows)
             many = "warning: " if dropped > _MANY * total else ""
@@ -249,21 +250,21 @@ class Table(Data):
         for name, column in zip(self.columns, rows.T, strict=True):
             if counts_rows(column, in_order=True):
                 self._notes.append(
-                    f"warning: the column {name!r} counts the rows and says nothing about them: "
-                    "name the others by columns="
+                    f"warning: the column {name!r} only counts the rows: select the other columns with --data.columns "
+                    "(columns=)"
                 )
 
     def _taken_from(self, rows: np.ndarray, missing: Sequence[str]) -> dict[str, np.ndarray]:
         """The missing splits and the remaining training rows, float64 (n, d)."""
         for name, count in self.taken.items():
             if count is not None and name not in missing:
-                raise ValueError(f"{self.path} has a {name} split of its own: leave {name}={count} out.")
+                raise ValueError(f"{self.path} already has a {name} split: leave {name}={count} out.")
         n = len(rows)
         counts = [self.taken[name] or max(1, n // 10) for name in missing]
         if n - sum(counts) < 2:
             raise ValueError(
-                f"{self.path} has {n} rows, too few to train on at least 2 and to take "
-                f"{' and '.join(f'{c} for {name}' for c, name in zip(counts, missing, strict=True)) or 'none'} from."
+                f"{self.path} has {n} rows, too few: training needs at least 2, after taking "
+                f"{' and '.join(f'{c} for {name}' for c, name in zip(counts, missing, strict=True)) or 'none'}."
             )
         order = np.random.RandomState(self.seed).permutation(n)  # its stream is frozen by NumPy's policy
         parts = np.split(order, np.cumsum(counts, dtype=int))
@@ -306,6 +307,6 @@ def _find(path: str) -> tuple[dict[str, list[Path]], list[str]]:
         return by_split(files, local, path), [f"files: {len(files):,} CSV or Parquet in {path}", *lines]
     files = [Path(f) for f in sorted(glob.glob(str(local), recursive=True))] if glob.has_magic(path) else []
     if not files:
-        raise FileNotFoundError(f"There is no file, folder or match for {path}: check its spelling.")
+        raise FileNotFoundError(f"No file or folder matches {path}: check its spelling.")
     below = Path(os.path.commonpath([file.parent for file in files]))
     return by_split(files, below, path), [f"files: {len(files):,} of {path}"]

@@ -94,8 +94,8 @@ class TableFile:
             names = tuple(self._schema.names)
         if len(names) > MOST_COLUMNS:
             raise ValueError(
-                f"{self.path} has {len(names):,} columns, and a table may have {MOST_COLUMNS:,}: write those that are "
-                "of use to another file."
+                f"{self.path} has {len(names):,} columns, more than the limit of {MOST_COLUMNS:,}: write the columns "
+                "you need to another file."
             )
         return names
 
@@ -111,7 +111,7 @@ class TableFile:
             self._check_header(names)
         twice = twice_in(names)
         if twice is not None:
-            raise ValueError(f"{self.path} has two columns of the name {twice!r}: rename one.")
+            raise ValueError(f"{self.path} has two columns named {twice!r}: rename one.")
         return names
 
     @cached_property
@@ -128,10 +128,10 @@ class TableFile:
         if columns is not None:
             self._names_are_numbers = set(columns) <= set(self.header)  # numbers given as columns are names
             if not columns:
-                raise ValueError("columns names no column: leave it out to take all that hold numbers.")
+                raise ValueError("columns is empty: leave it out to use all numeric columns.")
             twice, unknown = twice_in(columns), next((name for name in columns if name not in self._places), None)
             if twice is not None:
-                raise ValueError(f"columns names {twice!r} twice.")
+                raise ValueError(f"columns contains {twice!r} twice.")
             if unknown is not None:
                 end = did_you_mean(unknown, self.names, f"it has {some(self.names)}")
                 raise ValueError(f"{self.path} has no column {unknown!r}{end}")
@@ -143,14 +143,14 @@ class TableFile:
         left_out = {name: self._why_not(name) for name in self.names if name not in taken}
         if not numbers:
             others = some([name or "(one without a name)" for name in left_out])
-            raise ValueError(f"{self.path} has no column of numbers: it has {others}.")
+            raise ValueError(f"{self.path} has no numeric column: it has {others}.")
         for name in filter(is_counter, numbers):
             if self._counts_rows(name):
                 left_out[name] = "an index, which counts the rows"
             else:
                 self._say(
-                    f"warning: the column {name!r} is called as an index that pandas has written, but does not count "
-                    "the rows and is taken for data: name the others by columns= to leave it out"
+                    f"warning: the column {name!r} is named like an index written by pandas, but does not count the "
+                    "rows and is used as data: to leave it out, select the other columns with --data.columns (columns=)"
                 )
         if left_out:
             reasons = some([f"{name or 'one without a name'} ({why})" for name, why in left_out.items()])
@@ -174,10 +174,10 @@ class TableFile:
 
     def _check_header(self, names: Sequence[str]) -> None:
         if not names:
-            raise ValueError(f"{self.path} is empty: it should begin with a line of column names.")
+            raise ValueError(f"{self.path} is empty: it must begin with a line of column names.")
         counted = [str(i) for i in range(len(names))]  # pandas' names of an array's columns
         if all(is_number(name) for name in names) and list(names) != counted and not self._names_are_numbers:
-            raise ValueError(f"{self.path} begins with a line of numbers: put a line of column names on top of it.")
+            raise ValueError(f"{self.path} begins with a line of numbers: add a line of column names at the top.")
         if len(names) == 1 and any(separator in names[0] for separator in ";\t|"):
             raise ValueError(f"{self.path} is not separated by commas: write it with commas.")
 
@@ -214,7 +214,7 @@ class TableFile:
             if not is_numeric(self._schema.field(name).type):
                 raise ValueError(
                     f"The column {name!r} of {self.path} holds {self._schema.field(name).type} and not numbers: "
-                    + ("correct the file." if self.fixed else "leave it out of columns=.")
+                    + ("correct the file." if self.fixed else "leave it out of --data.columns (columns=).")
                 )
 
     # ---- rows
@@ -276,7 +276,7 @@ class TableFile:
         require(
             _BYTES * rows * d,
             f"{self.path}, {rows:,} rows of {d:,} column{'s' * (d > 1)},",
-            "take fewer columns by columns=, or write fewer rows to another file",
+            "use fewer columns with --data.columns (columns=), or write fewer rows to another file",
         )
 
     def arrow(self, columns: Sequence[str]) -> Any:
@@ -397,7 +397,7 @@ class TableFile:
             raise
         except (pa.ArrowException, OSError) as error:
             reason = first_line(error)
-            raise ValueError(f"{self.path} cannot be read to its end: it may be damaged ({reason}).") from None
+            raise ValueError(f"{self.path} cannot be read completely: it may be damaged ({reason}).") from None
 
     def _parquet(self) -> Any:
         return open_parquet(self.path)

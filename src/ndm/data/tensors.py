@@ -64,25 +64,24 @@ class Tensors(Data):
         given = {name: x for name, x in zip(SPLITS, (train, validation, test), strict=True) if x is not None}
         if not given:
             raise ValueError(
-                "Tensors needs at least one of train=, validation= and test=, given in Python: a configuration or a "
-                "command line cannot hold tensors; name another data set there, such as Table, Images or one of yours."
+                "Tensors needs at least one of train=, validation= and test=, which can only be given in Python: in a "
+                "configuration or on the command line, use another data set, such as Table or Images."
             )
         self.levels = levels
         self._examples = {name: self._checked(name, x) for name, x in given.items()}
         shapes = {name: tuple(x.shape[1:]) for name, x in given.items()}
         if len(set(shapes.values())) > 1:
             each = ", ".join(f"{shape} in the {name} split" for name, shape in shapes.items())
-            raise ValueError(f"The examples of all splits must have one shape, and have {each}.")
+            raise ValueError(f"The examples of all splits must have the same shape, got {each}.")
         self.shape = next(iter(shapes.values()))
         self._labels = {name: self._checked_labels(name, y) for name, y in (labels or {}).items()}
 
     def _checked(self, name: str, x: Tensor) -> Examples:
         if not isinstance(x, Tensor):
-            raise ValueError(f"{name} must be a tensor, not {type(x).__name__}: torch.as_tensor makes one of an array.")
+            raise ValueError(f"{name} must be a tensor, not {type(x).__name__}: convert arrays with torch.as_tensor.")
         if x.ndim < 2:
             raise ValueError(
-                f"{name} must have shape (N, *shape), got {tuple(x.shape)}: of N numbers x[:, None] makes N examples, "
-                "each of one number."
+                f"{name} must have shape (N, *shape), got {tuple(x.shape)}: pass N scalar examples as x[:, None]."
             )
         if x.numel() == 0:
             raise ValueError(f"The {name} split has no examples: its tensor has shape {tuple(x.shape)}.")
@@ -93,8 +92,8 @@ class Tensors(Data):
             return x.float()
         if x.is_complex() or self.levels is None:
             raise ValueError(
-                f"The {name} split is of {x.dtype}: give levels=K if its values are the levels 0 ... K - 1, or "
-                "floating-point numbers if they are numbers."
+                f"The {name} split has dtype {x.dtype}: give levels=K if its values are the levels 0 ... K - 1; "
+                "otherwise convert it to floating point."
             )
         try:
             from_levels(torch.stack(x.aminmax()), self.levels)
@@ -104,11 +103,11 @@ class Tensors(Data):
 
     def _checked_labels(self, name: str, y: Tensor) -> Tensor:
         if name not in self._examples:
-            raise ValueError(f"There are labels for {name!r}, and the splits given are {', '.join(self._examples)}.")
+            raise ValueError(f"labels has an entry for {name!r}, but the splits are {', '.join(self._examples)}.")
         n = len(self._examples[name])
         whole = isinstance(y, Tensor) and not (y.is_floating_point() or y.is_complex())
         if not whole or y.shape != (n,) or y.min() < 0:
-            raise ValueError(f"The labels of the {name} split must be a tensor of {n} integers from 0 on.")
+            raise ValueError(f"The labels of the {name} split must be a tensor of {n} non-negative integers.")
         return y.long()
 
     @property
@@ -118,7 +117,7 @@ class Tensors(Data):
     def _split(self, name: str) -> tuple[Examples, Tensor | None]:
         if name not in self._examples:
             like = ", ".join(["N", *map(str, self.shape)])
-            raise ValueError(f"These tensors have no {name} split: give Tensors {name}=, of shape ({like}).")
+            raise ValueError(f"Tensors was built without a {name} split: pass {name}=, of shape ({like}).")
         return self._examples[name], self._labels.get(name)
 
 

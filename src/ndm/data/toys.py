@@ -53,7 +53,7 @@ class Toy(Data):
             if size < 1:
                 raise ValueError(f"The size of the {name} split must be positive, not {size}.")
         if seed < 0:
-            raise ValueError(f"The seed must not be negative, as {seed} is.")
+            raise ValueError(f"The seed must not be negative, got {seed}.")
 
     @abstractmethod
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:

@@ -85,7 +85,7 @@ class GaussianMixture:
         """
         rows = _rows(x)
         if rows.shape[1] != len(self._mean):
-            raise ValueError(f"The mixture is of {len(self._mean)} columns, and the rows have {rows.shape[1]}.")
+            raise ValueError(f"The mixture was fitted to {len(self._mean)} columns, got {rows.shape[1]}.")
         found = np.full(len(rows), math.nan)
         with np.errstate(over="ignore", invalid="ignore"):
             standardised = (rows - self._mean) / self._std
@@ -171,7 +171,7 @@ def _fitted(
 
 def _rows(x: Tensor) -> np.ndarray:
     if x.ndim != 2:
-        raise ValueError(f"A Gaussian mixture is of rows, (N, d); got shape {tuple(x.shape)}.")
+        raise ValueError(f"A Gaussian mixture needs rows of shape (N, d), got {tuple(x.shape)}.")
     return x.detach().double().cpu().numpy()
 
 
@@ -189,7 +189,7 @@ def _check(rows: np.ndarray, others: np.ndarray) -> None:
         )
     if rows.shape[1] != others.shape[1] or not 1 <= rows.shape[1] <= COLUMNS:
         raise ValueError(
-            f"A Gaussian mixture is of 1 to {COLUMNS} columns, the same for training and validation; got "
+            f"A Gaussian mixture needs 1 to {COLUMNS} columns, the same for training and validation, got "
             f"{rows.shape[1]} and {others.shape[1]}."
         )
     if not (np.isfinite(rows).all() and np.isfinite(others).all()):

@@ -172,7 +172,7 @@ def mmd(
     scale = _median_distance(rows[:n]) if scale is None else scale
     if not 0 < scale < math.inf:
         raise ValueError(
-            f"scale must be positive and finite, got {scale}: where most examples of x are the same, give it by hand."
+            f"scale must be positive and finite, got {scale}: if most examples of x are equal, pass scale=."
         )
     divisions = _divisions(n, len(rows) - n, permutations, generator).to(rows.device)
     first, second = (divisions == 1).to(rows.dtype).T, (divisions == -1).to(rows.dtype).T  # (examples, divisions)
@@ -214,7 +214,7 @@ def _pooled(x: Tensor, y: Tensor, permutations: int) -> tuple[Tensor, int]:
     x, y = as_tensor(x, "samples"), as_tensor(y, "samples")
     if x.dim() < 2 or x.shape[1:] != y.shape[1:] or x[0].numel() == 0:
         raise ValueError(
-            f"Samples are (N, *shape) and (M, *shape), of one shape; got {tuple(x.shape)} and {tuple(y.shape)}."
+            f"Samples must have shapes (N, *shape) and (M, *shape), got {tuple(x.shape)} and {tuple(y.shape)}."
         )
     if min(len(x), len(y)) < FEWEST:
         raise ValueError(f"Each sample needs at least {FEWEST} examples, got {len(x)} and {len(y)}.")
@@ -222,7 +222,7 @@ def _pooled(x: Tensor, y: Tensor, permutations: int) -> tuple[Tensor, int]:
         raise ValueError(f"permutations must be at least 0, got {permutations}.")
     rows = torch.cat([x.flatten(1).double(), y.flatten(1).to(x.device).double()])
     if not torch.isfinite(rows).all():
-        raise ValueError("Some examples are not finite: does the sampler return NaN?")
+        raise ValueError("The samples contain NaN or infinite values: check the sampler.")
     return rows - rows.mean(0), len(x)  # centred, to avoid cancellation
 
 

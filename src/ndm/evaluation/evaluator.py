@@ -63,7 +63,7 @@ def evaluate(
     """
     o = (options or EvaluationOptions()).changed(**changes)
     if unknown := [name for name in o.variances if name not in (*VARIANCES, own_variance(model))]:
-        raise ValueError(f"There is no reverse variance {unknown[0]!r}; choose among {', '.join(VARIANCES)}.")
+        raise ValueError(f"There is no reverse variance {unknown[0]!r}; choose one of {', '.join(VARIANCES)}.")
     part = _Part.of(data, o.split, o.max_examples, o.seed, _conditional(model))
     about = {"data": type(data).__name__, "split": o.split, "split_examples": len(data.examples(o.split))}
     parameters = sum(p.numel() for p in model.parameters())
@@ -230,8 +230,8 @@ def _add_mixture(result: Evaluation, data: Data, part: _Part, seed: int) -> None
     sentence = ""
     if mean > 2 * error:
         sentence = (
-            f"A Gaussian mixture of {components} describes this {result.about['split']} split better than the model "
-            f"by {rounded(mean, error)} nats an example ({own_name}): use it, or train longer, or on more data."
+            f"A Gaussian mixture of {components} describes this {result.about['split']} split better than the model by "
+            f"{rounded(mean, error)} nats per example ({own_name}): use the mixture, train longer, or use more data."
         )
     result.about["comparison"] = {
         "components": mixture.components, "with": own_name, "difference": mean, "stderr": error, "sentence": sentence,
@@ -241,15 +241,14 @@ def _add_mixture(result: Evaluation, data: Data, part: _Part, seed: int) -> None
 def _add_quality(result: Evaluation, model: NDM, data: Data, n: int, o: EvaluationOptions) -> None:
     from ndm.evaluation.quality import fid_kid  # requires torchmetrics
 
-    sampling: dict[str, Any] = {"steps": 250, **o.sampling}
     device, real = device_of(model), _Part.of(data, o.split, n, o.seed, _conditional(model))
     blocks = [slice(b * o.batch_size, (b + 1) * o.batch_size) for b in shard(-(-len(real.places) // o.batch_size))]
     labels = real.labels
     if labels is not None:  # the same number of samples and examples per class
         labels = labels[torch.arange(n) % len(labels)]
     draw = sample_batches(
-        model, n, data.shape, seed=o.seed, batch_size=o.batch_size, labels=labels,
-        rank=rank(), world_size=world_size(), progress=False, **sampling,
+        model, n, data.shape, o.sampler, seed=o.seed, batch_size=o.batch_size, labels=labels,
+        rank=rank(), world_size=world_size(), progress=False,
     )  # fmt: skip
     scores = fid_kid(
         (real.examples[rows].to(device) for rows in blocks),
@@ -259,7 +258,7 @@ def _add_quality(result: Evaluation, model: NDM, data: Data, n: int, o: Evaluati
         device=device,
     )
     kind = f"{n} samples, {len(real.places)} examples, features of {scores.features}"
-    common = {"steps": sampling["steps"], "variance": None, "unit": "", "examples": n, "kind": kind}
+    common = {"steps": o.sampler.steps, "variance": None, "unit": "", "examples": n, "kind": kind}
     result.rows.append({"quantity": "FID", "value": scores.fid, "stderr": None} | common)
     # KID's subsets overlap: their standard deviation does not give the error of the mean.
     result.rows.append({"quantity": "KID", "value": scores.kid, "stderr": None, "spread": scores.kid_std} | common)

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from ndm.evaluation.per_example import BLOCK, TIMES
+from ndm.inference.options import SamplerOptions
 from ndm.method.grids import SPACINGS
 
 __all__ = ["VARIANCES", "EvaluationOptions"]
@@ -39,14 +40,16 @@ class EvaluationOptions:
         likelihood_examples: number of these, at random, for the log-likelihood, which is the most expensive.
         quality: number of samples, and of random examples of the split, for FID and KID; None to skip.
         features: features for :func:`ndm.evaluation.quality.fid_kid`: ``inception``, a folder, or a network.
-        sampling: options of :func:`ndm.sample`, by default ancestral sampling in 250 steps.
+        sampling: the sampler for ``quality``; or a mapping with the fields to change in the default, ancestral sampling
+            in 250 steps.
         mixture: compare with a Gaussian mixture (:mod:`ndm.evaluation.baselines`), if the data are continuous vectors,
             the model has no classes, and scikit-learn is installed.
         seed: seed of all random numbers and subsets.
         batch_size: batch size.
 
     Raises:
-        ValueError: the spacing is unknown.
+        TypeError: ``sampling`` has a name that is not a field of :class:`ndm.SamplerOptions`.
+        ValueError: the spacing is unknown, or as for :class:`ndm.SamplerOptions`.
     """
 
     split: str = "test"
@@ -61,7 +64,7 @@ class EvaluationOptions:
     likelihood_examples: int | None = None
     quality: int | None = None
     features: str | nn.Module = "inception"
-    sampling: Mapping[str, Any] = field(default_factory=dict)
+    sampling: SamplerOptions | Mapping[str, Any] = field(default_factory=dict)
     mixture: bool = False
     seed: int = 0
     batch_size: int = BLOCK
@@ -69,6 +72,14 @@ class EvaluationOptions:
     def __post_init__(self) -> None:
         if self.spacing not in SPACINGS:
             raise ValueError(f"There is no spacing {self.spacing!r}; choose one of {', '.join(SPACINGS)}.")
+        _ = self.sampler  # raises an error if it is wrong
+
+    @property
+    def sampler(self) -> SamplerOptions:
+        """``sampling`` with its defaults."""
+        if isinstance(self.sampling, SamplerOptions):
+            return self.sampling
+        return SamplerOptions(steps=250).changed(**self.sampling)
 
     def changed(self, **changes: Any) -> EvaluationOptions:
         """Return a copy with other values; names that are not fields are options of :func:`ndm.log_likelihood`."""

@@ -125,7 +125,7 @@ def fid_kid(
     size = min(SUBSET_SIZE, *counts) if kid_subset_size is None else kid_subset_size
     if kid_subsets < 1 or not 2 <= size <= min(counts):
         raise ValueError(
-            f"KID needs subsets of at least 2 and at most as many examples as there are, {min(counts)}; got "
+            f"kid_subsets must be at least 1, and kid_subset_size from 2 to the number of examples, {min(counts)}; got "
             f"kid_subsets={kid_subsets}, kid_subset_size={size}."
         )
     width = found[0].shape[1]
@@ -177,7 +177,7 @@ def _features(network: nn.Module, batches: Iterable[Tensor], device: torch.devic
     for x in batches:
         found = network(x.to(device)).flatten(1)
         if not torch.isfinite(found).all():
-            raise ValueError("The features of some images are not finite: does the sampler return NaN?")
+            raise ValueError("The features of some images are not finite: check the sampler.")
         rows.append(found)
     return torch.cat(rows) if rows else torch.empty(0, 0, device=device)
 
@@ -215,11 +215,13 @@ def feature_network(spec: str, weights: str | os.PathLike[str] | None = None) ->
     if spec == "inception":
         return _Inception(weights)
     if weights is not None:
-        raise ValueError(f"Only inception takes its weights from a file; {spec!r} is a folder with weights of its own.")
+        raise ValueError(
+            f"A file of weights can only be given for inception; {spec!r} is a folder with its own weights."
+        )
     if not Path(spec).is_dir():
         raise FileNotFoundError(
-            f"There is no feature network {spec!r}: name 'inception', or a folder that "
-            "ndm.storage.checkpoints.save_part has saved."
+            f"There is no feature network {spec!r}: give 'inception', or a folder written by "
+            "ndm.storage.checkpoints.save_part."
         )
     return load_part(spec, Part)
 
@@ -254,12 +256,12 @@ class _Inception(nn.Module):
 def _as_bytes(x: Tensor) -> Tensor:
     """Convert images to Inception's input, uint8 (B, 3, H, W): the value 2 (k + 1/2) / 256 - 1 becomes k."""
     if x.dim() != 4 or x.shape[1] not in (1, 3):
-        raise ValueError(f"Inception takes images (B, C, H, W) with C 1 or 3, got shape {tuple(x.shape)}.")
+        raise ValueError(f"Inception needs images (B, C, H, W) with C 1 or 3, got shape {tuple(x.shape)}.")
     if x.dtype != torch.uint8:
         if not x.is_floating_point():
-            raise ValueError(f"Inception takes images of uint8, 0..255, or floating point in [-1, 1], got {x.dtype}.")
+            raise ValueError(f"Inception needs images of uint8, 0..255, or floating point in [-1, 1], got {x.dtype}.")
         if not (x.abs() <= 1.001).all():  # false for NaN
-            raise ValueError("Inception takes images with finite values in [-1, 1]: clamp them, or check the sampler.")
+            raise ValueError("Inception needs images with finite values in [-1, 1]: clamp them, or check the sampler.")
         x = ((x.float() + 1) * 128).floor().clamp(0, 255).to(torch.uint8)
     return x.expand(-1, 3, -1, -1)
 
@@ -269,8 +271,9 @@ def _fetched(url: str) -> dict[str, Tensor]:
         return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:
         raise OSError(
-            f"Inception's weights could not be fetched ({' '.join(str(error).split())[:99]}): download {url} elsewhere "
-            f"and put it into {Path(torch.hub.get_dir()) / 'checkpoints'}, or give a feature network of your own."
+            f"Inception's weights could not be downloaded ({' '.join(str(error).split())[:99]}): download {url} on "
+            f"another computer and copy it to {Path(torch.hub.get_dir()) / 'checkpoints'}, or give a feature network "
+            "of your own."
         ) from None
 
 
@@ -285,6 +288,4 @@ def _from_file(path: Path) -> dict[str, Tensor]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise many exception types
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
-        raise ValueError(
-            f"{path} cannot be read as tensors and nothing else ({reason}); nothing in it was executed."
-        ) from None
+        raise ValueError(f"{path} does not contain tensors only ({reason}); none of its code was executed.") from None

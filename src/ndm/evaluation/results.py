@@ -103,7 +103,9 @@ class Evaluation:
         """
         path = Path(path)
         if path.suffix == ".npz":
-            raise ValueError(f"{path} is to be a JSON file; the values of single examples go to a .npz beside it.")
+            raise ValueError(
+                f"{path} must end in .json; the values of the examples are written to a .npz file beside it."
+            )
         values = {row_name(r): v.numpy() for r, v in zip(self.rows, self.per_example, strict=False) if len(v)}
         values |= {_PLACES + row_name(r): v.numpy() for r, v in zip(self.rows, self.places, strict=False) if len(v)}
         with atomic_write(path.with_suffix(".npz")) as file:
@@ -185,7 +187,7 @@ class Evaluation:
             if whole and whole > n
             else f"{n:,} example{'s' * (n != 1)}"
         )
-        return part + (f", of which {row['not_finite']:,} not finite and left out" if row.get("not_finite") else "")
+        return part + (f", of which {row['not_finite']:,} not finite and excluded" if row.get("not_finite") else "")
 
 
 def _finite_examples(row: Mapping[str, Any]) -> int:
@@ -199,7 +201,7 @@ def _not_finite(row: Mapping[str, Any], split: str) -> str:
         return f"{MIXTURE}: of the examples for which the model's figure is finite, {row['examples'] - n:,}"
     names = ", ".join(map(str, places)) + (", ..." if n > len(places) else "")
     return (
-        f"{row_name(row)}: not finite (inf or nan) for {n:,} of {row['examples']:,} examples, which are left out: "
+        f"{row_name(row)}: not finite (inf or nan) for {n:,} of {row['examples']:,} examples, which are excluded: "
         f"number{'s' * (n > 1)} {names} of the {split + ' ' if split else ''}split, from 0"
     )
 
@@ -265,7 +267,7 @@ def read_per_example(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """
     found = {name: values for name, values in _arrays(path).items() if not name.startswith(_PLACES)}
     if not all(values.ndim == 1 and values.is_floating_point() for values in found.values()):
-        raise ValueError(f"{path} is damaged (a figure has no number for each example); evaluate the run again.")
+        raise ValueError(f"{path} is damaged (a result has no value for each example); evaluate the run again.")
     return found
 
 
@@ -280,7 +282,7 @@ def read_places(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     found = {name.removeprefix(_PLACES): places for name, places in every.items() if name.startswith(_PLACES)}
     whole = (name in every and p.dtype == torch.long and p.shape == every[name].shape for name, p in found.items())
     if not all(whole):
-        raise ValueError(f"{path} is damaged (a figure does not say which its examples are); evaluate the run again.")
+        raise ValueError(f"{path} is damaged (a result does not list its examples); evaluate the run again.")
     return found
 
 
@@ -289,7 +291,7 @@ def _arrays(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         require_regular(path)
         with zipfile.ZipFile(path) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
-        require(2 * size, f"What {path} unfolds to", "take it away to do without, or evaluate the run again")
+        require(2 * size, f"Unpacking {path}", "remove it, or evaluate the run again")
         with np.load(path, allow_pickle=False) as file:
             return {name: torch.from_numpy(file[name]) for name in file.files}
     except (FileNotFoundError, TooLargeError):

@@ -85,8 +85,8 @@ def solve_adaptive(
     solution = solver.solve(problem)
     if (solution.status != 0).any() or not torch.isfinite(solution.ys).all():
         raise RuntimeError(
-            f"The adaptive ODE solver gave up (after at most {max_steps} steps, at rtol={rtol}, atol={atol}): the "
-            "model's vector field is too rough or not finite. Loosen the tolerances, use float64, or train longer."
+            f"The adaptive ODE solver failed (limit: {max_steps} steps, rtol={rtol}, atol={atol}), because the model's "
+            "vector field is too stiff or not finite. Increase the tolerances, use float64, or train longer."
         )
     return Solution(
         states=solution.ys.transpose(0, 1).reshape(-1, *shape),

@@ -116,7 +116,7 @@ def bound(
     if times is not None:
         times = as_tensor(times, "times")
         if times.shape != (len(x),) or not ((times >= 0) & (times < 1)).all():
-            raise ValueError(f"The times must be {len(x)} numbers in [0, 1), one an example.")
+            raise ValueError(f"The times must be {len(x)} numbers in [0, 1), one per example.")
     with residual_path(x.device):
         return _bound(process, x, steps, labels, times, generator, _states_of(process, states, x), by_column)
 
@@ -285,7 +285,9 @@ def calibrate(
                 f"There is no spacing {spacing!r}; choose one of {', '.join(SPACINGS)}, or give the times of the steps."
             )
         if spacing == "optimal" and isinstance(batches, Iterator):
-            raise ValueError('spacing="optimal" looks at the data twice: give a tensor, a list or a DataLoader.')
+            raise ValueError(
+                'spacing="optimal" reads the data twice: pass a tensor, a list or a DataLoader, not an iterator.'
+            )
         check_calibration(steps, covariance)
         times = None
         if spacing == "gamma":
@@ -305,7 +307,7 @@ def calibrate(
         if variance is None:
             variance = calibrated_variance(process, data, steps, covariance, rank, times)
     if total is None or variance is None:
-        raise ValueError("Calibration needs at least one batch of data, and got none.")
+        raise ValueError("Calibration needs at least one batch of data, got none.")
     variance.fit(total)
     return variance
 

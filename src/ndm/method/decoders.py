@@ -194,9 +194,9 @@ class DiscretizedDecoder(Decoder):
         off = (x - self.level_values(x)[self.nearest(x)]).abs().max() if x.numel() else 0.0
         if off > 0.01 / self.levels:
             raise ValueError(
-                f"The data do not lie on the decoder's K = {self.levels} levels, 2 (k + 1/2)/{self.levels} - 1 for "
-                f"k = 0..{self.levels - 1} (the farthest value is {float(off):.3g} away from one). "
-                "Pass integers 0..K-1, which are put there, or use GaussianDecoder for continuous data."
+                f"The data do not lie on the decoder's K = {self.levels} levels, 2 (k + 1/2)/{self.levels} - 1 for k = "
+                f"0..{self.levels - 1} (largest distance: {float(off):.3g}). Pass integers 0..K-1, which are mapped to "
+                "the levels, or use GaussianDecoder for continuous data."
             )
 
 

@@ -319,8 +319,8 @@ class GuidedDenoiser(BaseDenoiser):
         known = classes or getattr(network, "classes", 0)
         if not known:
             raise ValueError(
-                "Guidance needs a network that knows classes: build it with classes=K and train it with some of the "
-                "labels replaced by K, which stands for no class."
+                "Guidance needs a network with classes: build it with classes=K and train it with some of the labels "
+                "replaced by K, which means no class."
             )
         self.denoiser = denoiser
         self.weight = weight
@@ -332,7 +332,7 @@ class GuidedDenoiser(BaseDenoiser):
 
     def estimate(self, z: Tensor, level: NoiseLevel, labels: Tensor | None = None) -> Estimate:
         if labels is None:
-            raise ValueError("Guidance needs labels: which class each example is to be guided to.")
+            raise ValueError("Guidance needs labels: give the class of each example.")
         twice = NoiseLevel(*(torch.cat([getattr(level, f.name)] * 2) for f in fields(level)))
         none = torch.full_like(labels, self.classes)
         both = self.denoiser.estimate(torch.cat([z, z]), twice, torch.cat([labels, none]))

@@ -71,8 +71,8 @@ def labelled(batches: Any) -> Iterator[tuple[Tensor, Values | None]]:
         batches = [batches]
     if not isinstance(batches, Iterable) or isinstance(batches, (str, Mapping)):
         raise ValueError(
-            f"Data come as a tensor, an array, a DataFrame, a list of batches or a DataLoader, not as a "
-            f"{type(batches).__name__}; of a data set of ndm give data.train."
+            "The data must be a tensor, an array, a DataFrame, a list of batches or a DataLoader, got "
+            f"{type(batches).__name__}; for a data set of ndm pass data.train."
         )
     for batch in batches:
         data, labels = batch, None
@@ -117,7 +117,7 @@ def optimal_grid(
         found = pair_moments(process, data, number, covariance, labels=labels, generator=generator)
         total = found if total is None else total + found
     if total is None:
-        raise ValueError("An optimal grid needs at least one batch of data, and got none.")
+        raise ValueError("An optimal grid needs at least one batch of data, got none.")
     return grid_from(total, data[0].numel(), number, steps, covariance)
 
 

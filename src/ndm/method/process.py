@@ -143,10 +143,12 @@ class Process(Part):
             raise ValueError(
                 'A transformation with gate="anchored" holds F(x, gamma_0) = x at the low end of its gamma_range, '
                 f"which is not the schedule's gamma_0 = {gamma_0:g}; leave gamma_range out or make them equal. "
-                "(The first model that a transformation is put into sets its range: build a new one for another.)"
+                "(The first model that uses a transformation sets its range: create a new one for another model.)"
             )
         if self.standardize is not None and self.decoder.levels is not None:
-            raise ValueError("K-level data are put on the decoder's levels; standardize is for continuous data only.")
+            raise ValueError(
+                "standardize is for continuous data only; K-level data are mapped to the decoder's levels."
+            )
         if isinstance(self.standardize, TableEncoding):
             mixed = self.standardize.discrete
             if mixed != self.decoder.discrete or self.decoder.levels is not None:
@@ -319,9 +321,9 @@ class Process(Part):
         """y for a volatility other than that of a direct denoiser's training: F + ratio (y - F)."""
         if estimate.transformed is None:
             raise ValueError(
-                "A direct reverse process predicts F - dF/dgamma for its own volatility only, and the ODE and DDIM "
-                "need F as well: build it as DirectDenoiser(net, ode=True), whose network has one more head, and train "
-                'it so; or sample with method="sde" or "ancestral".'
+                "A DirectDenoiser predicts F - dF/dgamma for its own volatility only; the ODE, DDIM and other "
+                "volatilities also need F. Use DirectDenoiser(net, ode=True), whose network has one more head, and "
+                'train again; or sample with method="sde" or "ancestral".'
             )
         f = estimate.transformed
         return f + per_example(ratio, f) * (estimate.mean - f)

@@ -83,7 +83,9 @@ class GradientWeight:
             RuntimeError: the factor has not been set.
         """
         if self.value is None:
-            raise RuntimeError("The weight of a schedule's gradient is set by the bound, before the backward pass.")
+            raise RuntimeError(
+                "The weight of the schedule's gradient is not set: compute the bound before the backward pass."
+            )
         return gradient * self.value
 
 
@@ -113,8 +115,8 @@ class Schedule(Part):
         if dgamma is None:
             if type(self).forward is not Schedule.forward:
                 raise ValueError(
-                    f"{type(self).__name__} makes its noise levels in forward, and here they are asked for by gamma: "
-                    "override level_at(gamma, dgamma) instead of forward."
+                    f"{type(self).__name__} overrides forward, but its noise levels are needed as functions of gamma: "
+                    "override level_at(gamma, dgamma) instead."
                 )
             dgamma = torch.ones_like(gamma)
         alpha_squared = torch.sigmoid(-gamma)

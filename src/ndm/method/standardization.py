@@ -31,8 +31,8 @@ class Standardize(Part):
         self._scale = as_tensor(scale, "scales").double()
         if not ((self._scale > 0) & self._scale.isfinite()).all() or not self._mean.isfinite().all():
             raise ValueError(
-                "A standardisation's scale must be positive, and mean and scale finite: is one of the data's columns "
-                "constant?"
+                "The standardisation's scale must be positive, and mean and scale finite: check the data for constant "
+                "columns."
             )
 
     @property
@@ -69,7 +69,7 @@ class Standardize(Part):
         data = as_tensor(data).double()
         check_examples(data)
         if len(data) < 2:
-            raise ValueError("A standardisation is fitted to at least 2 examples, got 1.")
+            raise ValueError("A standardisation needs at least 2 examples, got 1.")
         if not data.isfinite().all():
             raise ValueError("The data contain NaN or infinite values; remove or replace them.")
         return cls(data.mean(0).tolist(), data.std(0).tolist())

@@ -267,7 +267,7 @@ class CalibratedVariance(ReverseVariance):
         super().__init__()
         check_calibration(steps, covariance)
         if rank is not None and rank < 1:
-            raise ValueError(f'A covariance of rank {rank} keeps no direction apart: use covariance="isotropic".')
+            raise ValueError(f'rank must be at least 1, got {rank}: use covariance="isotropic" instead of rank 0.')
         if grid is not None:
             check_grid(grid, steps)
         self.steps = steps
@@ -308,8 +308,8 @@ class CalibratedVariance(ReverseVariance):
         """
         if not torch.isfinite(moments.squares()).all():
             raise ValueError(
-                "The model's errors on these data are not finite, so no reverse variance can be calibrated: has its "
-                "training diverged, or is an example far outside of what it was trained on?"
+                "The reverse variance cannot be calibrated, because the model's errors on these data are not finite: "
+                "check that its training did not diverge, and that no example is far from the training data."
             )
         if self.covariance == "isotropic":
             self.log_ratio.copy_(torch.log1p(moments.squares().mean(1, keepdim=True)))

@@ -28,7 +28,9 @@ class ConstantVolatility(Part):
     def __init__(self, eta: float = 1.0) -> None:
         super().__init__()
         if not (math.isfinite(eta) and eta > 0):
-            raise ValueError(f"The volatility must be positive, got {eta}; for DDIM sample with eta=0.")
+            raise ValueError(
+                f"The volatility must be positive, got {eta}; to sample by DDIM, pass eta=0 to ndm.sample."
+            )
         self.eta = eta
 
     def forward(self, gamma: Tensor) -> Tensor:

@@ -52,13 +52,13 @@ class Backbone(Part):
     def _check_conditions(self, u: Tensor | None, labels: Tensor | None) -> None:
         name = type(self).__name__
         if self.level and u is None:
-            raise ValueError(f"This {name} sees the noise level: call it as net(z, u), or build it with level=False.")
+            raise ValueError(f"This {name} takes the noise level: call it as net(z, u), or build it with level=False.")
         if not self.level and u is not None:
             raise ValueError(f"This {name} was built with level=False: call it as net(x), without a noise level.")
         if self.classes and labels is None:
             raise ValueError(f"This {name} was built with classes={self.classes}: give it labels.")
         if not self.classes and labels is not None:
-            raise ValueError(f"This {name} was given labels but knows no classes: build it with classes=K.")
+            raise ValueError(f"This {name} got labels but has no classes: build it with classes=K.")
 
     def _build_embeddings(self, width: int) -> int:
         """Create the embeddings of the network's conditions; returns their width, 0 without conditions."""

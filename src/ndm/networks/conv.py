@@ -59,13 +59,13 @@ class ConvNet(Backbone):
     ) -> None:
         super().__init__()
         if channels is None:
-            raise ValueError("ConvNet has to know how many channels an image has, as in channels=3.")
+            raise ValueError("ConvNet needs the number of channels of an image, as in channels=3.")
         if depth < 2:
-            raise ValueError(f"A ConvNet has an input and an output convolution: depth must be 2 or more, not {depth}.")
+            raise ValueError(f"depth must be at least 2, for an input and an output convolution, got {depth}.")
         if kernel < 1 or kernel % 2 == 0:
-            raise ValueError(f"kernel must be odd, so that the output has the image's size, not {kernel}.")
+            raise ValueError(f"kernel must be odd, so that the output has the size of the image, got {kernel}.")
         if patch < 1:
-            raise ValueError(f"patch is the side of a block of pixels, at least 1, not {patch}.")
+            raise ValueError(f"patch, the side of a block in pixels, must be at least 1, got {patch}.")
         self.channels, self.level, self.classes, self.patch = channels, level, classes, patch
         conditions = self._build_embeddings(embedding)
         self.modulation = nn.Linear(conditions, 2 * width * (depth - 1)) if conditions else None

@@ -59,9 +59,9 @@ class ResidualMLP(Backbone):
     ) -> None:
         super().__init__()
         if features is None:
-            raise ValueError("ResidualMLP has to know how many features an example has, as in features=2.")
+            raise ValueError("ResidualMLP needs the number of features of an example, as in features=2.")
         if hidden is None:
-            raise ValueError("ResidualMLP has to know how wide it is to be, as in hidden=128.")
+            raise ValueError("ResidualMLP needs a width, as in hidden=128.")
         self.features, self.heads, self.level, self.classes = features, heads, level, classes
         conditions = self._build_embeddings(embedding)
         self.outputs, self.context = outputs, context

@@ -37,7 +37,7 @@ class LevelTable(Backbone):
     def __init__(self, levels: int = 256, channels: int = 1, heads: int = 1, beside: nn.Module | None = None) -> None:
         super().__init__()
         if levels < 2:
-            raise ValueError(f"A table has at least 2 levels, got levels={levels}.")
+            raise ValueError(f"levels must be at least 2, got {levels}.")
         self.level, self.classes = False, 0
         self.levels, self.channels, self.heads = levels, channels, heads
         self.beside = beside

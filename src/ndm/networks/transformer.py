@@ -65,11 +65,9 @@ class ImageTransformer(Backbone):
     ) -> None:
         super().__init__()
         if channels is None:
-            raise ValueError("ImageTransformer has to know how many channels an image has, as in channels=3.")
+            raise ValueError("ImageTransformer needs the number of channels of an image, as in channels=3.")
         if width % 4 or width % attention_heads:
-            raise ValueError(
-                f"width must be divisible by 4 and by attention_heads={attention_heads}, which {width} is not."
-            )
+            raise ValueError(f"width must be divisible by 4 and by attention_heads={attention_heads}, got {width}.")
         self.channels, self.patch, self.level, self.classes = channels, patch, level, classes
         self.checkpointing = checkpointing
         conditions = self._build_embeddings(embedding)

@@ -80,7 +80,7 @@ class UNet(Backbone):
     ) -> None:
         super().__init__()
         if channels is None:
-            raise ValueError("UNet has to know how many channels an image has, as in channels=3.")
+            raise ValueError("UNet needs the number of channels of an image, as in channels=3.")
         widths = tuple(width * m for m in multipliers)
         if any(w % groups for w in widths):
             raise ValueError(f"groups={groups} must divide the channels at each resolution, which are {widths}.")
@@ -156,8 +156,8 @@ def _attentive(attention: bool | str | Sequence[int], resolutions: int) -> set[i
         return set()
     if not attention or not all(i in range(resolutions) for i in attention):
         raise ValueError(
-            f"attention must be true, false, 'middle' or a choice of the {resolutions} resolutions, "
-            f"which are counted from 0; got {attention!r}."
+            f"attention must be true, false, 'middle' or a list of resolutions from 0 to {resolutions - 1}, got "
+            f"{attention!r}."
         )
     return {int(i) for i in attention}
 

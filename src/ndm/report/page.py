@@ -83,7 +83,7 @@ def report(
     # Building a model draws random initial weights, which are then replaced.
     with process_group(device) as place, torch.random.fork_rng(devices=[]):
         if world_size() > 1:
-            raise ValueError("ndm report is for one process: start it without torchrun.")
+            raise ValueError("ndm report runs in one process: start it without torchrun.")
         found = subjects([Path(run) for run in runs], place, allow)
         n = affordable_examples(found) if examples is None else examples
         with tqdm(total=PIECES * len(found), desc="measuring", disable=not progress, leave=False) as bar:
@@ -133,9 +133,9 @@ def _lead(findings: Sequence[Findings]) -> str:
 def _check(out: Path, examples: int | None, seed: int, overwrite: bool) -> None:
     """Check the arguments before the measurements."""
     if out.suffix.lower() not in (".html", ".htm"):
-        raise ValueError(f"{out} should end in .html: that is what a report is.")
+        raise ValueError(f"The name of the report, {out}, must end in .html.")
     if out.exists() and not overwrite:
-        raise FileExistsError(f"{out} exists; nothing was written: choose another --out, or --overwrite it.")
+        raise FileExistsError(f"{out} exists; nothing was written: choose another --out, or give --overwrite.")
     if out.exists() and not out.is_dir():
         require_regular(out)
     if not out.parent.is_dir():

@@ -141,7 +141,7 @@ class Subject:
                 raise ValueError(f"The examples have shape {tuple(examples.shape[1:])}, the model's {self.shape}.")
             labels = self.data.labels("test")
             if self.classes and labels is None:
-                raise ValueError("The model takes classes, and the data have none.")
+                raise ValueError("The model needs class labels, but the data have none.")
             self.model.to_model(examples)  # also checks them
         except (ValueError, OSError, ImportError) as error:
             self.lacking = " ".join(str(error).split())
@@ -164,7 +164,9 @@ class Subject:
             file = io.StringIO(read_text(self.run.metrics), newline="")
             rows = [{k: float(v) for k, v in row.items() if k and v} for row in csv.DictReader(file)]
         except (TypeError, ValueError, csv.Error) as error:
-            raise ValueError(f"{self.run.metrics} is damaged ({error}); take it away to do without.") from None
+            raise ValueError(
+                f"{self.run.metrics} is damaged ({error}): remove it to create the report without it."
+            ) from None
         return [row for row in rows if math.isfinite(row.get("step", math.nan))]
 
     @cached_property
@@ -269,7 +271,7 @@ class Subject:
         try:
             return dict(read_json(path)) if path.is_file() else {}
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{path} is damaged ({error}); take it away to do without.") from None
+            raise ValueError(f"{path} is damaged ({error}): remove it to create the report without it.") from None
 
     def training_steps_of_bound(self) -> int | None:
         """Return T of the training bound; None for continuous time, or if unknown."""
@@ -352,9 +354,13 @@ def _parsed(path: Path) -> tuple[str, dict[str, Any]]:
         text = read_text(path, LARGEST_YAML)
         tree = parse_yaml(text)
     except ValueError as error:
-        raise ValueError(f"{path} is damaged, and not a configuration: {error}; take it away to do without.") from None
+        raise ValueError(
+            f"{path} is damaged, and not a configuration ({error}): remove it to create the report without it."
+        ) from None
     if not isinstance(tree, dict):
-        raise ValueError(f"{path} is damaged: it is not a configuration in YAML; take it away to do without.")
+        raise ValueError(
+            f"{path} is damaged: it is not a configuration in YAML. Remove it to create the report without it."
+        )
     return text, tree
 
 
@@ -366,16 +372,16 @@ def named_data(config: Path) -> Data:
         ValueError: it has no data set, or one that is not in ndm.data.
     """
     if not config.is_file():
-        raise FileNotFoundError(f"There is no {config.name} in the run's folder, which would say what the data are.")
+        raise FileNotFoundError(f"The data set is unknown, because the run folder has no {config.name}.")
     section = _parsed(config)[1].get("data")
     description: Any = {"class_path": section} if isinstance(section, str) else section
     if not isinstance(description, Mapping) or not isinstance(description.get("class_path"), str):
-        raise ValueError(f"The {config.name} does not say what data the run was trained on.")
+        raise ValueError(f"{config.name} does not contain the data set of the run.")
     module, _, name = description["class_path"].rpartition(".")
     cls = getattr(ndm.data, name, None) if module in ("", "ndm") or module.startswith("ndm.data") else None
     if not (isinstance(cls, type) and issubclass(cls, Data)):
         raise ValueError(
-            f"The data set {description['class_path']} is not one of ndm.data: pass data=, which reads it."
+            f"The data set {description['class_path']} is not one of ndm.data: pass data=, a function that builds it."
         )
     try:
         return cls(**dict(description.get("init_args") or {}))

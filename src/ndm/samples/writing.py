@@ -54,17 +54,19 @@ def require_place(out: Path, overwrite: bool = False) -> None:
         ImportError: a package for this format is not installed.
     """
     if out.suffix.lower() not in FORMATS:
-        raise ValueError(f"{out} should end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, which says what to write.")
+        raise ValueError(f"The output file {out} must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}.")
     if out.is_dir():
         raise IsADirectoryError(f"{out} is a folder; nothing was written: choose another --out.")
     if out.exists() and not overwrite:
-        raise FileExistsError(f"{out} exists; nothing was written: choose another --out, or --overwrite it.")
+        raise FileExistsError(f"{out} exists; nothing was written: choose another --out, or give --overwrite.")
     if out.exists():
         require_regular(out)
     if not out.parent.is_dir():
         raise FileNotFoundError(f"There is no folder {out.parent} to write {out.name} in.")
     if not os.access(out.parent, os.W_OK):
-        raise PermissionError(f"The folder {out.parent} may not be written to, and {out.name} is to be in it.")
+        raise PermissionError(
+            f"There is no permission to write {out.name} in the folder {out.parent}: choose another --out."
+        )
     if out.suffix.lower() == ".parquet":
         try:
             importlib.import_module("pyarrow")
@@ -92,8 +94,8 @@ it in another program, or rename them."
         return None
     shown = ", ".join(repr(name if len(name) <= 40 else name[:40] + "...") for name in names[:5])
     return (
-        f"{out} has columns that a program for spreadsheets takes for formulas, and may run: {shown}"
-        f"{', ...' if len(names) > 5 else ''}; open it in another program, or rename them."
+        f"{out} has column names that a spreadsheet program may run as formulas: "
+        f"{shown}{', ...' if len(names) > 5 else ''}; open it in another program, or rename them."
     )
 
 
@@ -135,13 +137,15 @@ def class_turns(
     classes = model.num_classes
     if not classes:
         if label is not None:
-            raise ValueError(f"--label {label} is for a model of several classes, and this one was trained without.")
+            raise ValueError(
+                f"--label {label} needs a class-conditional model; this model was trained without classes."
+            )
         return None
     known = [k for k in range(classes) if counts is None or (k < len(counts) and counts[k] > 0)] or list(range(classes))
     if label is not None and not 0 <= label < classes:
-        raise ValueError(f"--label must be 0 ... {classes - 1}, one of the model's classes, not {label}.")
+        raise ValueError(f"--label must be one of the model's classes, 0 ... {classes - 1}, got {label}.")
     if label is not None and label not in known:
-        raise ValueError(f"--label {label} has had no training example; there are {', '.join(map(str, known))}.")
+        raise ValueError(f"--label {label} had no training examples; choose one of {', '.join(map(str, known))}.")
     chosen = torch.tensor(known if label is None else [label])
     return lambda where: chosen[torch.arange(where.start, where.stop) % len(chosen)]
 
@@ -185,7 +189,7 @@ class SampleFile:
     def finish(self) -> None:
         """Write buffered data, and flush them to the disk."""
         if self.done != self._content.n:
-            raise ValueError(f"{self._content.n} samples were to be written to {self._out}, and there are {self.done}.")
+            raise ValueError(f"Expected {self._content.n} samples for {self._out}, got {self.done}.")
         with self._in_a_sentence():
             self._sink.close()
             self._buffer.flush()
@@ -205,8 +209,8 @@ class SampleFile:
             reason = self._spill.error or error
             raise OSError(
                 f"{self._out} could not be written ({reason.strerror or reason}) after {self.done:,} of "
-                f"{self._content.n:,} samples, of which none is kept: free some space or choose another --out; the "
-                "same command draws the same samples."
+                f"{self._content.n:,} samples, and the incomplete file was deleted: free some disk space or choose "
+                "another --out; the same command draws the same samples."
             ) from None
 
 
@@ -248,8 +252,8 @@ def sample_file(
     """
     if out.suffix.lower() == ".png" and n > (most := PictureSink.most(shape)):
         raise ValueError(
-            f"{out} is to be a picture, which shows {most:,} of these samples at most, not {n:,}: give a name that "
-            "ends in .npz, or draw fewer."
+            f"{out} is a picture, which can show at most {most:,} of these samples, got {n:,}: choose a name that ends "
+            "in .npz, or draw fewer."
         )
     content = Content(n, shape, levels, numbered, columns, labels, encoding)
     with atomic_path(out, replace) as fresh:

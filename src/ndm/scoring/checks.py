@@ -22,7 +22,7 @@ FORMATS = (".parquet", ".csv")
 
 def check_out(out: Path) -> None:
     if out.suffix.lower() not in FORMATS:
-        raise ValueError(f"{out} should end in {' or '.join(FORMATS)}, which says what to write.")
+        raise ValueError(f"The output file {out} must end in {' or '.join(FORMATS)}.")
     if out.exists():
         raise FileExistsError(f"{out} exists; nothing was written: choose another --out.")
     if not out.parent.is_dir():
@@ -45,7 +45,9 @@ def check_options(
     seed: int,
 ) -> None:
     if times < 2 or times % 2:
-        raise ValueError(f"times must be an even number of at least 2, not {times}: noise levels are taken in pairs.")
+        raise ValueError(
+            f"times must be an even number of at least 2, got {times}, because noise levels are used in pairs."
+        )
     if tolerance is not None and not 0 < tolerance < math.inf:
         raise ValueError(f"tolerance must be a positive number, not {tolerance}.")
     for name, value in {
@@ -59,16 +61,16 @@ def check_options(
     if precision not in PRECISIONS:
         raise ValueError(f"There is no precision {precision!r}; choose one of {', '.join(PRECISIONS)}.")
     if not 0 <= seed < 2**63:
-        raise ValueError(f"The seed must be from 0 to 2^63 - 1, and is {seed}.")
+        raise ValueError(f"The seed must be from 0 to 2^63 - 1, got {seed}.")
 
 
 def check_model(model: NDM, likelihood: bool) -> None:
     if model.num_classes:
-        raise ValueError("This model is told the class of each row, which cannot be given here: evaluate it instead.")
+        raise ValueError("Class-conditional models cannot be scored: evaluate the model instead.")
     if likelihood and not model.has_ode:
         raise ValueError(
-            "This model's reverse process is direct and has no ODE, so no likelihood but the bound: "
-            "leave the likelihood out (--no-likelihood)."
+            "This model has a direct reverse process and no ODE, so only the bound can be computed: leave the "
+            "likelihood out (--no-likelihood)."
         )
 
 

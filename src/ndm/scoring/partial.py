@@ -61,7 +61,7 @@ class PartialScores:
             self._count(values)
         end = self._end()
         if self.path.stat().st_size > end:
-            logger.warning("%s ends in a block that is not whole, or damaged: scoring goes on before it", self.path)
+            logger.warning("%s ends in an incomplete or damaged block, which is scored again", self.path)
             self._file.truncate(end)
         return self
 
@@ -102,10 +102,12 @@ class PartialScores:
     def _require_own(self) -> None:
         """Raise an error if a folder of that name was not created by a scoring."""
         if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
-            raise ValueError(f"{self.folder} should be a folder of this command, and is none: move it away.")
+            raise ValueError(f"{self.folder} is not a folder with partial scores: move it to another place.")
         others = sorted(f.name for f in self.folder.glob("*") if f.is_symlink() or not _OWN.fullmatch(f.name))
         if others:
-            raise ValueError(f"{self.folder} has files that ndm has not written ({others[0]}): move them away.")
+            raise ValueError(
+                f"{self.folder} contains files that ndm did not write ({others[0]}): move them to another place."
+            )
 
     def _claim(self, empty: bool) -> None:
         """Write the settings of a new scoring, or check that they match the existing ones."""
@@ -121,12 +123,13 @@ class PartialScores:
         new_settings = json.loads(json.dumps(self.settings))
         for name, value in new_settings.items():
             if old.get(name) != value:
-                short = "" if name in ("model", "data") else f": {old.get(name)} there, {value} here"
-                raise self._other(f"it is of another {name}{short}")
+                short = "" if name in ("model", "data") else f" ({old.get(name)} there, {value} here)"
+                raise self._other(f"it was written with another {name}{short}")
 
     def _other(self, what: str) -> ValueError:
         return ValueError(
-            f"{self.folder} cannot be resumed, {what}: score as it was begun, choose another --out, or delete it."
+            f"{self.folder} cannot be resumed, because {what}: use the original options, choose another --out, or "
+            "delete it."
         )
 
     def _count(self, values: np.ndarray) -> None:
@@ -151,4 +154,4 @@ def _lock(file: Any, folder: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        raise ValueError(f"Another process is at work in {folder}: wait for it, or choose another --out.") from None
+        raise ValueError(f"Another process is using {folder}: wait for it to end, or choose another --out.") from None

@@ -88,8 +88,8 @@ class TableRows:
         self.columns = self.file.choose(columns)
         if len(self.columns) != math.prod(self.shape):
             raise ValueError(
-                f"The model is of {math.prod(self.shape)} numbers a row, and {path} has {len(self.columns)} columns "
-                f"of numbers: {some(self.columns)}."
+                f"The model expects {math.prod(self.shape)} columns, but {path} has {len(self.columns)} numeric "
+                f"columns: {some(self.columns)}."
             )
         self.count = self.file.check(self.columns, levels)
         if self.count == 0:

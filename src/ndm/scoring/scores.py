@@ -85,8 +85,8 @@ class Scores:
         for name, what in (("nelbo", "bound"), ("log_prob", "log-likelihood")):
             if name in self.about and self.about[name]["mean"] is None:
                 raise ValueError(
-                    f"No row has a finite {what}; the file {self.path} was written. Look at the rows for values far "
-                    "from those that the model was trained on."
+                    f"No row has a finite {what}; the file {self.path} was written. Check the rows for values far from "
+                    "the training data."
                 )
 
 
@@ -104,8 +104,8 @@ def _mean_lines(what: str, part: dict[str, Any], rows: int) -> list[str]:
         n, named = part["not_finite"], part["not_finite_rows"]
         names = ", ".join(map(str, named)) + (", ..." if n > len(named) else "")
         lines.append(
-            f"{'':<16} not finite (inf or nan) for {n:,} of {rows:,} rows, which are left out: "
-            f"row{'s' * (n > 1)} {names}"
+            f"{'':<16} not finite (inf or nan) for {n:,} of {rows:,} rows, which are excluded: row{'s' * (n > 1)} "
+            f"{names}"
         )
     return lines
 
@@ -187,11 +187,11 @@ def score(
     with scorer.at_work(), PartialScores(out.with_name(out.name + ".partial"), settings) as partial:
         began, done = time.monotonic(), partial.rows
         if done:
-            logger.info("%d rows of %d had been scored: going on from there", done, count)
+            logger.info("resuming after %d of %d rows", done, count)
         _measure_all(rows, scorer, partial, count, size, progress)
         if rows.identity() != settings["data"]:
             partial.remove()
-            raise ValueError("The data were changed while they were scored, and no file was written: score them again.")
+            raise ValueError("The data changed during scoring, and no file was written: score them again.")
         seconds = time.monotonic() - began
         kind, checked = None, None
         if likelihood:
@@ -222,7 +222,10 @@ def _measure_all(
             if partial.rows >= count:
                 break
     if partial.rows < count:
-        raise ValueError(f"The data have {partial.rows} rows, and had {count} before: have they changed?")
+        raise ValueError(
+            f"The data have {partial.rows} rows, but had {count} when scoring began: restore them, or choose another "
+            "--out."
+        )
 
 
 def _some_solved(rows: Rows, partial: PartialScores, size: int, at_once: int, seed: int) -> Tensor | None:

@@ -87,7 +87,7 @@ def _name_new(fresh: Path, place: Path) -> None:
 
 
 def _exists(place: Path) -> FileExistsError:
-    return FileExistsError(f"{place} exists: another program has written it, and it was not replaced. Move it away.")
+    return FileExistsError(f"{place} was created by another program and was not replaced: move it to another place.")
 
 
 def refuse_if_being_written(path: str | os.PathLike[str], own: Path | None = None) -> None:

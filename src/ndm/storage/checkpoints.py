@@ -83,7 +83,7 @@ def _save_tensors(part: Part, path: Path) -> None:
         if "share memory" not in str(error):
             raise
         raise ValueError(
-            "Two parts of the model share a network, which a saved model cannot express; give each its own."
+            "Two parts of the model share a network, which cannot be saved: give each part its own network."
         ) from None
 
 
@@ -168,13 +168,13 @@ def _check_tensors(found: Mapping[str, Tensor], fresh: Mapping[str, Tensor], fil
         one_type = value.is_floating_point() and fresh[name].is_floating_point() and len(floating) == 1
         if value.dtype != fresh[name].dtype and not one_type:
             raise ValueError(
-                f"In {file}, {name} is of the type {str(value.dtype).removeprefix('torch.')}, and the model has "
-                f"{str(fresh[name].dtype).removeprefix('torch.')} there: the file is damaged, or was changed."
+                f"In {file}, {name} has the dtype {str(value.dtype).removeprefix('torch.')}, but the model has "
+                f"{str(fresh[name].dtype).removeprefix('torch.')}: the file is damaged or was modified."
             )
         if not value.isfinite().all() and fresh[name].isfinite().all():
             raise ValueError(
-                f"In {file}, {name} has values that are NaN or infinite: the model is of no use. Train it again with a "
-                "lower training.learning_rate."
+                f"In {file}, {name} contains NaN or infinite values, so the model cannot be used: train it again with "
+                "a lower training.learning_rate."
             )
 
 
@@ -191,8 +191,8 @@ def _compare_checksums(path: Path) -> None:
     for name in (CONFIG, WEIGHTS):
         if known.get(name) != sha256_of(path / name):
             raise ValueError(
-                f"{path / name} is not what was saved: it does not have the checksum in {CHECKSUMS}. It is damaged, or "
-                f"somebody has changed it; if that was on purpose, delete {path / CHECKSUMS}."
+                f"{path / name} does not have the checksum in {CHECKSUMS}: it is damaged or was modified. If it was "
+                f"modified on purpose, delete {path / CHECKSUMS}."
             )
 
 

@@ -87,14 +87,14 @@ def _hash(text: str) -> str:
 def _front_matter(metadata: Mapping[str, Any]) -> str:
     tags = metadata.get("tags") or []
     if not isinstance(tags, (list, tuple)):
-        raise ValueError(f"A model card's tags are a list of words, got {tags!r}.")
+        raise ValueError(f"The tags of a model card must be a list of strings, got {tags!r}.")
     whole = {"library_name": "ndm", **metadata}
     whole["tags"] = list(dict.fromkeys(["ndm", "diffusion", "neural-diffusion-model", *tags]))
     try:
         # JSON is valid YAML, and writing it needs no additional package.
         lines = [f"{json.dumps(str(k))}: {json.dumps(v)}" for k, v in whole.items()]
     except (TypeError, ValueError) as error:
-        raise ValueError(f"The model card's metadata cannot be written down: {error}.") from None
+        raise ValueError(f"The metadata of the model card cannot be written as YAML: {error}.") from None
     return "\n".join(["---", *(re.sub(r'^"(\w+)"', r"\1", line) for line in lines), "---"]) + "\n"
 
 
@@ -301,7 +301,7 @@ def push(
         OSError: the token has no write access, or the hub cannot be reached; the message says which.
     """
     if not _HUB_NAME.match(name):
-        raise ValueError(f'A model on the hub is called "user/model", got {name!r}.')
+        raise ValueError(f'The name of a model on the hub must be "user/model", got {name!r}.')
     hub = _huggingface_hub("To upload a model to the Hugging Face hub")
     with tempfile.TemporaryDirectory() as scratch:
         # Before contacting the hub, since it may raise.
@@ -347,7 +347,7 @@ def _in_one_sentence(where: str, name: str, revision: str | None) -> Iterator[No
         raise ValueError(f"{where}, {name!r} cannot be the name of a model: {_first_sentence(error)}") from None
     except errors.GatedRepoError:
         raise PermissionError(
-            f"{where} {name} is open only to those whom its owner lets in: ask on its page, then `hf auth login`."
+            f"{where} {name} is gated: request access on its page, then log in with `hf auth login`."
         ) from None
     except errors.RevisionNotFoundError:
         raise FileNotFoundError(f"{where} {name} has no revision {revision!r}.") from None
@@ -357,18 +357,19 @@ def _in_one_sentence(where: str, name: str, revision: str | None) -> Iterator[No
         ) from None
     except errors.LocalTokenNotFoundError:
         raise PermissionError(
-            f"{where} {name} was asked for with a token, but none is stored: `hf auth login`."
+            f"{where} {name} needs a token, but none is stored: log in with `hf auth login`."
         ) from None
     except errors.LocalEntryNotFoundError:
         raise FileNotFoundError(
-            f"{where} {name} could not be reached or was not to be, nor is it in the cache: check the name, the "
-            "connection and local_files_only."
+            f"{where} {name} is not in the cache, and could not be downloaded: check the name, the connection and "
+            "local_files_only."
         ) from None
     except troubles as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status in (401, 403):
             raise PermissionError(
-                f"{where} this is not allowed for {name}: log in with `hf auth login`, or give a token that may do it."
+                f"{where} access to {name} was denied: log in with `hf auth login`, or give a token with this "
+                "permission."
             ) from None
         if status is not None:
             raise OSError(

@@ -88,7 +88,7 @@ def require(wanted: float, what: str, advice: str) -> None:
     there = free()
     if wanted > there:
         raise TooLargeError(
-            f"{what} needs about {in_words(wanted)} of memory, and {in_words(there)} are free: {advice}."
+            f"{what} needs about {in_words(wanted)} of memory, but only {in_words(there)} are free: {advice}."
         )
 
 
@@ -104,10 +104,10 @@ def require_unpacked(path: str | os.PathLike[str]) -> None:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError) as error:
-        raise ValueError(f"it is no archive: {error}") from None
+        raise ValueError(f"it is not an archive: {error}") from None
     packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
     if packed or sum(entry.file_size for entry in entries) > os.path.getsize(path):
-        raise ValueError("it would unfold to more than it is")
+        raise ValueError("it is compressed, or larger when unpacked")
 
 
 def in_words(count: float) -> str:
@@ -157,11 +157,9 @@ class Allowance(TorchFunctionMode):
         self.tensors += 1
         if self.made > self.most:
             size = f", one of them of {in_words(count)}" if 2 * count > self.most else ""
-            raise TooLargeError(
-                f"{self.what} asks for tensors of more than {in_words(self.most)}{size}: {self.advice}."
-            )
+            raise TooLargeError(f"{self.what} needs tensors of more than {in_words(self.most)}{size}: {self.advice}.")
         if self.tensors > MOST_TENSORS:
-            raise TooLargeError(f"{self.what} asks for more than {MOST_TENSORS:,} tensors: {self.advice}.")
+            raise TooLargeError(f"{self.what} needs more than {MOST_TENSORS:,} tensors: {self.advice}.")
 
 
 #: Functions with an explicit size, and the position of that argument.

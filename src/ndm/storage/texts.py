@@ -81,7 +81,7 @@ def require_regular(path: str | os.PathLike[str]) -> None:
     """Raise a ValueError unless a path is a regular file or a link to one; reading others might never end."""
     what = _kind(os.stat(path).st_mode)
     if what is not None:
-        raise ValueError(f"{path} is {what} and no file: remove it, or give it another ending.")
+        raise ValueError(f"{path} is {what}, not a regular file: remove it, or rename it.")
 
 
 def _kind(mode: int) -> str | None:
@@ -108,7 +108,7 @@ def read_text(path: str | os.PathLike[str], largest: int = LARGEST) -> str:
     with open(descriptor, "rb") as file:
         what = _kind(os.fstat(descriptor).st_mode)
         if what is not None:
-            raise ValueError(f"it is {what} and no file")
+            raise ValueError(f"it is {what}, not a regular file")
         data = file.read(largest + 1)
     if len(data) > largest:
         raise TooMuchError(f"it is larger than {largest:,} bytes")
@@ -219,7 +219,7 @@ def _count_nodes(events: Any) -> None:
         if isinstance(event, yaml.AliasEvent):
             size = sizes.get(event.anchor, 0)
             if size is None:
-                raise TooMuchError(f"its anchor &{event.anchor:.20} holds itself")
+                raise TooMuchError(f"its anchor &{event.anchor:.20} refers to itself")
             count += size
         elif isinstance(event, yaml.ScalarEvent):
             count += 1
@@ -239,7 +239,7 @@ def _count_nodes(events: Any) -> None:
             if anchor is not None:
                 sizes[anchor] = count - before
         if count > MOST_NODES:
-            raise TooMuchError(f"it stands for more than {MOST_NODES:,} values")
+            raise TooMuchError(f"it expands to more than {MOST_NODES:,} values")
 
 
 def not_yaml(error: Exception) -> str:

@@ -136,7 +136,7 @@ class FrameData(Data):
         self._given = tuple(given)
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]  # constant for users
         return (len(self.table),)
 
     @property

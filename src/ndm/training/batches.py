@@ -85,15 +85,15 @@ class Stream:
         shares = pieces * trainer.world_size
         if self.batch_size % shares:
             raise ValueError(
-                f"A batch of {self.batch_size} examples cannot be shared equally by {trainer.world_size} device(s) in "
-                f"{pieces} piece(s): training.batch_size must be a multiple of {shares}."
+                f"A batch of {self.batch_size} examples cannot be divided equally among {trainer.world_size} device(s) "
+                f"and {pieces} piece(s): training.batch_size must be a multiple of {shares}."
             )
         self._order: tuple[int, Tensor] | None = None  # (pass, order)
 
     def __len__(self) -> int:
         """Number of batches of the whole training, which is one epoch for Lightning."""
         if self.trainer.max_steps == -1:
-            raise TypeError("This stream of batches has no end.")
+            raise TypeError("This stream of batches is infinite and has no length.")
         return self.trainer.max_steps * self.pieces
 
     def __iter__(self) -> Iterator[Batch]:

@@ -40,8 +40,8 @@ def first_step(run: Run, config: str, data: Data, model: NDM) -> int:
     require_fitting(checkpoint, model, run.last)
     if checkpoint.get("data", (now := digest_of_facts(run.data))) != now:
         raise ValueError(
-            f"{run.last} is of a training on other data than {run.data} says: one of the two is another run's. Bring "
-            "the right file back, or train again with another --out."
+            f"{run.last} and {run.data} belong to trainings on different data. Restore the original file, or train "
+            "again with another --out."
         )
     _require_own_best(run, checkpoint)
     return int(checkpoint["global_step"])
@@ -62,9 +62,9 @@ def _require_own_best(run: Run, last: dict[str, Any]) -> None:
         and (best_value(found) == known or found["global_step"] >= last["global_step"])
     ):
         return
-    what = "is missing" if found is None else "is of another training"
+    what = "is missing" if found is None else "belongs to another training"
     raise ValueError(
-        f"{run.best} {what}: {run.last} knows of a best validation of {known:.4g}. Bring the right file back, or "
+        f"{run.best} {what}, but {run.last} records a best validation of {known:.4g}. Restore the original file, or "
         "train again with another --out."
     )
 
@@ -88,8 +88,7 @@ def _require_same(run: Run, config: str) -> None:
 
 def _other(run: Run, key: str) -> ValueError:
     return ValueError(
-        f"{run.path} was trained with another {key} than this one: give the configuration it was started with, "
-        f"{run.config}, or choose another --out."
+        f"{run.path} was trained with another {key}: give its own configuration, {run.config}, or choose another --out."
     )
 
 
@@ -127,13 +126,13 @@ def _check_levels(model: NDM, data: Data) -> None:
         return
     if decoder.levels is not None:
         raise ValueError(
-            f"The data have K = {levels} levels, and the model's {type(decoder).__name__} is for {decoder.levels}: "
-            f"give --model.decoder.levels {levels}, as levels={levels} in Python."
+            f"The data have K = {levels} levels, but the model's {type(decoder).__name__} has {decoder.levels}: give "
+            f"--model.decoder.levels {levels} (levels={levels} in Python)."
         )
     raise ValueError(
-        f"The data have K = {levels} levels, and the model's {type(decoder).__name__} is for continuous data: give "
-        f"--model.decoder DiscretizedDecoder --model.decoder.levels {levels}, as decoder="
-        f"DiscretizedDecoder(levels={levels}) in Python, or leave the data's levels out."
+        f"The data have K = {levels} levels, but the model's {type(decoder).__name__} is for continuous data: give "
+        f"--model.decoder DiscretizedDecoder --model.decoder.levels {levels} "
+        f"(decoder=DiscretizedDecoder(levels={levels}) in Python), or leave --data.levels out."
     )
 
 
@@ -157,15 +156,15 @@ def _check_classes(model: NDM, data: Data, training: TrainingOptions) -> None:
         raise ValueError("training.label_dropout needs training.labels and a denoiser's network with classes.")
     if classes and not training.labels:
         raise ValueError(
-            f"The denoiser's network has {classes} classes, and is not given labels: set training.labels, or leave "
-            "the network's classes out."
+            f"The denoiser's network has {classes} classes, but training.labels is not set: set it, or build the "
+            "network without classes."
         )
     if not training.labels:
         return
     if classes == 0:  # a custom network may not have this attribute
         raise ValueError(
-            "training.labels is set, and the denoiser's network has no classes: give it as many as there are, as in "
-            f"--model.denoiser.net.classes {data.classes or 'K'}."
+            "training.labels is set, but the denoiser's network has no classes: give --model.denoiser.net.classes "
+            f"{data.classes or 'K'}."
         )
     for split in ("train", "validation"):
         labels = data.labels(split)

@@ -67,7 +67,7 @@ def lightning_trainer(
     except (MisconfigurationException, RuntimeError) as error:
         raise ValueError(
             f"trainer.accelerator={options.accelerator} with devices={options.devices} and "
-            f"precision={options.precision} cannot be had here: {error}"
+            f"precision={options.precision} is not available: {error}"
         ) from None
 
 
@@ -92,12 +92,12 @@ def sharding_for(model: NDM, options: TrainerOptions) -> ModuleType | None:
         return None
     if not isinstance(getattr(model.denoiser, "net", None), nn.Module):
         raise ValueError(
-            f"trainer.strategy=fsdp divides a denoiser's net, and {type(model.denoiser).__name__} has none."
+            f"trainer.strategy=fsdp shards the denoiser's net, but {type(model.denoiser).__name__} has none: use ddp."
         )
     if options.precision == "64-true":
-        raise ValueError("trainer.strategy=fsdp is for precision 32-true and bf16-mixed; use ddp for 64-true.")
+        raise ValueError("trainer.strategy=fsdp supports the precisions 32-true and bf16-mixed; use ddp for 64-true.")
     if options.channels_last:
-        raise ValueError("trainer.channels_last cannot be had with trainer.strategy=fsdp; choose one of the two.")
+        raise ValueError("trainer.channels_last cannot be combined with trainer.strategy=fsdp; choose one of the two.")
     try:
         return importlib.import_module("ndm.training.sharding")
     except ImportError as error:

@@ -123,7 +123,7 @@ def fit(
                     )
                 raise
         else:
-            logger.info("it has its %d steps already; a larger trainer.max_steps goes on", first)
+            logger.info("it already has %d steps; increase trainer.max_steps to train longer", first)
         _keep(model, training, run, data, write=first_process)
         if first_process:
             finish(model, data, run, module, training, trainer, seed, as_command=command is not None)
@@ -183,7 +183,7 @@ def _train(trainer: Trainer, module: NDMModule, stream: Stream, run: Run, resume
         if begun.begun or resumed is None:
             raise
         reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{run.last} cannot be resumed, it does not fit this training: {reason}.") from error
+        raise ValueError(f"{run.last} cannot be resumed, because it does not fit this training: {reason}.") from error
 
 
 class _Begun(Callback):
@@ -248,17 +248,17 @@ def _take_weights(model: NDM, checkpoint: Path) -> None:
     try:
         model.load_state_dict({name.removeprefix("model."): value for name, value in weights.items()})
     except RuntimeError as error:
-        raise ValueError(f"{checkpoint} is of another model: {' '.join(str(error).split())[:300]}") from None
+        raise ValueError(f"{checkpoint} belongs to another model: {' '.join(str(error).split())[:300]}") from None
     model.cpu().eval()
 
 
 def _advice(what: str, run: Run, module: NDMModule) -> str:
     training, trainer = module.options, module.limits
     last = f"the last good checkpoint is {run.last}" if run.last.exists() else "no checkpoint had been written yet"
-    clip = "clipping is off" if trainer.gradient_clip_val is None else f"{trainer.gradient_clip_val:g} now"
+    clip = "clipping is off" if trainer.gradient_clip_val is None else f"currently {trainer.gradient_clip_val:g}"
     return (
-        f"Training stopped because {what}: try a lower training.learning_rate ({training.learning_rate:g} now), "
-        f"a longer training.warmup ({training.warmup} now) or a lower trainer.gradient_clip_val ({clip}); {last}."
+        f"Training stopped because {what}: use a lower training.learning_rate (currently {training.learning_rate:g}), "
+        f"a longer training.warmup (currently {training.warmup}) or a lower trainer.gradient_clip_val ({clip}); {last}."
     )
 
 

@@ -132,13 +132,13 @@ class NDMModule(LightningModule):
             return
         if not self.model.has_ode:
             raise ValueError(
-                "training.curvature is about the paths of the reverse ODE, and a DirectDenoiser has one only with "
-                "ode=True, whose network has one more head; set it, or use Denoiser."
+                "training.curvature needs a reverse ODE, which a DirectDenoiser only has with ode=True and one more "
+                "head of its network: set ode=True, or use Denoiser."
             )
         if self.limits.compile or self.limits.strategy == "fsdp":
             raise ValueError(
-                "training.curvature needs second derivatives of the networks, which compiled networks do not have and "
-                "divided ones were not tried with; leave out trainer.compile and trainer.strategy=fsdp."
+                "training.curvature needs second derivatives, which compiled networks do not support and which are "
+                "untested for sharded networks: leave out trainer.compile and trainer.strategy=fsdp."
             )
 
     @property

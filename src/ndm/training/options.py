@@ -18,31 +18,33 @@ _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How the model is trained: everything that the result depends on, but for the length.
+    """Options of the objective and the optimizer, and of the model that is saved.
 
     Args:
-        steps: T of the bound that is trained on; null for continuous time.
-        learning_rate: of AdamW, after the warm-up.
-        transform_rate: of the transformation F, in multiples of ``learning_rate``.
-        endpoint_rate: of the learned end points of the schedule, likewise. They do not need the rate of a network, and
-            at a high one gamma_0 wanders.
-        weight_decay: of AdamW, for matrices only.
-        warmup: steps over which the learning rate rises to its value.
-        rate: what becomes of the learning rate then: ``cosine`` falls to zero at the end, ``constant`` stays.
-        beta2: of AdamW, the decay of its second moments; VDM (arXiv 2107.00630) uses 0.99.
-        ema: decay per step of the running average of the weights, which is what is validated and saved.
-        batch_size: examples per step, on all devices together; ``auto``: see :mod:`ndm.training.automatic`.
-        labels: give the class labels to the denoiser, whose network must be built with ``classes``.
-        label_dropout: the share of labels that are replaced by "no class", which classifier-free guidance needs.
-        curvature: the weight of a penalty on the acceleration of the reverse ODE's paths, see ndm.curvature,
-            beside the bound in nats; a step takes several times as long. 0 for none.
-        standardize: bring continuous data to zero mean and unit variance; the model still speaks in the data's units.
-        base: what the network of a table's denoiser is added to: the exact denoiser of a ``mixture`` of Gaussians that
-            is fitted to the training split (:class:`ndm.MixtureBase`), or ``none``; ``auto``: a mixture where there are
-            fewer than 1,000 training examples. For the command line, as ``standardize`` is.
-        keep: which weights become RUN/model: the ``best`` by the validation bound, or the ``last`` ones.
-        conditionals: for a table with columns of any kind, ``any`` to train one network for the density of every set of
-            columns given every other, ``none`` for one density only.
+        steps: number of steps T of the bound used as training objective; null for continuous time.
+        learning_rate: learning rate of AdamW after the warm-up.
+        transform_rate: learning rate of the transformation F, as a multiple of ``learning_rate``.
+        endpoint_rate: learning rate of the learned end points of the schedule, as a multiple of ``learning_rate``. With
+            a high value gamma_0 is unstable.
+        weight_decay: weight decay of AdamW, applied to matrices only.
+        warmup: number of steps over which the learning rate increases linearly from zero.
+        rate: learning rate schedule after the warm-up: ``cosine`` decays to zero at the end, ``constant`` does not
+            decay.
+        beta2: decay rate of the second moments of AdamW; VDM (arXiv 2107.00630) uses 0.99.
+        ema: decay rate per step of the exponential moving average of the weights, which is validated and saved.
+        batch_size: batch size, the total over all devices; ``auto``: see :mod:`ndm.training.automatic`.
+        labels: pass the class labels to the denoiser, whose network must be built with ``classes``.
+        label_dropout: fraction of labels that are replaced by "no class"; required for classifier-free guidance.
+        curvature: weight of a penalty on the acceleration of the paths of the reverse ODE (see ndm.curvature), added to
+            the bound in nats; 0 for none. It makes a step several times slower.
+        standardize: scale continuous data to zero mean and unit variance for the networks; the inputs and outputs of
+            the model keep the units of the data.
+        base: denoiser of a table to which the output of the network is added: ``mixture``, the exact denoiser of a
+            Gaussian mixture fitted to the training split (:class:`ndm.MixtureBase`); ``none``; or ``auto``, a mixture
+            for fewer than 1,000 training examples. Used by ``ndm train`` only, like ``standardize``.
+        keep: weights saved as RUN/model: those with the ``best`` validation bound, or the ``last`` ones.
+        conditionals: for a table with columns of any kind, ``any`` trains one network for the density of every set of
+            columns given every other set, ``none`` for one density only.
 
     Raises:
         ValueError: a number is out of its range.
@@ -85,34 +87,34 @@ class TrainingOptions:
 
 @dataclass(frozen=True)
 class TrainerOptions:
-    """How long to train, on what, and how often to look: what is passed on to lightning.Trainer.
+    """Options of the training loop: its length, devices, validation and logging.
 
     Args:
-        max_steps: optimiser steps after which training ends; ``auto``: by the number of examples, see
-            :mod:`ndm.training.automatic`; null for no such limit.
-        max_time: seconds after which training ends, earlier sessions of a resumed run included; null for no limit.
-        patience: validations without a lower bound after which training ends; null to go on to the limit.
-        accelerator: ``auto``, ``cpu``, ``gpu``, ``mps``.
-        devices: how many of them on each computer; under torchrun its own number counts.
-        num_nodes: how many computers; under torchrun its own number counts.
-        strategy: ``ddp``: every device has the whole model; ``fsdp``: the denoiser's network, its gradients and the
-            optimiser's state are divided among the devices (not with ``channels_last`` or ``64-true``).
-        precision: of the networks' arithmetic: ``32-true``, ``bf16-mixed`` (everything around the networks stays in
-            float32) or ``64-true``.
-        compile: compile the networks by torch.compile.
-        channels_last: lay the images out with the channels innermost, which convolutions on GPUs prefer.
-        accumulate: pieces that a batch is cut into, to need less memory; the step is the same but for rounding.
-        gradient_clip_val: largest norm of the gradient, of the bound in bits per dimension; null for no clipping. It is
-            for outliers: below the usual norm (``train/gradient_norm`` in metrics.csv), as 1 often is, the gradient's
-            fall never reaches Adam, and at a high learning rate the training may break.
-        log_every_n_steps: steps between two lines of the training curve.
-        val_check_interval: steps between two validations, at each of which a checkpoint is written; ``auto``: a
-            fiftieth of ``max_steps``. A training that is slow is validated after the first minute and then every two
-            minutes as well.
-        val_examples: validate on a random part of this many examples, the same every time; null for all; ``auto``:
-            see :mod:`ndm.training.automatic`.
-        pictures_every: validations between two sets of pictures, of samples and of the learned transformation, the
-            first of which comes with the first validation; 0 for none.
+        max_steps: maximum number of optimizer steps; ``auto``: depends on the number of examples, see
+            :mod:`ndm.training.automatic`; null for no limit.
+        max_time: maximum training time in seconds, including earlier sessions of a resumed run; null for no limit.
+        patience: number of validations without improvement of the bound after which training stops; null to disable.
+        accelerator: type of device: ``auto``, ``cpu``, ``gpu`` or ``mps``.
+        devices: number of devices per node; torchrun overrides it.
+        num_nodes: number of nodes; torchrun overrides it.
+        strategy: ``ddp``: each device holds the whole model; ``fsdp``: the denoiser's network, its gradients and the
+            optimizer state are sharded (not with ``channels_last`` or ``64-true``).
+        precision: floating-point precision of the networks: ``32-true``, ``bf16-mixed`` (everything outside the
+            networks stays in float32) or ``64-true``.
+        compile: compile the networks with torch.compile.
+        channels_last: use the channels-last memory format for images, which is faster for convolutions on GPUs.
+        accumulate: number of parts into which a batch is split to save memory; the result is the same up to rounding.
+        gradient_clip_val: maximum norm of the gradient of the bound in bits per dimension; null for no clipping. It is
+            meant for outliers. With a value below the typical norm (``train/gradient_norm`` in metrics.csv), such as 1,
+            a decrease of the gradient does not reach Adam, and training with a high learning rate may diverge.
+        log_every_n_steps: number of steps between two rows of metrics.csv.
+        val_check_interval: number of steps between two validations, each of which also writes a checkpoint; ``auto``: a
+            fiftieth of ``max_steps``. A slow training is additionally validated after the first minute and then every
+            two minutes.
+        val_examples: number of random examples for validation, the same each time; null for all; ``auto``: see
+            :mod:`ndm.training.automatic`.
+        pictures_every: number of validations between two sets of pictures of samples and of the learned transformation,
+            starting with the first validation; 0 for none.
 
     Raises:
         ValueError: a number is out of its range, or there is no limit at all.
@@ -150,7 +152,7 @@ class TrainerOptions:
         _require(self.pictures_every >= 0, "trainer.pictures_every", self.pictures_every, "0 or more")
         _require(self.strategy in ("ddp", "fsdp"), "trainer.strategy", self.strategy, "ddp or fsdp")
         if steps is None and time is None:
-            raise ValueError("Training needs an end: set trainer.max_steps or trainer.max_time.")
+            raise ValueError("The training has no limit: set trainer.max_steps or trainer.max_time.")
 
 
 def places(devices: int, num_nodes: int) -> tuple[int, int]:
@@ -173,7 +175,7 @@ def is_later_process(devices: int, num_nodes: int) -> bool:
     numbers = {name: os.environ.get(name) or "0" for name in _RANKS}
     wrong = next((f"{name}={number}" for name, number in numbers.items() if not number.isdecimal()), None)
     if wrong:
-        raise ValueError(f"The environment has {wrong}, which should be a whole number: correct or unset it.")
+        raise ValueError(f"The environment variable {wrong} must be an integer: correct or unset it.")
     return on_each * computers > 1 and any(int(number) > 0 for number in numbers.values())
 
 

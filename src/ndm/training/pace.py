@@ -169,7 +169,7 @@ class Interruption(Callback):
         if self.signal is not None:
             raise KeyboardInterrupt
         self.signal = number
-        logger.info("stopping after this step with a checkpoint; once more stops at once, without")
+        logger.info("stopping after this step with a checkpoint; a second Ctrl-C stops immediately, without one")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

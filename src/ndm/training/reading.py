@@ -42,7 +42,7 @@ def read_facts(path: Path) -> dict[str, Any]:
     shape = tuple(facts["shape"])
     require(
         4 * _WORK * math.prod(shape),
-        f"An example of shape {'x'.join(map(str, shape))}, which {path} speaks of,",
+        f"An example of shape {'x'.join(map(str, shape))} in {path}",
         "the file is damaged, or the run needs a larger computer",
     )
     return dict(facts)
@@ -90,7 +90,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         ValueError: the file is damaged, or contains objects other than tensors and plain data.
     """
-    refusal = ValueError(f"{path} is damaged, or not a checkpoint that ndm has written; it was not loaded.")
+    refusal = ValueError(f"{path} is damaged, or not a checkpoint written by ndm; it was not loaded.")
     try:
         require_unpacked(path)
         with zipfile.ZipFile(path) as archive:
@@ -118,9 +118,11 @@ def require_fitting(checkpoint: Mapping[str, Any], model: nn.Module, path: Path)
     """
     lacking = [name for name in _PARTS if name not in checkpoint]
     if lacking:
-        raise ValueError(f"{path} cannot be resumed: it lacks {', '.join(lacking)}. Train anew with another --out.")
+        raise ValueError(
+            f"{path} cannot be resumed: it does not contain {', '.join(lacking)}. Train again with another --out."
+        )
     if not checkpoint["optimizer_states"]:
-        raise ValueError(f"{path} cannot be resumed: it has no state of the optimizer. Train anew with another --out.")
+        raise ValueError(f"{path} cannot be resumed: it has no state of the optimizer. Train again with another --out.")
     wanted = {f"model.{name}": value.shape for name, value in model.state_dict().items()}
     for part in ("state_dict", "current_model_state"):
         weights = checkpoint.get(part, checkpoint["state_dict"])
@@ -128,8 +130,8 @@ def require_fitting(checkpoint: Mapping[str, Any], model: nn.Module, path: Path)
         other = next((name for name in {**wanted, **found} if wanted.get(name) != found.get(name)), None)
         if other is not None:
             raise ValueError(
-                f"{path} is of another model than this one: {other.removeprefix('model.')} has the shape "
-                f"{_shape(found.get(other))} there and {_shape(wanted.get(other))} here."
+                f"{path} belongs to another model: {other.removeprefix('model.')} has the shape "
+                f"{_shape(found.get(other))} in the file and {_shape(wanted.get(other))} in this model."
             )
 
 

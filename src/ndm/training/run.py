@@ -157,7 +157,7 @@ class Run:
     def require_checkpoint(self) -> None:
         """Raise FileNotFoundError if there is nothing to resume."""
         if not self.path.is_dir():
-            raise FileNotFoundError(f"There is no run at {self.path} to resume; to begin one, leave --resume out.")
+            raise FileNotFoundError(f"There is no run at {self.path} to resume: leave --resume out to start one.")
         if not self.last.is_file():
             why = "; it can begin again, without resume" if self.is_unborn else ""
             raise FileNotFoundError(
@@ -226,8 +226,9 @@ class Run:
 
         if data_of(self.model) not in (None, digest_of_facts(self.data)):
             raise ValueError(
-                f"The model in {self.model} was trained on other data than {self.data} says: one of the two is another "
-                "run's, or was changed. Bring the right one back; from Python the model can be loaded by itself."
+                f"The model in {self.model} was not trained on the data described in {self.data}: one of the two "
+                "belongs to another run or was modified. Restore the original file; in Python the model can be loaded "
+                "alone."
             )
 
     def write_data(self, data: Data) -> None:
@@ -265,10 +266,10 @@ class Run:
             return
         rows = "rows" if data.columns is not None else "examples"
         then, here = (_counted(facts.get("splits") or {}, rows) for facts in (before, now))
-        how = f"{then} then, {here} now" if then != here else f"as many {rows}, {here}, but not the same"
+        how = f"{then} in training, {here} given" if then != here else f"{here} in both, but not the same {rows}"
         raise ValueError(
-            f"The data are not those that {self.path} was trained on: {how}. So test {rows} may be among those it was "
-            f"trained on. Give --data.path where the right ones are, or bring them back; {otherwise}."
+            f"The data differ from the training data of {self.path}: {how}. Test {rows} may therefore be among the "
+            f"training {rows}. Restore the original data, or give their path with --data.path; {otherwise}."
         )
 
     def write_environment(self, facts: Mapping[str, Any], resumed: bool = False) -> None:
@@ -339,7 +340,7 @@ class Run:
 def _require_own(file: Path) -> None:
     """Check that a file to append to is a regular file, not a link out of the folder."""
     if file.is_symlink():
-        raise ValueError(f"{file} is a link, and what a training writes should stay in its folder: remove it.")
+        raise ValueError(f"{file} is a link, and a training only writes in its own folder: remove the link.")
     if file.exists():
         require_regular(file)
 
