@@ -317,7 +317,9 @@ def test_nothing_is_said_of_a_configuration_without_the_section() -> None:
 
 
 def test_numbers_take_the_place_of_auto(tmp_path: Path) -> None:
-    (tmp_path / "data.csv").write_text("a,b\n" + "".join(f"{i % 7},{(i * i) % 11 + i / 100}\n" for i in range(120)))
+    (tmp_path / "data.csv").write_text(
+        "a,b\n" + "".join(f"{(i * 37 % 101) / 7.3},{(i * i) % 11 + i / 100}\n" for i in range(120))
+    )
     configuration = Configuration.read(
         "table", ["--data.path", str(tmp_path / "data.csv"), "--trainer.accelerator=cpu"]
     )

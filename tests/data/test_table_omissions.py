@@ -83,7 +83,7 @@ def test_other_wrong_cells_are_refused_all_the_same(tmp_path: Path) -> None:
     many = "\n".join(f"{i},{i / 3 if i % 2 else ''}" for i in range(40))
     lines = Table(csv(tmp_path / "x.csv", "a,b\n" + many), missing="drop").summary()
     assert "warning: left out 20 of 40 rows with missing cells: b 20" in lines
-    with pytest.raises(ValueError, match="missing must be error or drop, not 'fill'"):
+    with pytest.raises(ValueError, match="missing must be error, drop or atom, not 'fill'"):
         Table(path, missing="fill")
 
 

@@ -208,7 +208,7 @@ def test_what_is_no_number_is_refused(decoder, value: float) -> None:
 
 
 def test_a_single_level_is_refused() -> None:
-    with pytest.raises(ValueError, match="levels must be at least 2"):
+    with pytest.raises(ValueError, match="at least 2 levels"):
         ndm.DiscretizedDecoder(1)
 
 

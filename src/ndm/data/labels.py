@@ -50,7 +50,7 @@ def require_labels(labels: Tensor, classes: int, where: str = "") -> None:
         >>> require_labels(torch.tensor([0, 4, 1]), classes=3)
         Traceback (most recent call last):
             ...
-        ValueError: labels must be 0 ... 2, and are 0 ... 4: give the network classes=5, or correct the labels.
+        ValueError: labels must be 0 ... 2, got 0 ... 4: give the network classes=5, or correct the labels.
     """
     if labels.numel() == 0:
         return

@@ -48,7 +48,7 @@ class Tensors(Data):
         >>> data.test
         Traceback (most recent call last):
             ...
-        ValueError: These tensors have no test split: give Tensors test=, of shape (N, 1, 2, 2).
+        ValueError: Tensors was built without a test split: pass test=, of shape (N, 1, 2, 2).
     """
 
     def __init__(

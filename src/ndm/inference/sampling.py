@@ -195,7 +195,7 @@ def _guided(model: Process, weight: float | None) -> Iterator[None]:
 
 
 def _check_labels(n: int, labels: Tensor | None, guidance: float | None) -> None:
-    if labels is not None and len(labels) != n:
+    if labels is not None and labels.shape[:1] != (n,):
         raise ValueError(f"Each of the {n} samples needs one label, got labels of shape {tuple(labels.shape)}.")
     if guidance and labels is None:
         raise ValueError("Guidance needs labels: give the class of each sample.")

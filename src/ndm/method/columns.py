@@ -33,6 +33,9 @@ KINDS = ("real", "whole", "categorical")
 #: Up to this many atoms the code is a simplex, K - 1 dimensions; beyond, a compact code of about 2 log2(K).
 SIMPLEX_UP_TO = 12
 
+#: A power below this is taken for 0, of which the transformation is a logarithm.
+SMALL_POWER = 1e-9
+
 #: Distance of the code "missing" from the line of whole numbers, in standard deviations.
 BESIDE = 2.0
 
@@ -64,41 +67,63 @@ class ColumnMap:
 
     def forward(self, r: Tensor) -> Tensor:
         """v of the values r."""
-        return (_yeo_johnson((r.double() - self.shift) / self.scale, self.power) - self.center) / self.spread
+        return ColumnMaps([self]).forward(r[..., None])[..., 0]
 
     def inverse(self, v: Tensor) -> Tensor:
         """r of v."""
-        y = v.double() * self.spread + self.center
-        return _yeo_johnson_inverse(y, self.power) * self.scale + self.shift
+        return ColumnMaps([self]).inverse(v[..., None])[..., 0]
 
     def log_slope(self, v: Tensor) -> Tensor:
         """log dv/dr at v, in nats."""
-        y = v.double() * self.spread + self.center
-        u, p = _yeo_johnson_inverse(y, self.power), self.power
-        return (p - 1) * torch.sign(u) * torch.log1p(u.abs()) - math.log(self.scale) - math.log(self.spread)
+        return ColumnMaps([self]).log_slope(v[..., None])[..., 0]
 
 
-def _yeo_johnson(u: Tensor, power: float) -> Tensor:
-    if power == 1:
-        return u
-    a = torch.log1p(u.abs())
-    return torch.where(u >= 0, _expm1_over(a, power), -_expm1_over(a, 2 - power))
+class ColumnMaps:
+    """The maps of several columns, each for one entry of the last dimension, (..., G).
+
+    Args:
+        maps: the maps, G of them.
+    """
+
+    def __init__(self, maps: Sequence[ColumnMap]) -> None:
+        names = [field.name for field in fields(ColumnMap)]
+        values = torch.tensor([[getattr(m, name) for name in names] for m in maps], dtype=torch.float64)
+        self._values = values.reshape(-1, len(names)).T
+
+    def _on(self, like: Tensor) -> Sequence[Tensor]:
+        return self._values.to(like.device).unbind()
+
+    def forward(self, r: Tensor) -> Tensor:
+        """v of the values r, (..., G), in float64."""
+        shift, scale, power, center, spread = self._on(r)
+        return (_yeo_johnson((r.double() - shift) / scale, power) - center) / spread
+
+    def inverse(self, v: Tensor) -> Tensor:
+        """r of v, (..., G), in float64."""
+        shift, scale, power, center, spread = self._on(v)
+        return _yeo_johnson_inverse(v.double() * spread + center, power) * scale + shift
+
+    def log_slope(self, v: Tensor) -> Tensor:
+        """log dv/dr at v, (..., G), in nats, in float64."""
+        _, scale, power, center, spread = self._on(v)
+        u = _yeo_johnson_inverse(v.double() * spread + center, power)
+        return (power - 1) * torch.sign(u) * torch.log1p(u.abs()) - scale.log() - spread.log()
 
 
-def _expm1_over(a: Tensor, power: float) -> Tensor:
-    """((1 + |u|)^power - 1) / power with a = log(1 + |u|); a itself for a power of 0."""
-    return a if abs(power) < 1e-12 else torch.expm1(power * a) / power
+def _yeo_johnson(u: Tensor, power: Tensor) -> Tensor:
+    negative = u < 0
+    own = torch.where(negative, 2 - power, power)
+    a, small = torch.log1p(u.abs()), own < SMALL_POWER
+    y = torch.where(small, a, torch.expm1(own * a) / torch.where(small, 1.0, own))
+    return torch.where(negative, -y, y)
 
 
-def _yeo_johnson_inverse(y: Tensor, power: float) -> Tensor:
-    if power == 1:
-        return y
-    a = y.abs()
-    return torch.where(y >= 0, torch.expm1(_log1p_over(a, power)), -torch.expm1(_log1p_over(a, 2 - power)))
-
-
-def _log1p_over(a: Tensor, power: float) -> Tensor:
-    return a if abs(power) < 1e-12 else torch.log1p(power * a) / power
+def _yeo_johnson_inverse(y: Tensor, power: Tensor) -> Tensor:
+    negative = y < 0
+    own = torch.where(negative, 2 - power, power)
+    a, small = y.abs(), own < SMALL_POWER
+    u = torch.expm1(torch.where(small, a, torch.log1p(own * a) / torch.where(small, 1.0, own)))
+    return torch.where(negative, -u, u)
 
 
 def codes_of(spec: Mapping[str, Any] | Sequence[Sequence[float]]) -> Tensor:

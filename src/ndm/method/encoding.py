@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ndm._internal.inputs import Values, as_tensor
-from ndm.method.columns import Column, codes_of
+from ndm.method.columns import Column, ColumnMaps, codes_of
 from ndm.method.parts import Part
 
 __all__ = ["TableEncoding"]
@@ -35,6 +35,11 @@ class TableEncoding(Part):
             raise ValueError("A table's encoding needs at least one column.")
         self.table: tuple[Column, ...] = tuple(Column.of(column) for column in columns)
         self._codes = [codes_of(column.codes) for column in self.table]
+        self._rest = [i for i, column in enumerate(self.table) if column.rest is not None]
+        rest = [self.table[i] for i in self._rest]
+        self._maps = ColumnMaps([column.map for column in rest])
+        ends = [[c.step if c.rest == "grid" else 0.0, c.low, c.high] for c in rest]
+        self._grid = torch.tensor(ends, dtype=torch.float64).reshape(-1, 3).T
 
     @classmethod
     def of(cls, columns: Sequence[Column]) -> TableEncoding:
@@ -94,13 +99,19 @@ class TableEncoding(Part):
         if data.isinf().any():
             raise ValueError("The data contain infinite values; remove or replace them.")
         x = data.new_zeros(len(data), *self.latent_shape)
+        is_value = torch.ones(len(data), len(self._rest), dtype=torch.bool, device=data.device)
         for i, (column, codes, where) in enumerate(zip(self.table, self._codes, self.slices, strict=True)):
             index, m = column.index(data[:, i]), codes.shape[1]
             if m:
                 x[:, where.start : where.start + m] = codes.to(x)[index]
-            if column.rest is not None:
-                own = index == column.atoms
-                x[own, where.stop - 1] = column.map.forward(self._on_grid(column, data[own, i]))
+            if column.rest is not None and column.atoms:
+                is_value[:, self._rest.index(i)] = index == column.atoms
+        if self._rest:
+            step, low, high = self._grid.to(x.device)
+            r = torch.where(is_value, data[:, self._rest], torch.zeros_like(data[:, :1]))
+            r = torch.where(step > 0, (torch.round(r / step) * step).clamp(low, high), r)
+            v = torch.where(is_value, self._maps.forward(r), torch.zeros_like(r))
+            x[:, [self.slices[i].stop - 1 for i in self._rest]] = v
         return x
 
     def inverse(self, x: Tensor) -> Tensor:
@@ -111,8 +122,10 @@ class TableEncoding(Part):
             index = self.index(x, i)
             if column.rest is not None:
                 rows[:, i] = self._on_grid(column, column.map.inverse(x[:, where.stop - 1]))
-            for atom in range(column.atoms):
-                rows[index == atom, i] = self._value_of(column, atom)
+            if column.atoms:
+                values = x.new_tensor([self._value_of(column, atom) for atom in range(column.atoms)])
+                atom = index < column.atoms
+                rows[atom, i] = values[index[atom]]
         return rows
 
     def index(self, x: Tensor, column: int) -> Tensor:
@@ -133,7 +146,7 @@ class TableEncoding(Part):
             return values
         inverse = round(1 / column.step)  # dividing by 10 gives 0.3 where multiplying by 0.1 gives 0.30000000000000004
         k = torch.round(values / column.step)
-        return (k / inverse if column.step < 1 else k * column.step).clamp(column.low, column.high)
+        return (k / inverse if column.step < 1 else k * column.step).clamp(column.low, column.high) + 0.0  # no -0
 
     def log_det(self, x: Tensor) -> Tensor:
         """``log |dv/dr|`` summed over the columns whose value is from a density, (B,), in nats.

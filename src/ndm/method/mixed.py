@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ndm.method.columns import ColumnMap, codes_of
+from ndm.method.columns import ColumnMap, ColumnMaps, codes_of
 from ndm.method.decoders import Decoder
 from ndm.method.schedules import NoiseLevel, per_example
 
@@ -60,6 +60,7 @@ class MixedDecoder(Decoder):
         for part in self.parts:
             part.weights, start = slice(start, start + len(part.codes)), start + len(part.codes)
             part.start, coordinate = coordinate, coordinate + part.dimensions
+        self._grids = _Grids(self.parts)
 
     @property
     def discrete(self) -> bool:
@@ -86,7 +87,7 @@ class MixedDecoder(Decoder):
 
     def nll_by_column(self, x: Tensor, gap: Tensor, gamma_0: Tensor) -> Tensor:
         """-log p(r_j | z_0) of each column, (B, C), in nats; the arguments are those of :meth:`nll`."""
-        return torch.stack([self._nll(part, x, gap, gamma_0, None) for part in self.parts], 1)
+        return self._by_column(x, gap, gap, gamma_0, 0.0)
 
     def expected_nll(self, x: Tensor, displacement: Tensor, noise: Tensor, level: NoiseLevel) -> Tensor:
         return self.expected_by_column(x, displacement, noise, level).sum(1)
@@ -94,25 +95,43 @@ class MixedDecoder(Decoder):
     def expected_by_column(self, x: Tensor, displacement: Tensor, noise: Tensor, level: NoiseLevel) -> Tensor:
         """L_rec of each column, (B, C), in nats: exact for densities, from one sample of z_0 for codes and grids."""
         gap = displacement + per_example(level.sigma / level.alpha, x) * noise
-        return torch.stack([self._nll(part, x, gap, level.gamma, displacement) for part in self.parts], 1)
+        return self._by_column(x, gap, displacement, level.gamma, 0.5)
 
-    def _nll(self, part: _Part, x: Tensor, gap: Tensor, gamma_0: Tensor, displacement: Tensor | None) -> Tensor:
-        """-log p(r_j | z_0), (B,); for a density its mean over z_0 if the displacement F - x is given."""
-        found, index = torch.zeros_like(gamma_0), None
-        if part.m:
-            own, inside = x[:, part.code], gap[:, part.code]
-            index = part.nearest(own)
-            found = part.atom_nll(index, inside, gamma_0, self.log_weights[part.weights].to(x.dtype))
-        if part.rest is None:
-            return found
-        at = part.start + part.m
-        if part.rest == "density":
-            known = gap[:, at] if displacement is None else displacement[:, at]
-            value = (math.log(2 * math.pi) + gamma_0 + known**2 * torch.exp(-gamma_0)) / 2
-            value = value if displacement is None else value + 0.5
-        else:
-            value = part.cell_nll(x[:, at], gap[:, at], gamma_0)
-        return found + (value if index is None else torch.where(index == len(part.codes) - 1, value, 0 * value))
+    def _by_column(self, x: Tensor, gap: Tensor, known: Tensor, gamma_0: Tensor, half: float) -> Tensor:
+        """-log p(r_j | z_0), (B, C).
+
+        Args:
+            x: (B, d).
+            gap: z_0 / alpha_0 - x, (B, d).
+            known: of a density's gap the part that is not averaged over, (B, d).
+            gamma_0: (B,).
+            half: the average of the rest, in nats per density.
+        """
+        found = [torch.zeros_like(gamma_0)] * len(self.parts)
+        values = self._values(x, gap, known, gamma_0, half)
+        for number, part in enumerate(self.parts):
+            if part.m:
+                index = part.nearest(x[:, part.code])
+                weights = self.log_weights[part.weights].to(x.dtype)
+                found[number] = part.atom_nll(index, gap[:, part.code], gamma_0, weights)
+            if part.rest is not None:
+                value = values[part.start + part.m]
+                own = value if not part.m else torch.where(index == len(part.codes) - 1, value, 0 * value)
+                found[number] = found[number] + own
+        return torch.stack(found, 1)
+
+    def _values(self, x: Tensor, gap: Tensor, known: Tensor, gamma_0: Tensor, half: float) -> dict[int, Tensor]:
+        """-log p of the values at each coordinate of a density or a grid, (B,)."""
+        found: dict[int, Tensor] = {}
+        at = [part.start + part.m for part in self.parts if part.rest == "density"]
+        if at:
+            square = known[:, at] ** 2 * torch.exp(-gamma_0)[:, None]
+            every = (math.log(2 * math.pi) + gamma_0[:, None] + square) / 2 + half
+            found |= dict(zip(at, every.unbind(1), strict=True))
+        at = self._grids.coordinates
+        if at:
+            found |= dict(zip(at, self._grids.nll(x[:, at], gap[:, at], gamma_0).unbind(1), strict=True))
+        return found
 
     def decode(self, z: Tensor, level: NoiseLevel) -> Tensor:
         """The most likely atom of each column, as its code, and z_0 / alpha_0 for the values."""
@@ -179,18 +198,30 @@ class _Part:
         logits = logits.scatter(1, index[:, None], 0.0)
         return logits.logsumexp(1)
 
-    def cell_nll(self, v: Tensor, gap: Tensor, gamma_0: Tensor) -> Tensor:
-        """-log of the probability of v's cell under N(v + gap, e^gamma_0), (B,)."""
-        value = torch.round(self.map.inverse(v.detach()) / self.step) * self.step
-        place, half = self.map.forward(value), self.step / 2
-        low, high = self.map.forward(value - half) - place, self.map.forward(value + half) - place
-        scale, gap = torch.exp(-gamma_0.double() / 2), gap.double()
-        ends = value <= self.low, value >= self.high
+
+class _Grids:
+    """The grids of all columns, whose cells are computed together."""
+
+    def __init__(self, parts: Sequence[_Part]) -> None:
+        own = [part for part in parts if part.rest == "grid"]
+        self.coordinates = [part.start + part.m for part in own]
+        self.maps = ColumnMaps([part.map for part in own])
+        ends = [[part.step, part.low, part.high] for part in own]
+        self._ends = torch.tensor(ends, dtype=torch.float64).reshape(-1, 3).T
+
+    def nll(self, v: Tensor, gap: Tensor, gamma_0: Tensor) -> Tensor:
+        """-log of the probability of v's cell under N(v + gap, e^gamma_0), (B, G)."""
+        step, lowest, highest = self._ends.to(v.device)
+        value = torch.round(self.maps.inverse(v.detach()) / step) * step
+        place = self.maps.forward(value)
+        low, high = self.maps.forward(value - step / 2) - place, self.maps.forward(value + step / 2) - place
+        scale, gap = torch.exp(-gamma_0.double() / 2)[:, None], gap.double()
+        ends = value <= lowest, value >= highest
         return -_log_between((low - gap) * scale, (high - gap) * scale, *ends).to(v.dtype)
 
 
 def _log_between(a: Tensor, b: Tensor, from_below: Tensor, to_above: Tensor) -> Tensor:
-    """log(Phi(b) - Phi(a)) for a < b, float64 (B,), with finite gradients; at an open end a is -inf, or b is inf."""
+    """log(Phi(b) - Phi(a)) for a < b, float64, with finite gradients; at an open end a is -inf, or b is inf."""
     flip = ((a > 0) & ~from_below) | (from_below ^ to_above) & to_above  # to the lower tail
     a, b = torch.where(flip, -b, a), torch.where(flip, -a, b)
     from_below, to_above = torch.where(flip, to_above, from_below), torch.where(flip, from_below, to_above)

@@ -376,7 +376,7 @@ class Process(Part):
             if tuple(shape) != self.standardize.shape:
                 raise ValueError(f"The model is for rows of {self.standardize.shape[0]} columns, not of shape {shape}.")
             return self.standardize.latent_shape
-        return tuple(shape)
+        return shape  # type: ignore[return-value]  # checked where it is used
 
 
 def as_part(name: str, value: Any) -> Any:

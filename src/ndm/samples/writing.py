@@ -86,8 +86,8 @@ def formula_warning(out: Path, columns: Sequence[str] | None) -> str | None:
 
     Example:
         >>> formula_warning(Path("x.csv"), ["a", "-1", "=1+1", "@b", "c;=d"])
-        "x.csv has columns that a program for spreadsheets takes for formulas, and may run: '=1+1', '@b', 'c;=d'; open \
-it in another program, or rename them."
+        "x.csv has column names that a spreadsheet program may run as formulas: '=1+1', '@b', 'c;=d'; open it in \
+another program, or rename them."
     """
     names = [name for name in columns or () if _FORMULA.search(name) and not _is_number(name)]
     if out.suffix.lower() != ".csv" or not names:
