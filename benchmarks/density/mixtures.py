@@ -1,8 +1,8 @@
 """Densities of mixed tables by simpler models: a product over columns, and a mixture of normals and frequencies.
 
 Both see the rows as the encoding of ndm sees them: the index of the atom of each column, and the value v of columns
-with a density or a grid, after the column's map. log p is in nats, with respect to the same measure: a value on a grid has
-the density at its place times the width of its cell, a good approximation for narrow cells.
+with a density or a grid, after the column's map. log p is in nats, with respect to the same measure: a value on a
+grid has the density at its place times the width of its cell, a good approximation for narrow cells.
 """
 
 from __future__ import annotations

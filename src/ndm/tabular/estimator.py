@@ -39,7 +39,7 @@ __all__ = ["TabularNDM"]
 
 #: Keywords of TabularNDM that are fields of the configuration ``table``, and the fields.
 FIELDS = {
-    "transform": "model.transform",
+    "transformation": "model.transform",
     "conditionals": "training.conditionals",
     "steps": "training.steps",
     "learning_rate": "training.learning_rate",
@@ -73,7 +73,7 @@ class TabularNDM(BaseEstimator):
     It follows scikit-learn's conventions: ``fit``, ``score_samples``, ``sample``, ``get_params``, ``clone``. Tables may
     be pandas or Polars DataFrames, Arrow tables, or (n, d) arrays; missing cells are None or NaN.
 
-    The keywords from ``transform`` on are fields of the configuration ``table`` (``ndm train table --help``); None
+    The keywords from ``transformation`` on are fields of the configuration ``table`` (``ndm train table --help``); None
     stands for the configuration's own value. Any other field can be set by ``overrides``.
 
     Args:
@@ -84,7 +84,7 @@ class TabularNDM(BaseEstimator):
         configuration: a shipped configuration, or the path of one.
         overrides: further fields and their values, as ``{"model.denoiser.net.hidden": 256}``.
         verbose: whether to log the training.
-        transform: F, such as ``Identity``.
+        transformation: F, such as ``Identity``.
         conditionals: ``any`` for a network of every conditional, which ``impute``, ``predict`` and conditional draws
             need; ``none`` for the density that is fitted.
         steps: see :class:`ndm.training.TrainingOptions`, as for the keywords up to ``keep``.
@@ -139,7 +139,7 @@ class TabularNDM(BaseEstimator):
         configuration: str = "table",
         overrides: Mapping[str, Any] | None = None,
         verbose: bool = False,
-        transform: str | None = None,
+        transformation: str | None = None,
         conditionals: str | None = None,
         steps: int | None = None,
         learning_rate: float | None = None,
