@@ -84,6 +84,7 @@ class TabularNDM(BaseEstimator):
         configuration: a shipped configuration, or the path of one.
         overrides: further fields and their values, as ``{"model.denoiser.net.hidden": 256}``.
         verbose: whether to log the training.
+        contamination: the share of the rows that ``predict`` without a column takes for abnormal.
         transformation: F, such as ``Identity``.
         conditionals: ``any`` for a network of every conditional, which ``impute``, ``predict`` and conditional draws
             need; ``none`` for the density that is fitted.
@@ -116,7 +117,7 @@ class TabularNDM(BaseEstimator):
         columns_: the names of the columns of the model, without those left out.
         lines_: sentences about the columns: their kinds, and which are left out.
         log_: what the training logged.
-        validation_scores_: ``score_samples`` of the validation rows, once computed.
+        validation_scores_: ``score_samples`` of the validation rows.
         n_features_in_: the number of columns of the table.
         feature_names_in_: their names, for tables with names.
 
@@ -139,6 +140,7 @@ class TabularNDM(BaseEstimator):
         configuration: str = "table",
         overrides: Mapping[str, Any] | None = None,
         verbose: bool = False,
+        contamination: float = 0.1,
         transformation: str | None = None,
         conditionals: str | None = None,
         steps: int | None = None,
@@ -207,7 +209,7 @@ class TabularNDM(BaseEstimator):
         self.lines_ = data.lines
         self._form = form_of(X)
         self._validation = data.split("validation").numpy()
-        self.__dict__.pop("validation_scores_", None)
+        self._cache: dict[str, np.ndarray] = {}
         return self
 
     @staticmethod
@@ -293,9 +295,17 @@ class TabularNDM(BaseEstimator):
 
         Of rows from the distribution of the table at most a share p has a value of at most p.
         """
-        if not hasattr(self, "validation_scores_"):
-            self.validation_scores_ = log_prob(self._fitted(), self._validation).values.numpy()
         return percentiles(self.score_samples(X), self.validation_scores_)
+
+    @property
+    def validation_scores_(self) -> np.ndarray:
+        """``score_samples`` of the validation rows, computed once."""
+        model = self._fitted()
+        if "validation" not in self._cache:
+            if len(self._validation) == 0:
+                raise ValueError("A model that was loaded has no validation rows, by which to judge others.")
+            self._cache["validation"] = log_prob(model, self._validation).values.numpy()
+        return self._cache["validation"]
 
     def explain(self, X: Any, **options: Any) -> Any:
         """How likely each cell is, (n, C), in nats: see :func:`ndm.tabular.explain`. A DataFrame for a table."""
@@ -338,18 +348,19 @@ class TabularNDM(BaseEstimator):
     def predict(
         self,
         X: Any,
-        column: str,
+        column: str | None = None,
         quantiles: Sequence[float] | None = None,
         *,
         n: int = 200,
         random_state: Any = 0,
         steps: int = STEPS,
     ) -> Any:
-        """A column given all others.
+        """A column given all others; or, without a column, which rows are abnormal.
 
         Args:
             X: the table; the column itself need not be in it.
-            column: its name.
+            column: its name. None marks the rows whose :meth:`percentile` is at most ``contamination`` with 1, all
+                others with 0, as in PyOD.
             quantiles: which quantiles to return, each in (0, 1); by default the mean, or the most likely category.
             n: the number of conditional samples that quantiles and means are computed from.
             random_state: the seed of the samples.
@@ -362,18 +373,22 @@ class TabularNDM(BaseEstimator):
             ValueError: the column is unknown, quantiles of a category are asked for, or the model has no conditionals.
         """
         names = self.columns_
+        if column is None:
+            return (self.percentile(X) <= self.contamination).astype(int)
         if column not in names:
             raise ValueError(f"The model has no column {column!r}: its columns are {', '.join(names[:20])}.")
         spec = table_of(self.model_).table[names.index(column)]
         if spec.kind == "categorical":
             if quantiles is not None:
-                raise ValueError(f"The column {column!r} has categories, which have no quantiles: see predict_proba.")
+                raise ValueError(
+                    f"The column {column!r} has categories, which have no quantiles: see class_probabilities."
+                )
             levels = np.array([*spec.levels, *(["(other)"] if spec.other else [])], dtype=object)
             return levels[self._probabilities(X, column).argmax(1)]
         drawn = self._draws(X, column, n, self._seed(random_state), steps)
         return drawn.mean(1) if quantiles is None else np.quantile(drawn, quantiles, axis=1).T
 
-    def predict_proba(self, X: Any, column: str) -> Any:
+    def class_probabilities(self, X: Any, column: str) -> Any:
         """The probability of each level of a column given all others, (n, K); see
         :func:`ndm.tabular.class_probabilities`."""
         spec = table_of(self._fitted()).table[self.columns_.index(column)]
@@ -423,7 +438,7 @@ class TabularNDM(BaseEstimator):
         own.n_features_in_ = len(names)
         own.feature_names_in_ = np.array(names, dtype=object)
         own.lines_, own.log_, own._form = [], "", "pandas"
-        own._validation = np.zeros((0, len(names)))
+        own._validation, own._cache = np.zeros((0, len(names))), {}
         return own
 
     def __sklearn_tags__(self) -> Any:

@@ -22,6 +22,8 @@ __all__ = ["FrameData", "cells_of_input", "in_the_form_of", "is_frame"]
 
 def is_frame(data: Any) -> bool:
     """Whether the data have named columns: a DataFrame, an Arrow table or a dictionary."""
+    if hasattr(data, "tocsr"):  # a sparse matrix, which may be a dictionary too
+        return False
     return isinstance(data, Mapping) or hasattr(data, "columns") or hasattr(data, "column_names")
 
 

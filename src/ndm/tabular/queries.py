@@ -7,6 +7,7 @@ is a conditional of its own (:func:`ndm.method.conditionals.conditional`).
 
 from __future__ import annotations
 
+import hashlib
 import math
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ndm._internal.inputs import Values, as_tensor, precision_of
-from ndm._internal.random import seed_of
+from ndm._internal.random import Drawn, seed_of
 from ndm.inference.likelihood import log_likelihood
 from ndm.inference.sampling import sample
 from ndm.method.conditionals import column_numbers, conditional
@@ -33,6 +34,9 @@ BLOCK = 512
 
 #: What a missing cell among the wanted and the given columns means.
 MISSING = ("value", "left out")
+
+#: Up to this many dimensions of z the divergence of the ODE is exact; draws of z_0 for each row.
+EXACT_UP_TO, SAMPLES = 32, 4
 
 #: Noise levels of a bound.
 TIMES = 64
@@ -109,7 +113,7 @@ def log_prob(
         for i in range(0, len(places), BLOCK):
             block = slice(i, i + BLOCK)
             some = None if labels is None else labels[block]
-            generator = torch.Generator().manual_seed(seed_of(seed, i, int(places[0])))
+            generator = torch.Generator().manual_seed(seed)
             if method == "bound":
                 found, kind = _bound(own, x[block], some, times, generator), "minus the bound of the SDE"
             else:
@@ -163,10 +167,33 @@ def _given(model: Process, encoding: TableEncoding, rows: Tensor, given: Sequenc
 def _likelihood(
     own: Process, x: Tensor, labels: Tensor | None, generator: torch.Generator, options: dict[str, Any]
 ) -> tuple[tuple[Tensor, Tensor], str]:
+    d = own.latent_shape(x.shape[1:])[0]
+    if d <= EXACT_UP_TO:
+        options = {"divergence": "exact"} | options
+    samples = options.get("samples", SAMPLES)
+    by_row = own.decoder.discrete and d <= EXACT_UP_TO and options.get("dequantization") in (None, "variational")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        found = log_likelihood(own, x, labels=labels, generator=generator, **options)
-    return (found.log_prob.double(), found.stderr.double()), found.kind
+        if not by_row:
+            found = log_likelihood(own, x, labels=labels, generator=generator, **options)
+            return (found.log_prob.double(), found.stderr.double()), found.kind
+        every = []
+        for noise in _noise_of_rows(x, samples, d, generator.initial_seed()):
+            one = options | {"samples": 1}
+            found = log_likelihood(own, x, labels=labels, generator=Drawn([noise]), **one)  # type: ignore[arg-type]
+            every.append(found.log_prob.double())
+    values = torch.stack(every)
+    error = values.std(0) / math.sqrt(samples) if samples > 1 else torch.full_like(values[0], math.nan)
+    return (values.mean(0), error), found.kind
+
+
+def _noise_of_rows(x: Tensor, samples: int, d: int, seed: int) -> Tensor:
+    """Standard normal numbers, (samples, n, d), of which those of a row depend on the row and the seed only."""
+    noise, generator = torch.empty(len(x), samples, d), torch.Generator()
+    for row, own in zip((x + 0.0).numpy(), noise, strict=True):
+        digest = hashlib.blake2b(row.tobytes(), digest_size=8, key=seed.to_bytes(16, "little")).digest()
+        own.normal_(generator=generator.manual_seed(int.from_bytes(digest, "little") >> 1))
+    return noise.movedim(0, 1)
 
 
 @torch.no_grad()
