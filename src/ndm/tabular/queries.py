@@ -19,9 +19,10 @@ from torch import Tensor
 
 from ndm._internal.inputs import Values, as_tensor, precision_of
 from ndm._internal.random import Drawn, seed_of
-from ndm.inference.likelihood import log_likelihood
+from ndm.inference.likelihood import log_likelihood, portions
 from ndm.inference.sampling import sample
-from ndm.method.conditionals import column_numbers, conditional
+from ndm.method.bounds import bound
+from ndm.method.conditionals import GIVEN, LEFT_OUT, WANTED, column_numbers, conditional, state_labels, stated
 from ndm.method.encoding import TableEncoding
 from ndm.method.mixed_denoiser import MixedDenoiser
 from ndm.method.process import Process
@@ -104,6 +105,8 @@ def log_prob(
     encoding = table_of(model)
     data = as_tensor(rows, "rows").double()
     a, b = _roles(model, encoding, wanted, given)
+    if method == "bound" and isinstance(model.denoiser, MixedDenoiser):
+        return _bounds_by_states(model, data, a, b, missing, times, seed)
     values, errors, kind = torch.zeros(len(data), dtype=torch.float64), torch.zeros(len(data), dtype=torch.float64), ""
     for places, w, g in _groups(encoding, data, a, b, missing):
         if not w:
@@ -121,6 +124,29 @@ def log_prob(
             values[places[block]], errors[places[block]] = found
     if missing == "left out":
         kind += ", of the observed cells"
+    return LogProb(values, errors, kind)
+
+
+def _bounds_by_states(
+    model: NDM, data: Tensor, a: list[int], b: list[int], missing: str, times: int, seed: int
+) -> LogProb:
+    """Minus the bound of each row, whose columns have states of their own: all rows in a batch."""
+    encoding = table_of(model)
+    states = torch.full(data.shape, LEFT_OUT)
+    for places, w, g in _groups(encoding, data, a, b, missing):
+        if w:
+            conditional(model, w, g)  # which checks that the model knows it
+        states[places[:, None], torch.tensor(w, dtype=torch.long)] = WANTED
+        states[places[:, None], torch.tensor(g, dtype=torch.long)] = GIVEN
+    fill = torch.tensor([column.typical for column in encoding.table], dtype=torch.float64)
+    rows = torch.where((states == LEFT_OUT) & data.isnan(), fill, data)
+    joint = bool((states == WANTED).all())
+    found = []
+    for i in range(0, len(rows), BLOCK):
+        block, generator = slice(i, i + BLOCK), torch.Generator().manual_seed(seed_of(seed, i))
+        found.append(_bound(model, rows[block], None, times, generator, None if joint else states[block]))
+    values, errors = (torch.cat(part) for part in zip(*found, strict=True)) if found else (torch.zeros(0),) * 2
+    kind = "minus the bound of the SDE" + (", of the observed cells" if missing == "left out" else "")
     return LogProb(values, errors, kind)
 
 
@@ -177,14 +203,10 @@ def _likelihood(
         if not by_row:
             found = log_likelihood(own, x, labels=labels, generator=generator, **options)
             return (found.log_prob.double(), found.stderr.double()), found.kind
-        every = []
-        for noise in _noise_of_rows(x, samples, d, generator.initial_seed()):
-            one = options | {"samples": 1}
-            found = log_likelihood(own, x, labels=labels, generator=Drawn([noise]), **one)  # type: ignore[arg-type]
-            every.append(found.log_prob.double())
-    values = torch.stack(every)
-    error = values.std(0) / math.sqrt(samples) if samples > 1 else torch.full_like(values[0], math.nan)
-    return (values.mean(0), error), found.kind
+        noise = _noise_of_rows(x, samples, d, generator.initial_seed())
+        pieces = [part.flatten(0, 1) for part in noise.split(portions(samples, len(x) * d))]
+        found = log_likelihood(own, x, labels=labels, generator=Drawn(pieces), **options)  # type: ignore[arg-type]
+    return (found.log_prob.double(), found.stderr.double()), found.kind
 
 
 def _noise_of_rows(x: Tensor, samples: int, d: int, seed: int) -> Tensor:
@@ -198,14 +220,19 @@ def _noise_of_rows(x: Tensor, samples: int, d: int, seed: int) -> Tensor:
 
 @torch.no_grad()
 def _bound(
-    own: Process, x: Tensor, labels: Tensor | None, times: int, generator: torch.Generator
+    own: Process,
+    x: Tensor,
+    labels: Tensor | None,
+    times: int,
+    generator: torch.Generator,
+    states: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    from ndm.method.bounds import bound
-
+    """Minus the bound and its standard error, (n,)."""
     every = []
     for i in range(times):
         u = (i + torch.rand(len(x), generator=generator, dtype=torch.float64)) / times
-        every.append(bound(own, x, labels=labels, times=u, generator=generator, check=i == 0).total.double())
+        terms = bound(own, x, labels=labels, times=u, generator=generator, check=i == 0, states=states)
+        every.append(terms.total.double())
     found = torch.stack(every)
     pairs = found[: times // 2 * 2].unflatten(0, (-1, 2))  # neighbouring times: their difference is mostly noise
     error = (pairs[:, 0] - pairs[:, 1]).square().sum(0).sqrt() / times
@@ -249,25 +276,42 @@ def sample_given(
     data = as_tensor(rows, "rows").double()
     b = sorted(column_numbers(encoding, given))
     a = [i for i in range(len(encoding.table)) if i not in b] if wanted is None else column_numbers(encoding, wanted)
+    _require_conditional(model, a, b)
+    states = torch.full(data.shape, LEFT_OUT)
+    states[:, a] = WANTED
+    states[:, b] = torch.where(_visible(encoding, data[:, b], b), GIVEN, LEFT_OUT)
+    found = _draw(model, data, states, n, steps, seed, present, options)
     result = torch.full((len(data) * n, len(encoding.table)), math.nan, dtype=torch.float64)
     result[:, b] = data[:, b].repeat_interleave(n, 0)
-    seen = data.clone()
-    seen[:, a] = math.nan
-    for places, w, g in _groups(encoding, seen, [], b, "value"):
-        del w
-        own = conditional(model, a, g, present=present)
-        labels = _given(model, encoding, seen[places], g)
-        labels = None if labels is None else labels.repeat_interleave(n, 0)
-        rows_of = (places[:, None] * n + torch.arange(n)).flatten()
-        for i in range(0, len(rows_of), BLOCK):
-            block = slice(i, min(i + BLOCK, len(rows_of)))
-            generator = torch.Generator().manual_seed(seed_of(seed, i, int(places[0])))
-            x = sample(
-                own, block.stop - block.start, (len(a),), steps=steps, generator=generator, progress=False,
-                labels=None if labels is None else labels[block], **options,
-            )  # fmt: skip
-            result[rows_of[block][:, None], torch.tensor(sorted(a))] = x.double()
+    result[:, a] = found[:, a]
     return result
+
+
+def _require_conditional(model: NDM, wanted: list[int], given: list[int]) -> None:
+    """Raise an error if the model does not know p(wanted | given)."""
+    conditional(model, wanted, given)
+
+
+def _visible(encoding: TableEncoding, cells: Tensor, columns: Sequence[int]) -> Tensor:
+    """Whether a given cell, (n, g), can be seen: it is there, or the column has an atom for missing cells."""
+    return ~cells.isnan() | torch.tensor([encoding.table[i].missing for i in columns], dtype=torch.bool)
+
+
+@torch.no_grad()
+def _draw(
+    model: NDM, data: Tensor, states: Tensor, n: int, steps: int, seed: int, present: bool, options: dict[str, Any]
+) -> Tensor:
+    """n samples for each row with its states, (m n, C), of which the wanted cells are meant."""
+    encoding, own = table_of(model), stated(model, present=present)
+    labels = state_labels(encoding, data, states).to(precision_of(model) or torch.float32).repeat_interleave(n, 0)
+    found = [
+        sample(
+            own, len(some), encoding.shape, steps=steps, progress=False, labels=some,
+            generator=torch.Generator().manual_seed(seed_of(seed, number)), **options,
+        )
+        for number, some in enumerate(labels.split(BLOCK))
+    ]  # fmt: skip
+    return torch.cat(found).double() if found else torch.zeros(0, len(encoding.table), dtype=torch.float64)
 
 
 def impute(model: NDM, rows: Values, *, n: int = 1, steps: int = STEPS, seed: int = 0, **options: Any) -> Tensor:
@@ -287,25 +331,25 @@ def impute(model: NDM, rows: Values, *, n: int = 1, steps: int = STEPS, seed: in
     Raises:
         ValueError: the model was not trained with conditionals.
     """
-    encoding = table_of(model)
     data = as_tensor(rows, "rows").double()
+    absent = data.isnan()
     result = data.repeat_interleave(n, 0)
-    for number, (places, observed) in enumerate(_observed(data)):
-        holes = [i for i in range(len(encoding.table)) if i not in observed]
-        if not holes:
-            continue
-        filled = sample_given(
-            model, data[places], observed, holes, n=n, steps=steps, seed=seed_of(seed, number), present=True, **options
-        )
-        rows_of = (places[:, None] * n + torch.arange(n)).flatten()
-        result[rows_of] = filled
+    holes = absent.any(1).nonzero()[:, 0]
+    if len(holes) == 0:
+        return result
+    _require_any(model)
+    states = torch.where(absent[holes], WANTED, GIVEN)
+    found = _draw(model, data[holes], states, n, steps, seed, True, options)
+    places = (holes[:, None] * n + torch.arange(n)).flatten()
+    wanted = absent[holes].repeat_interleave(n, 0)
+    result[places] = torch.where(wanted, found, result[places])
     return result
 
 
-def _observed(data: Tensor) -> Iterator[tuple[Tensor, list[int]]]:
-    patterns, where = torch.unique(data.isnan(), dim=0, return_inverse=True)
-    for number, pattern in enumerate(patterns):
-        yield (where == number).nonzero()[:, 0], (~pattern).nonzero()[:, 0].tolist()
+def _require_any(model: NDM) -> None:
+    denoiser = model.denoiser
+    if not (isinstance(denoiser, MixedDenoiser) and denoiser.conditionals == "any"):
+        raise ValueError("This model has no conditionals: train it with --training.conditionals any.")
 
 
 @torch.no_grad()
