@@ -6,7 +6,7 @@ from ndm._internal.lazy import lazy
 
 if TYPE_CHECKING:
     from ndm.tabular.estimator import TabularNDM
-    from ndm.tabular.queries import class_probabilities, explain, impute, log_prob, sample_given
+    from ndm.tabular.queries import class_probabilities, explain, impute, log_prob, percentiles, sample_given
 
 _HOMES = {
     "TabularNDM": "estimator",
@@ -14,9 +14,10 @@ _HOMES = {
     "explain": "queries",
     "impute": "queries",
     "log_prob": "queries",
+    "percentiles": "queries",
     "sample_given": "queries",
 }
 
-__all__ = ["TabularNDM", "class_probabilities", "explain", "impute", "log_prob", "sample_given"]
+__all__ = ["TabularNDM", "class_probabilities", "explain", "impute", "log_prob", "percentiles", "sample_given"]
 
 __getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -26,7 +26,7 @@ from ndm.method.mixed_denoiser import MixedDenoiser
 from ndm.method.process import Process
 from ndm.model import NDM
 
-__all__ = ["LogProb", "class_probabilities", "explain", "impute", "log_prob", "sample_given"]
+__all__ = ["LogProb", "class_probabilities", "explain", "impute", "log_prob", "percentiles", "sample_given"]
 
 #: Rows computed at a time.
 BLOCK = 512
@@ -99,7 +99,7 @@ def log_prob(
         raise ValueError('missing must be "value" or "left out", and method "auto" or "bound".')
     encoding = table_of(model)
     data = as_tensor(rows, "rows").double()
-    a, b = _roles(model, encoding, wanted, given)
+    a, b = roles(model, encoding, wanted, given)
     values, errors, kind = torch.zeros(len(data), dtype=torch.float64), torch.zeros(len(data), dtype=torch.float64), ""
     for places, w, g in _groups(encoding, data, a, b, missing):
         if not w:
@@ -120,9 +120,14 @@ def log_prob(
     return LogProb(values, errors, kind)
 
 
-def _roles(
+def roles(
     model: Process, encoding: TableEncoding, wanted: Sequence[str | int] | None, given: Sequence[str | int] | None
 ) -> tuple[list[int], list[int]]:
+    """The numbers of the wanted and of the given columns, with the defaults of :func:`log_prob`.
+
+    Raises:
+        ValueError: a column is unknown, or named twice.
+    """
     denoiser = model.denoiser
     if given is None:
         given = list((isinstance(denoiser, MixedDenoiser) and denoiser.given) or []) if wanted is None else []
@@ -145,7 +150,7 @@ def _groups(
             name = encoding.names[a[int(hole.nonzero()[0])]]
             raise ValueError(
                 f"The column {name!r} has missing cells, and had none in the training: fill them, or leave missing "
-                'cells out (missing="left out").'
+                'cells out with --missing left-out (missing="left out").'
             )
     patterns, where = torch.unique(absent, dim=0, return_inverse=True)
     for number, pattern in enumerate(patterns):
@@ -317,12 +322,15 @@ def class_probabilities(
         own = conditional(model, [place], g, present=True)
         labels = _given(model, encoding, seen[places], g)
         generator = torch.Generator().manual_seed(seed)
-        for _ in range(draws):
-            z = torch.randn(len(places), own.standardize.latent_shape[0], generator=generator)  # type: ignore[union-attr]
-            z = z.to(precision_of(model) or torch.float32)
-            level = own.schedule(torch.ones(len(places), dtype=z.dtype))
-            p = own.denoiser.probabilities(z, level, labels)  # type: ignore[operator]
-            result[places] += p[:, :levels].double() / draws
+        for i in range(0, len(places), BLOCK):
+            block = slice(i, i + BLOCK)
+            some, here = None if labels is None else labels[block], places[block]
+            for _ in range(draws):
+                z = torch.randn(len(here), own.standardize.latent_shape[0], generator=generator)  # type: ignore[union-attr]
+                z = z.to(precision_of(model) or torch.float32)
+                level = own.schedule(torch.ones(len(here), dtype=z.dtype))
+                p = own.denoiser.probabilities(z, level, some)  # type: ignore[operator]
+                result[here] += p[:, :levels].double() / draws
     return result / result.sum(1, keepdim=True)
 
 
@@ -370,8 +378,15 @@ def percentiles(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """The conformal p-value of each score among those of rows that were not trained on: (1 + #{r <= s}) / (m + 1).
 
     For a row of the same distribution it is at most p with probability at most p (Vovk et al., Algorithmic Learning in
-    a Random World, 2005).
+    a Random World, 2005). A score that is NaN is of a row too far from the data to be solved, and counts as -inf.
+
+    Args:
+        scores: (n,), in nats, lower for an abnormal row.
+        reference: the scores of m rows that were not trained on, (m,).
+
+    Returns:
+        (n,), in (0, 1].
     """
-    order = np.sort(reference[np.isfinite(reference)])
-    below = np.searchsorted(order, scores, side="right")
+    order = np.sort(np.where(np.isnan(reference), -np.inf, reference))
+    below = np.searchsorted(order, np.where(np.isnan(scores), -np.inf, scores), side="right")
     return (1 + below) / (len(order) + 1)
