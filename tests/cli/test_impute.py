@@ -91,6 +91,18 @@ def test_types_of_a_parquet_file_that_a_filled_cell_does_not_fit(mixed: Path, tm
     assert filled.notna().all().all()
 
 
+def test_an_index_and_texts_over_several_lines_are_kept(mixed: Path, tmp_path: Path) -> None:
+    data, out = tmp_path / "x.csv", tmp_path / "y.csv"
+    data.write_bytes(
+        b'\xef\xbb\xbf,price,rooms,kind,built,note\r\n5,1,2,hut,,"a\nb"\r\n6,NULL,2,hut,2020-01-02,"say ""c"""\r\n'
+    )
+    assert impute(mixed, data, out) == 0
+    after = cells(out)
+    assert [row[0] for row in after] == ["", "5", "6"]
+    assert [row[5] for row in after] == ["note", "a\nb", 'say "c"']
+    assert all(row[1] and row[4] for row in after)
+
+
 def test_a_file_without_missing_cells_is_copied(mixed: Path, tmp_path: Path, capsys: Capture) -> None:
     data, out = tmp_path / "x.csv", tmp_path / "y.csv"
     data.write_text("price,rooms,kind,built,more\n10.50,2,hut,2020-01-02,\n")

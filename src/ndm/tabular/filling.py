@@ -102,12 +102,12 @@ def _merged(array: Any, places: np.ndarray, absent: np.ndarray, new: Any, storag
 
     if pa.types.is_dictionary(array.type):
         array = array.cast(array.type.value_type)
-    if pa.types.is_string(array.type) and not pa.types.is_string(new.type):
+    if _is_text(array.type) and not _is_text(new.type):
         new = _as_text(new, storage)
     try:
         new = new.cast(array.type, safe=pa.types.is_integer(array.type))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # such as real numbers for a column of whole numbers
-        array = _as_text(array) if pa.types.is_string(new.type) else array.cast(new.type, safe=False)
+        array = _as_text(array) if _is_text(new.type) else array.cast(new.type, safe=False)
     both = pa.concat_arrays([_one(array), _one(new)])
     order = places.copy()
     order[absent] = len(array) + np.arange(len(new))
@@ -124,14 +124,16 @@ def _as_text(array: Any, storage: str = "") -> Any:
     return pa.array([None if v is None else str(v) for v in values], pa.string())
 
 
+def _is_text(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
 def _one(array: Any) -> Any:
     import pyarrow as pa
 
-    return (
-        pa.concat_arrays(array.chunks)
-        if isinstance(array, pa.ChunkedArray) and array.num_chunks
-        else (pa.array([], array.type) if isinstance(array, pa.ChunkedArray) else array)
-    )
+    return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
 
 
 def _indices(places: np.ndarray) -> Any:
