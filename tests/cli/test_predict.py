@@ -43,6 +43,7 @@ def test_a_column_of_numbers(mixed: Path, some: Path, tmp_path: Path, capsys: Ca
     counts = lines[4].removeprefix("PIT histogram").partition(",")[0].split()
     assert len(counts) == 10
     assert sum(map(int, counts)) == 17
+    assert "at most 78% is expected with 8 samples" in lines[3]
     assert "the predictions are in" in told.err
 
 

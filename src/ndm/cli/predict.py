@@ -170,7 +170,9 @@ def _summary_of_numbers(
     score, (covered, error) = crps(drawn, y), coverage(drawn, y, LEVEL)
     counts = pit_histogram(pit(drawn, y, options.seed))
     unit = {"date": " days", "datetime": " seconds"}.get(column.storage, "")
-    more = "" if column.kind == "real" else f"; more than {LEVEL:.0%} is expected of whole numbers"
+    more = "" if column.kind == "real" else f"; at least {LEVEL:.0%} is expected of whole numbers"
+    if (most := (options.n - 1) / (options.n + 1)) < LEVEL:  # the interval ends at the extreme samples
+        more = f"; at most {most:.0%} is expected with {options.n} samples, draw more with -n"
     return [
         f"{column.name} given {others_in_words(others)}: {len(y):,} rows in which it is observed",
         f"{'log p(y|x)':<14} {_mean(found.values.numpy())} nats, {found.kind}",

@@ -89,7 +89,7 @@ def quantiles(samples: ArrayLike, levels: ArrayLike) -> np.ndarray:
     """Quantiles of the samples of each row, (m, q), in the unit of the values.
 
     With n samples the quantile of level p is at the rank p (n + 1), so that a new value of the same distribution is
-    below it with probability p, for p from 1 / (n + 1) to n / (n + 1).
+    below it with probability p, for p from 1 / (n + 1) to n / (n + 1). Beyond, it is the smallest or largest sample.
 
     Args:
         samples: (m, n), n samples for each of m rows.
