@@ -123,3 +123,18 @@ def test_what_cannot_be_scored_is_refused(mixed: Path, run: Path, some: Path, tm
     assert "has no column 'kind', which the model needs" in refused("--given", "kind", data=tmp_path / "z.csv")
     assert score(mixed, tmp_path / "z.csv", tmp_path / "t.csv", "--wanted", "rooms", *FAST).shape == (10, 4)
     assert not (tmp_path / "s.csv").exists()
+
+
+def test_a_model_of_some_columns_given_others(mixed: Path, some: Path, tmp_path: Path, capsys: Capture) -> None:
+    small = ["--model.denoiser.net.hidden", "8", "--trainer.max_steps", "2", "--trainer.val_check_interval", "2"]
+    small += ["--data.given", "[rooms, kind, built]", "--trainer.accelerator", "cpu"]
+    run = str(tmp_path / "run")
+    assert main(["train", "table", "--data.path", str(mixed / "x.csv"), *small, "--out", run]) == 0
+    assert main(["score", run, str(some), "--explain", *FAST, "--out", str(tmp_path / "s.csv")]) == 0
+    assert "log p(price | rooms, kind, built)" in capsys.readouterr().out
+    found = pandas.read_csv(tmp_path / "s.csv")
+    assert found["explain:price"].notna().all()
+    assert found["explain:kind"].isna().all()
+    assert "as --data.given" in error(
+        capsys, "score", run, str(some), "--given", "kind", "--out", str(tmp_path / "t.csv")
+    )

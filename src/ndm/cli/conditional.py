@@ -142,7 +142,9 @@ def _explain(
     from ndm.tabular import explain
 
     each, kind = explain(model, rows, **_settings(options))
-    values = each.numpy()
+    values = each.numpy().copy()
+    if denoiser_given := getattr(model.denoiser, "given", None):
+        values[:, list(denoiser_given)] = np.nan  # the model has no probability of these
     if options.missing == "left out":
         values = np.where(np.isnan(rows), np.nan, values)
     found |= {f"explain:{name}": values[:, i] for i, name in enumerate(encoding.names)}
