@@ -105,6 +105,20 @@ def test_a_model_without_conditionals_explains_by_its_bound(table: Path, tmp_pat
     assert "--training.conditionals any" in error(capsys, *command, "--given", "b, in m")
 
 
+def test_several_processes_are_refused(
+    mixed: Path, some: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ndm._internal.distributed.world_size", lambda: 2)
+    run, out = str(mixed / "run"), str(tmp_path / "s.csv")
+    for command in (
+        ["score", run, str(some), "--explain"],
+        ["impute", run, str(some)],
+        ["predict", run, str(some), "--column", "price"],
+        ["sample", run, "--given", str(some)],
+    ):
+        assert "runs in one process: start it without torchrun" in error(capsys, *command, "--out", out)
+
+
 def test_what_cannot_be_scored_is_refused(mixed: Path, run: Path, some: Path, tmp_path: Path, capsys: Capture) -> None:
     def refused(*options: str, model: Path = mixed / "run", data: Path = some, out: str = "s.csv") -> str:
         return error(capsys, "score", str(model), str(data), "--out", str(tmp_path / out), *options)

@@ -33,12 +33,9 @@ def draw_given(path: Path, out: Path, options: argparse.Namespace) -> None:
     """
     import torch
 
-    from ndm._internal.distributed import world_size
     from ndm.samples import formula_warning, sample_file
     from ndm.training import Run
 
-    if world_size() > 1:
-        raise ValueError("ndm sample --given runs in one process: start it without torchrun.")
     if options.label is not None:
         raise ValueError("--label needs a class-conditional model, and --given a model of a table: leave one out.")
     check_guidance(Run(path), options.guidance)

@@ -48,10 +48,12 @@ def run(arguments: list[str]) -> None:
     find_allowed(options.allow)
     out = Path(options.out)
 
+    from ndm.cli.tables import single_process
     from ndm.tabular.files import require_table_place
 
     require_table_place(out, options.overwrite)
-    with telling(out, f"the filled table is in {out}.", STOPPED["impute"]):
+    told = telling(out, f"the filled table is in {out}.", STOPPED["impute"])
+    with told, single_process("ndm impute"):
         _fill(out, options)
 
 

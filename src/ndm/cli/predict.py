@@ -67,10 +67,12 @@ def run(arguments: list[str]) -> None:
     find_allowed(options.allow)
     out = Path(options.out)
 
+    from ndm.cli.tables import single_process
     from ndm.tabular.files import require_table_place
 
     require_table_place(out, options.overwrite)
-    with telling(out, f"the predictions are in {out}.", STOPPED["predict"]):
+    told = telling(out, f"the predictions are in {out}.", STOPPED["predict"])
+    with told, single_process("ndm predict"):
         _predict(out, options)
 
 

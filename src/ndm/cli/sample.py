@@ -73,11 +73,13 @@ def run(arguments: list[str]) -> None:
 
 def _run_given(out: Path, options: argparse.Namespace) -> None:
     from ndm.cli.given import draw_given
+    from ndm.cli.tables import single_process
     from ndm.tabular.files import require_table_place
 
     options.n = options.n or 1
     require_table_place(out, options.overwrite)
-    with telling(out, f"the samples are in {out}.", STOPPED["sample"]):
+    told = telling(out, f"the samples are in {out}.", STOPPED["sample"])
+    with told, single_process("ndm sample --given"):
         draw_given(Path(options.run), out, options)
 
 

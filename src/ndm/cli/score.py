@@ -106,12 +106,10 @@ def _is_conditional(options: argparse.Namespace) -> bool:
 
 
 def _score_conditional(run: Run, overrides: Sequence[str], options: argparse.Namespace) -> None:
-    from ndm._internal.distributed import world_size
     from ndm.cli.conditional import score_conditional
+    from ndm.cli.tables import single_process
     from ndm.scoring.checks import check_options, check_out
 
-    if world_size() > 1:
-        raise ValueError("ndm score runs in one process: start it without torchrun.")
     if options.split is not None:
         raise ValueError("--split is for images only: a table is scored as a whole.")
     options.missing = (options.missing or "value").replace("-", " ")
@@ -121,7 +119,8 @@ def _score_conditional(run: Run, overrides: Sequence[str], options: argparse.Nam
         options.times or 64, options.tolerance, options.samples, options.probes, options.precision, options.batch_size,
         options.max_rows, options.seed,
     )  # fmt: skip
-    with telling(out, f"the scores are in {out}.", "no scores were written; run the same command again."):
+    told = telling(out, f"the scores are in {out}.", "no scores were written; run the same command again.")
+    with told, single_process("ndm score"):
         score_conditional(run, out, overrides, options)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from ndm.method.encoding import TableEncoding
     from ndm.model import NDM
 
-__all__ = ["load_table_model", "others_in_words", "require_columns", "warn_of"]
+__all__ = ["load_table_model", "others_in_words", "require_columns", "single_process", "warn_of"]
 
 
 def load_table_model(run: Path, allow: Sequence[str] = ()) -> tuple[NDM, TableEncoding]:
@@ -55,6 +56,21 @@ def require_columns(names: Sequence[str], encoding: TableEncoding, option: str) 
             raise ValueError(f"{option}: the model has no column {name!r}{end}")
     if (twice := twice_in(names)) is not None:
         raise ValueError(f"{option} has {twice!r} twice.")
+
+
+@contextmanager
+def single_process(command: str) -> Iterator[None]:
+    """Run on the CPU in one process.
+
+    Raises:
+        ValueError: a launcher started several.
+    """
+    from ndm._internal.distributed import process_group, world_size
+
+    with process_group("cpu"):
+        if world_size() > 1:
+            raise ValueError(f"{command} runs in one process: start it without torchrun.")
+        yield
 
 
 def warn_of(notes: Sequence[str]) -> None:
