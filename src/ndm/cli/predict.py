@@ -171,13 +171,14 @@ def _summary_of_numbers(
     found = log_prob(model, rows, [column.name], others, seed=options.seed)
     score, (covered, error) = crps(drawn, y), coverage(drawn, y, LEVEL)
     counts = pit_histogram(pit(drawn, y, options.seed))
+    observed = "; with the probability that the cell is not missing" if column.missing else ""
     unit = {"date": " days", "datetime": " seconds"}.get(column.storage, "")
     more = "" if column.kind == "real" else f"; at least {LEVEL:.0%} is expected of whole numbers"
     if (most := (options.n - 1) / (options.n + 1)) < LEVEL:  # the interval ends at the extreme samples
         more = f"; at most {most:.0%} is expected with {options.n} samples, draw more with -n"
     return [
         f"{column.name} given {others_in_words(others)}: {len(y):,} rows in which it is observed",
-        f"{'log p(y|x)':<14} {_mean(found.values.numpy())} nats, {found.kind}",
+        f"{'log p(y|x)':<14} {_mean(found.values.numpy())} nats, {found.kind}{observed}",
         f"{'CRPS':<14} {_mean(score)}{unit}, from {options.n:,} samples per row",
         f"{'coverage':<14} {covered:>12.5f} ± {error:.5f} of the central {LEVEL:.0%} interval{more}",
         f"{'PIT histogram':<14} {' '.join(map(str, counts))}, {len(y) / len(counts):g} expected in each of 10 bins",

@@ -26,7 +26,7 @@ from ndm.method.mixed_denoiser import MixedDenoiser
 from ndm.method.process import Process
 from ndm.model import NDM
 
-__all__ = ["LogProb", "class_probabilities", "explain", "impute", "log_prob", "percentiles", "sample_given"]
+__all__ = ["LogProb", "class_probabilities", "explain", "impute", "log_prob", "percentiles", "roles", "sample_given"]
 
 #: Rows computed at a time.
 BLOCK = 512
