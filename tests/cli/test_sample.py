@@ -148,7 +148,7 @@ def test_columns_that_are_formulas_are_told_and_stay_readable(table: Path, tmp_p
     (run / "data.json").write_text(json.dumps(facts | {"columns": names}))
     config = json.loads((run / "model" / "config.json").read_text())
     del config["data"]  # the digest of the facts as they were
-    for column, name in zip(config["init_args"]["standardize"]["init_args"]["columns"], names, strict=True):
+    for column, name in zip(config["model"]["init_args"]["standardize"]["init_args"]["columns"], names, strict=True):
         column["name"] = name
     (run / "model" / "config.json").write_text(json.dumps(config))
     (run / "model" / "SHA256SUMS").unlink()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ndm.cli.messages import say
-from ndm.cli.options import check_guidance, precision, sampling_options
+from ndm.cli.options import check_guidance, precision, sampler_of
 from ndm.cli.tables import load_table_model, warn_of
 
 if TYPE_CHECKING:
@@ -97,8 +97,8 @@ def _blocks(model: NDM, file: FileRows, options: argparse.Namespace) -> Iterator
         for start in range(0, len(file.rows), size):
             some = file.rows[start : start + size]
             yield sample_given(
-                model, some, file.columns, n=options.n, steps=options.steps, seed=seed_of(options.seed, start),
-                **sampling_options(options),
+                model, some, file.columns, n=options.n, seed=seed_of(options.seed, start),
+                sampler=sampler_of(model, options),
             )  # fmt: skip
             bar.update(len(some))
 

@@ -36,7 +36,10 @@ def _parser() -> Parser:
         "the row in DATA, from 0 (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--steps", type=positive, default=100, metavar="T", help="number of sampling steps (default: %(default)s)"
+        "--steps",
+        type=positive,
+        metavar="T",
+        help="number of steps of Heun's method for the ODE (default: 50)",
     )
     parser.add_argument("--seed", type=seed, default=0, help="random seed (default: %(default)s)")
     add_allow(parser)

@@ -14,6 +14,8 @@ from ndm.cli.parsing import positive, seed
 if TYPE_CHECKING:
     import torch
 
+    from ndm.inference.options import SamplerOptions
+    from ndm.method.process import Process
     from ndm.model import NDM
     from ndm.training import Run
 
@@ -25,17 +27,24 @@ __all__ = [
     "find_allowed",
     "load_model",
     "precision",
+    "sampler_of",
     "sampling_options",
 ]
 
 
-def add_sampling(parser: argparse.ArgumentParser, steps: int, prefix: str = "--") -> None:
-    """Add the options of a sampler; the options for its steps start with a prefix."""
-    parser.add_argument("--method", default="ancestral", help="ancestral, ddim, ode or sde (default: %(default)s)")
+def add_sampling(parser: argparse.ArgumentParser, steps: int | None, prefix: str = "--") -> None:
+    """Add the options of a sampler; the options for its steps start with a prefix.
+
+    Without ``steps`` the defaults are those of :func:`ndm.inference.sampling.default_sampler`.
+    """
+    own = "ode for a table, else ancestral" if steps is None else "ancestral"
     parser.add_argument(
-        f"{prefix}steps", type=positive, default=steps, metavar="T",
-        help="number of sampling steps (default: %(default)s)",
-    )  # fmt: skip
+        "--method", default=None if steps is None else "ancestral", help=f"ancestral, ddim, ode or sde (default: {own})"
+    )
+    usual = "50 for the ODE of a table, else 100" if steps is None else "%(default)s"
+    parser.add_argument(
+        f"{prefix}steps", type=positive, default=steps, metavar="T", help=f"number of sampling steps (default: {usual})"
+    )
     parser.add_argument("--eta", type=float, help="volatility (default: the model's own)")
     parser.add_argument(
         f"{prefix}spacing", dest="sampling_spacing", choices=("time", "gamma"),
@@ -56,6 +65,18 @@ def sampling_options(options: argparse.Namespace) -> dict[str, Any]:
         "spacing": options.sampling_spacing,
     }
     return {name: value for name, value in chosen.items() if value is not None}
+
+
+def sampler_of(model: Process, options: argparse.Namespace) -> SamplerOptions:
+    """The sampler of the options of :func:`add_sampling` without ``steps``, with the defaults for a model."""
+    from ndm.inference.options import SamplerOptions
+    from ndm.inference.sampling import default_sampler
+
+    chosen = sampling_options(options)
+    own = default_sampler(model) if options.method is None and options.eta is None else SamplerOptions()
+    if options.steps is not None:
+        chosen["steps"] = options.steps
+    return own.changed(**chosen)
 
 
 def add_common(parser: argparse.ArgumentParser, seeded: str = "random seed") -> None:

@@ -15,7 +15,7 @@ from ndm.cli.options import (
     find_allowed,
     load_model,
     precision,
-    sampling_options,
+    sampler_of,
 )
 from ndm.cli.parsing import Parser, natural, positive
 
@@ -48,7 +48,7 @@ def run(arguments: list[str]) -> None:
         "these, on the CPU; needs a model trained with --training.conditionals any, or with these columns as "
         "--data.given",
     )  # fmt: skip
-    add_sampling(parser, steps=100)
+    add_sampling(parser, steps=None)
     parser.add_argument(
         "--label", type=natural, metavar="K",
         help="class to sample, for a class-conditional model (default: all classes in turn)",
@@ -104,8 +104,7 @@ def _draw(path: Path, out: Path, device: torch.device, options: argparse.Namespa
         labels=labels,
         rank=rank(),
         world_size=world_size(),
-        steps=options.steps,
-        **sampling_options(options),
+        options=sampler_of(model, options),
     )
     like, encoding = state_like(model, 0, shape).cpu(), table_of(model)
     like = like if encoding is None else like.double()

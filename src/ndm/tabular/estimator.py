@@ -14,11 +14,12 @@ import torch
 
 from ndm.data.kinds import Cells
 from ndm.data.mixed import rows_of_numbers
+from ndm.inference.sampling import default_sampler
 from ndm.method.columns import Column
 from ndm.model import NDM
 from ndm.tabular.densities import log_prob, table_of
 from ndm.tabular.input import FrameData, cells_of_input, form_of, in_the_form_of, is_frame
-from ndm.tabular.queries import STEPS, class_probabilities, explain, impute, percentiles, sample_given
+from ndm.tabular.queries import class_probabilities, explain, impute, percentiles, sample_given
 
 try:
     from sklearn.base import BaseEstimator
@@ -307,7 +308,7 @@ class TabularNDM(BaseEstimator):
     # ---- samples
 
     def sample(
-        self, n: int = 1, random_state: Any = None, given: Any = None, steps: int = STEPS, **options: Any
+        self, n: int = 1, random_state: Any = None, given: Any = None, steps: int | None = None, **options: Any
     ) -> Any:
         """n rows of the distribution, or n for each row of ``given``.
 
@@ -315,7 +316,7 @@ class TabularNDM(BaseEstimator):
             n: the number of rows.
             random_state: the seed.
             given: a table of some columns, on which the others are conditional.
-            steps: sampling steps.
+            steps: sampling steps; by default 50, of Heun's method for the ODE.
             options: of :func:`ndm.sample`.
 
         Returns:
@@ -324,7 +325,8 @@ class TabularNDM(BaseEstimator):
         model, seed = self._fitted(), self._seed(random_state)
         if given is None:
             generator = torch.Generator().manual_seed(seed)
-            rows = model.sample(n, generator=generator, steps=steps, progress=False, **options).double().numpy()
+            sampler = default_sampler(model).changed(**options, **({} if steps is None else {"steps": steps}))
+            rows = model.sample(n, options=sampler, generator=generator, progress=False).double().numpy()
         else:
             names = [name for name in cells_of_input(given) if name in self.columns_]
             if not names:
@@ -345,7 +347,7 @@ class TabularNDM(BaseEstimator):
         *,
         n: int = 200,
         random_state: Any = 0,
-        steps: int = STEPS,
+        steps: int | None = None,
     ) -> Any:
         """A column given all others; or, without a column, which rows are abnormal.
 
@@ -356,7 +358,7 @@ class TabularNDM(BaseEstimator):
             quantiles: which quantiles to return, each in (0, 1); by default the mean, or the most likely category.
             n: the number of conditional samples that quantiles and means are computed from.
             random_state: the seed of the samples.
-            steps: sampling steps.
+            steps: sampling steps; by default 50, of Heun's method for the ODE.
 
         Returns:
             (n,), or with quantiles (n, q).
@@ -387,11 +389,11 @@ class TabularNDM(BaseEstimator):
         names = [str(level) for level in spec.levels] + ["(other)"] * spec.other
         return self._frame(self._probabilities(X, column), names)
 
-    def draws(self, X: Any, column: str, n: int = 200, random_state: Any = 0, steps: int = STEPS) -> np.ndarray:
+    def draws(self, X: Any, column: str, n: int = 200, random_state: Any = 0, steps: int | None = None) -> np.ndarray:
         """n samples of a column given all others for each row, (m, n), as numbers."""
         return self._draws(X, column, n, self._seed(random_state), steps)
 
-    def _draws(self, X: Any, column: str, n: int, seed: int, steps: int) -> np.ndarray:
+    def _draws(self, X: Any, column: str, n: int, seed: int, steps: int | None) -> np.ndarray:
         others = self._others([column])
         rows = self._rows(X, others)
         found = sample_given(self._fitted(), rows, others, [column], n=n, seed=seed, steps=steps, present=True)

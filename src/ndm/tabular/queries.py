@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ndm._internal.inputs import Values, as_tensor, precision_of
 from ndm._internal.random import seed_of
-from ndm.inference.sampling import sample
+from ndm.inference.options import SamplerOptions
+from ndm.inference.sampling import default_sampler, sample
 from ndm.method.conditionals import GIVEN, LEFT_OUT, WANTED, column_numbers, conditional, state_labels, stated
 from ndm.method.encoding import TableEncoding
 from ndm.method.mixed_denoiser import MixedDenoiser
@@ -23,9 +24,6 @@ from ndm.model import NDM
 from ndm.tabular.densities import BLOCK, TIMES, given_values, groups, log_prob, table_of
 
 __all__ = ["class_probabilities", "explain", "impute", "percentiles", "sample_given"]
-
-#: Steps of conditional samples.
-STEPS = 100
 
 
 @torch.no_grad()
@@ -36,9 +34,10 @@ def sample_given(
     wanted: Sequence[str | int] | None = None,
     *,
     n: int = 1,
-    steps: int = STEPS,
+    steps: int | None = None,
     seed: int = 0,
     present: bool = False,
+    sampler: SamplerOptions | None = None,
     **options: Any,
 ) -> Tensor:
     """n samples of the wanted columns for each row, given others of its columns.
@@ -50,10 +49,11 @@ def sample_given(
             training, and is left out otherwise.
         wanted: likewise; by default all others.
         n: the number of samples for each row.
-        steps: sampling steps.
+        steps: sampling steps; by default those of :func:`ndm.inference.sampling.default_sampler`.
         seed: the seed of the random numbers.
         present: whether no sampled cell is missing.
-        options: of :func:`ndm.sample`.
+        sampler: the sampler.
+        options: fields of the sampler to replace.
 
     Returns:
         (m n, C), the samples of a row together: given cells as they are, NaN in columns that are left out.
@@ -69,7 +69,7 @@ def sample_given(
     states = torch.full(data.shape, LEFT_OUT)
     states[:, a] = WANTED
     states[:, b] = torch.where(_visible(encoding, data[:, b], b), GIVEN, LEFT_OUT)
-    found = _draw(model, data, states, n, steps, seed, present, options)
+    found = _draw(model, data, states, n, _sampler(model, sampler, steps, options), seed, present)
     result = torch.full((len(data) * n, len(encoding.table)), math.nan, dtype=torch.float64)
     result[:, b] = data[:, b].repeat_interleave(n, 0)
     result[:, a] = found[:, a]
@@ -88,31 +88,39 @@ def _visible(encoding: TableEncoding, cells: Tensor, columns: Sequence[int]) -> 
 
 @torch.no_grad()
 def _draw(
-    model: NDM, data: Tensor, states: Tensor, n: int, steps: int, seed: int, present: bool, options: dict[str, Any]
+    model: NDM, data: Tensor, states: Tensor, n: int, sampler: SamplerOptions, seed: int, present: bool
 ) -> Tensor:
     """n samples for each row with its states, (m n, C), of which the wanted cells are meant."""
     encoding, own = table_of(model), stated(model, present=present)
     labels = state_labels(encoding, data, states).to(precision_of(model) or torch.float32).repeat_interleave(n, 0)
     found = [
         sample(
-            own, len(some), encoding.shape, steps=steps, progress=False, labels=some,
-            generator=torch.Generator().manual_seed(seed_of(seed, number)), **options,
+            own, len(some), encoding.shape, sampler, progress=False, labels=some,
+            generator=torch.Generator().manual_seed(seed_of(seed, number)),
         )
         for number, some in enumerate(labels.split(BLOCK))
     ]  # fmt: skip
     return torch.cat(found).double() if found else torch.zeros(0, len(encoding.table), dtype=torch.float64)
 
 
-def impute(model: NDM, rows: Values, *, n: int = 1, steps: int = STEPS, seed: int = 0, **options: Any) -> Tensor:
+def _sampler(model: NDM, sampler: SamplerOptions | None, steps: int | None, options: dict[str, Any]) -> SamplerOptions:
+    """The sampler with the replaced fields; by default the one for the model, unless another method is chosen."""
+    if sampler is None:
+        chosen = options.get("method") is not None or options.get("eta") is not None
+        sampler = SamplerOptions() if chosen else default_sampler(model)
+    return sampler.changed(**options, **({} if steps is None else {"steps": steps}))
+
+
+def impute(model: NDM, rows: Values, *, n: int = 1, steps: int | None = None, seed: int = 0, **options: Any) -> Tensor:
     """Fill the missing cells of each row n times, given its observed cells.
 
     Args:
         model: a model trained with ``conditionals="any"``.
         rows: (m, C), NaN for missing cells.
         n: the number of copies of each row.
-        steps: sampling steps.
+        steps: sampling steps; by default those of :func:`ndm.inference.sampling.default_sampler`.
         seed: the seed of the random numbers.
-        options: of :func:`ndm.sample`.
+        options: fields of the sampler to replace.
 
     Returns:
         (m n, C) without missing cells, the copies of a row together.
@@ -128,7 +136,7 @@ def impute(model: NDM, rows: Values, *, n: int = 1, steps: int = STEPS, seed: in
         return result
     _require_any(model)
     states = torch.where(absent[holes], WANTED, GIVEN)
-    found = _draw(model, data[holes], states, n, steps, seed, True, options)
+    found = _draw(model, data[holes], states, n, _sampler(model, None, steps, options), seed, True)
     places = (holes[:, None] * n + torch.arange(n)).flatten()
     wanted = absent[holes].repeat_interleave(n, 0)
     result[places] = torch.where(wanted, found, result[places])

@@ -15,7 +15,8 @@ from ndm.data.base import Data
 from ndm.data.choosing import part_of
 from ndm.evaluation.baselines import gaussian_mixture, has_mixtures
 from ndm.inference.likelihood import log_likelihood
-from ndm.inference.sampling import sample
+from ndm.inference.options import SamplerOptions
+from ndm.inference.sampling import default_sampler, sample
 from ndm.model import NDM
 from ndm.samples import classes_in_turn, formula_warning, save_samples
 from ndm.training.callbacks import best_value
@@ -31,8 +32,8 @@ logger = logging.getLogger("ndm.training")
 #: Number of samples written at the end: images in a picture, rows of a table.
 IMAGES, ROWS = 36, 1000
 
-#: Number of sampling steps for them.
-STEPS = {"images": 50, "rows": 100}
+#: Number of sampling steps for images.
+IMAGE_STEPS = 50
 
 #: Minimum difference, in standard errors, that is reported.
 CLEAR = 2.0
@@ -173,8 +174,8 @@ def _write_samples(model: NDM, data: Data, run: Run, seed: int) -> Path:
     count = ROWS if rows else IMAGES
     labels = classes_in_turn(model, count)
     generator = torch.Generator().manual_seed(seed_of(seed, count))
-    steps = STEPS["rows" if rows else "images"]
-    x = sample(model, count, data.shape, steps=steps, labels=labels, generator=generator, progress=False)
+    sampler = default_sampler(model) if rows else SamplerOptions(steps=IMAGE_STEPS)
+    x = sample(model, count, data.shape, sampler, labels=labels, generator=generator, progress=False)
     path = run.path / ("samples.png" if data.columns is None else "samples.csv")
     save_samples(x, path, model.decoder.levels, data.levels, data.columns, labels, data.encoding)
     if warning := formula_warning(path, data.columns):
