@@ -7,12 +7,16 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from ndm.data.cells import MISSING
 from ndm.data.kinds import Cells
 from ndm.method.columns import Column
 
 __all__ = ["Numbers", "as_arrow", "as_texts", "cells_of", "from_numbers", "to_numbers"]
+
+#: A real value further from the training rows than this many standard deviations is refused.
+FAR = 1e6
 
 #: Integers from this one on are not exact in double precision, and count as real numbers.
 INEXACT = 2.0**53
@@ -190,7 +194,8 @@ def to_numbers(column: Column, cells: Cells) -> Numbers:
     becomes the smallest or largest one; one between the levels becomes the nearest.
 
     Raises:
-        ValueError: the cells are of another type, or are of another category and the column has no "other".
+        ValueError: the cells are of another type, or are of another category and the column has no "other", or a real
+            value is far from all of the training rows.
     """
     if column.kind == "categorical":
         return _levels_of(column, cells)
@@ -204,6 +209,13 @@ def to_numbers(column: Column, cells: Cells) -> Numbers:
         beyond = (values < column.low) | (values > column.high) | off
         beyond &= ~np.isin(values, column.levels) & ~np.isnan(values)
         return Numbers(values, int(beyond.sum()))
+    v = column.map.forward(torch.tensor(values, dtype=torch.float64)).abs().numpy()
+    v = np.where(np.isfinite(values), v, 0)
+    if (v > FAR).any():
+        raise ValueError(
+            f"The column {column.name!r} holds {values[v.argmax()]:g}, which is more than {FAR:,.0f} standard "
+            "deviations from the mean of the training rows: correct or remove such rows."
+        )
     return Numbers(values, 0)
 
 
@@ -220,7 +232,7 @@ def _of_type(column: Column, cells: Cells) -> Cells:
     both = (column.storage, cells.storage)
     if both == ("datetime", "date"):
         return Cells(cells.values * _DAY, "datetime")
-    if both == ("date", "datetime") and np.isin(cells.values % _DAY, [0, np.nan]).all():
+    if both == ("date", "datetime") and not (cells.values % _DAY > 0).any():
         return Cells(cells.values / _DAY, "date")
     if both[0] != both[1] and not {"date", "datetime"}.isdisjoint(both):
         was, is_ = (_TYPES[storage] for storage in both)

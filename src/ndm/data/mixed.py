@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
 from ndm.data.columns import counts_rows, is_counter, some, twice_in
 from ndm.data.frames import Numbers, as_texts, cells_of, is_text, to_numbers
@@ -19,6 +20,9 @@ from ndm.storage.texts import did_you_mean
 __all__ = ["MixedRows", "checked_given", "find_columns", "read_cells", "rows_of_numbers"]
 
 logger = logging.getLogger("ndm.data")
+
+#: 90% of a column's values, after its map, have at least this range in standard deviations (a normal one has 3.3).
+SPREAD = 0.01
 
 _SHORT = 10  # rows, below which a column may be a counter by chance
 
@@ -245,7 +249,7 @@ class Reader:
         }
         rows = {split: rows_of_numbers(columns, own, places[split]) for split, own in cells.items()}
         notes = _counters(columns, rows["train"]) if self.names is None else []
-        return MixedRows(columns, rows, [*lines, *self.lines, *notes])
+        return MixedRows(columns, rows, [*lines, *self.lines, *notes, *outliers(columns, rows["train"])])
 
     def _cells(self) -> dict[str, dict[str, Cells | str]]:
         """The cells of the splits that have files; what is text in one of them is text in all."""
@@ -279,6 +283,28 @@ def _count(cells: Mapping[str, Cells | str]) -> int:
 
 def _taken(cells: Mapping[str, Any], rows: np.ndarray) -> dict[str, Any]:
     return {n: c if isinstance(c, str) else Cells(c.values[rows], c.storage) for n, c in cells.items()}
+
+
+def outliers(columns: Sequence[Column], rows: np.ndarray) -> list[str]:
+    """Warnings about real columns in which a few values are so far away that the others hardly differ.
+
+    Args:
+        columns: the columns.
+        rows: the training rows, (n, C).
+    """
+    found = []
+    for column, values in zip(columns, rows.T, strict=True):
+        if column.rest != "density":
+            continue
+        rest = values[~(np.isnan(values) | np.isin(values, column.levels))]
+        v = column.map.forward(torch.from_numpy(rest)).numpy()
+        low, high = np.quantile(v, [0.05, 0.95])
+        if high - low < SPREAD:
+            found.append(
+                f"warning: the column {column.name!r} holds {rest[np.abs(v).argmax()]:g}, far from all other values, "
+                f"90% of which lie within {high - low:.2g} standard deviations: correct or remove such rows"
+            )
+    return found
 
 
 def _counters(columns: Sequence[Column], rows: np.ndarray) -> list[str]:

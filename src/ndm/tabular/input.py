@@ -13,7 +13,7 @@ from torch import Tensor
 from ndm.data.base import Data
 from ndm.data.frames import as_arrow, cells_of, from_numbers
 from ndm.data.kinds import Cells
-from ndm.data.mixed import checked_given, find_columns, rows_of_numbers
+from ndm.data.mixed import checked_given, find_columns, outliers, rows_of_numbers
 from ndm.method.columns import Column
 from ndm.method.encoding import TableEncoding
 
@@ -135,6 +135,7 @@ class FrameData(Data):
         self._rows = {
             split: torch.from_numpy(rows_of_numbers(self.table, own, "the table")) for split, own in parts.items()
         }
+        self.lines += outliers(self.table, self._rows["train"].numpy())
         self._given = checked_given(tuple(given), self.columns, "the table")
 
     @property
