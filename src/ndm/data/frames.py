@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,6 +37,8 @@ def as_arrow(data: Any) -> Any:
     try:
         if type(data).__module__.startswith("pandas"):
             return pa.Table.from_pandas(data, preserve_index=False)
+        if isinstance(data, Mapping):
+            data = {name: pa.array(values, from_pandas=True) for name, values in data.items()}  # NaN among texts
         return pa.table(data)
     except (pa.ArrowException, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())

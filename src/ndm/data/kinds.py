@@ -5,7 +5,8 @@ The rules, for a column with n cells that are not missing:
 * Left out: a column without a value, a constant one, and text of which more than half is unique, such as names.
 * Categorical: text, booleans, and numbers of two values. The levels are ordered by frequency; those that occur once,
   and all beyond the 1,000 most frequent, are counted together as "other".
-* Whole: numbers that are multiples of a step (1, 0.1, 0.01, ...; days for dates), if at least half of the cells have a
+* Whole: numbers that are multiples of a step (1, 0.1, 0.01, ...; days for dates; days, hours, minutes
+  or seconds for times), if at least half of the cells have a
   value that others have too. If there are at most 300 values, each of which occurs 5 times on average, they are atoms
   on a line, with the multiples between them if those are at most 4 times as many; else they are a grid.
 * Real: all other numbers.
@@ -39,6 +40,7 @@ TIED = 0.5
 ATOM_SHARE, ATOM_COUNT, ATOM_RATIO, MOST_ATOMS = 0.01, 20, 5.0, 8
 MAP_GAIN = 0.02
 STEPS = (1000.0, 100.0, 10.0, 5.0, 1.0, 0.5, 0.1, 0.05, 0.01, 0.005, 0.001, 1e-4)
+UNITS = {86_400.0: "days", 3_600.0: "hours", 60.0: "minutes", 1.0: "seconds"}  # of times, in seconds
 ROUNDING = 1e-15  # of a quotient in double precision
 _LOOKED_AT = 20_000
 
@@ -186,7 +188,7 @@ def _step(values: np.ndarray, storage: str) -> float | None:
     """The largest step of which all distinct values are multiples."""
     if storage == "date":
         return 1.0
-    for step in STEPS if storage not in ("int", "datetime") else STEPS[:5]:
+    for step in {"int": STEPS[:5], "datetime": tuple(UNITS)}.get(storage, STEPS):
         k = values / step
         largest = np.abs(k).max()
         if largest < 2**40 and np.abs(k - np.rint(k)).max() < max(1e-6, ROUNDING * largest):
@@ -220,7 +222,8 @@ def _on_a_grid(
         name, "whole", tuple(atoms), _counts(present, atoms, holes, len(rest)), missing=holes > 0, rest="grid",
         map=_map(rest), step=step, low=float(rest.min()), high=float(rest.max()), storage=storage,
     )  # fmt: skip
-    unit = {"date": "days", "datetime": "seconds"}.get(storage, f"multiples of {step:g}")
+    units = {"date": "days", "datetime": UNITS.get(step, "seconds")}
+    unit = units.get(storage, f"multiples of {step:g}")
     ends = f"from {_shown(values[0], storage)} to {_shown(values[-1], storage)}"
     return Found(found, f"{unit} {ends}{_said(atoms)}{_missing(holes)}")
 
