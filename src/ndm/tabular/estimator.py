@@ -15,8 +15,17 @@ import torch
 from ndm.data.kinds import Cells
 from ndm.data.mixed import rows_of_numbers
 from ndm.method.columns import Column
+from ndm.method.conditionals import column_numbers
 from ndm.model import NDM
-from ndm.tabular.input import FrameData, cells_of_input, form_of, in_the_form_of, is_frame
+from ndm.tabular.input import (
+    FrameData,
+    cells_of_input,
+    form_of,
+    in_the_form_of,
+    in_the_type_of,
+    is_frame,
+    names_of_levels,
+)
 from ndm.tabular.queries import (
     STEPS,
     class_probabilities,
@@ -283,6 +292,7 @@ class TabularNDM(BaseEstimator):
         self, X: Any, given: Sequence[str] | None = None, wanted: Sequence[str] | None = None, **options: Any
     ) -> np.ndarray:
         """log p(wanted | given) of each row, (n,), in nats; see :func:`ndm.tabular.log_prob`."""
+        given, wanted = ([names] if isinstance(names, str) else names for names in (given, wanted))
         known = None if given is None and wanted is None else [*(given or []), *(wanted or self._others(given or ()))]
         return log_prob(self._fitted(), self._rows(X, known), wanted, given, **options).values.numpy()
 
@@ -383,17 +393,20 @@ class TabularNDM(BaseEstimator):
                 raise ValueError(
                     f"The column {column!r} has categories, which have no quantiles: see class_probabilities."
                 )
-            levels = np.array([*spec.levels, *(["(other)"] if spec.other else [])], dtype=object)
-            return levels[self._probabilities(X, column).argmax(1)]
+            places = self._probabilities(X, column).argmax(1)
+            if spec.storage == "text" or spec.other:
+                return np.array(names_of_levels(spec), dtype=object)[places]
+            return in_the_type_of(spec, np.array(spec.levels, float))[places]
         drawn = self._draws(X, column, n, self._seed(random_state), steps)
-        return drawn.mean(1) if quantiles is None else np.quantile(drawn, quantiles, axis=1).T
+        found = drawn.mean(1) if quantiles is None else np.quantile(drawn, quantiles, axis=1).T
+        return in_the_type_of(spec, found)
 
     def class_probabilities(self, X: Any, column: str) -> Any:
         """The probability of each level of a column given all others, (n, K); see
         :func:`ndm.tabular.class_probabilities`."""
-        spec = table_of(self._fitted()).table[self.columns_.index(column)]
-        names = [str(level) for level in spec.levels] + ["(other)"] * spec.other
-        return self._frame(self._probabilities(X, column), names)
+        encoding = table_of(self._fitted())
+        (place,) = column_numbers(encoding, [column])
+        return self._frame(self._probabilities(X, column), names_of_levels(encoding.table[place]))
 
     def draws(self, X: Any, column: str, n: int = 200, random_state: Any = 0, steps: int = STEPS) -> np.ndarray:
         """n samples of a column given all others for each row, (m, n), as numbers."""

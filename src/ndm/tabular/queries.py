@@ -345,8 +345,9 @@ def class_probabilities(
         labels = _given(model, encoding, seen[places], g)
         generator = torch.Generator().manual_seed(seed)
         for _ in range(draws):
-            z = torch.randn(len(places), own.standardize.latent_shape[0], generator=generator)  # type: ignore[union-attr]
-            z = z.to(precision_of(model) or torch.float32)
+            # The same z for all rows, so that the probabilities of a row do not depend on the other rows.
+            z = torch.randn(1, own.standardize.latent_shape[0], generator=generator)  # type: ignore[union-attr]
+            z = z.to(precision_of(model) or torch.float32).expand(len(places), -1)
             level = own.schedule(torch.ones(len(places), dtype=z.dtype))
             p = own.denoiser.probabilities(z, level, labels)  # type: ignore[operator]
             result[places] += p[:, :levels].double() / draws
