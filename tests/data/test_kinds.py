@@ -260,3 +260,12 @@ def test_the_map_of_a_skewed_column_has_another_power(values, powers):
 def test_the_map_holds_in_any_unit(unit):
     own = column(numbers(NORMAL * unit)).map
     assert own.scale == pytest.approx(NORMAL.std() * unit)
+
+
+@pytest.mark.parametrize(
+    ("step", "unit"), [(86_400, "days"), (3_600, "hours"), (60, "minutes"), (1, "seconds"), (100, "minutes")]
+)
+def test_times_have_steps_of_days_hours_minutes_or_seconds(step, unit):
+    times = np.rint(NORMAL * 400) * step * (3 if step == 100 else 1)  # 300 seconds are 5 minutes
+    found = find_column("c", numbers(np.r_[times, times], "datetime"))
+    assert found.reason.startswith(f"{unit} from 19")
