@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ndm.method.columns import KINDS, Column, ColumnMap
+from ndm.method.columns import KINDS, Column, ColumnMap, ColumnMaps
 
 __all__ = ["Cells", "Found", "find_column"]
 
@@ -277,15 +277,17 @@ def _map(values: np.ndarray) -> ColumnMap:
     r = torch.from_numpy(np.asarray(some, np.float64))
     plain = ColumnMap(shift, scale)
 
-    def likelihood(power: float) -> float:
-        own = replace(plain, power=power)
-        v = own.forward(r)
-        return float(own.log_slope(v).mean() - v.std(unbiased=False).log()) if v.std() > 0 else -math.inf
+    def likelihoods(powers: Sequence[float]) -> np.ndarray:
+        maps = ColumnMaps([replace(plain, power=power) for power in powers])
+        v = maps.forward(r[:, None].expand(-1, len(powers)))
+        found = (maps.log_slope(v).mean(0) - v.std(0, unbiased=False).log()).numpy()
+        return np.where(np.isfinite(found), found, -math.inf)
 
     powers = np.linspace(0, 2, 21)
-    best = max(powers, key=likelihood)
-    best = max(np.clip(np.linspace(best - 0.1, best + 0.1, 21), 0, 2), key=likelihood)
-    power = float(best) if likelihood(float(best)) > likelihood(1.0) + MAP_GAIN else 1.0
+    best = powers[likelihoods(powers.tolist()).argmax()]
+    powers = np.r_[1.0, np.clip(np.linspace(best - 0.1, best + 0.1, 21), 0, 2)]
+    found = likelihoods(powers.tolist())
+    power = float(powers[found.argmax()]) if found.max() > found[0] + MAP_GAIN else 1.0
     own = replace(plain, power=power)
     v = own.forward(torch.from_numpy(np.asarray(values, np.float64)))
     return replace(own, center=float(v.mean()), spread=float(v.std(unbiased=False)) or 1.0)
