@@ -4,8 +4,8 @@
 
 For each set of --sets the model is that of mixed.py (``ndm``, seed 0); for ``protein`` one is trained here for
 --seconds. 2,000 samples by ancestral steps that are even in time or in gamma, by DDIM and by Heun's method (half as
-many steps of two evaluations) are compared with the test rows by the sliced Wasserstein distance of the encoded rows, each
-coordinate divided by its standard deviation in the training rows, or by 0.2 if that is larger. ``rows`` is the distance
+many steps of two evaluations) are compared with the test rows by the sliced Wasserstein distance of the encoded rows,
+each coordinate divided by its standard deviation in the training rows, or by 0.2 if larger. ``rows`` is the distance
 of as many training rows. Errors are standard deviations over 5 draws. Lines of results/steps.jsonl.
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ __all__ = [
     "MISSING",
     "Cell",
     "Missing",
+    "blank_lines_at_the_end",
+    "check_header",
     "is_number",
     "is_right",
     "lines",
@@ -183,3 +186,29 @@ def _described(value: float, levels: int | None) -> str:
     if levels is None:
         return f"{value:g}, which is larger than float32 holds ({LARGEST:.2g})"
     return f"{value:g}, which is not one of the whole numbers 0 ... {(levels or 0) - 1} that levels={levels} stands for"
+
+
+def check_header(path: Path, names: Sequence[str], numbers_are_names: bool) -> None:
+    """Raise a ValueError unless the first line of a CSV file holds the columns' names.
+
+    Args:
+        path: the file, for messages.
+        names: the cells of its first line.
+        numbers_are_names: whether the user has named columns by numbers.
+    """
+    if not names:
+        raise ValueError(f"{path} is empty: it must begin with a line of column names.")
+    counted = [str(i) for i in range(len(names))]  # pandas' names of an array's columns
+    if all(is_number(name) for name in names) and list(names) != counted and not numbers_are_names:
+        raise ValueError(f"{path} begins with a line of numbers: add a line of column names at the top.")
+    if len(names) == 1 and any(separator in names[0] for separator in ";\t|"):
+        raise ValueError(f"{path} is not separated by commas: write it with commas.")
+
+
+def blank_lines_at_the_end(path: Path, block: int) -> int:
+    """The number of empty lines at the end of a file, which are not rows; at most ``block`` bytes are read."""
+    with open(path, "rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - block))
+        end = file.read()
+    blank = end[len(end.rstrip(b"\r\n")) :].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    return max(0, len(blank) - 1)  # the first newline ends the last row

@@ -5,7 +5,8 @@ The rules, for a column with n cells that are not missing:
 * Left out: a column without a value, a constant one, and text of which more than half is unique, such as names.
 * Categorical: text, booleans, and numbers of two values. The levels are ordered by frequency; those that occur once,
   and all beyond the 1,000 most frequent, are counted together as "other".
-* Whole: numbers that are multiples of a step (1, 0.1, 0.01, ...; days for dates), if at least half of the cells have a
+* Whole: numbers that are multiples of a step (1, 0.1, 0.01, ...; days for dates; days, hours, minutes
+  or seconds for times), if at least half of the cells have a
   value that others have too. If there are at most 300 values, each of which occurs 5 times on average, they are atoms
   on a line, with the multiples between them if those are at most 4 times as many; else they are a grid.
 * Real: all other numbers.
@@ -19,6 +20,7 @@ The rules, for a column with n cells that are not missing:
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -26,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ndm.method.columns import KINDS, Column, ColumnMap
+from ndm.method.columns import KINDS, Column, ColumnMap, ColumnMaps
 
 __all__ = ["Cells", "Found", "find_column"]
 
@@ -38,6 +40,8 @@ TIED = 0.5
 ATOM_SHARE, ATOM_COUNT, ATOM_RATIO, MOST_ATOMS = 0.01, 20, 5.0, 8
 MAP_GAIN = 0.02
 STEPS = (1000.0, 100.0, 10.0, 5.0, 1.0, 0.5, 0.1, 0.05, 0.01, 0.005, 0.001, 1e-4)
+UNITS = {86_400.0: "days", 3_600.0: "hours", 60.0: "minutes", 1.0: "seconds"}  # of times, in seconds
+ROUNDING = 1e-15  # of a quotient in double precision
 _LOOKED_AT = 20_000
 
 
@@ -56,7 +60,7 @@ class Cells(NamedTuple):
     def absent(self) -> np.ndarray:
         """Whether each cell is missing, (n,)."""
         if self.storage == "text":
-            return np.array([value is None for value in self.values], bool)
+            return np.asarray(self.values == None, bool)  # noqa: E711 - of each element
         return np.isnan(self.values)
 
 
@@ -88,20 +92,29 @@ def find_column(name: str, cells: Cells, kind: str | None = None, others: Sequen
     present, holes = cells.values[~absent], int(absent.sum())
     if len(present) == 0:
         return Found(None, "holds no value")
-    values, counts = np.unique(present.astype(str) if cells.storage == "text" else present, return_counts=True)
+    if cells.storage != "text" and not np.isfinite(present).all():
+        raise ValueError(f"The column {name!r} holds infinite values: correct them, or leave the column out.")
+    values, counts = _distinct(present, cells.storage)
     if len(values) == 1 and not holes:
-        return Found(None, f"constant, {values[0]!s:.20}")
+        return Found(None, f"constant, {_shown(values[0], cells.storage)}")
     if cells.storage in ("text", "bool") or kind == "categorical" or (len(values) <= 2 and kind is None):
         if kind not in (None, "categorical"):
-            raise ValueError(f"The column {name!r} holds text and cannot be {kind}: make it categorical.")
+            what = "text" if cells.storage == "text" else "truth values"
+            raise ValueError(f"The column {name!r} holds {what} and cannot be {kind}: make it categorical.")
         if cells.storage == "text" and kind is None and len(values) > UNIQUE * len(present) and len(present) > FEW:
             return Found(None, f"{len(values):,} different texts in {len(present):,} cells, such as names")
         found = _categorical(name, values, counts, holes, cells.storage)
     else:
-        if not np.isfinite(present).all():
-            raise ValueError(f"The column {name!r} holds infinite values: correct them, or leave the column out.")
         found = _of_numbers(name, present, values, counts, holes, cells.storage, kind)
     return _allowing(found, others)
+
+
+def _distinct(present: np.ndarray, storage: str) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct values in order, and how often each occurs."""
+    if storage != "text":
+        return np.unique(present, return_counts=True)
+    found = sorted(Counter(map(str, present.tolist())).items())
+    return np.array([text for text, _ in found], object), np.array([n for _, n in found])
 
 
 def _allowing(found: Found, others: Sequence[Cells]) -> Found:
@@ -112,7 +125,9 @@ def _allowing(found: Found, others: Sequence[Cells]) -> Found:
     counts, reason = list(column.counts), found.reason
     if column.kind == "categorical" and not column.other:
         known = set(column.levels)
-        new = {level_of(v, column.storage) for c in others for v in c.values[~c.absent] if c.storage == column.storage}
+        text = column.storage == "text"
+        comparable = [c.values[~c.absent] for c in others if (c.storage == "text") == text]
+        new = {level_of(v, column.storage) for found in comparable for v in set(found.tolist())}
         if new - known:
             counts.insert(len(column.levels), 0.0)
             column = replace(column, other=True, counts=tuple(counts))
@@ -162,7 +177,8 @@ def _categorical(name: str, values: np.ndarray, counts: np.ndarray, holes: int, 
     own = [*counts[kept].tolist(), *([rest] if other else []), *([holes] if holes else [])]
     column = Column(name, "categorical", levels, tuple(own), other=other, missing=holes > 0, rest=None, storage=storage)
     merged = f", {len(values) - len(levels):,} rare ones together as other" if rest else ""
-    return Found(column, f"{len(values):,} {'categories' if storage == 'text' else 'values'}{merged}{_missing(holes)}")
+    one, many = ("category", "categories") if storage == "text" else ("value", "values")
+    return Found(column, f"{len(values):,} {one if len(values) == 1 else many}{merged}{_missing(holes)}")
 
 
 # ---- numbers
@@ -172,9 +188,10 @@ def _step(values: np.ndarray, storage: str) -> float | None:
     """The largest step of which all distinct values are multiples."""
     if storage == "date":
         return 1.0
-    for step in STEPS if storage not in ("int", "datetime") else STEPS[:5]:
+    for step in {"int": STEPS[:5], "datetime": tuple(UNITS)}.get(storage, STEPS):
         k = values / step
-        if np.abs(k).max() < 2**40 and np.abs(k - np.rint(k)).max() < 1e-6 * max(1.0, np.abs(k).max() * 1e-6):
+        largest = np.abs(k).max()
+        if largest < 2**40 and np.abs(k - np.rint(k)).max() < max(1e-6, ROUNDING * largest):
             return step
     return None
 
@@ -205,12 +222,17 @@ def _on_a_grid(
         name, "whole", tuple(atoms), _counts(present, atoms, holes, len(rest)), missing=holes > 0, rest="grid",
         map=_map(rest), step=step, low=float(rest.min()), high=float(rest.max()), storage=storage,
     )  # fmt: skip
-    unit = {"date": "days", "datetime": "seconds"}.get(storage, f"multiples of {step:g}")
+    units = {"date": "days", "datetime": UNITS.get(step, "seconds")}
+    unit = units.get(storage, f"multiples of {step:g}")
     ends = f"from {_shown(values[0], storage)} to {_shown(values[-1], storage)}"
     return Found(found, f"{unit} {ends}{_said(atoms)}{_missing(holes)}")
 
 
-def _shown(value: float, storage: str) -> str:
+def _shown(value: Any, storage: str) -> str:
+    if storage == "text":
+        return f"{value:.20}"
+    if storage == "bool":
+        return str(bool(value))
     if storage == "date":
         return str(np.datetime64(int(value), "D"))
     return str(np.datetime64(int(value), "s")) if storage == "datetime" else f"{value:g}"
@@ -249,20 +271,23 @@ def _atoms(values: np.ndarray, counts: np.ndarray, n: int) -> list[float]:
 
 def _map(values: np.ndarray) -> ColumnMap:
     """The map of the greatest likelihood of a normal distribution, by a search over the power."""
-    shift, scale = float(values.mean()), float(values.std()) or 1.0
+    largest = float(np.abs(values).max()) or 1.0  # squares of values such as 1e200 and 1e-200 leave the range
+    shift, scale = float((values / largest).mean() * largest), float((values / largest).std() * largest) or 1.0
     some = values if len(values) <= _LOOKED_AT else np.random.RandomState(0).choice(values, _LOOKED_AT, replace=False)
     r = torch.from_numpy(np.asarray(some, np.float64))
     plain = ColumnMap(shift, scale)
 
-    def likelihood(power: float) -> float:
-        own = replace(plain, power=power)
-        v = own.forward(r)
-        return float(own.log_slope(v).mean() - v.std(unbiased=False).log()) if v.std() > 0 else -math.inf
+    def likelihoods(powers: Sequence[float]) -> np.ndarray:
+        maps = ColumnMaps([replace(plain, power=power) for power in powers])
+        v = maps.forward(r[:, None].expand(-1, len(powers)))
+        found = (maps.log_slope(v).mean(0) - v.std(0, unbiased=False).log()).numpy()
+        return np.where(np.isfinite(found), found, -math.inf)
 
     powers = np.linspace(0, 2, 21)
-    best = max(powers, key=likelihood)
-    best = max(np.clip(np.linspace(best - 0.1, best + 0.1, 21), 0, 2), key=likelihood)
-    power = float(best) if likelihood(float(best)) > likelihood(1.0) + MAP_GAIN else 1.0
+    best = powers[likelihoods(powers.tolist()).argmax()]
+    powers = np.r_[1.0, np.clip(np.linspace(best - 0.1, best + 0.1, 21), 0, 2)]
+    found = likelihoods(powers.tolist())
+    power = float(powers[found.argmax()]) if found.max() > found[0] + MAP_GAIN else 1.0
     own = replace(plain, power=power)
     v = own.forward(torch.from_numpy(np.asarray(values, np.float64)))
     return replace(own, center=float(v.mean()), spread=float(v.std(unbiased=False)) or 1.0)

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
-from ndm.data.columns import counts_rows, is_counter, some
-from ndm.data.frames import Numbers, cells_of, to_numbers
+from ndm.data.columns import counts_rows, is_counter, some, twice_in
+from ndm.data.frames import Numbers, as_texts, cells_of, is_text, to_numbers
 from ndm.data.kinds import Cells, find_column
 from ndm.data.tablefile import TableFile
 from ndm.method.columns import Column
 from ndm.storage.texts import did_you_mean
 
-__all__ = ["MixedRows", "find_columns", "read_cells", "rows_of_numbers"]
+__all__ = ["MixedRows", "checked_given", "find_columns", "read_cells", "rows_of_numbers"]
 
 logger = logging.getLogger("ndm.data")
+
+#: 90% of a column's values, after its map, have at least this range in standard deviations (a normal one has 3.3).
+SPREAD = 0.01
 
 _SHORT = 10  # rows, below which a column may be a counter by chance
 
@@ -32,50 +36,53 @@ class MixedRows:
     lines: Sequence[str]
 
 
-def read_cells(files: Sequence[TableFile], names: Sequence[str] | None = None) -> dict[str, Cells | str]:
+def read_cells(
+    files: Sequence[TableFile], names: Sequence[str] | None = None, texts: Collection[str] = ()
+) -> dict[str, Cells | str]:
     """The cells of the columns of files; for a column of another type, that type.
 
     Args:
         files: the files, which have the same columns.
-        names: the columns; None for all.
+        names: the columns; None for all, without those that have no name.
+        texts: names of columns of text, such as codes, which is not read as numbers or dates.
 
     Raises:
-        ValueError: a file is damaged, or has no column of a name.
+        ValueError: a file is damaged, or has no column of a name; or there are no names, or one twice.
     """
     first = files[0]
-    wanted = list(first.names) if names is None else list(names)
-    found: dict[str, Cells | str] = {}
+    wanted = [name for name in first.names if name] if names is None else list(names)
+    if names is not None and not wanted:
+        raise ValueError("columns is empty: leave it out to use all columns.")
+    twice = twice_in(wanted)
+    if twice is not None:
+        raise ValueError(f"columns contains {twice!r} twice.")
+    if not wanted or "" in wanted:
+        what = "columns has a column without a name" if wanted else "There is no column with a name"
+        raise ValueError(f"{what}: {first.path} has {some([name or '(one without a name)' for name in first.names])}.")
     tables = [file.arrow(wanted) for file in files]
-    for name in wanted:
-        if not name:
-            continue
-        parts = [cells_of(table.column(name)) for table in tables]
-        known = [part for part in parts if part is not None]
-        if len(known) < len(parts):
-            found[name] = str(tables[0].schema.field(name).type)
-            continue
-        found[name] = _joined(known)
-    return found
+    return {name: _joined([table.column(name) for table in tables], name in texts) for name in wanted}
 
 
-def _joined(parts: Sequence[Cells]) -> Cells:
-    """The cells of several files; of several types if one file has text or numbers that are not whole."""
+def _joined(columns: Sequence[Any], text: bool) -> Cells | str:
+    """The cells of a column of several files: text if one file has text, and if the types differ otherwise.
+
+    Whole numbers and others are of one type.
+    """
+    found = [cells_of(column, text) for column in columns]
+    parts = [part for part in found if part is not None]
+    if len(parts) < len(found):
+        return str(columns[found.index(None)].type)
     if len(parts) == 1:
         return parts[0]
     kinds = {part.storage for part in parts if not part.absent.all()}
-    if "text" in kinds and len(kinds) > 1:
-        texts = [part.values if part.storage == "text" else _as_text(part) for part in parts]
-        return Cells(np.concatenate(texts), "text")
-    storage = "float" if len(kinds) > 1 else next(iter(kinds), "float")
+    if kinds == {"int", "float"}:
+        kinds = {"float"}
+    storage = "text" if len(kinds) > 1 else next(iter(kinds), "float")
     if storage == "text":
-        empty = (np.full(len(part.values), None, object) for part in parts)
-        values = [part.values if part.storage == "text" else e for part, e in zip(parts, empty, strict=True)]
-        return Cells(np.concatenate(values), "text")
+        if not text and any(is_text(column.type) for column in columns):
+            return _joined(columns, True)  # with the text of the numbers in the file
+        return Cells(np.concatenate([as_texts(part) for part in parts]), "text")
     return Cells(np.concatenate([_numbers(part) for part in parts]), storage)
-
-
-def _as_text(part: Cells) -> np.ndarray:
-    return np.array([None if np.isnan(v) else f"{v:g}" for v in part.values], object)
 
 
 def _numbers(part: Cells) -> np.ndarray:
@@ -111,6 +118,11 @@ def find_columns(
     reasons: dict[str, list[str]] = {}
     for name, cells in train.items():
         if isinstance(cells, str):
+            if name in (kinds or {}):
+                raise ValueError(
+                    f"The column {name!r} of {where} is of the type {cells}, which cannot be {(kinds or {})[name]}: "
+                    "leave it out of kinds."
+                )
             out.append(f"{name} (of the type {cells})")
             continue
         if not given and cells.storage != "text" and is_counter(name) and counts_rows(cells.values):
@@ -131,6 +143,28 @@ def find_columns(
     if out:
         lines.append(f"left out columns: {some(out)}")
     return tuple(columns), lines
+
+
+def checked_given(given: Sequence[str], names: Sequence[str], where: str) -> tuple[str, ...]:
+    """The names of the given columns.
+
+    Args:
+        given: the names.
+        names: the names of all columns of the model.
+        where: the table, for messages.
+
+    Raises:
+        ValueError: a name is unknown or occurs twice, or no other column is left.
+    """
+    unknown, twice = next((name for name in given if name not in names), None), twice_in(given)
+    if unknown is not None:
+        end = did_you_mean(unknown, list(names), f"the columns of {where} that can be used are {some(list(names))}")
+        raise ValueError(f"given names {unknown!r}{end}")
+    if twice is not None:
+        raise ValueError(f"given contains {twice!r} twice.")
+    if len(given) == len(names):
+        raise ValueError(f"given names all columns of {where} that can be used: leave one out, to learn its density.")
+    return tuple(given)
 
 
 def rows_of_numbers(
@@ -199,10 +233,7 @@ class Reader:
         Raises:
             ValueError: as for :class:`ndm.data.Table`.
         """
-        cells = {split: read_cells(files, self.names) for split, files in self.files.items()}
-        for split, own in cells.items():
-            if not _count(own):
-                raise ValueError(f"{self.path} has no rows in the {split} split: there is nothing to learn from.")
+        cells = self._cells()
         if self.drop:
             cells = {split: self._complete(own, split) for split, own in cells.items()}
         absent = [name for name in ("validation", "test") if name not in cells]
@@ -210,10 +241,31 @@ class Reader:
         every = cells["train"]
         cells |= {split: _taken(every, rows) for split, rows in parts.items()}
         others = [own for split, own in cells.items() if split != "train"]
+        if self.names is None and "" in self.files["train"][0].names:
+            self.lines.append("left out a column without a name")
         columns, lines = find_columns(cells["train"], others, self.kinds, self.names is not None, self.path)
-        rows = {split: rows_of_numbers(columns, own, self.path) for split, own in cells.items()}
+        places = {
+            split: f"{self.path} ({split} split)" if self.files.keys() > {"train"} else self.path for split in cells
+        }
+        rows = {split: rows_of_numbers(columns, own, places[split]) for split, own in cells.items()}
         notes = _counters(columns, rows["train"]) if self.names is None else []
-        return MixedRows(columns, rows, [*lines, *self.lines, *notes])
+        return MixedRows(columns, rows, [*lines, *self.lines, *notes, *outliers(columns, rows["train"])])
+
+    def _cells(self) -> dict[str, dict[str, Cells | str]]:
+        """The cells of the splits that have files; what is text in one of them is text in all."""
+        cells = {split: read_cells(files, self.names) for split, files in self.files.items()}
+        for split, own in cells.items():
+            if all(isinstance(c, str) for c in own.values()):
+                out = [f"{name} (of the type {kind})" for name, kind in own.items()]
+                raise ValueError(f"{self.path} has no column to learn from in the {split} split; it has {some(out)}.")
+            if not _count(own):
+                raise ValueError(f"{self.path} has no rows in the {split} split: there is nothing to learn from.")
+        texts = {name for name, c in cells["train"].items() if isinstance(c, Cells) and c.storage == "text"}
+        for split, own in cells.items():
+            other = [name for name in texts & set(own) if isinstance(c := own[name], Cells) and c.storage != "text"]
+            if other:
+                own |= read_cells(self.files[split], other, texts)
+        return cells
 
     def _complete(self, cells: dict[str, Any], split: str) -> dict[str, Any]:
         every = np.stack([own.absent for own in cells.values() if isinstance(own, Cells)])
@@ -231,6 +283,28 @@ def _count(cells: Mapping[str, Cells | str]) -> int:
 
 def _taken(cells: Mapping[str, Any], rows: np.ndarray) -> dict[str, Any]:
     return {n: c if isinstance(c, str) else Cells(c.values[rows], c.storage) for n, c in cells.items()}
+
+
+def outliers(columns: Sequence[Column], rows: np.ndarray) -> list[str]:
+    """Warnings about real columns in which a few values are so far away that the others hardly differ.
+
+    Args:
+        columns: the columns.
+        rows: the training rows, (n, C).
+    """
+    found = []
+    for column, values in zip(columns, rows.T, strict=True):
+        if column.rest != "density":
+            continue
+        rest = values[~(np.isnan(values) | np.isin(values, column.levels))]
+        v = column.map.forward(torch.from_numpy(rest)).numpy()
+        low, high = np.quantile(v, [0.05, 0.95])
+        if high - low < SPREAD:
+            found.append(
+                f"warning: the column {column.name!r} holds {rest[np.abs(v).argmax()]:g}, far from all other values, "
+                f"90% of which lie within {high - low:.2g} standard deviations: correct or remove such rows"
+            )
+    return found
 
 
 def _counters(columns: Sequence[Column], rows: np.ndarray) -> list[str]:

@@ -19,7 +19,7 @@ from ndm.data.base import SPLITS, Data, from_levels
 from ndm.data.cells import Missing
 from ndm.data.columns import as_names, check_column, counts_rows, dependent_columns, far_values, few_values, kinds_line
 from ndm.data.files import left_out_line, walk
-from ndm.data.mixed import MixedRows, Reader
+from ndm.data.mixed import MixedRows, Reader, checked_given
 from ndm.data.sources import by_split
 from ndm.data.tablefile import TABLE_SUFFIXES, TableFile
 from ndm.method.columns import KINDS
@@ -140,7 +140,7 @@ class Table(Data):
             return ()
         if self._mixed is None:
             raise ValueError('given names columns, for which the kinds of the columns must be "auto".')
-        return as_names(self._given, self.columns, self.path)
+        return checked_given(as_names(self._given, self.columns, self.path), self.columns, self.path)
 
     @cached_property
     def _mixed(self) -> MixedRows | None:
@@ -263,7 +263,7 @@ class Table(Data):
         counts = [self.taken[name] or max(1, n // 10) for name in missing]
         if n - sum(counts) < 2:
             raise ValueError(
-                f"{self.path} has {n} rows, too few: training needs at least 2, after taking "
+                f"{self.path} has {n} row{'s' * (n != 1)}, too few: training needs at least 2, after taking "
                 f"{' and '.join(f'{c} for {name}' for c, name in zip(counts, missing, strict=True)) or 'none'}."
             )
         order = np.random.RandomState(self.seed).permutation(n)  # its stream is frozen by NumPy's policy

@@ -14,7 +14,19 @@ from typing import Any
 import numpy as np
 
 from ndm.data.arrow import is_numeric, open_parquet, pandas_index, stacked, without_last
-from ndm.data.cells import MISSING, Missing, is_number, is_right, lines, refusal, short, wrong_in_csv, wrong_values
+from ndm.data.cells import (
+    MISSING,
+    Missing,
+    blank_lines_at_the_end,
+    check_header,
+    is_number,
+    is_right,
+    lines,
+    refusal,
+    short,
+    wrong_in_csv,
+    wrong_values,
+)
 from ndm.data.columns import counts_rows, is_counter, some, twice_in
 from ndm.data.rows import first_line
 from ndm.storage.memory import TooLargeError, require
@@ -108,7 +120,7 @@ class TableFile:
         """
         names = self.header
         if self._is_csv:
-            self._check_header(names)
+            check_header(self.path, names, self._names_are_numbers)
         twice = twice_in(names)
         if twice is not None:
             raise ValueError(f"{self.path} has two columns named {twice!r}: rename one.")
@@ -129,12 +141,10 @@ class TableFile:
             self._names_are_numbers = set(columns) <= set(self.header)  # numbers given as columns are names
             if not columns:
                 raise ValueError("columns is empty: leave it out to use all numeric columns.")
-            twice, unknown = twice_in(columns), next((name for name in columns if name not in self._places), None)
+            twice = twice_in(columns)
             if twice is not None:
                 raise ValueError(f"columns contains {twice!r} twice.")
-            if unknown is not None:
-                end = did_you_mean(unknown, self.names, f"it has {some(self.names)}")
-                raise ValueError(f"{self.path} has no column {unknown!r}{end}")
+            self._require_known(columns)
             if not self._is_csv:  # CSV files have no types
                 self._refuse_other_types(columns)
             return tuple(columns)
@@ -171,15 +181,6 @@ class TableFile:
             raise
         except ValueError:  # a missing or invalid cell is reported when the column is read
             return False
-
-    def _check_header(self, names: Sequence[str]) -> None:
-        if not names:
-            raise ValueError(f"{self.path} is empty: it must begin with a line of column names.")
-        counted = [str(i) for i in range(len(names))]  # pandas' names of an array's columns
-        if all(is_number(name) for name in names) and list(names) != counted and not self._names_are_numbers:
-            raise ValueError(f"{self.path} begins with a line of numbers: add a line of column names at the top.")
-        if len(names) == 1 and any(separator in names[0] for separator in ";\t|"):
-            raise ValueError(f"{self.path} is not separated by commas: write it with commas.")
 
     def _numbers_of_csv(self) -> tuple[str, ...]:
         """The columns whose cells are numbers or missing, but not all missing."""
@@ -287,10 +288,7 @@ class TableFile:
         """
         import pyarrow as pa
 
-        unknown = next((name for name in columns if name not in self._places), None)
-        if unknown is not None:
-            end = did_you_mean(unknown, self.names, f"it has {some(self.names)}")
-            raise ValueError(f"{self.path} has no column {unknown!r}{end}")
+        self._require_known(columns)
         columns = [name for name in columns if name]
         if not self._is_csv:
             self._require_room(self._parquet().metadata.num_rows, columns)
@@ -301,6 +299,12 @@ class TableFile:
             count += batch.num_rows
             self._require_room(count, columns)
         return pa.Table.from_batches(batches, pa.schema([(name, pa.string()) for name in columns]))
+
+    def _require_known(self, columns: Sequence[str]) -> None:
+        unknown = next((name for name in columns if name not in self._places), None)
+        if unknown is not None:
+            end = did_you_mean(unknown, self.names, f"it has {some(self.names)}")
+            raise ValueError(f"{self.path} has no column {unknown!r}{end}")
 
     def check(self, columns: Sequence[str], levels: int | None = None) -> int:
         """Read all rows with the checks of :meth:`pieces`, and count them."""
@@ -342,7 +346,7 @@ class TableFile:
             return  # only a header, for which Arrow raises an error
         try:
             if len(names) == 1:
-                yield from without_last(self._blocks(columns, kind), self._blank_lines_at_the_end())
+                yield from without_last(self._blocks(columns, kind), blank_lines_at_the_end(self.path, _BLOCK))
             else:
                 yield from self._blocks(columns, kind)
         except pa.ArrowInvalid as error:
@@ -377,14 +381,6 @@ class TableFile:
                 if "straddl" not in str(error) or block >= _LARGEST:
                     raise
                 block *= 8
-
-    def _blank_lines_at_the_end(self) -> int:
-        """The number of empty lines at the end of a file, which are not rows."""
-        with open(self.path, "rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - _BLOCK))
-            end = file.read()
-        blank = end[len(end.rstrip(b"\r\n")) :].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        return max(0, len(blank) - 1)  # the first newline ends the last row
 
     def _parquet_values(self, columns: Sequence[str]) -> Iterator[np.ndarray]:
         import pyarrow as pa

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ndm._internal.inputs import Values, as_tensor, precision_of
-from ndm._internal.random import Drawn, seed_of
+from ndm._internal.random import Drawn
 from ndm.inference.likelihood import log_likelihood, portions
 from ndm.method.bounds import bound
 from ndm.method.conditionals import GIVEN, LEFT_OUT, WANTED, column_numbers, conditional
@@ -136,11 +136,11 @@ def _bounds_by_states(
         states[places[:, None], torch.tensor(w, dtype=torch.long)] = WANTED
         states[places[:, None], torch.tensor(g, dtype=torch.long)] = GIVEN
     fill = torch.tensor([column.typical for column in encoding.table], dtype=torch.float64)
-    rows = torch.where((states == LEFT_OUT) & data.isnan(), fill, data)
+    rows = torch.where(states == LEFT_OUT, fill, data)  # a left-out cell has no effect, not even on the noise
     joint = bool((states == WANTED).all())
     found = []
     for i in range(0, len(rows), BLOCK):
-        block, generator = slice(i, i + BLOCK), torch.Generator().manual_seed(seed_of(seed, i))
+        block, generator = slice(i, i + BLOCK), torch.Generator().manual_seed(seed)
         found.append(_bound(model, rows[block], None, times, generator, None if joint else states[block]))
     values, errors = (torch.cat(part) for part in zip(*found, strict=True)) if found else (torch.zeros(0),) * 2
     kind = "minus the bound of the SDE" + (", of the observed cells" if missing == "left out" else "")
@@ -205,19 +205,22 @@ def _likelihood(
         if not by_row:
             found = log_likelihood(own, x, labels=labels, generator=generator, **options)
             return (found.log_prob.double(), found.stderr.double()), found.kind
-        noise = _noise_of_rows(x, samples, d, generator.initial_seed())
+        noise = _noise_of_rows(x, (samples, d), generator.initial_seed())[0].movedim(0, 1)
         pieces = [part.flatten(0, 1) for part in noise.split(portions(samples, len(x) * d))]
         found = log_likelihood(own, x, labels=labels, generator=Drawn(pieces), **options)  # type: ignore[arg-type]
     return (found.log_prob.double(), found.stderr.double()), found.kind
 
 
-def _noise_of_rows(x: Tensor, samples: int, d: int, seed: int) -> Tensor:
-    """Standard normal numbers, (samples, n, d), of which those of a row depend on the row and the seed only."""
-    noise, generator = torch.empty(len(x), samples, d), torch.Generator()
-    for row, own in zip((x + 0.0).numpy(), noise, strict=True):
-        digest = hashlib.blake2b(row.tobytes(), digest_size=8, key=seed.to_bytes(16, "little")).digest()
-        own.normal_(generator=generator.manual_seed(int.from_bytes(digest, "little") >> 1))
-    return noise.movedim(0, 1)
+def _noise_of_rows(x: Tensor, shape: tuple[int, ...], seed: int) -> tuple[Tensor, Tensor]:
+    """Standard normal numbers, (n, \\*shape), and uniform ones, (n, shape[0]), which depend on the row and the seed."""
+    noise, u, generator = torch.empty(len(x), *shape), torch.empty(len(x), shape[0]), torch.Generator()
+    key = seed.to_bytes(16, "little")
+    for row, own, times in zip((x + 0.0).cpu().numpy(), noise, u, strict=True):
+        digest = hashlib.blake2b(row.tobytes(), digest_size=8, key=key).digest()
+        generator.manual_seed(int.from_bytes(digest, "little") >> 1)
+        own.normal_(generator=generator)
+        times.uniform_(generator=generator)
+    return noise, u
 
 
 @torch.no_grad()
@@ -229,11 +232,15 @@ def _bound(
     generator: torch.Generator,
     states: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Minus the bound and its standard error, (n,)."""
+    """Minus the bound and its standard error, (n,); the random numbers of a row depend on it and the seed only."""
+    d = own.latent_shape(x.shape[1:])[0]
+    noise, u = _noise_of_rows(x, (times, 2, d), generator.initial_seed())
     every = []
     for i in range(times):
-        u = (i + torch.rand(len(x), generator=generator, dtype=torch.float64)) / times
-        terms = bound(own, x, labels=labels, times=u, generator=generator, check=i == 0, states=states)
+        terms = bound(
+            own, x, labels=labels, times=(i + u[:, i].double()) / times, generator=Drawn(noise[:, i].unbind(1)),
+            check=i == 0, states=states,
+        )  # fmt: skip
         every.append(terms.total.double())
     found = torch.stack(every)
     pairs = found[: times // 2 * 2].unflatten(0, (-1, 2))  # neighbouring times: their difference is mostly noise

@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ndm.data.kinds import Cells
 from ndm.data.mixed import rows_of_numbers
-from ndm.inference.sampling import default_sampler
 from ndm.method.columns import Column
 from ndm.model import NDM
+from ndm.tabular.conditional_methods import ConditionalMethods
 from ndm.tabular.densities import log_prob, table_of
-from ndm.tabular.input import FrameData, cells_of_input, form_of, in_the_form_of, is_frame
-from ndm.tabular.queries import class_probabilities, explain, impute, percentiles, sample_given
+from ndm.tabular.input import (
+    FrameData,
+    cells_of_input,
+    form_of,
+    is_frame,
+)
+from ndm.tabular.queries import explain, percentiles
 
 try:
     from sklearn.base import BaseEstimator
@@ -60,7 +64,7 @@ FIELDS = {
 }
 
 
-class TabularNDM(BaseEstimator):
+class TabularNDM(ConditionalMethods, BaseEstimator):
     """The density of a table with columns of any kind, by a Neural Diffusion Model (arXiv 2310.08337).
 
     It follows scikit-learn's conventions: ``fit``, ``score_samples``, ``sample``, ``get_params``, ``clone``. Tables may
@@ -276,6 +280,7 @@ class TabularNDM(BaseEstimator):
         self, X: Any, given: Sequence[str] | None = None, wanted: Sequence[str] | None = None, **options: Any
     ) -> np.ndarray:
         """log p(wanted | given) of each row, (n,), in nats; see :func:`ndm.tabular.log_prob`."""
+        given, wanted = ([names] if isinstance(names, str) else names for names in (given, wanted))
         known = None if given is None and wanted is None else [*(given or []), *(wanted or self._others(given or ()))]
         return log_prob(self._fitted(), self._rows(X, known), wanted, given, **options).values.numpy()
 
@@ -304,103 +309,6 @@ class TabularNDM(BaseEstimator):
         """How likely each cell is, (n, C), in nats: see :func:`ndm.tabular.explain`. A DataFrame for a table."""
         found, _ = explain(self._fitted(), self._rows(X), **options)
         return self._frame(found.numpy(), self.columns_)
-
-    # ---- samples
-
-    def sample(
-        self, n: int = 1, random_state: Any = None, given: Any = None, steps: int | None = None, **options: Any
-    ) -> Any:
-        """n rows of the distribution, or n for each row of ``given``.
-
-        Args:
-            n: the number of rows.
-            random_state: the seed.
-            given: a table of some columns, on which the others are conditional.
-            steps: sampling steps; by default 50, of Heun's method for the ODE.
-            options: of :func:`ndm.sample`.
-
-        Returns:
-            What was fitted: a DataFrame, an Arrow table, or an array.
-        """
-        model, seed = self._fitted(), self._seed(random_state)
-        if given is None:
-            generator = torch.Generator().manual_seed(seed)
-            sampler = default_sampler(model).changed(**options, **({} if steps is None else {"steps": steps}))
-            rows = model.sample(n, options=sampler, generator=generator, progress=False).double().numpy()
-        else:
-            names = [name for name in cells_of_input(given) if name in self.columns_]
-            if not names:
-                raise ValueError(f"given has none of the model's columns: {', '.join(self.columns_[:20])}.")
-            rows = sample_given(model, self._rows(given, names), names, n=n, seed=seed, steps=steps, **options).numpy()
-        return in_the_form_of(self._form, table_of(model).table, rows)
-
-    def impute(self, X: Any, n: int = 1, random_state: Any = 0, **options: Any) -> Any:
-        """The table with its missing cells filled, n times for each row: see :func:`ndm.tabular.impute`."""
-        found = impute(self._fitted(), self._rows(X), n=n, seed=self._seed(random_state), **options)
-        return in_the_form_of(self._form, table_of(self.model_).table, found.numpy())
-
-    def predict(
-        self,
-        X: Any,
-        column: str | None = None,
-        quantiles: Sequence[float] | None = None,
-        *,
-        n: int = 200,
-        random_state: Any = 0,
-        steps: int | None = None,
-    ) -> Any:
-        """A column given all others; or, without a column, which rows are abnormal.
-
-        Args:
-            X: the table; the column itself need not be in it.
-            column: its name. None marks the rows whose :meth:`percentile` is at most ``contamination`` with 1, all
-                others with 0, as in PyOD.
-            quantiles: which quantiles to return, each in (0, 1); by default the mean, or the most likely category.
-            n: the number of conditional samples that quantiles and means are computed from.
-            random_state: the seed of the samples.
-            steps: sampling steps; by default 50, of Heun's method for the ODE.
-
-        Returns:
-            (n,), or with quantiles (n, q).
-
-        Raises:
-            ValueError: the column is unknown, quantiles of a category are asked for, or the model has no conditionals.
-        """
-        names = self.columns_
-        if column is None:
-            return (self.percentile(X) <= self.contamination).astype(int)
-        if column not in names:
-            raise ValueError(f"The model has no column {column!r}: its columns are {', '.join(names[:20])}.")
-        spec = table_of(self.model_).table[names.index(column)]
-        if spec.kind == "categorical":
-            if quantiles is not None:
-                raise ValueError(
-                    f"The column {column!r} has categories, which have no quantiles: see class_probabilities."
-                )
-            levels = np.array([*spec.levels, *(["(other)"] if spec.other else [])], dtype=object)
-            return levels[self._probabilities(X, column).argmax(1)]
-        drawn = self._draws(X, column, n, self._seed(random_state), steps)
-        return drawn.mean(1) if quantiles is None else np.quantile(drawn, quantiles, axis=1).T
-
-    def class_probabilities(self, X: Any, column: str) -> Any:
-        """The probability of each level of a column given all others, (n, K); see
-        :func:`ndm.tabular.class_probabilities`."""
-        spec = table_of(self._fitted()).table[self.columns_.index(column)]
-        names = [str(level) for level in spec.levels] + ["(other)"] * spec.other
-        return self._frame(self._probabilities(X, column), names)
-
-    def draws(self, X: Any, column: str, n: int = 200, random_state: Any = 0, steps: int | None = None) -> np.ndarray:
-        """n samples of a column given all others for each row, (m, n), as numbers."""
-        return self._draws(X, column, n, self._seed(random_state), steps)
-
-    def _draws(self, X: Any, column: str, n: int, seed: int, steps: int | None) -> np.ndarray:
-        others = self._others([column])
-        rows = self._rows(X, others)
-        found = sample_given(self._fitted(), rows, others, [column], n=n, seed=seed, steps=steps, present=True)
-        return found[:, self.columns_.index(column)].reshape(len(rows), n).numpy()
-
-    def _probabilities(self, X: Any, column: str) -> np.ndarray:
-        return class_probabilities(self._fitted(), self._rows(X, self._others([column])), column).numpy()
 
     def _others(self, names: Sequence[str]) -> list[str]:
         return [name for name in self.columns_ if name not in names]

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ndm.data.base import Data
-from ndm.data.frames import as_arrow, cells_of, from_numbers
+from ndm.data.frames import OTHER, as_arrow, as_texts, cells_of, from_numbers
 from ndm.data.kinds import Cells
-from ndm.data.mixed import find_columns, rows_of_numbers
+from ndm.data.mixed import checked_given, find_columns, outliers, rows_of_numbers
 from ndm.method.columns import Column
 from ndm.method.encoding import TableEncoding
 
@@ -56,8 +56,37 @@ def _objects(values: np.ndarray) -> Cells:
     try:
         return Cells(np.where(absent, np.nan, values).astype(np.float64), "float")
     except (ValueError, TypeError):
+        pass
+    try:
+        found = cells_of(as_arrow({"values": values}).column(0))
+    except ValueError:  # several types
+        found = None
+    if found is None:
         texts = [None if gone else str(v) for v, gone in zip(values, absent, strict=True)]
         return Cells(np.array(texts, object), "text")
+    return found
+
+
+def in_the_type_of(column: Column, values: np.ndarray) -> np.ndarray:
+    """Numbers of a column as truth values, or as datetime64 for dates and times; others as they are.
+
+    Args:
+        column: the column.
+        values: its values, of any shape, in days or seconds for dates and times.
+    """
+    if column.storage == "bool":
+        return values.astype(bool)
+    if column.storage in ("date", "datetime"):
+        return np.rint(values).astype(np.int64).astype(f"datetime64[{'D' if column.storage == 'date' else 's'}]")
+    return values.astype(np.int64) if column.storage == "int" and column.kind == "categorical" else values
+
+
+def names_of_levels(column: Column) -> list[str]:
+    """The levels of a column without a density as texts; last "(other)" if there is one."""
+    levels = list(column.levels)
+    if column.storage != "text":
+        levels = as_texts(Cells(np.array(levels, np.float64), column.storage)).tolist()
+    return [*levels, *([OTHER] if column.other else [])]
 
 
 def in_the_form_of(like: Any, columns: Sequence[Column], rows: np.ndarray) -> Any:
@@ -108,7 +137,7 @@ class FrameData(Data):
         given: names of the columns that are given.
 
     Raises:
-        ValueError: there are fewer than 3 rows, or no column of use.
+        ValueError: there are fewer than 3 rows, or no column of use; or an argument is out of range.
     """
 
     levels = None
@@ -124,6 +153,8 @@ class FrameData(Data):
         n = next((len(c.values) for c in cells.values() if isinstance(c, Cells)), 0)
         if n < 3:
             raise ValueError(f"There are n_samples = {n} rows, and training and validation need at least 3.")
+        if not 0 < validation < 1:
+            raise ValueError(f"validation is a share of the rows, between 0 and 1, not {validation}.")
         order = np.random.RandomState(seed % 2**32).permutation(n)
         held = min(n - 2, max(1, round(n * validation)))
         places = {"validation": np.sort(order[:held]), "train": np.sort(order[held:])}
@@ -135,7 +166,8 @@ class FrameData(Data):
         self._rows = {
             split: torch.from_numpy(rows_of_numbers(self.table, own, "the table")) for split, own in parts.items()
         }
-        self._given = tuple(given)
+        self.lines += outliers(self.table, self._rows["train"].numpy())
+        self._given = checked_given(tuple(given), self.columns, "the table")
 
     @property
     def shape(self) -> tuple[int, ...]:  # type: ignore[override]  # constant for users

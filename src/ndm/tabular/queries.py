@@ -185,14 +185,15 @@ def class_probabilities(
         own = conditional(model, [place], g, present=True)
         labels = given_values(model, encoding, seen[places], g)
         generator = torch.Generator().manual_seed(seed)
+        # The same z for all rows, so that the probabilities of a row do not depend on the other rows.
+        d = own.latent_shape(own.standardize.shape)[0]  # type: ignore[union-attr]
+        every = torch.randn(draws, d, generator=generator).to(precision_of(model) or torch.float32)
         for i in range(0, len(places), BLOCK):
             block = slice(i, i + BLOCK)
             some, here = None if labels is None else labels[block], places[block]
-            for _ in range(draws):
-                z = torch.randn(len(here), own.standardize.latent_shape[0], generator=generator)  # type: ignore[union-attr]
-                z = z.to(precision_of(model) or torch.float32)
+            for z in every:
                 level = own.schedule(torch.ones(len(here), dtype=z.dtype))
-                p = own.denoiser.probabilities(z, level, some)  # type: ignore[operator]
+                p = own.denoiser.probabilities(z.expand(len(here), -1), level, some)  # type: ignore[operator]
                 result[here] += p[:, :levels].double() / draws
     return result / result.sum(1, keepdim=True)
 
