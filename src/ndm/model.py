@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ndm._internal.inputs import Values, device_of, known_classes
 from ndm._internal.random import Randomness
+from ndm.inference.distribution import ModelDistribution
 from ndm.inference.likelihood import log_likelihood
 from ndm.inference.options import SamplerOptions
 from ndm.inference.sampling import sample
@@ -113,6 +114,29 @@ class NDM(Process):
     def has_ode(self) -> bool:
         """Whether the model has a reverse ODE, and with it a log-likelihood."""
         return not self.denoiser.direct or bool(getattr(self.denoiser, "ode", False))
+
+    def forward(self, condition: Values | Mapping[str, Values] | None = None) -> ModelDistribution:
+        """The distribution of the data, or of its conditionals, with ``log_prob`` and ``sample``.
+
+        Args:
+            condition: class labels, or given columns of a table: see
+                :class:`~ndm.inference.distribution.ModelDistribution`.
+
+        Raises:
+            ValueError: the model does not know the condition.
+
+        Example:
+            >>> import torch, ndm
+            >>> from ndm.networks import ResidualMLP
+            >>> x = torch.randn(100, 2)
+            >>> standardize = ndm.Standardize.fit(x)
+            >>> model = ndm.NDM(
+            ...     ndm.LinearSchedule(), ndm.Identity(), ndm.Denoiser(ResidualMLP(2)), standardize=standardize
+            ... )
+            >>> model().sample((5,), steps=2).shape, model().log_prob(x).shape
+            (torch.Size([5, 2]), torch.Size([100]))
+        """
+        return ModelDistribution(self, condition)
 
     def sample(
         self, n: int, shape: Sequence[int] | None = None, options: SamplerOptions | None = None, **changes: Any

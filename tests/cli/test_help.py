@@ -21,9 +21,20 @@ def test_help_is_quick_and_lists_the_commands() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for command in ("train", "evaluate", "sample", "demo"):
+    for command in ("train", "evaluate", "sample", "impute", "predict", "demo"):
         assert f"\n    {command} " in done.stdout
     assert len(done.stdout.splitlines()) < 25
+
+
+@pytest.mark.parametrize("command", ["impute", "predict", "score", "sample"])
+def test_help_and_wrong_options_need_no_torch(command: str) -> None:
+    script = (
+        f"import sys; from ndm.cli import main; main(['{command}', '--help']); main(['{command}', '--none']);"
+        "sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"usage: ndm {command}" in done.stdout
 
 
 def test_the_package_is_a_command() -> None:
@@ -44,7 +55,7 @@ def test_the_version_is_told(capsys: Capture) -> None:
     assert capsys.readouterr().out == f"ndm {ndm.__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "sample", "demo"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "sample", "score", "impute", "predict", "demo"])
 def test_every_command_has_help(capsys: Capture, command: str) -> None:
     assert main([command, "--help"]) == 0
     out = capsys.readouterr().out

@@ -20,6 +20,8 @@ STOPPED = {
     "evaluate": "no results were written; run the same command again.",
     "sample": "no samples were written; run the same command again.",
     "score": "run the same command again to resume it.",
+    "impute": "no table was written; run the same command again.",
+    "predict": "no predictions were written; run the same command again.",
     "report": "no report was written; run the same command again.",
     "push": "parts of the upload may be there; run the same command again.",
     "demo": "run the same command again, in another folder.",

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from ndm.storage.texts import did_you_mean
 
-__all__ = ["Parser", "at_least", "natural", "positive", "seed", "steps", "tolerance", "without_data"]
+__all__ = ["Parser", "at_least", "natural", "positive", "seed", "share", "steps", "tolerance", "without_data"]
 
 
 #: Upper limit of integer options.
@@ -70,6 +70,17 @@ def tolerance(text: str) -> float:
         value = 0.0
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"must be a positive number, got {text!r}")
+    return value
+
+
+def share(text: str) -> float:
+    """Parse a number between 0 and 1, without these."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"must be a number between 0 and 1, got {text[:40]!r}")
     return value
 
 

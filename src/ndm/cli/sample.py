@@ -34,11 +34,20 @@ def run(arguments: list[str]) -> None:
         epilog="Several processes share the work: torchrun --nproc_per_node 8 -m ndm sample RUN -n 50000 ...",
     )
     parser.add_argument("run", metavar="RUN", help="the folder of a run")
-    parser.add_argument("-n", type=positive, default=64, metavar="N", help="number of samples (default: %(default)s)")
+    parser.add_argument(
+        "-n", type=positive, metavar="N",
+        help="number of samples (default: 64), or with --given for each row (default: 1)",
+    )  # fmt: skip
     parser.add_argument(
         "--out", required=True, metavar="FILE", help="output file, ending in .png, .csv, .npz or .parquet"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+    parser.add_argument(
+        "--given", metavar="DATA",
+        help="a CSV or Parquet file with some columns of a table: for each of its rows, sample the other columns given "
+        "these, on the CPU; needs a model trained with --training.conditionals any, or with these columns as "
+        "--data.given",
+    )  # fmt: skip
     add_sampling(parser, steps=100)
     parser.add_argument(
         "--label", type=natural, metavar="K",
@@ -48,6 +57,10 @@ def run(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     find_allowed(options.allow)
     out = Path(options.out)
+    if options.given is not None:
+        _run_given(out, options)
+        return
+    options.n = options.n or 64
 
     from ndm._internal.distributed import process_group
     from ndm.samples import require_place
@@ -56,6 +69,18 @@ def run(arguments: list[str]) -> None:
     told = telling(out, f"{options.n} samples are in {out}.", STOPPED["sample"])
     with told, process_group(options.device) as device, precision(options.precision, device):
         _draw(Path(options.run), out, device, options)
+
+
+def _run_given(out: Path, options: argparse.Namespace) -> None:
+    from ndm.cli.given import draw_given
+    from ndm.cli.tables import single_process
+    from ndm.tabular.files import require_table_place
+
+    options.n = options.n or 1
+    require_table_place(out, options.overwrite)
+    told = telling(out, f"the samples are in {out}.", STOPPED["sample"])
+    with told, single_process("ndm sample --given"):
+        draw_given(Path(options.run), out, options)
 
 
 def _draw(path: Path, out: Path, device: torch.device, options: argparse.Namespace) -> None:

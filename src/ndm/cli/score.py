@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 from ndm._internal.signals import telling
 from ndm.cli.messages import STOPPED, say
 from ndm.cli.options import add_allow, find_allowed, load_model
-from ndm.cli.parsing import Parser, positive, seed, tolerance
+from ndm.cli.parsing import Parser, positive, seed, tolerance, without_data
 
 if TYPE_CHECKING:
     from ndm.model import NDM
@@ -23,7 +24,8 @@ def _parser() -> Parser:
     parser = Parser(
         prog="ndm score",
         description="Write the bound and the log-likelihood of every row of a table, or of every image.",
-        epilog="A command that was stopped or killed is resumed by giving it again.",
+        epilog="A command that was stopped or killed is resumed by giving it again, except with the options of "
+        "conditional scores.",
     )
     parser.add_argument("run", metavar="RUN", help="the folder of a run")
     parser.add_argument(
@@ -34,8 +36,8 @@ def _parser() -> Parser:
     parser.add_argument("--out", required=True, metavar="FILE", help="output file, ending in .parquet or .csv")
     parser.add_argument("--no-likelihood", action="store_true", help="compute the bound only, which is faster")
     parser.add_argument(
-        "--times", type=positive, default=20, metavar="N",
-        help="noise levels per row for the bound, an even number (default: %(default)s)",
+        "--times", type=positive, metavar="N",
+        help="noise levels per row for the bound, an even number (default: 20, or 64 for conditional scores)",
     )  # fmt: skip
     parser.add_argument(
         "--tolerance",
@@ -65,11 +67,68 @@ def _parser() -> Parser:
     )  # fmt: skip
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
     add_allow(parser)
+    _add_conditional(parser)
     return parser
 
 
+def _add_conditional(parser: Parser) -> None:
+    group = parser.add_argument_group(
+        "conditional scores",
+        "For a model of a table with columns of several kinds. Each of these options writes the columns `log_prob`, "
+        "log p(wanted | given) in nats, `log_prob_stderr` and `kind`. They are computed in memory on the CPU. "
+        "Conditionals other than that of the training need a model trained with --training.conditionals any.",
+    )
+    group.add_argument("--given", nargs="+", metavar="NAME", help="columns that the score is conditional on")
+    group.add_argument(
+        "--wanted", nargs="+", metavar="NAME", help="columns whose probability is computed (default: all not given)"
+    )
+    group.add_argument(
+        "--missing", choices=("value", "left-out"),
+        help="meaning of a missing cell: a value of its column, or left out, so that the score is that of the observed "
+        "cells (default: value)",
+    )  # fmt: skip
+    group.add_argument(
+        "--explain", action="store_true",
+        help="add a column `explain:NAME` for each column: log p of its cell given all others, or without "
+        "--training.conditionals any its share of the bound; lower for an unlikely cell",
+    )  # fmt: skip
+    group.add_argument(
+        "--percentile", action="store_true",
+        help="add the column `percentile`: the conformal p-value of the score among the scores of the run's validation "
+        "split; low for an abnormal row",
+    )  # fmt: skip
+    group.add_argument("--data.path", metavar="PATH", help="for --percentile: path of the training data, if moved")
+
+
+def _is_conditional(options: argparse.Namespace) -> bool:
+    named = (options.given, options.wanted, options.missing)
+    return options.explain or options.percentile or any(value is not None for value in named)
+
+
+def _score_conditional(run: Run, overrides: Sequence[str], options: argparse.Namespace) -> None:
+    from ndm.cli.conditional import score_conditional
+    from ndm.cli.tables import single_process
+    from ndm.scoring.checks import check_options, check_out
+
+    if options.split is not None:
+        raise ValueError("--split is for images only: a table is scored as a whole.")
+    options.missing = (options.missing or "value").replace("-", " ")
+    out = Path(options.out)
+    check_out(out)
+    check_options(
+        options.times or 64, options.tolerance, options.samples, options.probes, options.precision, options.batch_size,
+        options.max_rows, options.seed,
+    )  # fmt: skip
+    told = telling(out, f"the scores are in {out}.", "no scores were written; run the same command again.")
+    with told, single_process("ndm score"):
+        score_conditional(run, out, overrides, options)
+
+
 def run(arguments: list[str]) -> None:
+    arguments, overrides = without_data(arguments)
     options = _parser().parse_args(arguments)
+    if overrides and not options.percentile:
+        raise ValueError(f"{overrides[0]} is for --percentile: leave it out.")
     find_allowed(options.allow)
 
     from ndm._internal.distributed import process_group, world_size
@@ -77,6 +136,9 @@ def run(arguments: list[str]) -> None:
     from ndm.training import Run
 
     run = Run(Path(options.run))
+    if _is_conditional(options):
+        _score_conditional(run, overrides, options)
+        return
     told = telling(Path(options.out), f"the scores are in {options.out}.", STOPPED["score"])
     with told, process_group(options.device) as device:
         if world_size() > 1:
@@ -89,7 +151,7 @@ def run(arguments: list[str]) -> None:
             _rows(run, model, options.data, options.split, options.allow),
             options.out,
             likelihood=not options.no_likelihood,
-            times=options.times,
+            times=options.times or 20,
             tolerance=options.tolerance,
             samples=options.samples,
             probes=options.probes,

@@ -15,7 +15,13 @@ from ndm.training import Run
 __all__ = ["label_dropout", "looked_for", "read_run_data"]
 
 
-def read_run_data(run: Run, overrides: Sequence[str] = (), other: bool = False, allow: Iterable[str] = ()) -> Data:
+def read_run_data(
+    run: Run,
+    overrides: Sequence[str] = (),
+    other: bool = False,
+    allow: Iterable[str] = (),
+    otherwise: str = "or give --other-data to evaluate on these data",
+) -> Data:
     """Read the training data of a run, and check that they have not changed.
 
     Args:
@@ -23,6 +29,7 @@ def read_run_data(run: Run, overrides: Sequence[str] = (), other: bool = False, 
         overrides: new location of the data, if moved: ``--data.path PATH``, as on the command line.
         other: accept changed data.
         allow: additional modules whose classes the configuration may use.
+        otherwise: alternative advice if the data have changed, as the end of a sentence.
 
     Raises:
         FileNotFoundError: the data do not exist.
@@ -33,7 +40,7 @@ def read_run_data(run: Run, overrides: Sequence[str] = (), other: bool = False, 
         if other:
             len(data.examples("train"))  # raises errors in the data here
         else:
-            run.require_same_data(data, "or give --other-data to evaluate on these data")
+            run.require_same_data(data, otherwise)
     return data
 
 

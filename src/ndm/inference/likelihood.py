@@ -167,8 +167,8 @@ def log_likelihood(
             mean, stderr = log_p.mean(0), torch.zeros_like(log_p[0]) if exact else _spread(log_p)
         else:
             draw = _uniform if dequantization == "uniform" else _variational
-            portions = [draw(flow, model, data, n, generator) for n in _portions(samples, data)]
-            weights, error, solved = (torch.cat(part) for part in zip(*portions, strict=True))
+            parts = [draw(flow, model, data, n, generator) for n in portions(samples, data.numel())]
+            weights, error, solved = (torch.cat(part) for part in zip(*parts, strict=True))
             error, solved = error.mean(0), solved.all(0)
             mean, stderr = _combine(weights + model.log_det(data), importance=dequantization == "importance")
     kind = _PROBED_IMPORTANCE if dequantization == "importance" and not exact else _KINDS[dequantization]
@@ -230,9 +230,9 @@ def _combine(weights: Tensor, importance: bool) -> tuple[Tensor, Tensor]:
     return log_mean, _spread(torch.exp(weights - log_mean))
 
 
-def _portions(samples: int, x: Tensor) -> list[int]:
-    """The numbers of samples per example to process at a time, chosen to fit in one batch."""
-    most = max(1, NUMBERS_AT_ONCE // max(1, x.numel()))
+def portions(samples: int, numbers: int) -> list[int]:
+    """The numbers of samples per example to process at a time, for a batch of so many numbers."""
+    most = max(1, NUMBERS_AT_ONCE // max(1, numbers))
     return [min(most, samples - done) for done in range(0, samples, most)]
 
 

@@ -249,6 +249,13 @@ class Column:
         return len(self.levels) + self.other if self.missing else None
 
     @property
+    def typical(self) -> float:
+        """A cell that the column can hold, to stand for one that is not looked at."""
+        if self.kind == "categorical":
+            return 0.0
+        return float(self.levels[0]) if self.levels else self.map.shift
+
+    @property
     def on_a_line(self) -> bool:
         """Whether the atoms are whole numbers on a line."""
         return self.kind == "whole" and self.rest is None

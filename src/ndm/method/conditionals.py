@@ -26,7 +26,16 @@ from ndm.method.transforms.linear import Identity
 if TYPE_CHECKING:
     from ndm.method.process import Process
 
-__all__ = ["GIVEN", "LEFT_OUT", "WANTED", "column_numbers", "conditional", "random_states"]
+__all__ = [
+    "GIVEN",
+    "LEFT_OUT",
+    "WANTED",
+    "column_numbers",
+    "conditional",
+    "random_states",
+    "state_labels",
+    "stated",
+]
 
 #: Shares of the rows of a batch whose columns are all wanted, and of which one column is wanted and all others given.
 JOINT, ONE = 0.4, 0.3
@@ -167,6 +176,61 @@ class _SomeDenoiser(BaseDenoiser):
         states = self.states.to(z.device).expand(len(z), -1)
         every = self.base.probabilities(_spread(z, self.wanted, d), level, states, seen)
         return every[int((self.states == WANTED).nonzero()[0])]
+
+
+def stated(model: Process, *, present: bool = False) -> Process:
+    r"""The model of rows whose columns have a state of their own in every row, for samples.
+
+    Its labels are the states and the given codes and values, (B, C + d): :func:`state_labels`. Of its samples, (B, C),
+    the wanted cells are meant; the others are of no use.
+
+    Args:
+        model: a model of a table that was trained with conditionals.
+        present: that no wanted cell is missing.
+
+    Raises:
+        ValueError: the model is not of a table, or was not trained with conditionals.
+    """
+    from ndm.method.process import Process
+
+    encoding, denoiser = model.standardize, model.denoiser
+    if not isinstance(encoding, TableEncoding) or not isinstance(denoiser, MixedDenoiser):
+        raise ValueError("This model has no conditionals: train it with --training.conditionals any.")
+    decoder = model.decoder
+    holes = {i: hole for i, c in enumerate(encoding.table) if (hole := c.missing_index) is not None} if present else {}
+    if holes:
+        assert isinstance(decoder, MixedDecoder)
+        denoiser, decoder = denoiser.without(holes), decoder.without(holes)
+    own = Process(
+        model.schedule, model.transform, _StatedDenoiser(denoiser), decoder, model.reverse_variance, model.volatility,
+        encoding,
+    )  # fmt: skip
+    return own.train(model.training)
+
+
+def state_labels(encoding: TableEncoding, rows: Tensor, states: Tensor) -> Tensor:
+    """The labels of :func:`stated` for rows, (B, C), with states, (B, C): (B, C + d), in float64.
+
+    Cells that are not given may be anything, NaN included.
+    """
+    fill = torch.tensor([column.typical for column in encoding.table], dtype=torch.float64)
+    seen = encoding(torch.where(states == GIVEN, rows.double(), fill))
+    return torch.cat([states.double(), seen], 1)
+
+
+class _StatedDenoiser(BaseDenoiser):
+    """The denoiser of the wanted columns of each row, with states and given values as labels."""
+
+    def __init__(self, base: MixedDenoiser) -> None:
+        super().__init__()
+        self.base = base
+        self.given_size = len(base.parts) + base.dimensions
+
+    def estimate(self, z: Tensor, level: NoiseLevel, labels: Tensor | None = None) -> Estimate:
+        if labels is None:
+            raise ValueError("The states of the columns are missing: pass them with the given values as labels.")
+        states, seen = labels[:, : len(self.base.parts)].long(), labels[:, len(self.base.parts) :]
+        return self.base.estimate(z, level, states=states, seen=seen.to(z))
 
 
 class _SomeCurve(Curve):

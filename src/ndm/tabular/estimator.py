@@ -16,17 +16,9 @@ from ndm.data.kinds import Cells
 from ndm.data.mixed import rows_of_numbers
 from ndm.method.columns import Column
 from ndm.model import NDM
+from ndm.tabular.densities import log_prob, table_of
 from ndm.tabular.input import FrameData, cells_of_input, form_of, in_the_form_of, is_frame
-from ndm.tabular.queries import (
-    STEPS,
-    class_probabilities,
-    explain,
-    impute,
-    log_prob,
-    percentiles,
-    sample_given,
-    table_of,
-)
+from ndm.tabular.queries import STEPS, class_probabilities, explain, impute, percentiles, sample_given
 
 try:
     from sklearn.base import BaseEstimator

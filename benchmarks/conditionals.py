@@ -1,0 +1,315 @@
+"""Conditionals and missing cells of mixed tables, by the models of mixed.py and by other methods.
+
+    python benchmarks/conditionals.py target --data DATA --scratch ROWS    price of diamonds and median_house_value of
+                                                                           housing, given all other columns
+    python benchmarks/conditionals.py impute --data DATA --scratch ROWS    20% of the cells of test rows removed
+
+``any`` is the model of mixed.py (``--training.conditionals any``); ``fixed`` is trained here for as many seconds with
+the other columns given (``--data.given``). The others: ``flow``, zuko's neural spline flow of the target, on the same
+scale, with the encoding of the other columns as its context, with early stopping, for as many CPU seconds; ``linear``,
+least squares on the same scale with normal errors; ``boosting``, scikit-learn's HistGradientBoostingRegressor with its
+defaults, once for each of 19 quantiles. log p is in nats, of the target's value (counting measure); CRPS is in the
+target's unit, from 200 samples or 19 quantiles; coverage is that of the interval between the 5% and the 95% quantile.
+
+Missing cells: ``median`` and most frequent value of the training rows; ``iterative``, scikit-learn's IterativeImputer
+on the values and one-hot codes; ``ndm``, the median or most frequent of 20 draws. Errors: the mean absolute error over
+the column's standard deviation for numbers, the share of wrong categories for the others; and log p of the true cell
+given the observed ones. Errors are standard errors over test rows. Results are lines of results/conditionals.jsonl and
+results/imputation.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import tempfile
+import time
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from bench import RESULTS, environment, write
+from density.cells import over_rows
+from mixed import SETS, path_of
+from torch import Tensor
+
+import ndm
+from ndm.configs.configuration import Configuration
+from ndm.data import Table
+from ndm.data.choosing import part_of
+from ndm.tabular import impute, log_prob, sample_given
+from ndm.tabular.calibration import crps, interval
+from ndm.training import fit
+
+TARGETS = {"housing": "median_house_value", "diamonds": "price"}
+ROWS, DRAWS = 1000, 200
+LEVELS = np.linspace(0.05, 0.95, 19)
+
+
+def pinball(quantiles: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The CRPS by twice the mean pinball loss of 19 quantiles, (n, 19)."""
+    gap = y[:, None] - quantiles
+    return 2 * np.maximum(LEVELS * gap, (LEVELS - 1) * gap).mean(1)
+
+
+def by_ndm(model: ndm.NDM, rows: Tensor, place: int, others: list[int]) -> dict[str, np.ndarray]:
+    found = log_prob(model, rows, [place], others)
+    draws = sample_given(model, rows, others, [place], n=DRAWS, present=True)[:, place].reshape(len(rows), DRAWS)
+    return {"log_p": found.values.numpy(), "draws": draws.numpy()}
+
+
+def fixed(path: Path, target: str, seconds: float, seed: int) -> ndm.NDM:
+    table = Table(str(path), kinds="auto")
+    given = [name for name in table.columns if name != target]
+    built = Configuration.read(
+        "table",
+        ["--data.path", str(path), "--data.given", str(given), "--trainer.max_time", str(seconds), "--seed", str(seed)],
+    ).build()
+    with tempfile.TemporaryDirectory() as folder:
+        return fit(
+            built.model, built.data, Path(folder) / "run", built.training, built.trainer, seed=seed, progress=False,
+            verbose=False,
+        )  # fmt: skip
+
+
+class Regression:
+    """The target on the scale of its column's map, and the encoding of all other columns, as (n, d)."""
+
+    def __init__(self, table: Table, split: str, place: int, rows: Tensor | None = None) -> None:
+        encoding = table.encoding
+        assert encoding is not None
+        rows = table.split(split) if rows is None else rows
+        self.column = encoding.table[place]
+        self.r = rows[:, place]
+        self.y = self.column.map.forward(self.r)
+        x = encoding(rows)
+        self.x = x[:, encoding.coordinates([i for i in range(len(encoding.table)) if i != place])]
+        self.log_width = self.column.map.log_slope(self.y) + math.log(self.column.step)
+
+
+def linear(train: Regression, test: Regression, seed: int) -> dict[str, np.ndarray]:
+    a = torch.cat([train.x, torch.ones(len(train.x), 1)], 1)
+    weights = torch.linalg.lstsq(a, train.y[:, None], driver="gelsd").solution
+    deviation = (train.y - (a @ weights)[:, 0]).std()
+    mean = (torch.cat([test.x, torch.ones(len(test.x), 1)], 1) @ weights)[:, 0]
+    log_p = torch.distributions.Normal(mean, deviation).log_prob(test.y) + test.log_width
+    noise = torch.randn(len(mean), DRAWS, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    draws = test.column.map.inverse(mean[:, None] + deviation * noise)
+    return {"log_p": log_p.numpy(), "draws": draws.numpy()}
+
+
+def flow(train: Regression, held: Regression, test: Regression, seconds: float, seed: int) -> dict[str, np.ndarray]:
+    import zuko
+
+    began, _ = time.process_time(), torch.manual_seed(seed)
+    model = zuko.flows.NSF(1, train.x.shape[1], transforms=3, hidden_features=(128, 128))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-2)
+    x, y = train.x.float(), train.y.float()[:, None]
+    best, kept, since, falls = -math.inf, model.state_dict(), 0, 0
+    while falls < 3:
+        for rows in torch.randperm(len(x)).split(512):
+            loss = -model(x[rows]).log_prob(y[rows]).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+            optimizer.step()
+        with torch.no_grad():
+            value = model(held.x.float()).log_prob(held.y.float()[:, None]).mean().item()
+        since += 1
+        if value > best:
+            best, kept, since = value, {k: v.clone() for k, v in model.state_dict().items()}, 0
+        if since >= 10 or time.process_time() - began > (0.7, 0.9, 1.0)[falls] * seconds:
+            falls, since = falls + 1, 0
+            model.load_state_dict(kept)
+            for group in optimizer.param_groups:
+                group["lr"] *= 0.3
+    model.load_state_dict(kept)
+    with torch.no_grad():
+        log_p = model(test.x.float()).log_prob(test.y.float()[:, None]).double() + test.log_width
+        draws = torch.cat([model(part).sample((DRAWS,))[..., 0].T for part in test.x.float().split(100)])
+    return {"log_p": log_p.numpy(), "draws": test.column.map.inverse(draws).numpy()}
+
+
+def boosting(train: Regression, test: Regression, seed: int) -> dict[str, np.ndarray]:
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
+    fits = [
+        HistGradientBoostingRegressor(loss="quantile", quantile=q, random_state=seed).fit(train.x, train.r)
+        for q in LEVELS
+    ]
+    return {"quantiles": np.stack([one.predict(test.x.numpy()) for one in fits], 1)}
+
+
+def measured(found: dict[str, np.ndarray], y: np.ndarray) -> dict[str, Any]:
+    if "quantiles" in found:
+        low, high, score = found["quantiles"][:, 0], found["quantiles"][:, -1], pinball(found["quantiles"], y)
+    else:
+        low, high = interval(found["draws"]).T
+        score = crps(found["draws"], y)
+    line: dict[str, Any] = {}
+    if "log_p" in found:
+        line["log_p"], line["log_p_stderr"] = over_rows(found["log_p"])
+    line["crps"], line["crps_stderr"] = over_rows(score)
+    line["coverage"], line["coverage_stderr"] = over_rows(((low <= y) & (y <= high)).astype(float))
+    return line | {"width": float((high - low).mean())}
+
+
+def one_target(options: argparse.Namespace, name: str, seed: int) -> list[dict[str, Any]]:
+    """The lines of all methods for one table and seed."""
+    target, path = TARGETS[name], path_of(options.data, name)
+    table = Table(str(path), kinds="auto")
+    place = table.columns.index(target)
+    others = [i for i in range(len(table.columns)) if i != place]
+    rows = table.test[part_of(len(table.test), ROWS, 0)]
+    train, held = (Regression(table, split, place) for split in ("train", "validation"))
+    test, lines = Regression(table, "test", place, rows), []
+    model = ndm.NDM.from_pretrained(options.scratch / "any" / f"{name}-{seed}")
+    ways = {
+        "any": lambda: by_ndm(model, rows, place, others),
+        "fixed": lambda: by_ndm(fixed(path, target, SETS[name], seed), rows, place, others),
+        "flow": lambda: flow(train, held, test, SETS[name], seed),
+        "linear": lambda: linear(train, test, seed),
+        "boosting": lambda: boosting(train, test, seed),
+    }
+    for method, way in ways.items():
+        began = time.process_time()
+        line = {"set": name, "target": target, "method": method, "seed": seed}
+        lines.append(line | measured(way(), rows[:, place].numpy()) | {"seconds": time.process_time() - began})
+        print(lines[-1], flush=True)
+    return lines
+
+
+def targets(options: argparse.Namespace) -> None:
+    lines: list[dict[str, Any]] = [{"environment": environment(), "settings": {"rows": ROWS, "draws": DRAWS}}]
+    for seed in options.seeds:
+        for name in options.sets:
+            lines += one_target(options, name, seed)
+    write(RESULTS / "conditionals.jsonl", lines)
+
+
+# ---- missing cells
+
+
+def imputations(options: argparse.Namespace) -> None:
+    lines: list[dict[str, Any]] = [{"environment": environment(), "settings": {"rows": ROWS, "removed": 0.2}}]
+    for name in options.sets:
+        table = Table(str(path_of(options.data, name)), kinds="auto")
+        assert table.encoding is not None
+        train, rows = table.train, table.test[part_of(len(table.test), ROWS, 0)]
+        gone = torch.rand(rows.shape, generator=torch.Generator().manual_seed(0)) < 0.2
+        gone &= ~rows.isnan()
+        holes = torch.where(gone, math.nan, rows)
+        for seed in options.seeds:
+            model = ndm.NDM.from_pretrained(options.scratch / "any" / f"{name}-{seed}")
+            draws = impute(model, holes, n=20, seed=seed).reshape(len(rows), 20, -1)
+            ways = {"median": simple(train, table), "iterative": iterative(train, holes, table, seed)}
+            ways["ndm"] = torch.stack([_middle(draws[..., i], c.kind) for i, c in enumerate(table.encoding.table)], 1)
+            for method, filled in ways.items():
+                line: dict[str, Any] = {"set": name, "method": method, "seed": seed}
+                line |= errors(filled.expand_as(rows), rows, gone, table, train)
+                if method == "ndm":
+                    line["log_p"], line["log_p_stderr"] = of_true_cells(model, rows, holes, gone)
+                else:
+                    line["log_p_marginal"] = None
+                lines.append(line)
+                print(line, flush=True)
+    write(RESULTS / "imputation.jsonl", lines)
+
+
+def _middle(draws: Tensor, kind: str) -> Tensor:
+    return draws.mode(1).values if kind == "categorical" else draws.median(1).values
+
+
+def simple(train: Tensor, table: Table) -> Tensor:
+    """The median, or the most frequent category, of each column."""
+    assert table.encoding is not None
+    found = []
+    for column, values in zip(table.encoding.table, train.T, strict=True):
+        known = values[~values.isnan()]
+        often = Counter(known.tolist()).most_common(1)[0][0] if column.kind == "categorical" else known.median().item()
+        found.append(often)
+    return torch.tensor([found], dtype=torch.float64)
+
+
+def iterative(train: Tensor, holes: Tensor, table: Table, seed: int) -> Tensor:
+    """IterativeImputer on numbers and one-hot codes; a category is that of the largest code."""
+    from sklearn.experimental import enable_iterative_imputer  # noqa: F401
+    from sklearn.impute import IterativeImputer
+
+    assert table.encoding is not None
+    columns = table.encoding.table
+    imputer = IterativeImputer(random_state=seed, max_iter=10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        imputer.fit(_one_hot(train, columns))
+        found = torch.from_numpy(imputer.transform(_one_hot(holes, columns)))
+    result, at = [], 0
+    for column in columns:
+        k = len(column.levels) + column.other if column.kind == "categorical" else 1
+        part = found[:, at : at + k]
+        result.append(part.argmax(1).double() if column.kind == "categorical" else part[:, 0])
+        at += k
+    return torch.stack(result, 1)
+
+
+def _one_hot(rows: Tensor, columns: Any) -> np.ndarray:
+    pieces = []
+    for column, values in zip(columns, rows.T, strict=True):
+        if column.kind == "categorical":
+            codes = torch.arange(len(column.levels) + column.other)
+            hot = (values[:, None] == codes).double()
+            pieces.append(torch.where(values.isnan()[:, None], math.nan, hot))
+        else:
+            pieces.append(values[:, None])
+    return torch.cat(pieces, 1).numpy()
+
+
+def errors(filled: Tensor, rows: Tensor, gone: Tensor, table: Table, train: Tensor) -> dict[str, float]:
+    """The mean absolute error of numbers in standard deviations, and the share of wrong categories."""
+    assert table.encoding is not None
+    numbers, wrong = [], []
+    for i, column in enumerate(table.encoding.table):
+        own = gone[:, i]
+        if column.kind == "categorical":
+            wrong.append((filled[own, i] != rows[own, i]).double())
+        else:
+            known = train[~train[:, i].isnan(), i]
+            numbers.append((filled[own, i] - rows[own, i]).abs() / known.std())
+    mae, mae_error = over_rows(torch.cat(numbers).numpy())
+    share, share_error = over_rows(torch.cat(wrong).numpy())
+    return {"mae": mae, "mae_stderr": mae_error, "wrong": share, "wrong_stderr": share_error}
+
+
+def of_true_cells(model: ndm.NDM, rows: Tensor, holes: Tensor, gone: Tensor) -> tuple[float, float]:
+    """The mean bound of log p(removed cells | observed cells) per removed cell, over rows."""
+    from ndm.method.bounds import bound
+    from ndm.method.conditionals import GIVEN, WANTED
+
+    some = gone.any(1)
+    states = torch.where(gone[some], WANTED, GIVEN)
+    total, times = torch.zeros(int(some.sum()), dtype=torch.float64), 64
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for i in range(times):
+            u = (i + torch.rand(len(total), generator=generator, dtype=torch.float64)) / times
+            total -= bound(model, rows[some], times=u, generator=generator, states=states).total.double() / times
+    return over_rows((total / gone[some].sum(1)).numpy())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("target", "impute"))
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--scratch", type=Path, required=True)
+    parser.add_argument("--sets", nargs="+", default=list(TARGETS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    {"target": targets, "impute": imputations}[options.what](options)
+
+
+if __name__ == "__main__":
+    main()
