@@ -21,6 +21,7 @@ from ndm.method.process import Process
 from ndm.model import NDM
 from ndm.report.measures import WALK, Walk
 from ndm.report.subjects import Subject
+from ndm.tabular.calibration import pit
 from ndm.tabular.queries import class_probabilities, sample_given
 
 __all__ = ["TableFindings", "cells_as_text", "conditional_walk", "coordinate_names", "measure_table"]
@@ -114,18 +115,16 @@ def _transform(
     model: NDM, encoding: TableEncoding, rows: Tensor, column: int, seed: int, generator: np.random.Generator
 ) -> np.ndarray:
     """P(Y < y) + U P(Y = y) for each row, with U uniform, by probabilities of the levels or by samples."""
-    u, y = generator.random(len(rows)), rows[:, column].double().numpy()
+    y = rows[:, column].double().numpy()
     others = [i for i in range(len(encoding.table)) if i != column]
     spec = encoding.table[column]
     if spec.rest is None:
         p = class_probabilities(model, rows, column, seed=seed).numpy()
         at = np.abs(np.array(spec.levels)[None] - y[:, None]).argmin(1)
         own = p[np.arange(len(p)), at]
-        return np.asarray(p.cumsum(1)[np.arange(len(p)), at] - own + u * own)
+        return np.asarray(p.cumsum(1)[np.arange(len(p)), at] - generator.random(len(p)) * own)
     drawn = sample_given(model, rows, others, [column], n=DRAWS, steps=STEPS, seed=seed, present=True)
-    values = drawn[:, column].reshape(len(rows), DRAWS).numpy()
-    below, equal = (values < y[:, None]).sum(1), (values == y[:, None]).sum(1)
-    return np.asarray((below + u * (equal + 1)) / (DRAWS + 1))
+    return pit(drawn[:, column].reshape(len(rows), DRAWS).numpy(), y, seed=seed_of(seed, PIT, column))
 
 
 # ---- trajectories and cells
