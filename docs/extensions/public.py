@@ -22,7 +22,9 @@ from sphinx.util.docutils import SphinxDirective
 import ndm
 
 #: The modules, besides ``ndm`` itself, whose names a user is to know.
-PUBLIC = ("data", "networks", "training", "evaluation", "evaluation.quality", "scoring", "plotting", "report")
+PUBLIC = (
+    "data", "networks", "training", "evaluation", "evaluation.quality", "scoring", "tabular", "plotting", "report",
+)  # fmt: skip
 
 
 def modules() -> list[str]:
@@ -171,7 +173,13 @@ def _signature(
     return ("()" if signature == "(*args: Any, **kwargs: Any)" else signature), returns
 
 
+def _skip(app: Sphinx, what: str, name: str, obj: object, skip: bool, options: object) -> bool | None:
+    """Leave out what scikit-learn adds to an estimator."""
+    return True if re.fullmatch(r"set_\w+_request", name) else None
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
+    app.connect("autodoc-skip-member", _skip)
     app.add_directive("public", Public)
     app.add_directive("names", Names)
     app.connect("missing-reference", _find)

@@ -189,7 +189,19 @@ class NDM(Process):
         )  # fmt: skip
 
     def conditional(self, wanted: Sequence[str | int], given: Sequence[str | int] = ()) -> Process:
-        """The model of some columns of a table given others; see :func:`ndm.method.conditionals.conditional`."""
+        """The model of some columns of a table given others; see :func:`ndm.method.conditionals.conditional`.
+
+        Args:
+            wanted: the wanted columns, by name or number.
+            given: the given ones; all others are left out.
+
+        Returns:
+            A process whose data are rows of the wanted columns, (B, W), and whose labels are the codes and values of
+            the given ones, (B, g).
+
+        Raises:
+            ValueError: the model has no such conditional, a column is unknown, or in both lists.
+        """
         return conditional(self, wanted, given)
 
     def calibrate(

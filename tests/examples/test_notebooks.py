@@ -62,8 +62,16 @@ def texts(notebook: NotebookNode) -> list[str]:
     return found
 
 
-def test_there_are_six() -> None:
-    assert [path.stem for path in NOTEBOOKS] == ["classes", "digits", "likelihood", "parts", "table", "tour-2d"]
+def test_there_are_seven() -> None:
+    assert [path.stem for path in NOTEBOOKS] == [
+        "classes",
+        "digits",
+        "likelihood",
+        "parts",
+        "table",
+        "tables",
+        "tour-2d",
+    ]
     assert all(path.name in (EXAMPLES / "README.md").read_text() for path in NOTEBOOKS)
     assert sum(path.stat().st_size for path in NOTEBOOKS) < 800_000
 

@@ -196,8 +196,8 @@ def _hopeless(result: Evaluation, places: Tensor) -> Tensor:
 
 
 def _has_mixture(model: NDM, data: Data) -> bool:
-    """Whether a Gaussian mixture is comparable: continuous vectors without classes."""
-    if len(data.shape) != 1 or data.shape[0] > baselines.COLUMNS or model.decoder.discrete:
+    """Whether a Gaussian mixture is comparable: continuous vectors without classes or given columns."""
+    if data.given or len(data.shape) != 1 or data.shape[0] > baselines.COLUMNS or model.decoder.discrete:
         return False
     try:
         enough = len(data.examples("train")) > 1 and len(data.examples("validation")) > 0

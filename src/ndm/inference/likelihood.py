@@ -33,6 +33,7 @@ from ndm._internal.precision import residual_path
 from ndm._internal.random import normal_like
 from ndm.inference.divergence import exact_divergence, integral_and_error, or_by_chance, quadratic_forms
 from ndm.inference.solvers import solve_fixed
+from ndm.method.conditionals import of_given_columns
 from ndm.method.process import Process, frozen
 from ndm.method.schedules import per_example
 from ndm.method.transforms.curve import tile
@@ -148,6 +149,7 @@ def log_likelihood(
         RuntimeWarning: some examples are not solved to the tolerance; the message says how many.
     """
     dequantization = _dequantization(model, dequantization)
+    model, x, labels = of_given_columns(model, x, labels)
     data = model.to_model(x)
     labels = as_labels(model, labels, len(data))
     exact = _is_exact(divergence, data[0].numel())

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ndm._internal.inputs import Values, as_tensor, precision_of
 from ndm.method.denoisers import BaseDenoiser, Estimate
 from ndm.method.encoding import TableEncoding
 from ndm.method.mixed import MixedDecoder
@@ -32,6 +33,7 @@ __all__ = [
     "WANTED",
     "column_numbers",
     "conditional",
+    "of_given_columns",
     "random_states",
     "state_labels",
     "stated",
@@ -136,6 +138,29 @@ def conditional(
         part,
     )
     return own.train(model.training)
+
+
+def of_given_columns(model: Process, rows: Values, labels: Tensor | None) -> tuple[Process, Values, Tensor | None]:
+    """For a model trained for one conditional: that conditional, its rows and its labels. Others are returned as given.
+
+    Args:
+        model: any model.
+        rows: the data; for a model trained with given columns (B, C), in the order of the table.
+        labels: class labels, or None.
+
+    Raises:
+        ValueError: a given cell is infinite, or missing or unknown to its column.
+    """
+    encoding, denoiser = model.standardize, model.denoiser
+    if labels is not None or not isinstance(encoding, TableEncoding) or not isinstance(denoiser, MixedDenoiser):
+        return model, rows, labels
+    given = denoiser.given or []
+    if not given:
+        return model, rows, labels
+    data = as_tensor(rows, "rows").double()
+    wanted = [i for i in range(len(encoding.table)) if i not in given]
+    seen = encoding.restricted(given)(data[:, given]).to(precision_of(model) or torch.float32)
+    return conditional(model, wanted, given), data[:, wanted], seen
 
 
 def _spread(x: Tensor, coordinates: Tensor, d: int) -> Tensor:

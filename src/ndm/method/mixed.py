@@ -86,7 +86,7 @@ class MixedDecoder(Decoder):
         return self.nll_by_column(x, gap, gamma_0).sum(1)
 
     def nll_by_column(self, x: Tensor, gap: Tensor, gamma_0: Tensor) -> Tensor:
-        """-log p(r_j | z_0) of each column, (B, C), in nats; the arguments are those of :meth:`nll`."""
+        """-log p(r_j | z_0) of each column, (B, C), in nats; the arguments are those of :meth:`ndm.Decoder.nll`."""
         return self._by_column(x, gap, gap, gamma_0, 0.0)
 
     def expected_nll(self, x: Tensor, displacement: Tensor, noise: Tensor, level: NoiseLevel) -> Tensor:

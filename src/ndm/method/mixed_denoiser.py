@@ -45,7 +45,7 @@ class MixedDenoiser(GammaRange, BaseDenoiser):
 
     Args:
         net: called as net(z, u), z (B, d), u (B,) in [0, 1]; it returns (B, R), with R the number of
-            :func:`outputs_for` the columns.
+            :func:`~ndm.method.mixed_denoiser.outputs_for` the columns.
         columns: the columns, as for :class:`ndm.MixedDecoder`.
         gamma_range: the noise levels mapped to u = 0 and u = 1; by default the end points of the schedule of the first
             model that uses the denoiser.

@@ -11,6 +11,7 @@ from torch import Tensor
 from ndm.data.choosing import part_of
 from ndm.report.measures import Profile, Walk, cost, noise_profile, steps_of_interest, variance_ratio, walk
 from ndm.report.subjects import Subject
+from ndm.report.tables import TableFindings, conditional_walk, measure_table
 
 __all__ = ["PIECES", "POINTS_DRAWN", "TERMS", "Findings", "affordable_examples", "measure", "numbers_of_steps"]
 
@@ -52,6 +53,7 @@ class Findings:
         steps: number of sampling steps.
         walk: trajectories of some samples.
         ratios: w / v by gamma, for several numbers of steps.
+        table: further measurements of a table with columns of any kind; None for other data.
     """
 
     subject: Subject
@@ -60,6 +62,7 @@ class Findings:
     steps: int
     walk: Walk
     ratios: dict[int, tuple[list[float], list[float]]]
+    table: TableFindings | None = None
 
 
 def numbers_of_steps(findings: Sequence[Findings]) -> str:
@@ -74,7 +77,7 @@ def affordable_examples(subjects: Sequence[Subject]) -> int:
 
 def measure(subject: Subject, seed: int, tick: Callable[[], None] = lambda: None) -> Findings:
     """Measure a run, after loading its examples (if available)."""
-    model, shape = subject.model, subject.shape
+    model = subject.model
     profile = None
     if subject.examples is not None:
         profile = noise_profile(model, subject.examples, subject.labels, points=POINTS, seed=seed, tick=tick)
@@ -82,10 +85,10 @@ def measure(subject: Subject, seed: int, tick: Callable[[], None] = lambda: None
     image = subject.kind == "image"
     n = (36 if affordable > 36 * 20 else 16) if image else POINTS_DRAWN
     steps = _within(STEPS, FEWEST_STEPS, affordable / n)
-    samples = walk(model, n, shape, _on(subject, n), steps=steps, seed=seed).data
+    samples = _walk(subject, n, steps, seed).data
     tick()
-    few = {"image": 3, "plane": 10, "columns": 24}[subject.kind]
-    path = walk(model, few, shape, _on(subject, few), steps=steps, seed=seed + 1)
+    few = {"image": 3, "plane": 10, "columns": 24, "table": 24}[subject.kind]
+    path = _walk(subject, few, steps, seed + 1)
     tick()
     x, labels = subject.x, subject.labels
     if x is None:  # use samples instead of data
@@ -94,7 +97,14 @@ def measure(subject: Subject, seed: int, tick: Callable[[], None] = lambda: None
     interest = steps_of_interest(model, subject.training_steps_of_bound())
     chosen = {T: variance_ratio(model, x[some], T, _rows(labels, some), seed) for T in interest}
     tick()
-    return Findings(subject, profile, samples, steps, path, {T: r for T, r in chosen.items() if r is not None})
+    found = None if subject.encoding is None else measure_table(subject, affordable, seed)
+    return Findings(subject, profile, samples, steps, path, {T: r for T, r in chosen.items() if r is not None}, found)
+
+
+def _walk(subject: Subject, n: int, steps: int, seed: int) -> Walk:
+    if subject.kind == "table":
+        return conditional_walk(subject, n, steps, seed)
+    return walk(subject.model, n, subject.shape, _on(subject, n), steps=steps, seed=seed)
 
 
 def _rows(labels: Tensor | None, rows: Tensor) -> Tensor | None:

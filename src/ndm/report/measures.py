@@ -242,7 +242,7 @@ def walk(
 def cost(model: NDM, shape: tuple[int, ...], labels: Tensor | None = None) -> float:
     """Count the floating-point operations of one reverse step of one example."""
     like = next(iter(model.parameters()), torch.empty(0))
-    z = torch.zeros(1, *shape, device=like.device, dtype=like.dtype)
+    z = torch.zeros(1, *model.latent_shape(shape), device=like.device, dtype=like.dtype)
     t = z.new_tensor([0.5])
     with FlopCounterMode(display=False) as counter, frozen(model):
         stride = DiscreteStep(model.step(t * 0.8, t, t.long(), None))

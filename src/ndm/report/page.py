@@ -20,6 +20,7 @@ from ndm.report.drawing import swatch
 from ndm.report.findings import PIECES, Findings, affordable_examples, measure
 from ndm.report.sections import (
     bound,
+    columns,
     configuration,
     evaluation,
     noise,
@@ -37,7 +38,7 @@ __all__ = ["render", "report"]
 
 #: In page order.
 _SECTIONS = (
-    summary, training, bound, evaluation, samples, transformation, trajectories, noise, configuration,
+    summary, training, bound, columns, evaluation, samples, transformation, trajectories, noise, configuration,
 )  # fmt: skip
 
 
@@ -92,7 +93,8 @@ def report(
                 bar.set_postfix_str(subject.name)
                 subject.take_examples(n, data or named_data, seed)
                 findings.append(measure(subject, seed, bar.update))
-        page = render([room.section(findings) for room in _SECTIONS], findings, seed)
+        sections = [section for room in _SECTIONS if (section := room.section(findings)).blocks]
+        page = render(sections, findings, seed)
         with atomic_write(out) as file:
             file.write(page.encode())
     return out

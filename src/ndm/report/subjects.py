@@ -19,6 +19,8 @@ import ndm.data
 from ndm.data import Data
 from ndm.data.choosing import part_of
 from ndm.evaluation import read_per_example, read_places, row_name
+from ndm.method.encoding import TableEncoding
+from ndm.method.mixed_denoiser import MixedDenoiser
 from ndm.model import NDM
 from ndm.report.blocks import with_error
 from ndm.storage.texts import LARGEST_YAML, parse_yaml, read_json, read_text
@@ -75,10 +77,17 @@ class Subject:
 
     @property
     def kind(self) -> str:
-        """Kind of display of its examples: ``image``, ``plane`` (points with two coordinates) or ``columns``."""
+        """Kind of display: ``image``, ``plane`` (two coordinates), ``columns``, or ``table`` (columns of any kind)."""
+        if (own := self.encoding) is not None and (own.discrete or isinstance(self.model.denoiser, MixedDenoiser)):
+            return "table"
         if len(self.shape) == 3 and self.shape[0] in (1, 3):
             return "image"
         return "plane" if math.prod(self.shape) == 2 else "columns"
+
+    @property
+    def encoding(self) -> TableEncoding | None:
+        """The encoding of a table's rows, if the model has one."""
+        return own if isinstance(own := self.model.standardize, TableEncoding) else None
 
     @property
     def dimensions(self) -> int:

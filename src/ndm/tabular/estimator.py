@@ -111,10 +111,8 @@ class TabularNDM(ConditionalMethods, BaseEstimator):
 
     Attributes:
         model_: the fitted :class:`ndm.NDM`.
-        columns_: the names of the columns of the model, without those left out.
         lines_: sentences about the columns: their kinds, and which are left out.
         log_: what the training logged.
-        validation_scores_: ``score_samples`` of the validation rows.
         n_features_in_: the number of columns of the table.
         feature_names_in_: their names, for tables with names.
 
@@ -238,7 +236,7 @@ class TabularNDM(ConditionalMethods, BaseEstimator):
 
     @property
     def columns_(self) -> tuple[str, ...]:
-        """The names of the model's columns."""
+        """The names of the model's columns, (C,), without those left out."""
         return table_of(self._fitted()).names
 
     def _fitted(self) -> NDM:

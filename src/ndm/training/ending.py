@@ -69,7 +69,13 @@ def finish(
     """
     earlier = _earlier_best(run, module.validations) if training.keep == "best" else None
     said = verdict(module.validations, module.unit, training.keep, trainer, run, earlier)
-    if as_command and len(data.shape) == 1 and not model.decoder.discrete and data.shape[0] <= COLUMNS:
+    if (
+        as_command
+        and not data.given
+        and len(data.shape) == 1
+        and not model.decoder.discrete
+        and data.shape[0] <= COLUMNS
+    ):
         said.append(_against_a_mixture(model, data, seed))
     for line in filter(None, said):
         logger.info("%s", line)

@@ -12,6 +12,8 @@ from ndm.report.blocks import Entry, Figure, Gallery, Section
 from ndm.report.drawing import DRAWN, MUTED, axes, colour, dash, grid_of_axes, label_of, limits, numbers, svg
 from ndm.report.findings import POINTS_DRAWN, Findings, numbers_of_steps
 from ndm.report.grouping import groups
+from ndm.report.marginals import DRAWN as KINDS_DRAWN
+from ndm.report.marginals import columns_in_pairs, columns_one_by_one
 from ndm.report.pixels import nearly_square, picture, shown
 from ndm.report.subjects import Subject
 
@@ -22,6 +24,9 @@ def section(findings: Sequence[Findings]) -> Section:
     part = Section("samples", "Samples beside data")
     for group in groups([f.subject for f in findings]):
         some = [f for f in findings if f.subject in group]
+        if group[0].kind == "table":
+            part.blocks += [_by_kinds(f) for f in some]
+            continue
         if group[0].kind == "columns":
             part.blocks += [_by_columns(f) for f in some]
             continue
@@ -79,6 +84,20 @@ def _spread(x: Tensor, s: Subject) -> np.ndarray:
     if s.levels is None:
         return points
     return points + np.random.default_rng(0).uniform(-0.7, 0.7, points.shape) / s.levels
+
+
+def _by_kinds(f: Findings) -> Gallery:
+    s, data = f.subject, _data([f])
+    pairs = columns_in_pairs(s, f.samples, data)
+    many = f" (the first {KINDS_DRAWN} of {s.dimensions})" if s.dimensions > KINDS_DRAWN else ""
+    return Gallery(
+        [columns_one_by_one(s, f.samples, data), *([pairs] if pairs else [])],
+        f"{'Grey: test rows; coloured: samples' if data is not None else 'Samples'} of {s.name} by ancestral sampling, "
+        f"{numbers_of_steps([f])}. Each column by itself{many}: the share of rows by value, with missing cells as a "
+        "bar of their own; then pairs of columns, without rows in which one of the two is missing. Points of columns "
+        f"with levels are jittered. {_DIFFER if data is not None else ''}",
+        [*([Entry("test rows", None)] if data is not None else []), Entry(s.name, s.index)],
+    )
 
 
 def _by_columns(f: Findings) -> Gallery:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from ndm.evaluation import mean_and_error
 from ndm.evaluation.results import MIXTURE
+from ndm.method.columns import KINDS
 from ndm.report.blocks import Section, Table, Text, minus, with_error
 from ndm.report.findings import TERMS, Findings
 from ndm.report.grouping import groups
@@ -44,10 +46,13 @@ def _data(f: Findings) -> str:
     s = f.subject
     shape = " × ".join(map(str, s.shape))
     values = "continuous" if s.levels is None else f"{s.levels} levels"
+    if s.encoding is not None:
+        kinds = Counter(column.kind for column in s.encoding.table)
+        values = "columns: " + ", ".join(f"{kinds[kind]} {kind}" for kind in KINDS if kinds[kind])
     section = s.config.get("data")
     name = section.get("class_path") if isinstance(section, Mapping) else section
     known = str(name).rpartition(".")[2] if name else type(s.data).__name__ if s.data is not None else ""
-    return f"{known + ': ' if known else ''}{shape}, {values}"
+    return f"{known + ': ' if known else ''}{shape}{' ' if s.encoding else ', '}{values}"
 
 
 def _schedule(f: Findings) -> str:

@@ -10,6 +10,7 @@ from ndm.report.blocks import Figure, Gallery, Section
 from ndm.report.drawing import INK, MUTED, axes, colour, grid_of_axes, label_of, numbers, svg
 from ndm.report.findings import Findings, numbers_of_steps
 from ndm.report.pixels import picture, shades, shown
+from ndm.report.tables import coordinate_names
 
 __all__ = ["section"]
 
@@ -52,7 +53,10 @@ def _lines(f: Findings) -> Figure:
 def _columns_over_time(f: Findings) -> Figure:
     s, walk = f.subject, f.walk
     z, t, names = numbers(walk.z.flatten(2)), numbers(walk.times), s.column_names()
-    drawn = min(s.dimensions, 3)
+    if s.kind == "table" and s.encoding is not None:
+        given = getattr(s.model.denoiser, "given", None) or []
+        names = coordinate_names(s.encoding, [i for i in range(len(names)) if i not in given])
+    drawn = min(z.shape[2], 3)
     with grid_of_axes(drawn, 1, height=0.5 + 1.2 * drawn, sharex=True) as (figure, every):
         for i, ax in enumerate(every.flat):
             for e in range(z.shape[1]):
@@ -87,6 +91,14 @@ _WAYS: dict[str, tuple[Callable[[Findings], Figure], str]] = {
         (
             "The first columns, from noise, t = 1 on the left, to data, t = 0 on the right. Each line is one "
             "sample's state z; different runs start from the same noise. Coordinates are the model's{units}."
+        ),
+    ),
+    "table": (
+        _columns_over_time,
+        (
+            "The first coordinates, from noise, t = 1 on the left, to data, t = 0 on the right. Each line is one "
+            "sample's state z; different runs start from the same noise. A category, a recurring value and a missing "
+            "cell are codes of one or several coordinates, and a value is a coordinate in standardised units."
         ),
     ),
 }

@@ -46,7 +46,9 @@ def section(findings: Sequence[Findings]) -> Section:
         )
     )
     for f in moving:
-        draw = {"image": _image_rows, "plane": _moved_points, "columns": _column_displacement}[f.subject.kind]
+        draw = {"image": _image_rows, "plane": _moved_points, "columns": _column_displacement}.get(
+            f.subject.kind, _column_displacement
+        )
         part.blocks.append(draw(f.subject))
     return part
 
@@ -128,8 +130,10 @@ def _moved_points(s: Subject) -> Gallery:
 def _column_displacement(s: Subject) -> Gallery:
     gamma = s.levels_of_noise(33)
     _, moved = displacement(s, gamma, 64)
-    size = numbers(moved.double().flatten(2).square().mean(1).sqrt())  # (P, d)
-    names = s.column_names()
+    square = moved.double().flatten(2).square().mean(1)  # (P, d)
+    if s.encoding is not None:
+        square = s.encoding.sum_by_column(square)  # of a code's coordinates
+    size, names = numbers(square.sqrt()), s.column_names()
     chosen = np.sort(np.argsort(-size.max(0))[:DRAWN])
     styles = ["-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3))]
     with axes("γ, log noise-to-signal ratio", "root mean square of F − x", height=3.3) as (figure, ax):
