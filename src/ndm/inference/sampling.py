@@ -83,6 +83,11 @@ def sample(
     o = sampler_options(options, changes, ("labels", "generator", "trajectory", "progress"))
     if n < 1:
         raise ValueError(f"The number of samples must be at least 1, got {n}.")
+    if getattr(model.denoiser, "given", None):
+        raise ValueError(
+            "This model is of some columns given others: give these, by ndm sample --given FILE, or in Python by "
+            "ndm.tabular.sample_given or TabularNDM.sample(given=...)."
+        )
     labels = None if labels is None else as_tensor(labels, "labels")
     _check_labels(n, labels, o.guidance)
     labels = as_labels(model, labels, n)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from ndm._internal.inputs import precision_of
 from ndm._internal.random import seed_of
 from ndm.data.base import Data
 from ndm.data.choosing import part_of
@@ -17,6 +18,8 @@ from ndm.evaluation.baselines import gaussian_mixture, has_mixtures
 from ndm.inference.likelihood import log_likelihood
 from ndm.inference.options import SamplerOptions
 from ndm.inference.sampling import default_sampler, sample
+from ndm.method.conditionals import GIVEN, state_labels, stated
+from ndm.method.mixed_denoiser import MixedDenoiser
 from ndm.model import NDM
 from ndm.samples import classes_in_turn, formula_warning, save_samples
 from ndm.training.callbacks import best_value
@@ -68,7 +71,7 @@ def finish(
         as_command: whether it was started by ``ndm train``, so that commands are listed.
     """
     earlier = _earlier_best(run, module.validations) if training.keep == "best" else None
-    said = verdict(module.validations, module.unit, training.keep, trainer, run, earlier)
+    said = verdict(module.validations, module.unit, training.keep, trainer, run if as_command else None, earlier)
     if (
         as_command
         and not data.given
@@ -84,7 +87,8 @@ def finish(
     if as_command:
         path, kind = shlex.quote(str(run.path)), samples.suffix
         logger.info("next: ndm evaluate %s", path)
-        logger.info("      ndm sample %s -n 64 --out samples%s", path, kind)
+        known = "--given KNOWN.csv -n 10" if data.given else "-n 64"
+        logger.info("      ndm sample %s %s --out samples%s", path, known, kind)
         logger.info("      ndm report %s --out report.html", path)
 
 
@@ -102,7 +106,7 @@ def verdict(
     unit: str,
     keep: str,
     trainer: TrainerOptions,
-    run: Run,
+    run: Run | None,
     earlier: tuple[int, float] | None = None,
 ) -> list[str]:
     """Return a text summary of a training.
@@ -112,7 +116,7 @@ def verdict(
         unit: unit of their bounds.
         keep: which weights are kept, ``best`` or ``last``.
         trainer: trainer options.
-        run: the run folder.
+        run: the run folder, for the command that resumes it; None if there is no command.
         earlier: step and bound of the best model, if it is from an earlier session and is kept.
     """
     if not validations:
@@ -140,7 +144,9 @@ def verdict(
     return said
 
 
-def _still_improving(validations: Sequence[Validation], unit: str, trainer: TrainerOptions, run: Run) -> list[str]:
+def _still_improving(
+    validations: Sequence[Validation], unit: str, trainer: TrainerOptions, run: Run | None
+) -> list[str]:
     """Whether the bound improved in the last fifth of the validations."""
     some = max(1, len(validations) // 5)
     if len(validations) <= some or not isinstance(trainer.max_steps, int):
@@ -150,7 +156,8 @@ def _still_improving(validations: Sequence[Validation], unit: str, trainer: Trai
     if not gain > max(CLEAR * error, 0.0):
         return []
     by = f"{gain / some:.3f} {unit} a validation"
-    return [f"still improving, by {by}: resume with {run.resume} --trainer.max_steps {2 * trainer.max_steps}"]
+    how = "train with a larger max_steps" if run is None else f"resume with {run.resume} --trainer.max_steps"
+    return [f"still improving, by {by}: {how}" + ("" if run is None else f" {2 * trainer.max_steps}")]
 
 
 def _against_a_mixture(model: NDM, data: Data, seed: int) -> str:
@@ -181,9 +188,26 @@ def _write_samples(model: NDM, data: Data, run: Run, seed: int) -> Path:
     labels = classes_in_turn(model, count)
     generator = torch.Generator().manual_seed(seed_of(seed, count))
     sampler = default_sampler(model) if rows else SamplerOptions(steps=IMAGE_STEPS)
-    x = sample(model, count, data.shape, sampler, labels=labels, generator=generator, progress=False)
+    if data.given:
+        x = _given_some(model, data, count, sampler, generator)
+    else:
+        x = sample(model, count, data.shape, sampler, labels=labels, generator=generator, progress=False)
     path = run.path / ("samples.png" if data.columns is None else "samples.csv")
     save_samples(x, path, model.decoder.levels, data.levels, data.columns, labels, data.encoding)
     if warning := formula_warning(path, data.columns):
         logger.warning("warning: %s", warning)
     return path
+
+
+def _given_some(
+    model: NDM, data: Data, count: int, sampler: SamplerOptions, generator: torch.Generator
+) -> torch.Tensor:
+    """Samples given the columns of validation rows, one for each, at most ``count``: (n, C)."""
+    encoding, denoiser, rows = data.encoding, model.denoiser, data.split("validation")[:count]
+    assert encoding is not None
+    assert isinstance(denoiser, MixedDenoiser)
+    states = denoiser.default_states(len(rows))
+    assert states is not None
+    labels = state_labels(encoding, rows, states).to(precision_of(model) or torch.float32)
+    x = sample(stated(model), len(rows), data.shape, sampler, labels=labels, generator=generator, progress=False)
+    return torch.where(states == GIVEN, rows, x.double())
