@@ -308,6 +308,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     options = parser.parse_args()
     torch.set_num_threads(1)
+    time.monotonic = time.process_time  # so that trainer.max_time counts CPU seconds
     {"target": targets, "impute": imputations}[options.what](options)
 
 

@@ -33,6 +33,7 @@ import torch
 from bench import RESULTS, environment, write
 from density.cells import Cells, Facts, Rows, over_rows
 from density.mixtures import Encoded, mixture, product
+from density.summary import paired
 
 from ndm.configs.configuration import Configuration
 from ndm.data import Table
@@ -190,12 +191,8 @@ def summarise(options: argparse.Namespace) -> None:
             line = {"set": name, "method": method, "rows": values.shape[1], "seeds": len(values), "log_p": mean,
                     "stderr": error, "seconds": float(np.mean([f["seconds"] for f in facts]))}  # fmt: skip
             reference = every["ndm"][0]
-            s = min(len(values), len(reference))
-            gap = values[:s] - reference[:s]
-            of_rows = gap.mean(0)
-            spread = gap.mean(1).var(ddof=1) / s if s > 1 else 0.0
-            line |= {"minus_ndm": float(of_rows.mean()),
-                     "minus_ndm_stderr": math.sqrt(of_rows.var(ddof=1) / len(of_rows) + spread)}  # fmt: skip
+            shared = min(len(values), len(reference))
+            line["minus_ndm"], line["minus_ndm_stderr"] = paired(values[:shared] - reference[:shared])
             lines.append(line)
             print(line)
     write(RESULTS / "mixed.jsonl", lines)

@@ -1,4 +1,4 @@
-"""Print the tables of docs/results.md from the files in results/.
+"""Print the tables of docs/results.md and docs/results-tables.md from the files in results/.
 
 python benchmarks/summary.py [TABLE ...]
 """
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import bench
+from density.pages import TABLES as OF_TABLES
 from suite.measuring import over_seeds
 
 Line = dict[str, Any]
@@ -330,6 +331,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "import-time": import_time,
     "precision": precision,
     "dynamics": dynamics,
+    **OF_TABLES,
 }
 
 

@@ -1,4 +1,4 @@
-"""The scripts, their results, and the page about them: each figure of docs/results.md is one of benchmarks/results."""
+"""The scripts, their results, and the pages about them: each figure of the pages is one of benchmarks/results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
-PAGE = ROOT / "docs" / "results.md"
+PAGES = [ROOT / "docs" / "results.md", ROOT / "docs" / "results-tables.md"]
 SCRIPTS = sorted(path for path in BENCHMARKS.glob("*.py") if path.name != "bench.py")
 MODULES = sorted(BENCHMARKS.rglob("*.py"))
 RESULTS = sorted((BENCHMARKS / "results").iterdir())
@@ -40,9 +40,13 @@ def test_results_have_a_command_and_a_script(path: Path) -> None:
         assert {"command", "python", "torch", "commit", "date", "threads"} <= set(environment)
 
 
+def text_of_pages() -> str:
+    return "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+
+
 def page_tables() -> list[str]:
-    """The Markdown tables of the page."""
-    return re.findall(r"(?:^\|.*\n)+", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    """The Markdown tables of the pages."""
+    return re.findall(r"(?:^\|.*\n)+", text_of_pages(), re.MULTILINE)
 
 
 def test_the_tables_of_the_page_are_those_of_the_results() -> None:
@@ -57,14 +61,14 @@ def test_the_tables_of_the_page_are_those_of_the_results() -> None:
 
 
 def test_every_figure_with_an_error_in_the_text_is_in_a_table() -> None:
-    text, tables = PAGE.read_text(encoding="utf-8"), "".join(page_tables())
+    text, tables = text_of_pages(), "".join(page_tables())
     quoted = set(re.findall(r"[\d.]+ ± [\d.]*\d", re.sub(r"^\|.*\n", "", text, flags=re.MULTILINE)))
     assert len(quoted) > 5
     assert [figure for figure in sorted(quoted) if figure not in tables] == []
 
 
 def test_commands_on_the_page_are_of_scripts_and_comparisons_that_are_there() -> None:
-    text = PAGE.read_text(encoding="utf-8")
+    text = text_of_pages()
     named = re.findall(r"python benchmarks/(\w+\.py)", text)
     assert len(named) > 15
     assert {name for name in named if not (BENCHMARKS / name).is_file()} == set()
@@ -74,9 +78,9 @@ def test_commands_on_the_page_are_of_scripts_and_comparisons_that_are_there() ->
 
 
 def test_the_page_and_the_scripts_stay_short() -> None:
-    assert len(PAGE.read_text(encoding="utf-8").splitlines()) <= 300
+    assert all(len(page.read_text(encoding="utf-8").splitlines()) <= 300 for page in PAGES)
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
-    assert sum(lengths.values()) <= 4000
+    assert sum(lengths.values()) <= 5000
     assert max(lengths.values()) <= 400
     functions = [node for path in MODULES for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
                  if isinstance(node, ast.FunctionDef)]  # fmt: skip

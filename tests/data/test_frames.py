@@ -208,7 +208,6 @@ def test_values_out_of_range_are_counted():
         ([True, False], ["x"], "holds the text 'x', and held truth values"),
         ([0, 1, 0], [2], "holds 2.0, and training had only 0.0, 1.0"),
         (["a", "b"], ["c"], "holds 'c', and training had only a, b"),
-        ([-1.1, -0.2, 0.3, 1.0], [1e30], "holds 1e[+]30, which is more than 1,000,000 standard deviations"),
         ([-1.1, -0.2, 0.3, 1.0], [1e300], "holds 1e[+]300"),
     ],
 )

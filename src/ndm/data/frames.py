@@ -13,10 +13,13 @@ from ndm.data.cells import MISSING
 from ndm.data.kinds import Cells
 from ndm.method.columns import Column
 
-__all__ = ["Numbers", "as_arrow", "as_texts", "cells_of", "from_numbers", "to_numbers"]
+__all__ = ["Numbers", "as_arrow", "as_texts", "cells_of", "from_numbers", "refuse_far", "to_numbers"]
 
-#: A real value further from the training rows than this many standard deviations is refused.
+#: A real value further from the training rows than this many standard deviations is refused in training.
 FAR = 1e6
+
+#: And anywhere from this one on: single precision ends at 3e38.
+LARGEST = 1e30
 
 #: Integers from this one on are not exact in double precision, and count as real numbers.
 INEXACT = 2.0**53
@@ -211,14 +214,32 @@ def to_numbers(column: Column, cells: Cells) -> Numbers:
         beyond = (values < column.low) | (values > column.high) | off
         beyond &= ~np.isin(values, column.levels) & ~np.isnan(values)
         return Numbers(values, int(beyond.sum()))
-    v = column.map.forward(torch.tensor(values, dtype=torch.float64)).abs().numpy()
-    v = np.where(np.isfinite(values), v, 0)
-    if (v > FAR).any():
-        raise ValueError(
-            f"The column {column.name!r} holds {values[v.argmax()]:g}, which is more than {FAR:,.0f} standard "
-            "deviations from the mean of the training rows: correct or remove such rows."
-        )
+    refuse_far([column], values[:, None], LARGEST)
     return Numbers(values, 0)
+
+
+def refuse_far(columns: Sequence[Column], rows: np.ndarray, most: float = FAR, where: str = "") -> None:
+    """Refuse rows, (n, C), with a real value too far from the training rows.
+
+    Args:
+        columns: the columns.
+        rows: the rows as numbers.
+        most: the largest distance from the mean, in standard deviations.
+        where: " of" and the table, for messages.
+
+    Raises:
+        ValueError: a value is further away.
+    """
+    for column, values in zip(columns, rows.T, strict=True):
+        if column.rest != "density":
+            continue
+        v = column.map.forward(torch.tensor(values, dtype=torch.float64)).abs().numpy()
+        v = np.where(np.isinf(values) | np.isnan(values) | np.isin(values, column.levels), 0, v)
+        if not (v <= most).all():
+            raise ValueError(
+                f"The column {column.name!r}{where} holds {values[v.argmax()]:g}, which is more than {most:,g} "
+                "standard deviations from the mean of the training rows: correct or remove such rows."
+            )
 
 
 def _of_type(column: Column, cells: Cells) -> Cells:

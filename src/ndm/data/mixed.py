@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ndm.data.columns import counts_rows, is_counter, some, twice_in
-from ndm.data.frames import Numbers, as_texts, cells_of, is_text, to_numbers
+from ndm.data.frames import Numbers, as_texts, cells_of, is_text, refuse_far, to_numbers
 from ndm.data.kinds import Cells, find_column
 from ndm.data.tablefile import TableFile
 from ndm.method.columns import Column
@@ -248,6 +248,8 @@ class Reader:
             split: f"{self.path} ({split} split)" if self.files.keys() > {"train"} else self.path for split in cells
         }
         rows = {split: rows_of_numbers(columns, own, places[split]) for split, own in cells.items()}
+        for split in ("train", "validation"):
+            refuse_far(columns, rows[split], where=f" of {places[split]}")
         notes = _counters(columns, rows["train"]) if self.names is None else []
         return MixedRows(columns, rows, [*lines, *self.lines, *notes, *outliers(columns, rows["train"])])
 

@@ -25,6 +25,7 @@ from ndm.inference.options import METHODS, SamplerOptions, sampler_options
 from ndm.inference.reverse import POINTS, followed_at, ode_adaptive, ode_states, sde_by_torchsde, sde_states
 from ndm.method.denoisers import GuidedDenoiser
 from ndm.method.encoding import TableEncoding
+from ndm.method.mixed_denoiser import MixedDenoiser
 from ndm.method.process import Process, frozen
 
 __all__ = ["METHODS", "default_sampler", "sample", "sample_batches"]
@@ -83,7 +84,7 @@ def sample(
     o = sampler_options(options, changes, ("labels", "generator", "trajectory", "progress"))
     if n < 1:
         raise ValueError(f"The number of samples must be at least 1, got {n}.")
-    if getattr(model.denoiser, "given", None):
+    if isinstance(model.denoiser, MixedDenoiser) and model.denoiser.given:
         raise ValueError(
             "This model is of some columns given others: give these, by ndm sample --given FILE, or in Python by "
             "ndm.tabular.sample_given or TabularNDM.sample(given=...)."
