@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ndm.data.cells import MISSING
 from ndm.storage.texts import parse_json, require_regular
 
-__all__ = ["is_numeric", "open_parquet", "pandas_index", "require_moderate", "stacked", "without_last"]
+__all__ = [
+    "BLOCK",
+    "csv_blocks",
+    "is_numeric",
+    "open_parquet",
+    "pandas_index",
+    "require_moderate",
+    "stacked",
+    "without_last",
+]
+
+#: Bytes of a CSV file that Arrow reads at once, at first and at most; a row must fit.
+BLOCK, LARGEST_BLOCK = 1 << 22, 1 << 28
 
 
 #: The largest size of a Parquet file's metadata in bytes (about 190 per column and row group), for which Arrow needs
@@ -91,3 +104,41 @@ def pandas_index(schema: Any) -> frozenset[str]:
     except (ValueError, KeyError, TypeError, AttributeError):
         return frozenset()
     return frozenset(name for name in index if isinstance(name, str)) if isinstance(index, list) else frozenset()
+
+
+def csv_blocks(path: Path, names: Sequence[str], columns: Sequence[str], kind: Any) -> Iterator[Any]:
+    """Batches of a CSV file's columns, all read as one type, in blocks large enough for the longest row.
+
+    Args:
+        path: the file.
+        names: the names of all its columns.
+        columns: the names of those to read.
+        kind: the Arrow type.
+    """
+    import pyarrow as pa
+    from pyarrow.csv import ConvertOptions, ParseOptions, ReadOptions, open_csv
+
+    convert = ConvertOptions(
+        include_columns=list(columns),
+        column_types=dict.fromkeys(columns, kind),
+        null_values=sorted(MISSING),
+        strings_can_be_null=True,
+    )
+    # With one column, an empty line is a row with a missing value, as are lines of commas otherwise.
+    parse = ParseOptions(newlines_in_values=True, ignore_empty_lines=len(names) > 1)
+    block, done = BLOCK, 0
+    while True:
+        skip = done
+        try:
+            read = ReadOptions(block_size=block)
+            for batch in open_csv(path, read_options=read, parse_options=parse, convert_options=convert):
+                fresh = batch.slice(min(skip, batch.num_rows))
+                skip -= batch.num_rows - fresh.num_rows
+                done += fresh.num_rows
+                if fresh.num_rows:
+                    yield fresh
+            return
+        except pa.ArrowInvalid as error:
+            if "straddl" not in str(error) or block >= LARGEST_BLOCK:
+                raise
+            block *= 8

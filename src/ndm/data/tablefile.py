@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ndm.data.arrow import is_numeric, open_parquet, pandas_index, stacked, without_last
+from ndm.data.arrow import BLOCK, csv_blocks, is_numeric, open_parquet, pandas_index, stacked, without_last
 from ndm.data.cells import (
-    MISSING,
     Missing,
     blank_lines_at_the_end,
     check_header,
@@ -43,7 +42,6 @@ MOST_COLUMNS = 100_000
 
 _AT_ONCE = 65_536  # rows read before they are checked
 _CELLS_AT_ONCE = 1 << 22  # likewise, for wide tables
-_BLOCK, _LARGEST = 1 << 22, 1 << 28  # bytes of a CSV file read by Arrow at once; a row must fit
 _BYTES = 32  # memory per cell: four copies in double precision while splitting
 _SLIP = 0.05  # the largest fraction of text cells in a numeric column, which count as errors
 
@@ -346,41 +344,13 @@ class TableFile:
             return  # only a header, for which Arrow raises an error
         try:
             if len(names) == 1:
-                yield from without_last(self._blocks(columns, kind), blank_lines_at_the_end(self.path, _BLOCK))
+                yield from without_last(
+                    csv_blocks(self.path, names, columns, kind), blank_lines_at_the_end(self.path, BLOCK)
+                )
             else:
-                yield from self._blocks(columns, kind)
+                yield from csv_blocks(self.path, names, columns, kind)
         except pa.ArrowInvalid as error:
             raise self._wrong_cell(columns, None, first_line(error)) from None
-
-    def _blocks(self, columns: Sequence[str], kind: Any) -> Iterator[Any]:
-        """The same, read by Arrow in blocks large enough for the longest row."""
-        import pyarrow as pa
-        from pyarrow.csv import ConvertOptions, ParseOptions, ReadOptions, open_csv
-
-        convert = ConvertOptions(
-            include_columns=list(columns),
-            column_types=dict.fromkeys(columns, kind),
-            null_values=sorted(MISSING),
-            strings_can_be_null=True,
-        )
-        # With one column, an empty line is a row with a missing value, as are lines of commas otherwise.
-        parse = ParseOptions(newlines_in_values=True, ignore_empty_lines=len(self.names) > 1)
-        block, done = _BLOCK, 0
-        while True:
-            skip = done
-            try:
-                read = ReadOptions(block_size=block)
-                for batch in open_csv(self.path, read_options=read, parse_options=parse, convert_options=convert):
-                    fresh = batch.slice(min(skip, batch.num_rows))
-                    skip -= batch.num_rows - fresh.num_rows
-                    done += fresh.num_rows
-                    if fresh.num_rows:
-                        yield fresh
-                return
-            except pa.ArrowInvalid as error:
-                if "straddl" not in str(error) or block >= _LARGEST:
-                    raise
-                block *= 8
 
     def _parquet_values(self, columns: Sequence[str]) -> Iterator[np.ndarray]:
         import pyarrow as pa
