@@ -4,12 +4,12 @@
 
 The targets are the price in diamonds and median_house_value in housing, given all other columns. ``any`` is the model
 of mixed.py (``--training.conditionals any``); ``fixed`` is trained here for as many seconds with the other columns
-given (``--data.given``). The others: ``flow``, zuko's neural spline flow of the target, on the same scale, with the encoding
-of the other columns as its context, with early stopping, for as many CPU seconds; ``linear``, least squares on the same
-scale with normal errors; ``boosting``, scikit-learn's HistGradientBoostingRegressor with its defaults, once for each of
-19 quantiles. log p is in nats, of the target's value (counting measure); CRPS is in the target's unit, from 100 samples
-or 19 quantiles; coverage is that of the interval between the 5% and the 95% quantile. Errors are standard errors over
-test rows. Lines of results/conditionals.jsonl.
+given (``--data.given``). The others: ``flow``, zuko's neural spline flow of the target, on the same scale, with the
+encoding of the other columns as its context, with early stopping, for as many CPU seconds; ``linear``, least squares
+on the same scale with normal errors; ``boosting``, scikit-learn's HistGradientBoostingRegressor with its defaults,
+once for each of 19 quantiles. log p is in nats, of the target's value (counting measure); CRPS is in the target's
+unit, from 100 samples or 19 quantiles; coverage is that of the interval between the 5% and the 95% quantile. Errors
+are standard errors over test rows. Lines of results/conditionals.jsonl.
 """
 
 from __future__ import annotations

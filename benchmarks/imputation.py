@@ -6,7 +6,8 @@ A fifth of the cells of test rows is removed at random. ``median`` and most freq
 ``iterative``, scikit-learn's IterativeImputer on the values and one-hot codes; ``ndm``, the model of mixed.py trained
 with ``--training.conditionals any``, by the median or most frequent of 20 draws. Errors: the mean absolute error over
 the column's standard deviation for numbers, the share of wrong categories for the others; and log p of the removed
-cells given the observed ones, per cell. Errors are standard errors over cells or rows. Lines of results/imputation.jsonl.
+cells given the observed ones, per cell. Errors are standard errors over cells or rows. Lines of
+results/imputation.jsonl.
 """
 
 from __future__ import annotations
