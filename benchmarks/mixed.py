@@ -180,21 +180,23 @@ def summarise(options: argparse.Namespace) -> None:
     """A line for each set and method: the mean, its error, and the difference to ``ndm`` paired by row and seed."""
     lines: list[Facts] = [{"environment": environment(), "settings": {"seconds": SETS, "times": TIMES, "draws": DRAWS}}]
     for name in SETS:
-        every = {}
+        every: dict[str, dict[int, tuple[Facts, Rows]]] = {}
         for method in (*OPTIONS, "product", "mixture", "nsf"):
             cells = Cells(options.scratch, method)
-            found = [cells.read(f"{name}-{s}") for s in SEEDS if cells.has(f"{name}-{s}")]
-            if found:
-                every[method] = np.stack([rows["test"] for _, rows in found]), [facts for facts, _ in found]
-        for method, (values, facts) in every.items():
+            found = {s: cells.read(f"{name}-{s}") for s in SEEDS if cells.has(f"{name}-{s}")}
+            every |= {method: found} if found else {}
+        for method, found in every.items():
+            values = np.stack([rows["test"] for _, rows in found.values()])
             mean, error = over_rows(values.mean(0))
-            line = {"set": name, "method": method, "rows": values.shape[1], "seeds": len(values), "log_p": mean,
-                    "stderr": error, "seconds": float(np.mean([f["seconds"] for f in facts]))}  # fmt: skip
-            reference = every["ndm"][0]
-            shared = min(len(values), len(reference))
-            line["minus_ndm"], line["minus_ndm_stderr"] = paired(values[:shared] - reference[:shared])
-            lines.append(line)
-            print(line)
+            spread = values.mean(1).var(ddof=1) / len(values) if len(values) > 1 else 0.0
+            shared = sorted(found.keys() & every["ndm"].keys())
+            gap, gap_error = paired(np.stack([found[s][1]["test"] - every["ndm"][s][1]["test"] for s in shared]))
+            lines.append({
+                "set": name, "method": method, "rows": values.shape[1], "seeds": len(values), "log_p": mean,
+                "stderr": math.sqrt(error**2 + spread), "minus_ndm": gap, "minus_ndm_stderr": gap_error,
+                "seconds": float(np.mean([facts["seconds"] for facts, _ in found.values()])),
+            })  # fmt: skip
+            print(lines[-1])
     write(RESULTS / "mixed.jsonl", lines)
 
 
