@@ -143,7 +143,7 @@ def test_what_is_said_of_the_best_step_counts_earlier_sessions(start: Any, tally
     [
         ("checkpoints/best.ckpt", "best.ckpt belongs to another training"),
         ("checkpoints/last.ckpt", "last.ckpt and .* belong to trainings on different data"),
-        ("data.json", "data are not those"),
+        ("data.json", "differ from the training data"),
     ],
 )
 def test_files_of_another_run_are_refused(start: Any, tally: Any, runs: Path, name: str, sentence: str) -> None:
@@ -172,7 +172,7 @@ def test_a_model_and_facts_that_are_not_each_others(start: Any, tally: Any, runs
         facts.write_text(text.replace(old, new))
     for words in (["sample", str(runs / "a"), "--out", str(runs / "x.csv")], ["evaluate", str(runs / "a")]):
         ended = start(*words).wait()
-        held = refused(ended, "other data than|two of its columns") and not (runs / "x.csv").exists()
+        held = refused(ended, "was not trained on the data|two of its columns") and not (runs / "x.csv").exists()
         tally("further: a model and a data.json of two runs, or one that was changed", held)
         assert held, ended.text
 
