@@ -27,7 +27,7 @@ from ndm.configs.configuration import Configuration
 from ndm.data import Table
 from ndm.training import fit
 
-COUNT, REPEATS, STEPS = 2000, 5, (20, 50, 100, 200, 400)
+COUNT, REPEATS, STEPS = 2000, 5, (20, 50, 100, 400)
 WAYS: dict[str, dict[str, Any]] = {
     "ancestral, time": {"method": "ancestral", "spacing": "time"},
     "ancestral, gamma": {"method": "ancestral", "spacing": "gamma"},
@@ -61,7 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--scratch", type=Path, required=True)
-    parser.add_argument("--sets", nargs="+", default=["diamonds", "housing", "protein"])
+    parser.add_argument("--sets", nargs="+", default=["housing", "diamonds", "protein"])
     parser.add_argument("--seconds", type=float, default=240)
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -15,7 +15,7 @@ highest validation likelihood. nsf: ``zuko.flows.NSF``, AdamW, early stopping; t
 fit that would take longer than --cap CPU seconds ends there and says ``capped``. Both see standardised rows. On larger
 tables the first seed chooses for all (:mod:`density.others` has the grids and limits).
 
-ndm: ``ndm train table --data.path SET --seed S --out RUN`` and ``ndm score RUN SET/test.parquet --out FILE`` run as
+ndm: ``ndm train table --data.path SET --data.kinds numeric ...`` and ``ndm score RUN SET/test.parquet ...`` run as
 commands, with the source of CHECKOUT. The log-likelihood is log_prob, by the ODE; the bound is -nelbo.
 
 Seconds are CPU seconds of one thread. A difference is paired by row and seed. Its error over
@@ -73,14 +73,28 @@ def ndm(folder: Path, key: str, seed: int, source: Path, cells: Cells, more: str
         work.rename(f"{work}-stopped-{time.time_ns()}")
     work.mkdir()
     run, scores = work / "run", work / "scores.csv"
-    train = ["-m", "ndm", "train", "table", "--data.path", folder, "--seed", seed, "--out", run, *shlex.split(more)]
+    train = [
+        "-m",
+        "ndm",
+        "train",
+        "table",
+        "--data.path",
+        folder,
+        "--data.kinds",
+        "numeric",
+        "--seed",
+        seed,
+        "--out",
+        run,
+        *shlex.split(more),
+    ]
     trained = command(source, work / "train.txt", *train)
     score = ["-m", "ndm", "score", run, folder / "test.parquet", "--out", scores]
     scored = command(source, work / "score.txt", *score)
     found = pandas.read_csv(scores)
     rows = {"test": found["log_prob"].to_numpy(float), "bound": -found["nelbo"].to_numpy(float)}
     return {
-        "settings": {"command": f"ndm train table --data.path SET {more}".strip()},
+        "settings": {"command": f"ndm train table --data.path SET --data.kinds numeric {more}".strip()},
         "seconds": {"fit": trained, "score": scored, "all": trained + scored},
         **trained_steps(run / "metrics.csv"),
     }, rows
