@@ -36,7 +36,11 @@ extensions = [
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["extensions", "static"]
 nitpicky = True  # a name in a docstring that leads nowhere is a warning, and `make docs` takes warnings for errors
-nitpick_ignore = [("py:class", "collections.abc.Callable"), ("py:class", "torch.Tensor")]  # in aliases of types
+nitpick_ignore = [
+    ("py:class", "collections.abc.Callable"),  # in aliases of types
+    ("py:class", "torch.Tensor"),
+    ("py:class", "ndm.tabular.conditional_methods.ConditionalMethods"),  # a base without a page of its own
+]
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
