@@ -15,6 +15,7 @@ are standard errors over test rows. Lines of results/conditionals.jsonl.
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import tempfile
 import time
@@ -174,14 +175,6 @@ def one_target(options: argparse.Namespace, name: str, seed: int) -> list[dict[s
     return lines
 
 
-def targets(options: argparse.Namespace) -> None:
-    lines: list[dict[str, Any]] = [{"environment": environment(), "settings": {"rows": ROWS, "draws": DRAWS}}]
-    for seed in options.seeds:
-        for name in options.sets:
-            lines += one_target(options, name, seed)
-    write(RESULTS / "conditionals.jsonl", lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
@@ -191,7 +184,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     time.monotonic = time.process_time  # so that trainer.max_time counts CPU seconds
-    targets(options)
+    lines: list[dict[str, Any]] = [{"environment": environment(), "settings": {"rows": ROWS, "draws": DRAWS}}]
+    for seed, name in itertools.product(options.seeds, options.sets):
+        lines += one_target(options, name, seed)
+    write(RESULTS / "conditionals.jsonl", lines)
 
 
 if __name__ == "__main__":

@@ -54,8 +54,6 @@ def imputations(options: argparse.Namespace) -> None:
                 line |= errors(filled.expand_as(rows), rows, gone, table, train)
                 if method == "ndm":
                     line["log_p"], line["log_p_stderr"] = of_true_cells(model, rows, holes, gone)
-                else:
-                    line["log_p_marginal"] = None
                 lines.append(line)
                 print(line, flush=True)
     write(RESULTS / "imputation.jsonl", lines)
