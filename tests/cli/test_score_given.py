@@ -37,6 +37,7 @@ def score(mixed: Path, data: Path, out: Path, *options: str) -> pandas.DataFrame
     return pandas.read_csv(out)
 
 
+@pytest.mark.slow
 def test_the_probability_of_some_columns_given_others(mixed: Path, some: Path, tmp_path: Path, capsys: Capture) -> None:
     found = score(mixed, some, tmp_path / "s.csv", "--wanted", "price", "--given", "rooms", "kind", *ROUGH)
     assert list(found) == ["row", "log_prob", "log_prob_stderr", "kind"]

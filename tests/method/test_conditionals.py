@@ -167,6 +167,7 @@ def test_the_bound_of_a_contingency_table_is_above_its_cells(state, log_p):
     assert gap == pytest.approx(0.0, abs=0.04)  # the denoiser is exact, so the mean bound is the entropy
 
 
+@pytest.mark.slow
 def test_the_importance_weighted_likelihood_is_that_of_the_cells():
     model = table_model()
     found = log_likelihood(

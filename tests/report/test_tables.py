@@ -87,6 +87,7 @@ def found(run: Path) -> TableFindings:
     return table
 
 
+@pytest.mark.slow
 def test_a_page_of_a_mixed_table_is_right_html_with_all_sections(page: Path) -> None:
     root = parse(page)
     expected = [*SECTIONS[:3], "columns", *SECTIONS[3:]]
@@ -99,6 +100,7 @@ def test_a_page_of_a_mixed_table_is_right_html_with_all_sections(page: Path) -> 
     assert "coffee" in drawn
 
 
+@pytest.mark.slow
 def test_the_shares_sum_to_the_bound(page: Path, found: TableFindings) -> None:
     assert found.shares is not None
     assert found.shares.shape == (12, 4)
@@ -111,6 +113,7 @@ def test_the_shares_sum_to_the_bound(page: Path, found: TableFindings) -> None:
     assert found.shares.sum(1).mean() == pytest.approx(means[-1], rel=0.05)
 
 
+@pytest.mark.slow
 def test_the_most_unlikely_rows_have_their_cells_as_in_the_file(page: Path, run: Path, shop: Path) -> None:
     head, *rows = tables_of(parse(page))["The most unlikely test rows of shop"]
     assert head[3:] == ["kind", "price", "stars", "weight"]
@@ -128,12 +131,14 @@ def test_the_most_unlikely_rows_have_their_cells_as_in_the_file(page: Path, run:
         assert why.split(",")[0] in head
 
 
+@pytest.mark.slow
 def test_calibration_is_shown_for_two_columns_of_a_model_with_conditionals(found: TableFindings, page: Path) -> None:
     assert list(found.pit) == ["price", "weight"]
     assert all(((v >= 0) & (v <= 1)).all() for v in found.pit.values())
     assert "price given the others" in words(section(parse(page), "columns"))
 
 
+@pytest.mark.slow
 def test_a_model_of_one_column_given_the_others_is_calibrated_and_sampled_given_them(conditional_run: Path) -> None:
     subject = one(conditional_run)
     found = measure(subject, 0)

@@ -81,6 +81,7 @@ def test_the_score_of_a_row_does_not_depend_on_the_others(model):
     np.testing.assert_allclose(model.class_probabilities(ROWS[3:4], "city"), every[3:4], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_percentiles_and_abnormal_rows(plain):
     scores = plain.validation_scores_
     assert scores.shape == (6,)
@@ -190,6 +191,7 @@ def test_columns_are_found_by_name_in_any_order(model):
     np.testing.assert_array_equal(model.score_samples(ROWS.to_numpy(), **FAST), expected)
 
 
+@pytest.mark.slow
 def test_an_unknown_category_is_other(model):
     many = {"method": "bound", "times": 64}
     assert model.score_samples(ROWS.assign(city="Quito"), **many).mean() < model.score_samples(ROWS, **many).mean()
@@ -225,6 +227,7 @@ def test_a_fitted_model_is_saved(model, tmp_path: Path):
     assert ndm.NDM.from_pretrained(tmp_path / "model").standardize.names == model.columns_
 
 
+@pytest.mark.slow
 def test_a_pipeline():
     x = np.random.RandomState(0).normal(5, 3, size=(40, 2))
     own = make_pipeline(StandardScaler(), TabularNDM(max_steps=2, overrides=SMALL["overrides"])).fit(x)
