@@ -6,10 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ndm._internal.signals import telling
-from ndm.cli.messages import STOPPED, say
-from ndm.cli.options import add_allow, find_allowed
-from ndm.cli.parsing import Parser, positive, seed
+from ndm.cli.messages import say
+from ndm.cli.parsing import Parser, positive
+from ndm.cli.tables import add_drawing, run_alone
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,29 +34,12 @@ def _parser() -> Parser:
         help="copies of each row, each filled by another sample; with more than one the column `row` is the number of "
         "the row in DATA, from 0 (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument(
-        "--steps",
-        type=positive,
-        metavar="T",
-        help="number of steps of Heun's method for the ODE (default: 50)",
-    )
-    parser.add_argument("--seed", type=seed, default=0, help="random seed (default: %(default)s)")
-    add_allow(parser)
+    add_drawing(parser)
     return parser
 
 
 def run(arguments: list[str]) -> None:
-    options = _parser().parse_args(arguments)
-    find_allowed(options.allow)
-    out = Path(options.out)
-
-    from ndm.cli.tables import single_process
-    from ndm.tabular.files import require_table_place
-
-    require_table_place(out, options.overwrite)
-    told = telling(out, f"the filled table is in {out}.", STOPPED["impute"])
-    with told, single_process("ndm impute"):
-        _fill(out, options)
+    run_alone("impute", _parser().parse_args(arguments), "the filled table is", _fill)
 
 
 def _fill(out: Path, options: argparse.Namespace) -> None:

@@ -7,10 +7,9 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ndm._internal.signals import telling
-from ndm.cli.messages import STOPPED, say
-from ndm.cli.options import add_allow, find_allowed
-from ndm.cli.parsing import Parser, at_least, positive, seed, share
+from ndm.cli.messages import say
+from ndm.cli.parsing import Parser, at_least, share
+from ndm.cli.tables import add_drawing, run_alone
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,29 +53,12 @@ def _parser() -> Parser:
         "-n", type=lambda text: at_least(2, text), default=200, metavar="N",
         help="samples per row, from which means and quantiles are computed (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument(
-        "--steps",
-        type=positive,
-        metavar="T",
-        help="number of steps of Heun's method for the ODE (default: 50)",
-    )
-    parser.add_argument("--seed", type=seed, default=0, help="random seed (default: %(default)s)")
-    add_allow(parser)
+    add_drawing(parser)
     return parser
 
 
 def run(arguments: list[str]) -> None:
-    options = _parser().parse_args(arguments)
-    find_allowed(options.allow)
-    out = Path(options.out)
-
-    from ndm.cli.tables import single_process
-    from ndm.tabular.files import require_table_place
-
-    require_table_place(out, options.overwrite)
-    told = telling(out, f"the predictions are in {out}.", STOPPED["predict"])
-    with told, single_process("ndm predict"):
-        _predict(out, options)
+    run_alone("predict", _parser().parse_args(arguments), "the predictions are", _predict)
 
 
 def _predict(out: Path, options: argparse.Namespace) -> None:

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import argparse
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ndm.cli.messages import say
-from ndm.cli.options import load_model
+from ndm._internal.signals import telling
+from ndm.cli.messages import STOPPED, say
+from ndm.cli.options import add_allow, find_allowed, load_model
+from ndm.cli.parsing import Parser, positive, seed
 from ndm.storage.texts import did_you_mean
 
 if TYPE_CHECKING:
     from ndm.method.encoding import TableEncoding
     from ndm.model import NDM
 
-__all__ = ["load_table_model", "others_in_words", "require_columns", "single_process", "warn_of"]
+__all__ = [
+    "add_drawing",
+    "load_table_model",
+    "others_in_words",
+    "require_columns",
+    "run_alone",
+    "single_process",
+    "warn_of",
+]
 
 
 def load_table_model(run: Path, allow: Sequence[str] = ()) -> tuple[NDM, TableEncoding]:
@@ -71,6 +82,39 @@ def single_process(command: str) -> Iterator[None]:
         if world_size() > 1:
             raise ValueError(f"{command} runs in one process: start it without torchrun.")
         yield
+
+
+def add_drawing(parser: Parser) -> None:
+    """Add the options of a command that draws samples: steps, seed and allowed modules."""
+    parser.add_argument(
+        "--steps", type=positive, metavar="T", help="number of steps of Heun's method for the ODE (default: 50)"
+    )
+    parser.add_argument("--seed", type=seed, default=0, help="random seed (default: %(default)s)")
+    add_allow(parser)
+
+
+def run_alone(
+    name: str, options: argparse.Namespace, what: str, work: Callable[[Path, argparse.Namespace], None]
+) -> None:
+    """Run a command that writes one table, in one process; its file is checked before anything is computed.
+
+    Args:
+        name: the command, such as ``impute``.
+        options: its options, with ``out``, ``overwrite`` and ``allow``.
+        what: what the file holds, for messages, such as "the filled table is".
+        work: the function to call with the file and the options.
+
+    Raises:
+        ValueError: the file cannot be a table, or a launcher started several processes.
+        OSError: the file exists, or its folder is not writable.
+    """
+    from ndm.tabular.files import require_table_place
+
+    find_allowed(options.allow)
+    out = Path(options.out)
+    require_table_place(out, options.overwrite)
+    with telling(out, f"{what} in {out}.", STOPPED[name]), single_process(f"ndm {name}"):
+        work(out, options)
 
 
 def warn_of(notes: Sequence[str]) -> None:

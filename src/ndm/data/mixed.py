@@ -17,7 +17,7 @@ from ndm.data.tablefile import TableFile
 from ndm.method.columns import Column
 from ndm.storage.texts import did_you_mean
 
-__all__ = ["MixedRows", "checked_given", "find_columns", "read_cells", "rows_of_numbers"]
+__all__ = ["TableSplits", "checked_given", "find_columns", "read_cells", "rows_of_numbers"]
 
 logger = logging.getLogger("ndm.data")
 
@@ -28,7 +28,7 @@ _SHORT = 10  # rows, below which a column may be a counter by chance
 
 
 @dataclass(frozen=True)
-class MixedRows:
+class TableSplits:
     """The columns, the rows of each split as numbers, (n, C), and sentences about both."""
 
     columns: tuple[Column, ...]
@@ -227,7 +227,7 @@ class Reader:
     divide: Callable[[int, Sequence[str]], Mapping[str, np.ndarray]]
     lines: list[str] = field(default_factory=list)
 
-    def read(self) -> MixedRows:
+    def read(self) -> TableSplits:
         """Read the files, divide the rows, and choose the columns.
 
         Raises:
@@ -251,7 +251,7 @@ class Reader:
         for split in ("train", "validation"):
             refuse_far(columns, rows[split], where=f" of {places[split]}")
         notes = _counters(columns, rows["train"]) if self.names is None else []
-        return MixedRows(columns, rows, [*lines, *self.lines, *notes, *outliers(columns, rows["train"])])
+        return TableSplits(columns, rows, [*lines, *self.lines, *notes, *outliers(columns, rows["train"])])
 
     def _cells(self) -> dict[str, dict[str, Cells | str]]:
         """The cells of the splits that have files; what is text in one of them is text in all."""

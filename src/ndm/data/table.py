@@ -19,7 +19,7 @@ from ndm.data.base import SPLITS, Data, from_levels
 from ndm.data.cells import Missing
 from ndm.data.columns import as_names, check_column, counts_rows, dependent_columns, far_values, few_values, kinds_line
 from ndm.data.files import left_out_line, walk
-from ndm.data.mixed import MixedRows, Reader, checked_given
+from ndm.data.mixed import Reader, TableSplits, checked_given
 from ndm.data.sources import by_split
 from ndm.data.tablefile import TABLE_SUFFIXES, TableFile
 from ndm.method.columns import KINDS
@@ -143,7 +143,7 @@ class Table(Data):
         return checked_given(as_names(self._given, self.columns, self.path), self.columns, self.path)
 
     @cached_property
-    def _mixed(self) -> MixedRows | None:
+    def _mixed(self) -> TableSplits | None:
         if self.kinds == "numeric":
             return None
         first = self._files["train"][0]

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["KINDS", "Column", "ColumnMap", "codes_of"]
+__all__ = ["KINDS", "Column", "ColumnMap", "ColumnMaps", "closeness", "codes_of", "log_frequencies", "on_grid"]
 
 KINDS = ("real", "whole", "categorical")
 
@@ -124,6 +124,27 @@ def _yeo_johnson_inverse(y: Tensor, power: Tensor) -> Tensor:
     a, small = y.abs(), own < SMALL_POWER
     u = torch.expm1(torch.where(small, a, torch.log1p(own * a) / torch.where(small, 1.0, own)))
     return torch.where(negative, -u, u)
+
+
+def log_frequencies(counts: Tensor) -> Tensor:
+    """log pi of atoms with some counts, (K,), with half an occurrence added to each (Jeffreys' prior), in float64."""
+    return ((counts + 0.5) / (counts + 0.5).sum()).log()
+
+
+def closeness(e: Tensor, codes: Tensor) -> Tensor:
+    r"""(\|e\|^2 - \|e - e_a\|^2) / 2 for each code e_a, largest for the nearest: (B, m), (K, m) -> (B, K)."""
+    return e @ codes.T - codes.square().sum(1) / 2
+
+
+def on_grid(values: Tensor, step: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """The nearest multiples of the steps between the ends, (..., G); a step of 0 is no grid.
+
+    A step below 1 divides by its inverse, 3 / 10 = 0.3, where 3 * 0.1 is 0.30000000000000004.
+    """
+    some = torch.where(step > 0, step, 1.0)
+    k = torch.round(values / some)
+    found = torch.where(some < 1, k / torch.round(1 / some), k * some)
+    return torch.where(step > 0, torch.minimum(torch.maximum(found, low), high) + 0.0, values)  # + 0.0: no -0
 
 
 def codes_of(spec: Mapping[str, Any] | Sequence[Sequence[float]]) -> Tensor:

@@ -73,6 +73,11 @@ class Decoder(Part):
         )
 
 
+def normal_nll(square: Tensor, gamma_0: Tensor, d: int = 1) -> Tensor:
+    """-log N(gap; 0, e^{gamma_0} I) in nats, from the sum of squares of gap over d dimensions, of any shape."""
+    return d / 2 * (math.log(2 * math.pi) + gamma_0) + square / (2 * gamma_0.exp())
+
+
 class GaussianDecoder(Decoder):
     """p(x | z_0) = N(x; z_0 / alpha_0, e^{gamma_0} I), for continuous data.
 
@@ -80,8 +85,7 @@ class GaussianDecoder(Decoder):
     """
 
     def nll(self, x: Tensor, gap: Tensor, gamma_0: Tensor) -> Tensor:
-        d = x[0].numel()
-        return d / 2 * (math.log(2 * math.pi) + gamma_0) + self._square(gap, gamma_0)
+        return normal_nll((gap**2).flatten(1).sum(1), gamma_0, x[0].numel())
 
     def expected_nll(self, x: Tensor, displacement: Tensor, noise: Tensor, level: NoiseLevel) -> Tensor:
         # The expected square of the noise, d e^{gamma_0}, is added to that of the displacement.
@@ -89,10 +93,6 @@ class GaussianDecoder(Decoder):
 
     def decode(self, z: Tensor, level: NoiseLevel) -> Tensor:
         return z / per_example(level.alpha, z)
-
-    @staticmethod
-    def _square(gap: Tensor, gamma_0: Tensor) -> Tensor:
-        return (gap**2).flatten(1).sum(1) / (2 * gamma_0.exp())
 
 
 class DiscretizedDecoder(Decoder):

@@ -2,7 +2,7 @@ r"""The map between the rows of a table, one number per column, and the latent v
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ndm._internal.inputs import Values, as_tensor
-from ndm.method.columns import Column, ColumnMaps, codes_of
+from ndm.method.columns import Column, ColumnMaps, closeness, codes_of, on_grid
 from ndm.method.parts import Part
 
 __all__ = ["TableEncoding"]
@@ -52,6 +52,11 @@ class TableEncoding(Part):
         return tuple(column.name for column in self.table)
 
     @property
+    def texts(self) -> frozenset[str]:
+        """The names of the columns of text, whose cells are not read as numbers, such as codes 1.50 and 007."""
+        return frozenset(column.name for column in self.table if column.storage == "text")
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """The shape of a row: (C,)."""
         return (len(self.table),)
@@ -60,6 +65,16 @@ class TableEncoding(Part):
     def latent_shape(self) -> tuple[int, ...]:
         """The shape of x: (d,)."""
         return (self.slices[-1].stop,)
+
+    def latent(self, shape: Sequence[int]) -> Sequence[int]:
+        """The shape of x for rows of a shape.
+
+        Raises:
+            ValueError: the rows have another number of columns.
+        """
+        if tuple(shape) != self.shape:
+            raise ValueError(f"The model is for rows of {self.shape[0]} columns, not of shape {shape}.")
+        return self.latent_shape
 
     @cached_property
     def slices(self) -> tuple[slice, ...]:
@@ -109,8 +124,7 @@ class TableEncoding(Part):
         if self._rest:
             step, low, high = self._grid.to(x.device)
             r = torch.where(is_value, data[:, self._rest], torch.zeros_like(data[:, :1]))
-            r = torch.where(step > 0, (torch.round(r / step) * step).clamp(low, high), r)
-            v = torch.where(is_value, self._maps.forward(r), torch.zeros_like(r))
+            v = torch.where(is_value, self._maps.forward(on_grid(r, step, low, high)), torch.zeros_like(r))
             x[:, [self.slices[i].stop - 1 for i in self._rest]] = v
         return x
 
@@ -118,10 +132,11 @@ class TableEncoding(Part):
         """The rows of x, (B, d) -> (B, C), in float64: of each column the nearest atom, or the value."""
         x = x.double()
         rows = x.new_empty(len(x), len(self.table))
-        for i, (column, where) in enumerate(zip(self.table, self.slices, strict=True)):
+        if self._rest:
+            v = x[:, [self.slices[i].stop - 1 for i in self._rest]]
+            rows[:, self._rest] = on_grid(self._maps.inverse(v), *self._grid.to(x.device))
+        for i, column in enumerate(self.table):
             index = self.index(x, i)
-            if column.rest is not None:
-                rows[:, i] = self._on_grid(column, column.map.inverse(x[:, where.stop - 1]))
             if column.atoms:
                 values = x.new_tensor([self._value_of(column, atom) for atom in range(column.atoms)])
                 atom = index < column.atoms
@@ -132,21 +147,13 @@ class TableEncoding(Part):
         """The atom of each row, (B,): the one whose code is nearest; the number of atoms for the rest."""
         where, codes = self.slices[column], self._codes[column].to(x)
         e = x[:, where.start : where.start + codes.shape[1]]
-        return (e @ codes.T - codes.square().sum(1) / 2).argmax(1)
+        return closeness(e, codes).argmax(1)
 
     @staticmethod
     def _value_of(column: Column, atom: int) -> float:
         if atom == column.missing_index:
             return float("nan")
         return float(atom) if column.kind == "categorical" else float(column.levels[atom])
-
-    @staticmethod
-    def _on_grid(column: Column, values: Tensor) -> Tensor:
-        if column.rest != "grid":
-            return values
-        inverse = round(1 / column.step)  # dividing by 10 gives 0.3 where multiplying by 0.1 gives 0.30000000000000004
-        k = torch.round(values / column.step)
-        return (k / inverse if column.step < 1 else k * column.step).clamp(column.low, column.high) + 0.0  # no -0
 
     def log_det(self, x: Tensor) -> Tensor:
         """``log |dv/dr|`` summed over the columns whose value is from a density, (B,), in nats.
@@ -171,8 +178,3 @@ class TableEncoding(Part):
 
     def extra_repr(self) -> str:
         return ", ".join(f"{column.name}: {column.kind}" for column in self.table)
-
-
-def is_plain(config: Mapping[str, Any]) -> bool:
-    """Whether a configuration is that of an encoding."""
-    return str(config.get("class_path", "")).endswith("TableEncoding")

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ndm.method.columns import ColumnMap, ColumnMaps, codes_of
-from ndm.method.decoders import Decoder
+from ndm.method.columns import ColumnMap, ColumnMaps, closeness, codes_of, log_frequencies, on_grid
+from ndm.method.decoders import Decoder, normal_nll
 from ndm.method.schedules import NoiseLevel, per_example
 
 __all__ = ["MixedDecoder"]
@@ -125,8 +125,7 @@ class MixedDecoder(Decoder):
         found: dict[int, Tensor] = {}
         at = [part.start + part.m for part in self.parts if part.rest == "density"]
         if at:
-            square = known[:, at] ** 2 * torch.exp(-gamma_0)[:, None]
-            every = (math.log(2 * math.pi) + gamma_0[:, None] + square) / 2 + half
+            every = normal_nll(known[:, at] ** 2, gamma_0[:, None]) + half
             found |= dict(zip(at, every.unbind(1), strict=True))
         at = self._grids.coordinates
         if at:
@@ -139,7 +138,7 @@ class MixedDecoder(Decoder):
         for part in self.parts:
             if part.m:
                 codes, weights = part.codes.to(x), self.log_weights[part.weights].to(x.dtype)
-                near = (x[:, part.code] @ codes.T - codes.square().sum(1) / 2) * torch.exp(-level.gamma)[:, None]
+                near = closeness(x[:, part.code], codes) * torch.exp(-level.gamma)[:, None]
                 index = (weights + near).argmax(1)
                 x[:, part.code] = codes[index]
                 if part.rest is not None:
@@ -176,14 +175,12 @@ class _Part:
         return slice(self.start, self.start + self.m)
 
     def log_frequencies(self) -> Tensor:
-        """log pi, (K,), with half an occurrence added to each atom."""
-        found = self.counts + 0.5
-        return (found / found.sum()).log().float()
+        """log pi, (K,)."""
+        return log_frequencies(self.counts).float()
 
     def nearest(self, e: Tensor) -> Tensor:
         """The atom of exact codes, (B, m) -> (B,)."""
-        codes = self.codes.to(e)
-        return (e @ codes.T - codes.square().sum(1) / 2).argmax(1)
+        return closeness(e, self.codes.to(e)).argmax(1)
 
     def atom_nll(self, index: Tensor, gap: Tensor, gamma_0: Tensor, weights: Tensor) -> Tensor:
         """-log p_j(a | z_0), (B,), from logits relative to that of a, in which |gap|^2 cancels."""
@@ -212,7 +209,7 @@ class _Grids:
     def nll(self, v: Tensor, gap: Tensor, gamma_0: Tensor) -> Tensor:
         """-log of the probability of v's cell under N(v + gap, e^gamma_0), (B, G)."""
         step, lowest, highest = self._ends.to(v.device)
-        value = torch.round(self.maps.inverse(v.detach()) / step) * step
+        value = on_grid(self.maps.inverse(v.detach()), step, lowest, highest)
         place = self.maps.forward(value)
         low, high = self.maps.forward(value - step / 2) - place, self.maps.forward(value + step / 2) - place
         scale, gap = torch.exp(-gamma_0.double() / 2)[:, None], gap.double()

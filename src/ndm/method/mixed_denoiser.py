@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ndm._internal.precision import run_network
-from ndm.method.columns import codes_of
+from ndm.method.columns import closeness, codes_of, log_frequencies
 from ndm.method.denoisers import BaseDenoiser, Estimate, v_reading
 from ndm.method.schedules import NoiseLevel, per_example
 from ndm.method.transforms.curve import unit_interval
@@ -193,7 +193,7 @@ class MixedDenoiser(GammaRange, BaseDenoiser):
                 codes = part.codes.to(z)
                 e = z[:, part.code]
                 logits = next(weights).to(z.dtype) + output[:, part.output_code] @ part.features.to(z).T
-                logits = logits + (alpha * (e @ codes.T) - alpha**2 * codes.square().sum(1) / 2) / sigma**2
+                logits = logits + closeness(e / alpha, codes) * (alpha / sigma) ** 2
                 if part.rest:
                     more = _value_evidence(z[:, part.value], alpha, sigma)
                     logits = torch.cat([logits[:, :-1], logits[:, -1:] + more], 1)
@@ -247,8 +247,7 @@ class _Part:
         self.output_value = slice(output + self.outputs - 1, output + self.outputs)
 
     def log_frequencies(self) -> nn.Parameter:
-        found = self.counts + 0.5
-        return nn.Parameter((found / found.sum()).log().float())
+        return nn.Parameter(log_frequencies(self.counts).float())
 
 
 def _is_line(spec: Any) -> bool:
@@ -258,7 +257,7 @@ def _is_line(spec: Any) -> bool:
 def _line_features(spec: Mapping[str, Any], counts: Tensor) -> Tensor:
     """Features of atoms on a line and beside it, (K, r): cosines of the middle rank, and one per atom beside."""
     n, beside = len(spec["line"]), int(spec.get("beside", 0))
-    share = (counts[:n] + 0.5) / (counts[:n] + 0.5).sum()
+    share = log_frequencies(counts[:n]).exp()
     rank = share.cumsum(0) - share / 2
     r = min(COSINES, n - 1)
     features = torch.zeros(n + beside, r + beside, dtype=torch.float64)

@@ -370,13 +370,9 @@ class Process(Part):
         """``log |det dx/ddata|`` in nats, one number or (B,), to be added to a log-density of x."""
         return 0.0 if self.standardize is None else self.standardize.log_det(x)
 
-    def latent_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+    def latent_shape(self, shape: Sequence[int]) -> Sequence[int]:
         """The shape of x for data of a shape, which differs for a table with codes."""
-        if isinstance(self.standardize, TableEncoding):
-            if tuple(shape) != self.standardize.shape:
-                raise ValueError(f"The model is for rows of {self.standardize.shape[0]} columns, not of shape {shape}.")
-            return self.standardize.latent_shape
-        return shape  # type: ignore[return-value]  # checked where it is used
+        return shape if self.standardize is None else self.standardize.latent(shape)
 
 
 def as_part(name: str, value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -50,10 +51,9 @@ class Standardize(Part):
         """The shape of one example; () for any."""
         return tuple(torch.broadcast_shapes(self._mean.shape, self._scale.shape))
 
-    @property
-    def latent_shape(self) -> tuple[int, ...]:
-        """The shape of x, which is that of the data."""
-        return self.shape
+    def latent(self, shape: Sequence[int]) -> Sequence[int]:
+        """The shape of x for data of a shape, which is the same."""
+        return shape
 
     @classmethod
     def fit(cls, data: Values) -> Standardize:

@@ -121,7 +121,7 @@ class MixedRows:
     def __init__(self, path: str, encoding: TableEncoding) -> None:
         self.file = TableFile(path, fixed=True)
         self.encoding = encoding
-        cells = read_cells([self.file], texts={column.name for column in encoding.table if column.storage == "text"})
+        cells = read_cells([self.file], texts=encoding.texts)
         self.notes: list[str] = []
         numbers = rows_of_numbers(encoding.table, cells, path, self.notes.append)
         if len(numbers) == 0:

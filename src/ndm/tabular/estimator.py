@@ -217,7 +217,7 @@ class TabularNDM(ConditionalMethods, BaseEstimator):
         """The cells of the columns; with scikit-learn's checks of the number and the names of the features."""
         if not is_frame(X):
             X = check_array(X, dtype=None, ensure_all_finite="allow-nan", ensure_min_samples=1, estimator=self)
-        cells = cells_of_input(X)
+        cells = cells_of_input(X, () if reset else self._texts())
         names = np.array(list(cells), dtype=object) if is_frame(X) else None
         if reset:
             self.n_features_in_ = len(cells)
@@ -234,6 +234,9 @@ class TabularNDM(ConditionalMethods, BaseEstimator):
                 cells = dict(zip(map(str, self.feature_names_in_), cells.values(), strict=True))
         return cells
 
+    def _texts(self) -> frozenset[str]:
+        return table_of(self._fitted()).texts
+
     @property
     def columns_(self) -> tuple[str, ...]:
         """The names of the model's columns, (C,), without those left out."""
@@ -247,7 +250,7 @@ class TabularNDM(ConditionalMethods, BaseEstimator):
     def _rows(self, X: Any, columns: Sequence[str] | None = None) -> np.ndarray:
         """Rows of numbers, (n, C); NaN in columns other than ``columns``, which need not be in X."""
         encoding = table_of(self._fitted())
-        cells = self._cells(X) if columns is None or not is_frame(X) else cells_of_input(X)
+        cells = self._cells(X) if columns is None or not is_frame(X) else cells_of_input(X, encoding.texts)
         wanted: Sequence[Column] = [c for c in encoding.table if columns is None or c.name in columns]
         found = rows_of_numbers(wanted, cells, "X")
         rows = np.full((len(found), len(encoding.table)), np.nan)

@@ -62,7 +62,7 @@ def read_rows(
         ValueError: the file has no rows, lacks a column, or has cells that the model has no value for.
         FileNotFoundError: the file does not exist.
     """
-    cells = read_cells([TableFile(path, fixed=True)])
+    cells = read_cells([TableFile(path, fixed=True)], texts=encoding.texts)
     wanted = [
         i
         for i, name in enumerate(encoding.names)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -27,8 +27,12 @@ def is_frame(data: Any) -> bool:
     return isinstance(data, Mapping) or hasattr(data, "columns") or hasattr(data, "column_names")
 
 
-def cells_of_input(data: Any) -> dict[str, Cells | str]:
+def cells_of_input(data: Any, texts: Collection[str] = ()) -> dict[str, Cells | str]:
     """The cells of each column of a table or an (n, d) array, whose columns are then x0, x1, ...
+
+    Args:
+        data: the table, or the array.
+        texts: names of columns of text, whose cells are not read as numbers.
 
     Raises:
         ValueError: the data are neither, or have two columns of one name.
@@ -36,7 +40,7 @@ def cells_of_input(data: Any) -> dict[str, Cells | str]:
     if not is_frame(data):
         array = np.asarray(data)
         if array.dtype.kind in "OUS":
-            return {f"x{i}": _objects(array[:, i]) for i in range(array.shape[1])}
+            return {f"x{i}": _objects(array[:, i], f"x{i}" in texts) for i in range(array.shape[1])}
         kind = {"b": "bool", "i": "int", "u": "int"}.get(array.dtype.kind, "float")
         return {f"x{i}": Cells(array[:, i].astype(np.float64), kind) for i in range(array.shape[1])}
     table = as_arrow(data)
@@ -45,14 +49,17 @@ def cells_of_input(data: Any) -> dict[str, Cells | str]:
         raise ValueError("Two columns of the table have the same name: rename one.")
     found: dict[str, Cells | str] = {}
     for name, column in zip(names, table.columns, strict=True):
-        cells = cells_of(column)
+        cells = cells_of(column, name in texts)
         found[name] = str(column.type) if cells is None else cells
     return found
 
 
-def _objects(values: np.ndarray) -> Cells:
-    """The cells of an array of Python objects."""
+def _objects(values: np.ndarray, text: bool = False) -> Cells:
+    """The cells of an array of Python objects, read as text or by their types."""
     absent = np.array([v is None or v != v for v in values], bool)
+    as_text = [None if gone else str(v) for v, gone in zip(values, absent, strict=True)]
+    if text:
+        return Cells(np.array(as_text, object), "text")
     try:
         return Cells(np.where(absent, np.nan, values).astype(np.float64), "float")
     except (ValueError, TypeError):
@@ -61,10 +68,7 @@ def _objects(values: np.ndarray) -> Cells:
         found = cells_of(as_arrow({"values": values}).column(0))
     except ValueError:  # several types
         found = None
-    if found is None:
-        texts = [None if gone else str(v) for v, gone in zip(values, absent, strict=True)]
-        return Cells(np.array(texts, object), "text")
-    return found
+    return Cells(np.array(as_text, object), "text") if found is None else found
 
 
 def in_the_type_of(column: Column, values: np.ndarray) -> np.ndarray:
