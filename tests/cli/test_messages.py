@@ -46,6 +46,16 @@ WRONG = [
     # values
     ("train digits --training.warmup abc", r"training\.warmup must be a whole number, not 'abc'"),
     ("train digits --training.rate cosin", r"training\.rate must be one of cosine, constant, not 'cosin'"),
+    (
+        "train table --data.path x.csv --data.kinds atuo",
+        r"data\.kinds must be one of numeric, auto or names with values",
+    ),
+    (
+        "train table --data.path x.csv --data.missing fill",
+        r"data\.missing must be one of error, drop, atom or null, not",
+    ),
+    ("train table --data.path x.csv --data.validation x", r"data\.validation must be a whole number or null, not 'x'"),
+    ("train digits --trainer.max_steps x", r"trainer\.max_steps must be a whole number or auto or null, not 'x'"),
     ("train digits --training.learning_rate -1", r"training\.learning_rate must be positive, got -1"),
     ("train digits --model.schedule.gamma_min 10", "gamma_min must be below gamma_max.*gamma_min=10.0, gamma_max=5.0"),
     ("train digits --model.volatility -1", "volatility must be positive"),

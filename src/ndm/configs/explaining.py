@@ -43,6 +43,10 @@ LISTED = 24
 UNLISTED = ("config", "print_config", "print_shtab", "model", "training", "trainer", "model.standardize")
 
 
+#: The beginnings of what jsonargparse lists among the reasons, and which gives none.
+_NO_REASONS = ("Expected a", "Problem with given class_path")
+
+
 def explain(message: str, parser: ArgumentParser) -> NoReturn:
     """Raise a ValueError that summarizes a jsonargparse error in one sentence.
 
@@ -75,8 +79,20 @@ def explain(message: str, parser: ArgumentParser) -> NoReturn:
     if wrong := re.search(r"Expected a (.+)\. Got value: (.*)", message):
         raise ValueError(f"{_path(inner)} must be {_type(wrong[1])}, not {wrong[2]!r}.")
     # The value matches none of several types: jsonargparse lists the reasons; the one for None is not informative.
-    reasons = [r for r in re.findall(r"^ *- (.+)$", message, re.MULTILINE) if not r.startswith("Expected a")]
+    reasons = [r for r in re.findall(r"^ *- (.+)$", message, re.MULTILINE) if not r.startswith(_NO_REASONS)]
+    if not reasons and (sentence := _of_several_types(message, inner)):
+        raise ValueError(sentence)
     raise ValueError(" ".join((reasons[0] if reasons else message).split()))
+
+
+def _of_several_types(message: str, keys: Sequence[str]) -> str:
+    """The sentence about a value that is of none of the types of its argument, the innermost one; empty if unknown."""
+    inner = message[message.rfind("Parser key") :]
+    types, given = re.findall(r"- Expected a ([^\n]+?)\.?$", inner, re.MULTILINE), _first(r"Given value: (.*)", inner)
+    types = types[: inner[: inner.find("Given value")].count("- Expected a")]  # those of this argument, and no other
+    if not types or given is None or not keys:
+        return ""
+    return f"{_path(keys)} must be {' or '.join(_type(t) for t in types)}, not {given!r}."
 
 
 def bare(class_path: Any) -> str:
@@ -111,8 +127,10 @@ def _path(keys: Sequence[str]) -> str:
 
 def _type(description: str) -> str:
     if choices := re.match(r"typing\.Literal\[(.*)\]", description):
-        return "one of " + choices[1].replace("'", "")
+        words = choices[1].replace("'", "")
+        return f"one of {words}" if "," in words else words
     names = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
+    names |= {"NoneType": "null", "dict": "names with values, as in '{name: value}'", "list": "a list, as in '[a, b]'"}
     return names.get(_first(r"<class '(\w+)'>", description) or "", f"a {description}")
 
 
