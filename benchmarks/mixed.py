@@ -172,7 +172,7 @@ def fit_all(options: argparse.Namespace) -> None:
                         model: Callable = {"product": product, "mixture": mixture}[method]
                         values, facts = model(*parts, seed)
                         rows = {"test": values}
-                cells.write(key, facts, **rows)
+                cells.write(key, facts | {"commit": environment()["commit"]}, **rows)
                 print(name, method, seed, *over_rows(rows["test"]), facts, flush=True)
 
 
@@ -195,6 +195,7 @@ def summarise(options: argparse.Namespace) -> None:
                 "set": name, "method": method, "rows": values.shape[1], "seeds": len(values), "log_p": mean,
                 "stderr": math.sqrt(error**2 + spread), "minus_ndm": gap, "minus_ndm_stderr": gap_error,
                 "seconds": float(np.mean([facts["seconds"] for facts, _ in found.values()])),
+                "commits": sorted({facts["commit"] for facts, _ in found.values()}),
             })  # fmt: skip
             print(lines[-1])
     write(RESULTS / "mixed.jsonl", lines)

@@ -15,8 +15,9 @@ highest validation likelihood. nsf: ``zuko.flows.NSF``, AdamW, early stopping; t
 fit that would take longer than --cap CPU seconds ends there and says ``capped``. Both see standardised rows. On larger
 tables the first seed chooses for all (:mod:`density.others` has the grids and limits).
 
-ndm: ``ndm train table --data.path SET --data.kinds numeric ...`` and ``ndm score RUN SET/test.parquet ...`` run as
-commands, with the source of CHECKOUT. The log-likelihood is log_prob, by the ODE; the bound is -nelbo.
+ndm: ``ndm train table --data.path SET --data.kinds KINDS ...`` and ``ndm score RUN SET/test.parquet ...`` run as
+commands, with the source of CHECKOUT. KINDS is real for every column, which has a map, or numeric, without maps. The
+log-likelihood is log_prob, by the ODE; the bound is -nelbo.
 
 Seconds are CPU seconds of one thread. A difference is paired by row and seed. Its error over
 seeds is the root of v / n + s² / S: v is the variance over the n test rows of the difference averaged over seeds, and
@@ -66,35 +67,24 @@ def version(source: Path, folder: Path) -> str:
     return subprocess.run(described, capture_output=True, text=True).stdout.strip()
 
 
-def ndm(folder: Path, key: str, seed: int, source: Path, cells: Cells, more: str) -> tuple[Facts, Rows]:
+def ndm(folder: Path, key: str, seed: int, source: Path, cells: Cells, kinds: str, more: str) -> tuple[Facts, Rows]:
     """Train and score; what a command that was stopped left is put aside, for its seconds are not known."""
     work = cells.folder / f"{key}-work"
     if work.exists():
         work.rename(f"{work}-stopped-{time.time_ns()}")
     work.mkdir()
     run, scores = work / "run", work / "scores.csv"
-    train = [
-        "-m",
-        "ndm",
-        "train",
-        "table",
-        "--data.path",
-        folder,
-        "--data.kinds",
-        "numeric",
-        "--seed",
-        seed,
-        "--out",
-        run,
-        *shlex.split(more),
-    ]
+    columns = pandas.read_parquet(folder / "train.parquet").columns
+    every = json.dumps(dict.fromkeys(columns, "real")) if kinds == "real" else kinds
+    train = ["-m", "ndm", "train", "table", "--data.path", folder, "--data.kinds", every, "--seed", seed, "--out", run]
+    train += shlex.split(more)
     trained = command(source, work / "train.txt", *train)
     score = ["-m", "ndm", "score", run, folder / "test.parquet", "--out", scores]
     scored = command(source, work / "score.txt", *score)
     found = pandas.read_csv(scores)
     rows = {"test": found["log_prob"].to_numpy(float), "bound": -found["nelbo"].to_numpy(float)}
     return {
-        "settings": {"command": f"ndm train table --data.path SET --data.kinds numeric {more}".strip()},
+        "settings": {"command": f"ndm train table --data.path SET --data.kinds {kinds} {more}".strip()},
         "seconds": {"fit": trained, "score": scored, "all": trained + scored},
         **trained_steps(run / "metrics.csv"),
     }, rows
@@ -136,7 +126,7 @@ def measure(options: argparse.Namespace) -> None:
             continue
         folder = options.data / set_name
         if options.method == "ndm":
-            facts, rows = ndm(folder, key, seed, options.source, cells, options.options)
+            facts, rows = ndm(folder, key, seed, options.source, cells, options.kinds, options.options)
             facts["commit"] = commit
         elif options.method == "gmm":
             data, first = Table.read(folder), f"{set_name}-{min(options.seeds)}"
@@ -166,6 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if method == "ndm":
             one.add_argument("--source", type=Path, required=True, metavar="CHECKOUT", help="whose src/ndm is run")
             one.add_argument("--name", default="ndm", help="of the rows (default: %(default)s)")
+            one.add_argument("--kinds", default="real", choices=("real", "numeric"), help="(default: %(default)s)")
             one.add_argument("--options", default="", help="more options of ndm train, in one string")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
