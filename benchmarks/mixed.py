@@ -40,8 +40,8 @@ from ndm.data import Table
 from ndm.evaluation.per_example import bound_per_example
 from ndm.training import fit
 
-#: Seconds of training for each set.
-SETS = {"titanic": 45, "housing": 180, "diamonds": 180}
+#: Seconds of training for each set; protein is for steps.py.
+SETS = {"titanic": 45, "housing": 180, "diamonds": 180, "protein": 180}
 
 OPTIONS = {
     "ndm": (),
@@ -179,7 +179,7 @@ def fit_all(options: argparse.Namespace) -> None:
 def summarise(options: argparse.Namespace) -> None:
     """A line for each set and method: the mean, its error, and the difference to ``ndm`` paired by row and seed."""
     lines: list[Facts] = [{"environment": environment(), "settings": {"seconds": SETS, "times": TIMES, "draws": DRAWS}}]
-    for name in SETS:
+    for name in tuple(SETS)[:3]:
         every: dict[str, dict[int, tuple[Facts, Rows]]] = {}
         for method in (*OPTIONS, "product", "mixture", "nsf"):
             cells = Cells(options.scratch, method)
@@ -195,7 +195,7 @@ def summarise(options: argparse.Namespace) -> None:
                 "set": name, "method": method, "rows": values.shape[1], "seeds": len(values), "log_p": mean,
                 "stderr": math.sqrt(error**2 + spread), "minus_ndm": gap, "minus_ndm_stderr": gap_error,
                 "seconds": float(np.mean([facts["seconds"] for facts, _ in found.values()])),
-                "commits": sorted({facts["commit"] for facts, _ in found.values()}),
+                "commits": sorted({facts["commit"] for facts, _ in found.values() if "commit" in facts}),
             })  # fmt: skip
             print(lines[-1])
     write(RESULTS / "mixed.jsonl", lines)
@@ -207,7 +207,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--scratch", type=Path, required=True)
     parser.add_argument("--methods", nargs="+", default=[*OPTIONS, "product", "mixture", "nsf"])
-    parser.add_argument("--sets", nargs="+", default=list(SETS))
+    parser.add_argument("--sets", nargs="+", default=list(SETS)[:3])
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     options = parser.parse_args()
     {"fit": fit_all, "summary": summarise}[options.what](options)

@@ -44,6 +44,7 @@ def column_of(own: Cells) -> Column:
         ([True, False, None, True], pa.bool_(), "bool", pa.bool_()),
         (["a", "b", None, "b", "c", "c", "a"], pa.string(), "text", pa.string()),
         (["a", "b", None, "b", "c", "c", "a"], pa.large_string(), "text", pa.string()),
+        (["a", "b", None, "b", "c", "c", "a"], pa.string_view(), "text", pa.string()),
         ([DAY, None, datetime.date(1969, 12, 31), datetime.date(1999, 1, 1)], pa.date32(), "date", pa.date32()),
         ([TIME, None, datetime.datetime(1969, 12, 31), TIME + datetime.timedelta(1)], pa.timestamp("ms"), "datetime",
          pa.timestamp("s")),

@@ -18,6 +18,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 import ndm
 from ndm.tabular import TabularNDM
+from ndm.tabular.calibration import quantiles
 
 SMALL: dict[str, Any] = {"max_steps": 30, "overrides": {"model.denoiser.net.hidden": 16}}
 FAST = {"method": "bound", "times": 8}
@@ -148,9 +149,11 @@ def test_predictions_have_the_type_of_the_column(model):
     assert model.predict(ROWS, "flag").dtype == bool
     assert model.predict(ROWS, "day", n=4, steps=5).dtype.kind == "M"
     assert model.predict(ROWS, "size", n=4, steps=5).shape == (5,)
-    low, high = model.predict(ROWS, "size", [0.1, 0.9], n=8, steps=5).T
-    assert (low < high).all()
-    assert model.draws(ROWS, "size", n=3, steps=5).shape == (5, 3)
+    found = model.predict(ROWS, "size", [0.2, 0.7], n=8, steps=5)
+    assert (found[:, 0] < found[:, 1]).all()
+    drawn = model.draws(ROWS, "size", n=8, steps=5)
+    assert drawn.shape == (5, 8)
+    np.testing.assert_allclose(found, quantiles(drawn, [0.2, 0.7]), rtol=1e-6)
 
 
 def test_probabilities_of_classes(model):

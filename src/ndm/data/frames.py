@@ -66,10 +66,8 @@ def cells_of(column: Any, text: bool = False) -> Cells | None:
         text: whether to keep text as it is.
     """
     pa = _arrow()
+    column = decoded(column)
     kind = column.type
-    if pa.types.is_dictionary(kind):
-        column = column.cast(kind.value_type)
-        kind = kind.value_type
     if pa.types.is_null(kind):
         return Cells(np.full(len(column), np.nan), "float")
     if pa.types.is_boolean(kind):
@@ -85,6 +83,18 @@ def cells_of(column: Any, text: bool = False) -> Cells | None:
     if is_text(kind):
         return _from_text(column, text)
     return None
+
+
+def decoded(column: Any) -> Any:
+    """An Arrow column with its values in place of a dictionary, and with text that all functions of Arrow accept.
+
+    polars gives text as string views, for which many functions of Arrow have no implementation.
+    """
+    pa = _arrow()
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    view = is_text(column.type) and not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type))
+    return column.cast(pa.large_string()) if view else column
 
 
 def is_text(kind: Any) -> bool:

@@ -12,6 +12,7 @@ import torch
 from ndm.inference.sampling import default_sampler
 from ndm.method.conditionals import column_numbers
 from ndm.model import NDM
+from ndm.tabular.calibration import quantiles as quantiles_of
 from ndm.tabular.densities import table_of
 from ndm.tabular.input import cells_of_input, in_the_form_of, in_the_type_of, names_of_levels
 from ndm.tabular.queries import class_probabilities, impute, sample_given
@@ -126,7 +127,7 @@ class ConditionalMethods:
                 return np.array(names_of_levels(spec), dtype=object)[places]
             return in_the_type_of(spec, np.array(spec.levels, float))[places]
         drawn = self._draws(X, column, n, self._seed(random_state), steps)
-        found = drawn.mean(1) if quantiles is None else np.quantile(drawn, quantiles, axis=1).T
+        found = drawn.mean(1) if quantiles is None else quantiles_of(drawn, quantiles)
         return in_the_type_of(spec, found)
 
     def class_probabilities(self, X: Any, column: str) -> Any:

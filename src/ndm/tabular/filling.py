@@ -10,7 +10,7 @@ import numpy as np
 
 from ndm.data.arrow import open_parquet
 from ndm.data.cells import lines
-from ndm.data.frames import from_numbers
+from ndm.data.frames import decoded, from_numbers, is_text
 from ndm.data.kinds import Cells
 from ndm.method.columns import Column
 from ndm.tabular.files import FileRows, unused, write_table
@@ -100,14 +100,13 @@ def _merged(array: Any, places: np.ndarray, absent: np.ndarray, new: Any, storag
     """
     import pyarrow as pa
 
-    if pa.types.is_dictionary(array.type):
-        array = array.cast(array.type.value_type)
-    if _is_text(array.type) and not _is_text(new.type):
+    array = decoded(array)
+    if is_text(array.type) and not is_text(new.type):
         new = _as_text(new, storage)
     try:
         new = new.cast(array.type, safe=pa.types.is_integer(array.type))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # such as real numbers for a column of whole numbers
-        array = _as_text(array) if _is_text(new.type) else array.cast(new.type, safe=False)
+        array = _as_text(array) if is_text(new.type) else array.cast(new.type, safe=False)
     both = pa.concat_arrays([_one(array), _one(new)])
     order = places.copy()
     order[absent] = len(array) + np.arange(len(new))
@@ -122,12 +121,6 @@ def _as_text(array: Any, storage: str = "") -> Any:
     if storage == "int":
         values = [int(v) if isinstance(v, float) and v.is_integer() else v for v in values]
     return pa.array([None if v is None else str(v) for v in values], pa.string())
-
-
-def _is_text(kind: Any) -> bool:
-    import pyarrow as pa
-
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _one(array: Any) -> Any:
