@@ -91,10 +91,15 @@ def decoded(column: Any) -> Any:
     polars gives text as string views, for which many functions of Arrow have no implementation.
     """
     pa = _arrow()
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    view = is_text(column.type) and not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type))
-    return column.cast(pa.large_string()) if view else column
+    coded = pa.types.is_dictionary(column.type)
+    kind = column.type.value_type if coded else column.type
+    if not is_text(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return column.cast(kind) if coded else column
+    if not coded:
+        return column.cast(pa.large_string())
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    decoded_chunks = [chunk.dictionary.cast(pa.large_string()).take(chunk.indices) for chunk in chunks]
+    return pa.chunked_array(decoded_chunks, pa.large_string())
 
 
 def is_text(kind: Any) -> bool:
