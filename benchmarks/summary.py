@@ -6,6 +6,7 @@ python benchmarks/summary.py [TABLE ...]
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -130,13 +131,13 @@ def samples() -> str:
 
 def tables() -> str:
     lines, rows = read("tables"), []
-    for name in values(lines, "set"):
-        for method in ("ndm", "nsf", "gmm"):
-            of = [li for li in found(lines, set=name, method=method) if "seed" in li]
+    names = {"real": "ndm, real", "ndm": "ndm, numeric", "nsf": "nsf", "gmm": "gmm"}
+    for name, method in itertools.product(values(lines, "set"), names):
+        if of := [li for li in found(lines, set=name, method=method) if "seed" in li]:
             pairs = [li for li in found(lines, set=name, method=method) if "against" in li]
             seconds = [round(li["seconds"]["fit"]) for li in of], [round(li["seconds"]["all"]) for li in of]
             rows.append([
-                name, method, len(of), pm(over_seeds([(li["mean"], li["stderr"]) for li in of]), 2),
+                name, names[method], len(of), pm(over_seeds([(li["mean"], li["stderr"]) for li in of]), 2),
                 pm((pairs[0]["difference"], pairs[0]["difference_stderr"]), 2, "+") if pairs else "reference",
                 *(" to ".join(map(str, dict.fromkeys((min(s), max(s))))) for s in seconds),
                 "yes" if any(li.get("capped") for li in of) else "",
