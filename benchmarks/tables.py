@@ -7,7 +7,7 @@ again.
 
     python benchmarks/tables.py gmm --data DATA --scratch ROWS
     python benchmarks/tables.py nsf --data DATA --scratch ROWS                   needs: pip install zuko
-    python benchmarks/tables.py ndm --data DATA --scratch ROWS --source CHECKOUT
+    python benchmarks/tables.py ndm --data DATA --scratch ROWS --source CHECKOUT [--kinds real]
     python benchmarks/tables.py summary --scratch ROWS                           writes results/tables.jsonl
 
 gmm: ``sklearn.mixture.GaussianMixture`` with full covariances; the number of components and reg_covar are those of the
@@ -16,8 +16,8 @@ fit that would take longer than --cap CPU seconds ends there and says ``capped``
 tables the first seed chooses for all (:mod:`density.others` has the grids and limits).
 
 ndm: ``ndm train table --data.path SET --data.kinds KINDS ...`` and ``ndm score RUN SET/test.parquet ...`` run as
-commands, with the source of CHECKOUT. KINDS is real for every column, which has a map, or numeric, without maps. The
-log-likelihood is log_prob, by the ODE; the bound is -nelbo.
+commands, with the source of CHECKOUT. KINDS is numeric, for columns without maps (the rows "ndm"), or real for every
+column, each with its map ("real"). The log-likelihood is log_prob, by the ODE; the bound is -nelbo.
 
 Seconds are CPU seconds of one thread. A difference is paired by row and seed. Its error over
 seeds is the root of v / n + s² / S: v is the variance over the n test rows of the difference averaged over seeds, and
@@ -114,7 +114,9 @@ def summary(options: argparse.Namespace) -> None:
 
 def measure(options: argparse.Namespace) -> None:
     """The cells of a method that are not finished."""
-    name = options.name if options.method == "ndm" else options.method
+    name = options.method
+    if name == "ndm":
+        name = options.name or ("real" if options.kinds == "real" else "ndm")
     cells = Cells(options.scratch, name)
     commit = version(options.source, options.scratch) if options.method == "ndm" else None
     for key in cells.finished() if options.method == "ndm" else ():
@@ -155,8 +157,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             one.add_argument("--cap", type=float, default=400.0, help="CPU seconds of a fit (default: 400)")
         if method == "ndm":
             one.add_argument("--source", type=Path, required=True, metavar="CHECKOUT", help="whose src/ndm is run")
-            one.add_argument("--name", default="ndm", help="of the rows (default: %(default)s)")
-            one.add_argument("--kinds", default="real", choices=("real", "numeric"), help="(default: %(default)s)")
+            one.add_argument("--name", help="of the rows (default: ndm for --kinds numeric, real for --kinds real)")
+            one.add_argument("--kinds", default="numeric", choices=("numeric", "real"), help="(default: %(default)s)")
             one.add_argument("--options", default="", help="more options of ndm train, in one string")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)

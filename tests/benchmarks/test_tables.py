@@ -272,7 +272,7 @@ def test_the_real_commands(tmp_path: Path) -> None:
     assert one["unsolved"] == 0
     # Of x = (1e-3, 30) u + (0, 40) v: log |det| = log(1e-3 * 40).
     assert one["mean"] == pytest.approx(-math.log(2 * math.pi * math.e) - math.log(0.04), abs=0.6)
-    assert one["settings"]["command"].startswith("ndm train table --data.path SET --data.kinds real --trainer")
+    assert one["settings"]["command"].startswith("ndm train table --data.path SET --data.kinds numeric --trainer")
 
 
 # ---- the summary

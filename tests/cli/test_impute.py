@@ -6,6 +6,8 @@ import csv
 from pathlib import Path
 
 import pandas
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ndm.cli import main
@@ -89,6 +91,19 @@ def test_types_of_a_parquet_file_that_a_filled_cell_does_not_fit(mixed: Path, tm
     filled = pandas.read_parquet(tmp_path / "y.parquet")
     assert filled.iloc[0].astype(str).tolist() == ["10.0", "1.0", "hut", "2020-01-02"]
     assert filled.notna().all().all()
+
+
+def test_text_views_are_filled(mixed: Path, tmp_path: Path) -> None:
+    kinds = pa.array(["flat", None, "house"], pa.string_view())
+    table = pa.table({"kind": kinds, "price": [10.5, 30.0, None]})
+    table = table.append_column("rooms", pa.array([1, 2, 3])).append_column("built", pa.array(["2020-01-03"] * 3))
+    pq.write_table(table, tmp_path / "x.parquet")
+    assert impute(mixed, tmp_path / "x.parquet", tmp_path / "y.parquet") == 0
+    filled = pq.read_table(tmp_path / "y.parquet")
+    first, second, third = filled["kind"].to_pylist()
+    assert (first, third) == ("flat", "house")
+    assert second in {"flat", "house", "hut", "(other)"}
+    assert filled["price"].null_count == 0
 
 
 def test_an_index_and_texts_over_several_lines_are_kept(mixed: Path, tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ class MixedRows:
             if holes and not column.missing:
                 raise ValueError(
                     f"The column {column.name!r} of {path} has {holes:,} missing cells, and had none in the training: "
-                    "fill them, remove their rows, or use --missing left-out (of --training.conditionals any)."
+                    "fill them, remove their rows, or score the other cells with --missing left-out."
                 )
         self.count = len(numbers)
         self._rows = torch.from_numpy(numbers)
