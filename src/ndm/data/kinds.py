@@ -60,7 +60,7 @@ class Cells(NamedTuple):
     def absent(self) -> np.ndarray:
         """Whether each cell is missing, (n,)."""
         if self.storage == "text":
-            return np.equal(self.values, None).astype(bool)
+            return np.asarray(self.values == None, bool)  # noqa: E711 - of each element
         return np.isnan(self.values)
 
 
