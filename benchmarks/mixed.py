@@ -25,14 +25,14 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from bench import RESULTS, environment, write
 from density.cells import Cells, Facts, Rows, over_rows
-from density.mixtures import Encoded, mixture, product
+from density.mixtures import mixture, product
 from density.summary import paired
 
 from ndm.configs.configuration import Configuration
@@ -57,10 +57,10 @@ def path_of(folder: Path, name: str) -> Path:
     return next(path for path in sorted(folder.iterdir()) if path.stem == name)
 
 
-def by_ndm(method: str, table: Path, seconds: float, seed: int, keep: Path) -> tuple[Facts, Rows]:
+def by_ndm(options: Sequence[str], table: Path, seconds: float, seed: int, keep: Path) -> tuple[Facts, Rows]:
     """Train, keep the model, and bound the test rows."""
     overrides = ["--data.path", str(table), "--trainer.max_time", str(seconds), "--seed", str(seed)]
-    built = Configuration.read("table", [*overrides, *OPTIONS[method]]).build()
+    built = Configuration.read("table", [*overrides, *options]).build()
     with tempfile.TemporaryDirectory() as folder:
         began = time.process_time()
         run = Path(folder) / "run"
@@ -162,16 +162,16 @@ def fit_all(options: argparse.Namespace) -> None:
                     continue
                 path = path_of(options.data, name)
                 if method in OPTIONS:
-                    facts, rows = by_ndm(method, path, SETS[name], seed, cells.folder / key)
+                    facts, rows = by_ndm(OPTIONS[method], path, SETS[name], seed, cells.folder / key)
                 else:
                     table = Table(str(path), kinds="auto")
                     if method == "nsf":
                         facts, rows = nsf(table, SETS[name], seed)
                     else:
                         assert table.encoding is not None
-                        parts = [Encoded(table.encoding, table.split(s)) for s in ("train", "validation", "test")]
                         model: Callable = {"product": product, "mixture": mixture}[method]
-                        values, facts = model(*parts, seed)
+                        splits = (table.split(s) for s in ("train", "validation", "test"))
+                        values, facts = model(table.encoding, *splits, seed=seed)
                         rows = {"test": values}
                 cells.write(key, facts | {"commit": environment()["commit"]}, **rows)
                 print(name, method, seed, *over_rows(rows["test"]), facts, flush=True)

@@ -68,7 +68,7 @@ def mixture() -> ndm.MixtureBase:
     return ndm.MixtureBase(4, 2).set(torch.tensor([0.3, 0.7]), torch.randn(2, 4), root @ root.mT)
 
 
-def mixed() -> tuple[ndm.NDM, Tensor]:
+def mixed(based: bool = False) -> tuple[ndm.NDM, Tensor]:
     columns = [
         {"name": "a", "kind": "categorical", "levels": ["x", "y", "z"], "counts": [5, 4, 3, 1], "other": True,
          "rest": None, "storage": "text"},
@@ -79,6 +79,13 @@ def mixed() -> tuple[ndm.NDM, Tensor]:
     layouts, (d,) = encoding.layouts(), encoding.latent_shape
     network = ResidualMLP(d, 8, 1, embedding=8, zero_init=False, outputs=outputs_for(layouts), context=6)
     denoiser = ndm.MixedDenoiser(network, layouts, conditionals="any")
+    if based:
+        base = ndm.TableMixtureBase([len(c["counts"]) for c in columns], [False, True, True], [True, False, False], 2)
+        covariances = (root := torch.randn(2, 2, 2)) @ root.mT + torch.eye(2)
+        atoms = [torch.rand(1, 4), torch.rand(2, 3), torch.ones(2, 1)]
+        base.set(torch.tensor([0.3, 0.7]), [a / a.sum(1, keepdim=True) for a in atoms], torch.randn(2, 2), covariances)
+        network = ResidualMLP(d, 8, 1, embedding=8, zero_init=False, outputs=outputs_for(layouts))
+        denoiser = ndm.MixedDenoiser(network, layouts, base=base)
     model = ndm.NDM(
         ndm.LinearSchedule(-9.0, 4.0), ndm.Identity(), denoiser, ndm.MixedDecoder(layouts), standardize=encoding
     )
@@ -131,6 +138,7 @@ MODELS = {
     "posterior": lambda: points(reverse_variance=ndm.PosteriorVariance()),
     "constant volatility": lambda: points(volatility=ConstantVolatility(0.9)),
     "mixed": lambda: mixed(),
+    "mixed base": lambda: mixed(based=True),
     "standardize": lambda: points(standardize=ndm.Standardize.fit(torch.randn(9, 4) / 3 + torch.arange(4))),
     "isotropic": lambda: calibrated("isotropic"),
     "diagonal": lambda: calibrated("diagonal", spacing="gamma"),

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from ndm.method.parts import Part
     from ndm.method.schedules import CosineSchedule, DDPMSchedule, LinearSchedule, NoiseLevel, OTSchedule, Schedule
     from ndm.method.standardization import Standardize
+    from ndm.method.table_mixture import TableMixtureBase
     from ndm.method.transforms import Blur, Curve, Identity, Neural, Scale, Separable, Transform
     from ndm.method.variances import (
         CalibratedVariance,
@@ -100,6 +101,7 @@ _HOMES = {
     "Separable": "method.transforms",
     "Standardize": "method.standardization",
     "TableEncoding": "method.encoding",
+    "TableMixtureBase": "method.table_mixture",
     "Transform": "method.transforms",
     "WeightedDecoder": "method.decoders",
     "acceleration": "inference.dynamics",
@@ -154,6 +156,7 @@ __all__ = [
     "Separable",
     "Standardize",
     "TableEncoding",
+    "TableMixtureBase",
     "Transform",
     "WeightedDecoder",
     "acceleration",

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas
 import pytest
 import torch
 
 import ndm
-from ndm.data import Pinwheel, Tensors
+from ndm.data import Pinwheel, Table, Tensors
+from ndm.evaluation import bound_per_example
 from ndm.evaluation.baselines import gaussian_mixture
+from ndm.evaluation.table_mixtures import table_mixture
+from ndm.method.mixed_denoiser import outputs_for
 from ndm.networks import ResidualMLP
 from ndm.training import TrainerOptions, TrainingOptions
 from ndm.training.automatic import add_base, resolve, width
@@ -65,10 +71,10 @@ def denoiser() -> ndm.Denoiser:
 
 
 @pytest.mark.slow
-def test_few_rows_start_from_the_mixture_that_the_validation_split_chooses() -> None:
+def test_the_start_is_the_mixture_that_the_validation_split_chooses() -> None:
     data, one = Pinwheel(train=900, validation=400, test=400), denoiser()
     standardize = ndm.Standardize.fit(data.train)
-    training, said = add_base(TrainingOptions(), one, data, standardize, seed=0)
+    training, said = add_base(TrainingOptions(base="mixture"), one, data, standardize, seed=0)
     assert training.base == "mixture"
     assert one.base is not None
     assert f"{one.base.components} component" in said
@@ -86,6 +92,66 @@ def test_more_rows_start_from_nothing(rows: int, base: Any, word: str) -> None:
         TrainingOptions(base=base), one, Pinwheel(train=rows, validation=40, test=1), None, seed=0
     )
     assert (training.base, said, one.base) == (word, "", None)
+
+
+def mixed_table(path: Path, rows: int) -> Table:
+    """A table whose categories tell a number that is zero in a third of the rows."""
+    random = np.random.default_rng(0)
+    kind = random.integers(0, 2, rows)
+    value = np.where(random.random(rows) < 1 / 3, 0.0, random.normal(4.0 * kind, 1.0))
+    frame = pandas.DataFrame(
+        {"kind": np.array(["a", "b"])[kind], "value": value, "other": value + random.normal(size=rows)}
+    )
+    frame.to_csv(path / "t.csv", index=False)
+    return Table(str(path / "t.csv"), kinds="auto")
+
+
+def denoiser_of(data: Table, **options: Any) -> ndm.MixedDenoiser:
+    assert data.encoding is not None
+    layouts, (d,) = data.encoding.layouts(), data.encoding.latent_shape
+    net = ResidualMLP(d, 8, 1, outputs=outputs_for(layouts), context=6 if options.get("conditionals") == "any" else 0)
+    return ndm.MixedDenoiser(net, layouts, **options)
+
+
+def test_few_rows_of_several_kinds_start_from_a_mixture(tmp_path: Path) -> None:
+    data = mixed_table(tmp_path, 600)
+    one = denoiser_of(data)
+    training, said = add_base(TrainingOptions(), one, data, data.encoding, seed=0)
+    assert training.base == "mixture"
+    assert one.base is not None
+    assert f"a mixture of {one.base.components} component" in said
+    assert data.encoding is not None
+    layouts = data.encoding.layouts()
+    model = ndm.NDM(
+        ndm.LinearSchedule(-9.0, 10.0), ndm.Identity(), one, ndm.MixedDecoder(layouts), standardize=data.encoding
+    )
+    mixture = table_mixture(data.encoding, data.train, data.validation)
+    gap = mixture.log_prob(data.test) + bound_per_example(model, data.test, None)["total"]
+    assert abs(gap.mean()) < 0.1 + 3 * gap.std() / len(gap) ** 0.5
+
+
+def test_a_mixture_of_many_components_is_no_start(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    rows = torch.from_numpy(random.normal(size=(800, 2)) / 20 + 3 * random.integers(0, 5, (800, 2)))
+    data = Tensors(train=rows[:700].float(), validation=rows[700:].float())
+    one = denoiser()
+    training, said = add_base(TrainingOptions(), one, data, None, seed=0)
+    assert (training.base, one.base) == ("none", None)
+    assert said.startswith("the denoiser does not start from a Gaussian mixture of ")
+    training, said = add_base(TrainingOptions(base="mixture"), one, data, None, seed=0)
+    assert one.base is not None
+    assert one.base.components > 4
+
+
+@pytest.mark.parametrize(("rows", "options"), [(2000, {}), (300, {"conditionals": "any"}), (300, {"given": [0]})])
+def test_a_conditional_or_a_long_table_starts_from_nothing(rows: int, options: dict[str, Any], tmp_path: Path) -> None:
+    data = mixed_table(tmp_path, rows)
+    one = denoiser_of(data, **options)
+    training, said = add_base(TrainingOptions(), one, data, data.encoding, seed=0)
+    assert (training.base, said, one.base) == ("none", "", None)
+    if options:
+        with pytest.raises(ValueError, match=r"no conditionals or given columns; set training\.base=none"):
+            add_base(TrainingOptions(base="mixture"), one, data, data.encoding, seed=0)
 
 
 def test_a_mixture_of_images_is_refused() -> None:

@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from sklearn.mixture import GaussianMixture
 
 import ndm
 from ndm.data import Pinwheel, Table, Tensors
+from ndm.evaluation import EvaluationOptions, evaluate
+from ndm.method.mixed_denoiser import outputs_for
 from ndm.networks import ResidualMLP
-from ndm.training import Run, TrainerOptions, TrainingOptions, fit
+from ndm.training import Run, TrainerOptions, TrainingOptions, ending, fit
 from ndm.training.ending import verdict
 from ndm.training.module import Validation
 
@@ -105,6 +108,25 @@ def test_a_table_ends_with_rows_of_its_columns(tmp_path: Path, caplog: pytest.Lo
 def test_points_end_with_a_picture(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run, _ = trained(Pinwheel(train=60, validation=40, test=10), tmp_path, caplog)
     assert (run.path / "samples.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_mixture_of_rows_of_several_kinds_is_spoken_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    random = np.random.default_rng(0)
+    kind = random.integers(0, 2, 400)
+    frame = pandas.DataFrame({"kind": np.array(["a", "b"])[kind], "value": random.normal(10.0 * kind, 0.1)})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    data = Table(str(tmp_path / "t.csv"), kinds="auto")
+    assert data.encoding is not None
+    layouts, (d,) = data.encoding.layouts(), data.encoding.latent_shape
+    denoiser = ndm.MixedDenoiser(ResidualMLP(d, hidden=8, depth=1, outputs=outputs_for(layouts)), layouts)
+    model = ndm.NDM(
+        ndm.LinearSchedule(-8.0, 8.0), ndm.Identity(), denoiser, ndm.MixedDecoder(layouts), standardize=data.encoding
+    )
+    said = ending._against_a_mixture(model, data, seed=0)
+    assert said.startswith("WARNING: a mixture of 2 components describes the validation split better, by ")
+    found = evaluate(model, data, EvaluationOptions(split="validation", mixture=True, likelihood=False))
+    assert found.about["comparison"]["components"] == 2
+    assert found.about["comparison"]["difference"] == pytest.approx(float(said.split("by ")[1].split(" ")[0]), abs=0.01)
 
 
 def test_a_mixture_that_is_better_is_spoken_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -103,7 +103,7 @@ def _add_likelihood_and_quality(parser: Parser) -> None:
     )
     parser.add_argument(
         "--no-mixture", action="store_true",
-        help="skip the comparison with a Gaussian mixture (continuous tables only)",
+        help="skip the comparison with a mixture (tables only)",
     )  # fmt: skip
 
 

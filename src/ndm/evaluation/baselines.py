@@ -61,6 +61,11 @@ class GaussianMixture:
         self._mixture, self._mean, self._std = mixture, mean, std
 
     @property
+    def description(self) -> str:
+        """The kind of mixture and its number of components."""
+        return f"Gaussian mixture of {self.components} component{'s' * (self.components != 1)}"
+
+    @property
     def weights(self) -> np.ndarray:
         """pi, (K,)."""
         return self._mixture.weights_

@@ -20,8 +20,8 @@ from tqdm import tqdm
 from ndm._internal.distributed import is_first, rank, shard, world_size
 from ndm.data import Data
 from ndm.data.choosing import Some, part_of
-from ndm.evaluation import baselines
 from ndm.evaluation.calibration import calibrated, own_variance, with_variance
+from ndm.evaluation.comparing import fit_mixture, has_mixture
 from ndm.evaluation.options import VARIANCES, EvaluationOptions
 from ndm.evaluation.per_example import bound_per_example, device_of, likelihood_per_example
 from ndm.evaluation.results import (
@@ -69,7 +69,8 @@ def evaluate(
     parameters = sum(p.numel() for p in model.parameters())
     result = Evaluation(about=about | {"seed": o.seed, "parameters": parameters})
     names = list(dict.fromkeys(own_variance(model) if c == "own" else c for c in o.variances))
-    likelihood, mixture = o.likelihood and model.has_ode, o.mixture and _has_mixture(model, data)
+    likelihood, mixture = o.likelihood and model.has_ode, o.mixture and not _conditional(model)
+    mixture = mixture and has_mixture(model, data)
     show = is_first() and (sys.stderr.isatty() if progress is None else progress)
     count = sum(len(names) if t is not None else 1 for t in o.steps) + likelihood + (o.quality is not None) + mixture
     was_training = model.training
@@ -82,7 +83,7 @@ def evaluate(
                 _add_likelihood(result, model, data, chosen, o)
                 bar.update()
             if mixture:
-                _add_mixture(result, data, chosen if likelihood else part, o.seed)
+                _add_mixture(result, model, data, chosen if likelihood and not model.decoder.discrete else part, o.seed)
                 bar.update()
             if o.quality is not None:
                 _add_quality(result, model, data, o.quality, o)
@@ -195,33 +196,22 @@ def _hopeless(result: Evaluation, places: Tensor) -> Tensor:
     return found
 
 
-def _has_mixture(model: NDM, data: Data) -> bool:
-    """Whether a Gaussian mixture is comparable: continuous vectors without classes or given columns."""
-    if data.given or len(data.shape) != 1 or data.shape[0] > baselines.COLUMNS or model.decoder.discrete:
-        return False
-    try:
-        enough = len(data.examples("train")) > 1 and len(data.examples("validation")) > 0
-    except ValueError:  # there is no such split
-        return False
-    return enough and not _conditional(model) and baselines.has_mixtures()
+def _add_mixture(result: Evaluation, model: NDM, data: Data, part: _Part, seed: int) -> None:
+    """Add the log-density of a mixture, compared with the model's log-likelihood, or else with its bound.
 
-
-def _add_mixture(result: Evaluation, data: Data, part: _Part, seed: int) -> None:
-    """Add the log-density of a Gaussian mixture, compared with the model's log-likelihood or else with its bound."""
-    of_split = {name: data.examples(name) for name in ("train", "validation")}
-    train, validation = (x[part_of(len(x), baselines.ROWS, seed)] for x in of_split.values())
-    mixture = baselines.gaussian_mixture(train, validation, seed)
+    For tables with probabilities the log-likelihood is a bound as well, and lower than the bound of a trained model.
+    """
+    mixture = fit_mixture(model, data, seed)
     values = mixture.log_prob(part.examples[:])
-    components = f"{mixture.components} component{'s' * (mixture.components != 1)}"
     own, own_name = result.find("log-likelihood"), "log-likelihood under the ODE"
-    if own is None:
+    if own is None or model.decoder.discrete:
         own, own_name = result.find("bound"), "bound"
     if own is not None:  # so that both values use the same examples
         of_model = result.per_example[own] * (-1 if own_name == "bound" else 1)
         values[~of_model.isfinite()] = math.nan
     result.add(
         values, part.places, quantity=MIXTURE, steps=None, variance=None, unit="nats",
-        kind=f"log-density of a Gaussian mixture of {components}, chosen by the validation split",
+        kind=f"log-density of a {mixture.description}, chosen by the validation split",
     )  # fmt: skip
     if own is None:
         return
@@ -230,7 +220,7 @@ def _add_mixture(result: Evaluation, data: Data, part: _Part, seed: int) -> None
     sentence = ""
     if mean > 2 * error:
         sentence = (
-            f"A Gaussian mixture of {components} describes this {result.about['split']} split better than the model by "
+            f"A {mixture.description} describes this {result.about['split']} split better than the model by "
             f"{rounded(mean, error)} nats per example ({own_name}): use the mixture, train longer, or use more data."
         )
     result.about["comparison"] = {

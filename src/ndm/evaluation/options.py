@@ -42,8 +42,8 @@ class EvaluationOptions:
         features: features for :func:`ndm.evaluation.quality.fid_kid`: ``inception``, a folder, or a network.
         sampling: the sampler for ``quality``; or a mapping with the fields to change in the default, ancestral sampling
             in 250 steps.
-        mixture: compare with a Gaussian mixture (:mod:`ndm.evaluation.baselines`), if the data are continuous vectors,
-            the model has no classes, and scikit-learn is installed.
+        mixture: compare with a mixture (:mod:`ndm.evaluation.baselines`, :mod:`ndm.evaluation.table_mixtures`), if the
+            data are continuous vectors or rows of a table, the model has no classes, and scikit-learn is installed.
         seed: seed of all random numbers and subsets.
         batch_size: batch size.
 

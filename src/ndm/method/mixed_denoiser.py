@@ -8,8 +8,9 @@ evidence, which is known exactly for F = x, to what the network finds in the oth
 
 with h and v_hat from the network and phi_a fixed features of the atom. c_a compares, for a column with atoms and
 values, how well z_value fits a value (variance alpha^2 + sigma^2) and an atom (variance sigma^2). At output zero the
-estimate is the posterior mean of independent columns with the frequencies pi and normal values. Near the data the
-evidence alone decides, so the network need not separate codes at a distance of many standard deviations of the noise.
+estimate is the posterior mean of independent columns with the frequencies pi and normal values, or with a base that of
+its mixture. Near the data the evidence alone decides, so the network need not separate codes at a distance of many
+standard deviations of the noise.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,6 +28,7 @@ from ndm._internal.precision import run_network
 from ndm.method.columns import closeness, codes_of, log_frequencies
 from ndm.method.denoisers import BaseDenoiser, Estimate, v_reading
 from ndm.method.schedules import NoiseLevel, per_example
+from ndm.method.table_mixture import TableMixtureBase
 from ndm.method.transforms.curve import unit_interval
 from ndm.method.transforms.ranges import GammaRange
 
@@ -52,9 +55,11 @@ class MixedDenoiser(GammaRange, BaseDenoiser):
         conditionals: ``any`` for a network that is told which columns are wanted and which are given, as its
             ``context``, (B, 2 C); ``none`` for one conditional only, the joint density unless ``given`` is set.
         given: the numbers of the columns that are always given; the others are wanted.
+        base: a mixture to which the network's output is added, for the joint density only; None for no base.
 
     Raises:
-        ValueError: a description is invalid, or the network returns another shape.
+        ValueError: a description is invalid, a base is combined with ``conditionals`` or ``given``, or the network
+            returns another shape.
     """
 
     def __init__(
@@ -64,6 +69,7 @@ class MixedDenoiser(GammaRange, BaseDenoiser):
         gamma_range: tuple[float, float] | None = None,
         conditionals: str = "none",
         given: list | None = None,
+        base: TableMixtureBase | None = None,
     ) -> None:
         super().__init__()
         if conditionals not in CONDITIONALS:
@@ -77,6 +83,23 @@ class MixedDenoiser(GammaRange, BaseDenoiser):
         self.parts = _parts(columns)
         self.outputs = sum(part.outputs for part in self.parts)
         self.log_weights = nn.ParameterList(part.log_frequencies() for part in self.parts if part.m)
+        self.base: TableMixtureBase | None = None
+        if base is not None:
+            self.start_from(base)
+
+    def start_from(self, base: TableMixtureBase) -> None:
+        """Set the base. The weights of the atoms become factors of the base's frequencies, 1 at first.
+
+        Raises:
+            ValueError: the denoiser is not of the joint density, or the base has other columns.
+        """
+        if self.conditionals == "any" or self.given:
+            raise ValueError("A mixture is a base of the joint density only: conditionals must be none, without given.")
+        if base.columns != [(len(part.counts), part.rest) for part in self.parts]:
+            raise ValueError("The base has other columns than the denoiser.")
+        self.base = base
+        for weights in self.log_weights:
+            nn.init.zeros_(weights)
 
     @property
     def dimensions(self) -> int:
@@ -132,17 +155,17 @@ class MixedDenoiser(GammaRange, BaseDenoiser):
             seen: x, (B, d), of which the given coordinates are used.
         """
         output, z, wanted = self._run(z, level, labels, states, seen)
-        mean, certain, _ = self._mean(output, z, level)
-        mean = mean if wanted is None else mean * wanted
+        found = self._found(output, z, level)
+        mean = found.mean if wanted is None else found.mean * wanted
 
         def residual(target: Tensor, displacement: Tensor, noise: Tensor) -> Tensor:
             gap = target - mean
             for part in self.parts:
                 if part.rest:
                     at = part.value
-                    own = v_reading(output[:, part.output_value], z[:, at], level)
+                    own = v_reading(found.v[at.start], z[:, at], level)
                     fine = own.residual(target[:, at], displacement[:, at], noise[:, at])
-                    p = certain.get(at.start)
+                    p = found.certain.get(at.start)
                     gap[:, at] = fine if p is None else p * fine + (1 - p) * target[:, at]
             return gap if wanted is None else gap * wanted
 
@@ -153,7 +176,7 @@ class MixedDenoiser(GammaRange, BaseDenoiser):
     ) -> dict[int, Tensor]:
         """The posterior of the atoms of each column with a code, (B, K) by the column's number."""
         output, z, _ = self._run(z, level, None, states, seen)
-        return self._mean(output, z, level)[2]
+        return self._found(output, z, level).atoms
 
     def _run(
         self, z: Tensor, level: NoiseLevel, labels: Tensor | None, states: Tensor | None, seen: Tensor | None
@@ -178,34 +201,67 @@ class MixedDenoiser(GammaRange, BaseDenoiser):
             )
         return output, z, wanted
 
-    def _mean(
-        self, output: Tensor, z: Tensor, level: NoiseLevel
-    ) -> tuple[Tensor, dict[int, Tensor], dict[int, Tensor]]:
-        """x_hat, (B, d); the probability of a value by its coordinate; the probabilities of atoms by column number."""
+    def _found(self, output: Tensor, z: Tensor, level: NoiseLevel) -> _Found:
+        """The posterior by the network's output, and the base's if there is one."""
+        evidence = self._evidence(z, level)
+        logits: Sequence[Tensor | None] = [None] * len(self.parts)
+        v = [output[:, part.output_value] for part in self.parts if part.rest]
+        if self.base is not None:
+            values = [z[:, part.value] for part in self.parts if part.rest]
+            logits, more = self.base(evidence, torch.cat(values, 1) if values else z[:, :0], level)
+            v = [own + more[:, i : i + 1] for i, own in enumerate(v)]
+        found, of_values, pieces = _Found(), iter(v), []
+        for number, (part, own) in enumerate(zip(self.parts, evidence, strict=True)):
+            p_rest = None
+            if own is not None:
+                own = own + output[:, part.output_code] @ part.features.to(z).T
+                of_base = logits[number]
+                p = found.atoms[number] = (own if of_base is None else own + of_base).softmax(1)
+                pieces.append(p @ part.codes.to(z))
+                p_rest = p[:, -1:]
+            if part.rest:
+                at = part.value.start
+                found.v[at] = next(of_values)
+                mean = v_reading(found.v[at], z[:, part.value], level).mean()
+                if p_rest is not None:
+                    found.certain[at] = p_rest
+                pieces.append(mean if p_rest is None else p_rest * mean)
+        found.mean = torch.cat(pieces, 1)
+        return found
+
+    def _evidence(self, z: Tensor, level: NoiseLevel) -> list[Tensor | None]:
+        """For each column with a code what z says of its atoms, with their weights, (B, K), up to a constant."""
         alpha, sigma = per_example(level.alpha, z), per_example(level.sigma, z)
         weights = iter(self.log_weights)
-        pieces: list[Tensor] = []
-        certain: dict[int, Tensor] = {}
-        of_atoms: dict[int, Tensor] = {}
-        for number, part in enumerate(self.parts):
-            p_rest = None
-            if part.m:
-                codes = part.codes.to(z)
-                e = z[:, part.code]
-                logits = next(weights).to(z.dtype) + output[:, part.output_code] @ part.features.to(z).T
-                logits = logits + closeness(e / alpha, codes) * (alpha / sigma) ** 2
-                if part.rest:
-                    more = _value_evidence(z[:, part.value], alpha, sigma)
-                    logits = torch.cat([logits[:, :-1], logits[:, -1:] + more], 1)
-                p = of_atoms[number] = logits.softmax(1)
-                pieces.append(p @ codes)
-                if part.rest:
-                    p_rest = p[:, -1:]
-                    certain[part.value.start] = p_rest
+        found: list[Tensor | None] = []
+        for part in self.parts:
+            if not part.m:
+                found.append(None)
+                continue
+            near = closeness(z[:, part.code] / alpha, part.codes.to(z)) * (alpha / sigma) ** 2
+            own = next(weights).to(z.dtype) + near
             if part.rest:
-                own = v_reading(output[:, part.output_value], z[:, part.value], level).mean()
-                pieces.append(own if p_rest is None else p_rest * own)
-        return torch.cat(pieces, 1), certain, of_atoms
+                more = _value_evidence(z[:, part.value], alpha, sigma)
+                own = torch.cat([own[:, :-1], own[:, -1:] + more], 1)
+            found.append(own)
+        return found
+
+
+@dataclass
+class _Found:
+    """The posterior of one batch.
+
+    Attributes:
+        mean: x_hat, (B, d).
+        v: v_hat of the values, (B, 1) by coordinate.
+        certain: the probability of a value, (B, 1) by coordinate, for columns with atoms and values.
+        atoms: the probabilities of atoms, (B, K) by column number.
+    """
+
+    mean: Tensor = field(init=False)
+    v: dict[int, Tensor] = field(default_factory=dict)
+    certain: dict[int, Tensor] = field(default_factory=dict)
+    atoms: dict[int, Tensor] = field(default_factory=dict)
 
 
 def _value_evidence(z: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ and the noise are computed without cancellation at every noise level.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -85,12 +86,47 @@ class MixtureBase(Part):
             parameterization: ``v`` (alpha noise - sigma x), ``eps`` (the noise) or ``x``.
         """
         alpha, sigma = (value.to(z)[:, None, None] for value in (level.alpha, level.sigma))
-        axes, means, variances = (value.to(z) for value in (self.axes, self.rotated_means, self.variances))
-        deviation = torch.einsum("bd,kde->bke", z.flatten(1), axes) - alpha * means
-        total = alpha**2 * variances + sigma**2
-        pull = deviation / total  # (alpha^2 S + sigma^2 I)^{-1} (z - alpha mu), in each component's axes
-        log_density = self.log_weights.to(z) - (deviation * pull + total.log()).sum(2) / 2
-        shares = torch.softmax(log_density, dim=1)[:, :, None]
-        noise, x = sigma * pull, means + alpha * variances * pull
+        noise, x, log_density = self.of_components(z.flatten(1), level)
+        shares = torch.softmax(self.log_weights.to(z) + log_density, dim=1)[:, :, None]
         estimate = {"eps": noise, "x": x, "v": alpha * noise - sigma * x}[parameterization]
-        return torch.einsum("bke,kde->bd", shares * estimate, axes).reshape(z.shape)
+        return (shares * estimate).sum(1).reshape(z.shape)
+
+    def of_components(
+        self, z: Tensor, level: NoiseLevel, partly: Sequence[int] = (), present: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        r"""E[noise | z, k], E[x | z, k] and log N(z; alpha mu_k, C_k), up to a constant, of each component.
+
+        Some coordinates may be noise only, with no value below. Of coordinate j, with the probability p_j that there is
+        a value, the noise's variance is sigma^2 / p_j; then C_k = alpha^2 S_k + sigma^2 diag(1 / p). This is exact for
+        p_j = 1 and, for the other coordinates, for p_j = 0. It is computed by Woodbury's identity.
+
+        Args:
+            z: (B, d).
+            level: the noise level of z, fields (B,).
+            partly: the coordinates, r of them, that may be without a value.
+            present: p, (B, r).
+
+        Returns:
+            (B, K, d), (B, K, d) and (B, K).
+        """
+        alpha, sigma = (value.to(z)[:, None, None] for value in (level.alpha, level.sigma))
+        axes, means, variances = (value.to(z) for value in (self.axes, self.rotated_means, self.variances))
+        deviation = torch.einsum("bd,kde->bke", z, axes) - alpha * means
+        total = alpha**2 * variances + sigma**2
+        pull = deviation / total  # C_k^{-1} (z - alpha mu), in each component's axes
+        log_det = total.log().sum(2)
+        if partly:
+            assert present is not None
+            own = axes[:, partly]  # (K, r, d)
+            spread = (sigma**2) * (1 - present)[:, None]
+            matrix = torch.einsum("kre,bke,kse->bkrs", own, 1 / total, own) * spread[:, :, None]
+            matrix = matrix + torch.diag_embed(present)[:, None]
+            factors, pivots = torch.linalg.lu_factor(matrix)
+            seen = torch.linalg.lu_solve(factors, pivots, torch.einsum("bke,kre->bkr", pull, own)[..., None])[..., 0]
+            pull = pull - torch.einsum("bkr,kre->bke", spread * seen, own) / total
+            log_det = log_det + factors.diagonal(dim1=2, dim2=3).abs().log().sum(2)
+        noise = sigma * torch.einsum("bke,kde->bkd", pull, axes)
+        if partly:
+            noise = noise.index_copy(2, torch.tensor(partly, device=z.device), sigma * seen)
+        x = torch.einsum("bke,kde->bkd", means + alpha * variances * pull, axes)
+        return noise, x, -((deviation * pull).sum(2) + log_det) / 2

@@ -14,7 +14,8 @@ from ndm._internal.inputs import precision_of
 from ndm._internal.random import seed_of
 from ndm.data.base import Data
 from ndm.data.choosing import part_of
-from ndm.evaluation.baselines import gaussian_mixture, has_mixtures
+from ndm.evaluation.comparing import fit_mixture, has_mixture
+from ndm.evaluation.per_example import bound_per_example
 from ndm.inference.likelihood import log_likelihood
 from ndm.inference.options import SamplerOptions
 from ndm.inference.sampling import default_sampler, sample
@@ -72,13 +73,7 @@ def finish(
     """
     earlier = _earlier_best(run, module.validations) if training.keep == "best" else None
     said = verdict(module.validations, module.unit, training.keep, trainer, run if as_command else None, earlier)
-    if (
-        as_command
-        and not data.given
-        and len(data.shape) == 1
-        and not model.decoder.discrete
-        and data.shape[0] <= COLUMNS
-    ):
+    if as_command and len(data.shape) == 1 and data.shape[0] <= COLUMNS and has_mixture(model, data):
         said.append(_against_a_mixture(model, data, seed))
     for line in filter(None, said):
         logger.info("%s", line)
@@ -161,14 +156,15 @@ def _still_improving(
 
 
 def _against_a_mixture(model: NDM, data: Data, seed: int) -> str:
-    """Return a message if a Gaussian mixture fits the validation rows better than the model."""
-    rows, others = data.split("train"), data.split("validation")
-    if not has_mixtures() or len(rows) < 2 or len(others) < 2:
-        return ""
-    mixture = gaussian_mixture(rows, others, seed)
+    """Return a message if a mixture fits the validation rows better than the model."""
+    others = data.split("validation")
+    mixture = fit_mixture(model, data, seed)
     some = others[part_of(len(others), COMPARED, seed)]
-    found = log_likelihood(model, some, tolerance=TOLERANCE, generator=torch.Generator().manual_seed(seed))
-    gap = mixture.log_prob(some) - found.log_prob.double()
+    if model.decoder.discrete:  # the bound is nearer to log p than the ODE's, which is a bound too
+        found = -bound_per_example(model, some, None, seed=seed)["total"]
+    else:
+        found = log_likelihood(model, some, tolerance=TOLERANCE, generator=torch.Generator().manual_seed(seed)).log_prob
+    gap = mixture.log_prob(some) - found.double()
     gap = gap[torch.isfinite(gap)]
     if len(gap) < 2:
         return ""
@@ -176,7 +172,7 @@ def _against_a_mixture(model: NDM, data: Data, seed: int) -> str:
     if mean < CLEAR * error:
         return ""
     return (
-        f"WARNING: a Gaussian mixture of {mixture.components} component(s) describes the validation split better, by "
+        f"WARNING: a {mixture.description} describes the validation split better, by "
         f"{mean:.2f} +- {error:.2f} nats ({len(gap)} rows): for these data it may be the better model"
     )
 

@@ -39,9 +39,10 @@ class TrainingOptions:
             the bound in nats; 0 for none. It makes a step several times slower.
         standardize: scale continuous data to zero mean and unit variance for the networks; the inputs and outputs of
             the model keep the units of the data.
-        base: denoiser of a table to which the output of the network is added: ``mixture``, the exact denoiser of a
-            Gaussian mixture fitted to the training split (:class:`ndm.MixtureBase`); ``none``; or ``auto``, a mixture
-            for fewer than 1,000 training examples. Used by ``ndm train`` only, like ``standardize``.
+        base: denoiser of a table to which the output of the network is added: ``mixture``, that of a mixture fitted to
+            the training split (:class:`ndm.MixtureBase`, :class:`ndm.TableMixtureBase`); ``none``; or ``auto``, a
+            mixture of up to four components for fewer than 1,000 training examples without conditionals. Used by
+            ``ndm train`` only, like ``standardize``.
         keep: weights saved as RUN/model: those with the ``best`` validation bound, or the ``last`` ones.
         conditionals: for a table with columns of any kind, ``any`` trains one network for the density of every set of
             columns given every other set, ``none`` for one density only.
