@@ -10,10 +10,10 @@ finished, and skipped when the command is given again.
     python benchmarks/mixed.py summary --scratch ROWS                            writes results/mixed.jsonl
 
 ndm, identity, any: the configurations ``table`` and ``table-identity``, and ``table`` with
-``--training.conditionals any``, for the seconds of SETS; whole: ``table`` without a limit of time; the figure is minus the bound in continuous time, with 50
-noise levels a row. product and mixture: :mod:`density.mixtures`. nsf: zuko's neural spline flow on dequantised codes,
-for the same seconds, with early stopping; a lower bound on log p, averaged over 10 draws of the noise. Needs: pip
-install zuko.
+``--training.conditionals any``, for the seconds of SETS; whole: ``table`` without a limit of time. The figure is minus
+the bound in continuous time, with 50 noise levels a row. product and mixture: :mod:`density.mixtures`. nsf: zuko's
+neural spline flow on dequantised codes, for the same seconds, with early stopping; a lower bound on log p, averaged
+over 10 draws of the noise. Needs: pip install zuko.
 
 Seconds are CPU seconds of one thread. The error of a difference is over test rows and seeds, as in tables.py.
 """

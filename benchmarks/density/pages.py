@@ -12,7 +12,8 @@ import bench
 Line = dict[str, Any]
 
 NAMES = {
-    "ndm": "`table`", "identity": "`table`, Identity", "any": "`table`, conditionals", "whole": "`table`, no limit", "nsf": "spline flow (zuko)",
+    "ndm": "`table`", "identity": "`table`, Identity", "any": "`table`, conditionals",
+    "whole": "`table`, no limit", "nsf": "spline flow (zuko)",
     "mixture": "mixture", "product": "product of columns", "fixed": "`table`, given", "flow": "conditional flow (zuko)",
     "linear": "linear, normal", "boosting": "quantile boosting", "iterative": "IterativeImputer",
     "median": "median, most frequent", "kinds": "TabularNDM", "real": "TabularNDM, all real",
