@@ -32,6 +32,9 @@ SMOOTHING = 10.0
 #: Columns with more atoms have the same frequencies in all components.
 MOST_ATOMS = 256
 
+#: The search over the number of components ends after so many without improvement.
+PATIENCE = 4
+
 #: A fit ends when the mean log p of the rows rises by less, in nats, or after this many iterations.
 RISE, ITERATIONS = 1e-3, 100
 
@@ -172,7 +175,7 @@ def table_mixture(encoding: TableEncoding, train: Tensor, validation: Tensor, se
 
     for place in range(len(candidates)):
         fit(place, REGULARISATION)
-        if len(found) > 2 and max(value for value, _, _ in found[:-2]) > max(found[-1][0], found[-2][0]):
+        if place - max(found, key=lambda one: one[0])[1] >= PATIENCE:
             break
     best = max(found, key=lambda one: one[0])[1]
     for near in range(max(best - 1, 0), min(best + 2, len(candidates))):
