@@ -12,7 +12,7 @@ from torch import Tensor
 
 import ndm
 from ndm.evaluation import table_mixtures
-from ndm.evaluation.table_mixtures import TableMixture, table_mixture
+from ndm.evaluation.table_mixtures import Regularisation, TableMixture, table_mixture
 from ndm.method.columns import Column, ColumnMap
 from ndm.method.mixed_denoiser import outputs_for
 from ndm.networks import ResidualMLP
@@ -89,7 +89,11 @@ def test_one_component_of_complete_values_is_their_normal_distribution() -> None
     random = np.random.default_rng(0)
     rows = random.multivariate_normal([1.0, 2.0, 3.0], np.eye(3) + 0.5, 200)
     found = table_mixtures._fitted(
-        ndm.TableEncoding.of(columns), table_mixtures.Rows(ndm.TableEncoding.of(columns), torch.tensor(rows)), 1, 0.0, 0
+        ndm.TableEncoding.of(columns),
+        table_mixtures.Rows(ndm.TableEncoding.of(columns), torch.tensor(rows)),
+        1,
+        Regularisation(0.0),
+        0,
     )
     normal = torch.distributions.MultivariateNormal(torch.tensor(rows.mean(0)), torch.tensor(np.cov(rows.T, bias=True)))
     torch.testing.assert_close(
@@ -104,13 +108,32 @@ def test_missing_cells_are_marginalised() -> None:
     rows = random.multivariate_normal([0.0, 1.0], [[1.0, 0.9], [0.9, 1.0]], 400)
     rows[rows[:, 0] > 0.5, 1] = math.nan  # the complete rows alone would be biased
     encoding = ndm.TableEncoding.of(columns)
-    found = table_mixtures._fitted(encoding, table_mixtures.Rows(encoding, torch.tensor(rows)), 1, 0.0, 0)
+    found = table_mixtures._fitted(
+        encoding, table_mixtures.Rows(encoding, torch.tensor(rows)), 1, Regularisation(0.0), 0
+    )
     assert found.means[0] == pytest.approx([0.0, 1.0], abs=0.15)
     assert found.covariances[0] == pytest.approx(np.array([[1.0, 0.9], [0.9, 1.0]]), abs=0.2)
     best = found.log_prob(torch.tensor(rows)).mean()
     for mean, scale in itertools.product(([0.1, 0], [-0.1, 0], [0, 0.1], [0, -0.1], [0, 0]), (0.9, 1.1)):
         other = TableMixture(encoding, found.weights, found.atoms, found.means + mean, found.covariances * scale, 0)
         assert other.log_prob(torch.tensor(rows)).mean() < best
+
+
+def test_of_few_rows_of_many_independent_columns_covariances_are_shrunk() -> None:
+    columns = [Column(f"c{i}", counts=(10.0,)) for i in range(40)]
+    encoding = ndm.TableEncoding.of(columns)
+    train, validation, test = torch.randn(3, 80, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = table_mixture(encoding, train, validation)
+    truth = torch.distributions.Normal(torch.zeros(40), torch.ones(40)).log_prob(test).sum(1)
+    assert found.components == 1
+    assert (truth - found.log_prob(test)).mean() < 1.0  # the fitted normal distribution of all columns loses 20 nats
+
+
+def test_shrinkage_keeps_the_variances() -> None:
+    S, least = np.array([[2.0, 1.0], [1.0, 1.0]]), np.array([0.0, 0.5])
+    for rows, share in ((0.0, 0.0), (5.0, 1 / 3), (math.inf, 1.0)):
+        want = np.array([[2.25, 1 - share], [1 - share, 1.5]])
+        np.testing.assert_allclose(Regularisation(0.25, rows)(S, 10.0, least), want)
 
 
 def test_the_base_is_the_mixture() -> None:

@@ -4,7 +4,8 @@ r"""Baseline for tables with columns of several kinds: a mixture, fitted in seco
 
 with full covariances, fitted by expectation-maximisation. Values that are not there, since the cell is missing or
 recurs, are marginalised exactly (Little and Rubin, Statistical Analysis with Missing Data, 2002, section 11.2). The
-number of components is selected on the validation split.
+number of components and the shrinkage of the covariances towards their diagonals are selected on the validation split;
+independent columns are among the candidates.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from ndm.method.table_mixture import TableMixtureBase
 __all__ = ["TableMixture", "table_mixture"]
 
 #: The variances have at least this value, in the coordinates of the diffusion; then an alternative.
-REGULARISATION, STRONGER = 1e-6, 1e-3
+LEAST, STRONGER = 1e-6, 1e-3
 
 #: The frequencies of atoms of a component are smoothed by this many rows with the frequencies of all rows.
 SMOOTHING = 10.0
@@ -85,6 +86,21 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.atoms)
+
+
+@dataclass(frozen=True)
+class Regularisation:
+    """Of the covariances: the least variance, and the shrinkage towards the diagonal, in rows with this diagonal."""
+
+    least: float = LEAST
+    rows_of_diagonal: float = 0.0
+
+    def __call__(self, covariance: np.ndarray, rows: float, least: np.ndarray) -> np.ndarray:
+        """The covariance of a component of so many rows, with the least variances of its coordinates."""
+        share = self.rows_of_diagonal / (self.rows_of_diagonal + rows) if self.rows_of_diagonal < math.inf else 1.0
+        diagonal = np.diag(np.diag(covariance))
+        regular: np.ndarray = (1 - share) * covariance + share * diagonal + np.diag(np.maximum(self.least, least))
+        return regular
 
 
 @dataclass
@@ -166,20 +182,22 @@ def table_mixture(encoding: TableEncoding, train: Tensor, validation: Tensor, se
             f"A mixture needs two training rows and a validation row, got {len(train)} and {len(validation)}."
         )
     rows, others = (Rows(encoding, _part(x, seed)) for x in (train, validation))
-    candidates = _affordable(rows)
+    candidates, d = _affordable(rows), rows.values.shape[1]
     found: list[tuple[float, int, TableMixture]] = []
 
-    def fit(place: int, floor: float) -> None:
-        mixture = _fitted(encoding, rows, candidates[place], floor, seed)
+    def fit(place: int, regularisation: Regularisation) -> None:
+        mixture = _fitted(encoding, rows, candidates[place], regularisation, seed)
         found.append((float((_log_sum(_joint(mixture, others))).mean()), place, mixture))
 
     for place in range(len(candidates)):
-        fit(place, REGULARISATION)
+        fit(place, Regularisation())
         if place - max(found, key=lambda one: one[0])[1] >= PATIENCE:
             break
     best = max(found, key=lambda one: one[0])[1]
     for near in range(max(best - 1, 0), min(best + 2, len(candidates))):
-        fit(near, STRONGER)
+        for rows_of_diagonal in (0.0, 0.1 * d, float(d)):
+            fit(near, Regularisation(STRONGER, rows_of_diagonal))
+    fit(0, Regularisation(STRONGER, math.inf))
     return max(found, key=lambda one: one[0])[2]
 
 
@@ -199,7 +217,9 @@ def _affordable(rows: Rows) -> list[int]:
     return [k for k, so_far in every if k == 1 or (k * numbers <= n and so_far <= OPERATIONS)]
 
 
-def _fitted(encoding: TableEncoding, rows: Rows, components: int, floor: float, seed: int) -> TableMixture:
+def _fitted(
+    encoding: TableEncoding, rows: Rows, components: int, regularisation: Regularisation, seed: int
+) -> TableMixture:
     """A mixture by expectation-maximisation, from clusters of the encoded rows."""
     from sklearn.cluster import KMeans
 
@@ -212,7 +232,7 @@ def _fitted(encoding: TableEncoding, rows: Rows, components: int, floor: float, 
     mixture = TableMixture(encoding, np.ones(components) / components, [], *start, len(rows))
     last = -math.inf
     for _ in range(ITERATIONS):
-        mixture = _maximised(mixture, rows, shares, floor)
+        mixture = _maximised(mixture, rows, shares, regularisation)
         joint = _joint(mixture, rows)
         total = _log_sum(joint)
         shares = np.exp(joint - total[:, None])
@@ -222,7 +242,7 @@ def _fitted(encoding: TableEncoding, rows: Rows, components: int, floor: float, 
     return mixture
 
 
-def _maximised(mixture: TableMixture, rows: Rows, shares: np.ndarray, floor: float) -> TableMixture:
+def _maximised(mixture: TableMixture, rows: Rows, shares: np.ndarray, regularisation: Regularisation) -> TableMixture:
     """The mixture of the highest likelihood for the rows' shares in components, (N, K)."""
     counts = shares.sum(0)
     weights = (counts + 1e-3) / (counts + 1e-3).sum()
@@ -240,7 +260,8 @@ def _maximised(mixture: TableMixture, rows: Rows, shares: np.ndarray, floor: flo
         n = counts[k] + 1e-6
         means[k] = share @ filled / n
         away = filled - means[k]
-        covariances[k] = ((share[:, None] * away).T @ away + extra) / n + np.diag(np.maximum(floor, rows.least))
+        covariances[k] = ((share[:, None] * away).T @ away + extra) / n
+        covariances[k] = regularisation(covariances[k], n, rows.least)
     return TableMixture(mixture.encoding, weights, atoms, means, covariances, mixture.rows)
 
 
