@@ -72,6 +72,15 @@ def test_few_rows_of_many_columns_are_held_by_the_stronger_regularisation() -> N
     assert mixture.log_prob(x[100:]).mean() > weaker.score(x[100:].double().numpy()) + 10
 
 
+def test_of_few_rows_of_many_independent_columns_it_is_their_product() -> None:
+    train, validation, test = torch.randn(3, 80, 40, generator=torch.Generator().manual_seed(0))
+    found = gaussian_mixture(train, validation)
+    truth = torch.distributions.Normal(torch.zeros(40), torch.ones(40)).log_prob(test).sum(1)
+    assert (truth - found.log_prob(test)).mean() < 1.0  # the fitted normal distribution of all columns loses 20 nats
+    assert found.covariances.shape == (1, 40, 40)
+    assert (found.covariances[0] == np.diag(np.diag(found.covariances[0]))).all()
+
+
 def test_far_and_constant_and_half_precision_values() -> None:
     x = clusters(300, 0, CENTRES).half()
     mixture = gaussian_mixture(x[:200], x[200:])
