@@ -50,7 +50,6 @@ OPTIONS = {
     "any": ("--training.conditionals", "any"),
     "whole": ("--trainer.max_time", "null"),
 }
-
 TIMES, DRAWS, SEEDS = 50, 10, (0, 1, 2)
 
 

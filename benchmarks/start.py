@@ -4,8 +4,8 @@
 
 ``ndm train table`` with ``--training.base mixture``, of as many components as the validation split chooses, and
 ``none``, for 60 CPU seconds at most: on stock and titanic, and on random rows of housing and diamonds, with the given
-number for training and 1,000 for the test. The figure is minus the bound of the test rows; differences are paired by
-row and seed. Cells are kept in the folder --scratch as in mixed.py. Lines of results/start.jsonl.
+number for training and 1,000 for the test. Figures are minus the bound of the test rows, differences are paired, and
+cells are kept in --scratch, as in mixed.py. Lines of results/start.jsonl.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mixed import SEEDS, by_ndm, path_of
 
 import ndm
 
-#: The tables, and of the random parts the numbers of training rows.
+#: Of the random parts the numbers of training rows.
 PARTS = {f"{name}-{rows}": rows for name in ("housing", "diamonds") for rows in (240, 720)}
 SETS = {"stock": None, "titanic": None} | PARTS
 TEST, SECONDS = 1000, 60
@@ -36,8 +36,7 @@ def measure(data: Path, name: str, base: str, seed: int, keep: Path) -> tuple[Fa
     with tempfile.TemporaryDirectory() as folder:
         if rows is not None:
             every = pandas.read_csv(path) if path.suffix == ".csv" else pandas.read_parquet(path)
-            path = Path(folder) / "part.parquet"
-            every.sample(rows + rows // 4 + TEST, random_state=seed).to_parquet(path)
+            every.sample(rows + rows // 4 + TEST, random_state=seed).to_parquet(path := Path(folder) / "part.parquet")
             options += ["--data.validation", str(rows // 4), "--data.test", str(TEST)]
         facts, found = by_ndm(options, path, SECONDS, seed, keep)
     own = getattr(ndm.NDM.from_pretrained(keep).denoiser, "base", None)
@@ -65,7 +64,7 @@ def main() -> None:
                 every.append(facts)
                 found.append(own["test"])
         gain, error = paired(np.stack(rows["mixture"]) - np.stack(rows["none"]))
-        line = {"set": name, "seeds": len(SEEDS), "gain": gain, "gain_stderr": error}
+        line = {"set": name, "gain": gain, "gain_stderr": error, "seeds": len(SEEDS)}
         line |= {base: over_rows(np.mean(found, 0)) for base, found in rows.items()}
         line["components"] = [facts["components"] for facts in every if facts["components"] is not None]
         lines.append(line | {"commits": sorted({facts["commit"] for facts in every})})

@@ -57,6 +57,14 @@ def mixed() -> str:
     return bench.table(rows, ["table", "model", "seeds", "log p, nats", "difference from `table`", "CPU s"])
 
 
+def start() -> str:
+    rows = []
+    for li in read("start"):
+        figures = pm(*li["none"]), pm(*li["mixture"]), pm(li["gain"], li["gain_stderr"], 2, "+")
+        rows.append([li["set"], ", ".join(map(str, li["components"])), *figures])
+    return bench.table(rows, ["table", "components", "without, nats", "with a mixture, nats", "difference"])
+
+
 def conditionals() -> str:
     rows = [
         [
@@ -99,6 +107,7 @@ def sampling() -> str:
 
 TABLES = {
     "mixed": mixed,
+    "start": start,
     "conditionals": conditionals,
     "imputation": imputation,
     "outliers": outliers,

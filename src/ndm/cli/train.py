@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ndm import configs
 from ndm.cli.messages import one_line, say
 from ndm.cli.options import add_allow, find_allowed
 from ndm.cli.parsing import Parser
@@ -20,13 +21,15 @@ __all__ = ["run"]
 
 
 def run(arguments: list[str]) -> None:
+    command = ["ndm", "train", *arguments]
+    name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
+    if name is not None:
+        configs.require(name)  # before the slow imports
     from ndm import training
     from ndm.configs.configuration import Configuration
     from ndm.configs.recorded import looked_for
     from ndm.training.options import is_later_process
 
-    command = ["ndm", "train", *arguments]
-    name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
     own = Parser(prog="ndm train", add_help=False)
     own.add_argument("--out")
     own.add_argument("--resume", action="store_true")

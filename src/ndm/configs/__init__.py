@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["find", "names"]
+from ndm.storage.texts import did_you_mean, require_regular
+
+__all__ = ["find", "names", "require"]
 
 FOLDER = Path(__file__).parent
 
@@ -19,3 +21,20 @@ def find(config: str) -> Path | None:
     if Path(config).is_file():
         return Path(config)
     return FOLDER / f"{config}.yaml" if config in names() else None
+
+
+def require(config: str) -> Path:
+    """Return the file for a path or the name of a shipped configuration.
+
+    Raises:
+        ValueError: there is no such file, or it is not a regular file.
+    """
+    path = find(config)
+    if path is None:
+        if Path(config).exists():
+            require_regular(config)
+        raise ValueError(
+            f"There is no configuration {config!r}: it is neither a file nor shipped with ndm"
+            + did_you_mean(config, names(), f"there are {', '.join(names())}")
+        )
+    return path

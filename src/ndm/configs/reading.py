@@ -12,7 +12,7 @@ from ndm import configs
 from ndm.configs.explaining import bare, nearest
 from ndm.configs.yamltext import as_written, kind_of_text, load, load_texts
 from ndm.method.parts import current_path
-from ndm.storage.texts import LARGEST_YAML, read_text, require_regular
+from ndm.storage.texts import LARGEST_YAML, read_text
 
 __all__ = ["forget_other_classes", "has_section", "import_networks", "pairs", "read_tree", "take_texts"]
 
@@ -55,14 +55,7 @@ def _load(name: str, seen: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[
         name: path, or name of a shipped configuration.
         seen: files already read in the chain of ``extends``.
     """
-    path = configs.find(name)
-    if path is None:
-        if Path(name).exists():
-            require_regular(name)
-        raise ValueError(
-            f"There is no configuration {name!r}: it is neither a file nor shipped with ndm"
-            + nearest(name, configs.names())
-        )
+    path = configs.require(name)
     try:
         content = read_text(path, LARGEST_YAML)
         tree, texts = load(content), load_texts(content)
