@@ -63,8 +63,8 @@ def main() -> None:
                 facts, own = cells.read(key)
                 every.append(facts)
                 found.append(own["test"])
-        gain, error = paired(np.stack(rows["mixture"]) - np.stack(rows["none"]))
-        line = {"set": name, "gain": gain, "gain_stderr": error, "seeds": len(SEEDS)}
+        gain, error = paired(apart := np.stack(rows["mixture"]) - np.stack(rows["none"]))
+        line = {"set": name, "gain": gain, "gain_stderr": error, "median": float(np.median(apart))}
         line |= {base: over_rows(np.mean(found, 0)) for base, found in rows.items()}
         line["components"] = [facts["components"] for facts in every if facts["components"] is not None]
         lines.append(line | {"commits": sorted({facts["commit"] for facts in every})})

@@ -131,7 +131,7 @@ def samples() -> str:
 
 def tables() -> str:
     lines, rows = read("tables"), []
-    names = {"real": "ndm, real", "ndm": "ndm, numeric", "nsf": "nsf", "gmm": "gmm"}
+    names = {"real": "ndm, real", "ndm": "ndm, numeric", "identity": "Identity, numeric", "nsf": "nsf", "gmm": "gmm"}
     for name, method in itertools.product(values(lines, "set"), names):
         if of := [li for li in found(lines, set=name, method=method) if "seed" in li]:
             pairs = [li for li in found(lines, set=name, method=method) if "against" in li]

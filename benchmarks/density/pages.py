@@ -61,8 +61,8 @@ def start() -> str:
     rows = []
     for li in read("start"):
         figures = pm(*li["none"]), pm(*li["mixture"]), pm(li["gain"], li["gain_stderr"], 2, "+")
-        rows.append([li["set"], ", ".join(map(str, li["components"])), *figures])
-    return bench.table(rows, ["table", "components", "without, nats", "with a mixture, nats", "difference"])
+        rows.append([li["set"], ", ".join(map(str, li["components"])), *figures, f"{li['median']:+.2f}"])
+    return bench.table(rows, ["table", "components", "without, nats", "with a mixture, nats", "difference", "median"])
 
 
 def conditionals() -> str:
