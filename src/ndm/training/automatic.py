@@ -54,9 +54,8 @@ VALIDATED_IMAGES_ON_CPU = 256
 #: A denoiser gets a Gaussian mixture base below this number of examples, and up to this number of features.
 FEW, COLUMNS = 1000, 64
 
-#: It gets none if the best mixture has more components. On random parts of housing and diamonds and on titanic, with
-#: 240 to 720 training rows, a start from up to four components lowers the validation bound by 0.5 to 1 nats, and one
-#: from eight or more raises it by 0.1 to 1 nats (docs/results-tables.md).
+#: It gets none if the best mixture has more components. On stock and on 240 rows of housing a start from two or three
+#: components raises log p by 0.5 nats; one from eight or more, on 720 rows, gains nothing (benchmarks/start.py).
 MOST_COMPONENTS = 4
 
 #: Number of validations in a training of automatic length.
