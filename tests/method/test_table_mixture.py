@@ -107,7 +107,7 @@ def noisy_rows(mixture: Mixture, encoding: ndm.TableEncoding, gamma: float, n: i
 def test_an_untrained_denoiser_is_the_posterior_mean(columns: list[Column], gamma: float) -> None:
     mixture = Mixture(columns)
     denoiser, encoding = untrained(mixture)
-    z, level = noisy_rows(mixture, encoding, gamma, 24)
+    z, level = noisy_rows(mixture, encoding, gamma, 8)
     found = denoiser(z, level)
     for row, own in zip(z, found, strict=True):
         want = mixture.posterior_mean(row, level.alpha[0].item(), level.sigma[0].item())
@@ -118,10 +118,10 @@ def test_where_a_value_may_be_absent_the_estimate_is_near_the_posterior_mean() -
     """Between certain and unknown the precision of such a value is an approximation."""
     mixture = Mixture(EVERY)
     denoiser, encoding = untrained(mixture)
-    z, level = noisy_rows(mixture, encoding, 0.0, 200)
+    z, level = noisy_rows(mixture, encoding, 0.0, 48)
     want = torch.stack([mixture.posterior_mean(row, level.alpha[0].item(), level.sigma[0].item()) for row in z])
     own, plain = denoiser(z, level), z.new_zeros(z.shape)
-    assert (own - want).square().mean() < 0.02 * (want - plain).square().mean()
+    assert (own - want).square().mean() < 0.04 * (want - plain).square().mean()
 
 
 @pytest.mark.parametrize("seed", [0, 1])
