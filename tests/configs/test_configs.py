@@ -34,6 +34,7 @@ def read(name: str, *overrides: str) -> Configuration:
     return Configuration.read(name, overrides, tiny=name in TINY)
 
 
+@pytest.mark.slow
 def test_every_data_set_has_its_three_configurations() -> None:
     assert set(configs.names()) == {"digits", "digits-identity", "toy", *TINY}
     kinds = {"": "Separable", "-identity": "Identity", "-neural": "Neural"}
@@ -102,10 +103,11 @@ def test_a_tiny_version_runs_end_to_end_within_a_minute(name: str, tmp_path: Pat
 
 
 #: All of them run in the slow test above.
+HEAVY = ("mnist", "images", "images-ndm")
 SOME = [name for name in configs.names() if name not in IMAGES or name in ("images", "mnist")]
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == "mnist" else n for n in SOME])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in HEAVY else n for n in SOME])
 def test_a_shipped_configuration_trains(name: str, tmp_path: Path) -> None:
     built = read(name, *SHORT).build()
     model = fit(

@@ -45,6 +45,7 @@ def test_what_needs_no_quotes_has_none() -> None:
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(path=texts, columns=st.lists(texts, min_size=1, max_size=3))
 @example(path="695e0514", columns=["1e3", "NO", "0x10"])

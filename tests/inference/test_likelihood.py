@@ -14,10 +14,12 @@ from tests.inference.densities import LOOSE, TIGHT, Exact, small, widening
 
 # ---- closed forms
 
+CASES = [pytest.param(torch.float64, 1e-7, 1e-5, marks=pytest.mark.slow), (torch.float32, 1e-5, 1e-3)]
+
 
 @pytest.mark.parametrize("a", [torch.ones_like, widening], ids=["identity", "scale"])
 @pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
-@pytest.mark.parametrize(("dtype", "tolerance", "error"), [(torch.float64, 1e-7, 1e-5), (torch.float32, 1e-5, 1e-3)])
+@pytest.mark.parametrize(("dtype", "tolerance", "error"), CASES)
 def test_the_density_of_gaussian_data_is_the_closed_form(a, divergence, dtype, tolerance, error):
     """The exact denoiser's flow is linear: z_0 = mu_0 + sqrt(V_0 / V_1) (z_1 - mu_1), and z_1 is standard normal.
 

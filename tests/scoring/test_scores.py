@@ -92,6 +92,7 @@ def test_levels_have_bits_and_a_stated_error(tmp_path: Path) -> None:
     np.testing.assert_allclose(other["nelbo"], table["nelbo"], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 def test_the_precision_is_the_one_asked_for_and_the_model_is_left_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
