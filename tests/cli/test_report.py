@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from ndm.cli import main
 from tests.cli.commands import Capture, error
 
 
+@pytest.mark.slow
 def test_report_writes_one_page_for_several_runs(run: Path, table: Path, tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "report.html"
     command = ["report", str(run), str(table / "run"), "--out", str(out), "--examples", "4", "--device", "cpu"]

@@ -70,7 +70,7 @@ def test_labels_reach_the_denoiser():
     torch.testing.assert_close(log_prob, truth.log_prob(x[:, 0]), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("transform", ["identity", "neural", "separable"])
+@pytest.mark.parametrize("transform", ["identity", pytest.param("neural", marks=pytest.mark.slow), "separable"])
 def test_the_density_integrates_to_one(transform):
     """Whatever the networks are: for this the divergence must be that of the very field that is integrated.
 
