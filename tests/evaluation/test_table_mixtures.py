@@ -171,6 +171,17 @@ def test_what_cannot_be_fitted_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
         table_mixture(SEEN, rows, rows)
 
 
+def test_rows_with_many_patterns_of_absent_values_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = [Column(f"c{i}", counts=(3.0, 7.0), missing=True) for i in range(12)]
+    rows = torch.randn(800, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rows[torch.rand(rows.shape, generator=torch.Generator().manual_seed(1)) < 0.3] = math.nan
+    encoding = ndm.TableEncoding.of(columns)
+    monkeypatch.setattr(table_mixtures, "OPERATIONS", 1e9)
+    some = table_mixtures._some(encoding, rows, 0)
+    assert 20 < len(some) <= 100
+    assert table_mixtures._cost(some) * table_mixtures.FEW_ITERATIONS <= 1e9
+
+
 def test_what_is_tried_is_bounded() -> None:
     rows = table_mixtures.Rows(SEEN, drawn(two(), 50, seed=0))
     assert table_mixtures._affordable(rows) == [1, 2, 3]  # 14 parameters a component, at most one per row

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,9 @@ def test_a_mixture_of_rows_of_several_kinds_is_spoken_of(tmp_path: Path, caplog:
     assert said.startswith("WARNING: a mixture of 2 components describes the validation split better, by ")
     found = evaluate(model, data, EvaluationOptions(split="validation", mixture=True, likelihood=False))
     assert found.about["comparison"]["components"] == 2
+    entropy = math.log(2) + math.log(0.1) + math.log(2 * math.pi * math.e) / 2  # of the kind, and of the value given it
+    mixture = found.rows[found.find("Gaussian mixture")]
+    assert mixture["value"] == pytest.approx(-entropy, abs=0.1 + 3 * mixture["stderr"])
     assert found.about["comparison"]["difference"] == pytest.approx(float(said.split("by ")[1].split(" ")[0]), abs=0.01)
 
 

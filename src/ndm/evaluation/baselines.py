@@ -17,6 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ndm.data.choosing import part_of
+from ndm.method.mixture import MixtureBase
+
 if TYPE_CHECKING:
     import sklearn.mixture
 
@@ -82,6 +85,10 @@ class GaussianMixture:
         full = S if S.ndim == 3 else S[:, :, None] * np.eye(S.shape[1])
         return full * np.outer(self._std, self._std)
 
+    def base(self) -> MixtureBase:
+        """The mixture as the base of a denoiser of the same units."""
+        return MixtureBase(len(self._mean), self.components).set(self.weights, self.means, self.covariances)
+
     def log_prob(self, x: Tensor) -> Tensor:
         """The log-density of rows, (B, d) -> (B,), float64, in nats, in the data's units.
 
@@ -135,7 +142,7 @@ def gaussian_mixture(train: Tensor, validation: Tensor, seed: int = 0) -> Gaussi
     """
     if not has_mixtures():
         raise ImportError("A Gaussian mixture needs scikit-learn: pip install scikit-learn.")
-    rows, others = (_part(_rows(x), seed) for x in (train, validation))
+    rows, others = (_rows(x[part_of(len(x), ROWS, seed)]) for x in (train, validation))
     _check(rows, others)
     mean, std = rows.mean(0), rows.std(0)
     std[std == 0] = 1.0
@@ -190,13 +197,6 @@ def _rows(x: Tensor) -> np.ndarray:
     if x.ndim != 2:
         raise ValueError(f"A Gaussian mixture needs rows of shape (N, d), got {tuple(x.shape)}.")
     return x.detach().double().cpu().numpy()
-
-
-def _part(rows: np.ndarray, seed: int) -> np.ndarray:
-    """Return a random subset of at most :data:`ROWS` rows."""
-    if len(rows) <= ROWS:
-        return rows
-    return rows[np.sort(np.random.default_rng(seed).choice(len(rows), ROWS, replace=False))]
 
 
 def _check(rows: np.ndarray, others: np.ndarray) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ndm.data.base import Data
 from ndm.data.choosing import part_of
-from ndm.evaluation.baselines import COLUMNS, ROWS, GaussianMixture, gaussian_mixture, has_mixtures
+from ndm.evaluation import baselines, table_mixtures
+from ndm.evaluation.baselines import ROWS, GaussianMixture, gaussian_mixture, has_mixtures
 from ndm.evaluation.table_mixtures import TableMixture, table_mixture
 from ndm.method.encoding import TableEncoding
 from ndm.model import NDM
@@ -15,11 +16,14 @@ __all__ = ["fit_mixture", "has_mixture"]
 def has_mixture(model: NDM, data: Data) -> bool:
     """Whether a mixture is comparable: continuous vectors, or rows of a table, without given columns.
 
-    It needs scikit-learn, two training examples and a validation example.
+    It needs scikit-learn, two training examples and a validation example, and at most 256 columns, or 64 of several
+    kinds.
     """
-    if data.given or len(data.shape) != 1 or data.shape[0] > COLUMNS or not has_mixtures():
+    if data.given or len(data.shape) != 1 or not has_mixtures():
         return False
     if model.decoder.discrete and not _of_several_kinds(model):
+        return False
+    if data.shape[0] > (table_mixtures.COLUMNS if _of_several_kinds(model) else baselines.COLUMNS):
         return False
     try:
         return len(data.examples("train")) > 1 and len(data.examples("validation")) > 0

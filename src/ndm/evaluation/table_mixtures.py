@@ -1,11 +1,9 @@
 r"""Baseline for tables with columns of several kinds: a mixture, fitted in seconds.
 
-    p(row) = sum_k pi_k N(values that are there; mu_k, S_k) prod_j p_kj(atom or rest of column j)
-
-with full covariances, fitted by expectation-maximisation. Values that are not there, since the cell is missing or
-recurs, are marginalised exactly (Little and Rubin, Statistical Analysis with Missing Data, 2002, section 11.2). The
-number of components and the shrinkage of the covariances towards their diagonals are selected on the validation split;
-independent columns are among the candidates.
+The mixture is that of :mod:`ndm.method.table_mixture`, with full covariances, fitted by expectation-maximisation.
+Values that are not there, since the cell is missing or recurs, are marginalised exactly (Little and Rubin, Statistical
+Analysis with Missing Data, 2002, section 11.2). The number of components and the shrinkage of the covariances towards
+their diagonals are selected on the validation split; independent columns are among the candidates.
 """
 
 from __future__ import annotations
@@ -17,15 +15,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ndm.evaluation.baselines import COMPONENTS, OPERATIONS, ROWS, TYPICAL_ITERATIONS, has_mixtures
+from ndm.data.choosing import part_of
+from ndm.evaluation.baselines import (
+    COMPONENTS,
+    OPERATIONS,
+    REGULARISATION,
+    ROWS,
+    STRONGER,
+    TYPICAL_ITERATIONS,
+    has_mixtures,
+)
 from ndm.method.columns import log_frequencies
 from ndm.method.encoding import TableEncoding
 from ndm.method.table_mixture import TableMixtureBase
 
 __all__ = ["TableMixture", "table_mixture"]
-
-#: The variances have at least this value, in the coordinates of the diffusion; then an alternative.
-LEAST, STRONGER = 1e-6, 1e-3
 
 #: The frequencies of atoms of a component are smoothed by this many rows with the frequencies of all rows.
 SMOOTHING = 10.0
@@ -45,8 +49,14 @@ CELLS = 0.5
 #: The quantile of the widths of cells, which differ by the slope of the column's map.
 WIDE = 0.95
 
-#: Cost of a component for rows with the same values there, in floating-point operations.
+#: Cost of a component for rows with the same values there, in floating-point operations, beside that of their matrix.
 PATTERN_COST = 1e6
+
+#: Iterations of the fits of one component together.
+FEW_ITERATIONS = 20
+
+#: Models of more columns are not compared with a mixture, whose covariances would take too long.
+COLUMNS = 64
 
 
 class Rows:
@@ -92,7 +102,7 @@ class Rows:
 class Regularisation:
     """Of the covariances: the least variance, and the shrinkage towards the diagonal, in rows with this diagonal."""
 
-    least: float = LEAST
+    least: float = REGULARISATION
     rows_of_diagonal: float = 0.0
 
     def __call__(self, covariance: np.ndarray, rows: float, least: np.ndarray) -> np.ndarray:
@@ -155,7 +165,7 @@ class TableMixture:
         except ValueError:
             if len(rows) == 1:
                 return torch.full((1,), math.nan, dtype=torch.float64)
-            return torch.cat([self.log_prob(row[None]) for row in rows])
+            return torch.cat([self.log_prob(part) for part in rows.tensor_split(2)])
         return torch.from_numpy(_log_sum(_joint(self, found)) + found.log_width)
 
 
@@ -181,7 +191,7 @@ def table_mixture(encoding: TableEncoding, train: Tensor, validation: Tensor, se
         raise ValueError(
             f"A mixture needs two training rows and a validation row, got {len(train)} and {len(validation)}."
         )
-    rows, others = (Rows(encoding, _part(x, seed)) for x in (train, validation))
+    rows, others = (_some(encoding, x, seed) for x in (train, validation))
     candidates, d = _affordable(rows), rows.values.shape[1]
     found: list[tuple[float, int, TableMixture]] = []
 
@@ -195,24 +205,31 @@ def table_mixture(encoding: TableEncoding, train: Tensor, validation: Tensor, se
             break
     best = max(found, key=lambda one: one[0])[1]
     for near in range(max(best - 1, 0), min(best + 2, len(candidates))):
-        for rows_of_diagonal in (0.0, 0.1 * d, float(d)):
+        for rows_of_diagonal in sorted({0.0, 0.1 * d, float(d)}):
             fit(near, Regularisation(STRONGER, rows_of_diagonal))
     fit(0, Regularisation(STRONGER, math.inf))
     return max(found, key=lambda one: one[0])[2]
 
 
-def _part(rows: Tensor, seed: int) -> Tensor:
-    if len(rows) <= ROWS:
-        return rows
-    return rows[np.sort(np.random.default_rng(seed).choice(len(rows), ROWS, replace=False))]
+def _some(encoding: TableEncoding, rows: Tensor, seed: int) -> Rows:
+    """At most :data:`ROWS` random rows, fewer if their many patterns of absent values would take too long."""
+    found = Rows(encoding, rows[part_of(len(rows), ROWS, seed)])
+    while len(found) > 2 and FEW_ITERATIONS * _cost(found) > OPERATIONS:
+        found = Rows(encoding, rows[part_of(len(rows), len(found) // 2, seed)])
+    return found
+
+
+def _cost(rows: Rows) -> float:
+    """The cost of an iteration for a component, in floating-point operations."""
+    n, d = rows.values.shape
+    return 10.0 * n * (d**2 + rows.atoms.shape[1]) + (PATTERN_COST + d**3) * len(rows.patterns)
 
 
 def _affordable(rows: Rows) -> list[int]:
     """The candidate numbers of components within the time limit, with at most one parameter per row."""
     n, d, columns = *rows.values.shape, rows.atoms.shape[1]
     numbers = (d + 1) * (d + 2) / 2 + columns
-    each = 10.0 * n * (d**2 + columns) + PATTERN_COST * len(rows.patterns)
-    cost = np.cumsum([each * TYPICAL_ITERATIONS * components for components in COMPONENTS])
+    cost = np.cumsum([_cost(rows) * TYPICAL_ITERATIONS * components for components in COMPONENTS])
     every = zip(COMPONENTS, cost, strict=True)
     return [k for k, so_far in every if k == 1 or (k * numbers <= n and so_far <= OPERATIONS)]
 
@@ -300,6 +317,5 @@ def _joint(mixture: TableMixture, rows: Rows) -> np.ndarray:
 
 def _log_sum(joint: np.ndarray) -> np.ndarray:
     """logsumexp over components, (N, K) -> (N,)."""
-    top = joint.max(1)
-    total: np.ndarray = top + np.log(np.exp(joint - top[:, None]).sum(1))
+    total: np.ndarray = torch.from_numpy(joint).logsumexp(1).numpy()
     return total

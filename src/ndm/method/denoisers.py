@@ -160,6 +160,10 @@ class _NetworkDenoiser(GammaRange, BaseDenoiser):
         self.parameterization = parameterization
         self._take_range(gamma_range)
 
+    def start_from(self, base: MixtureBase) -> None:
+        """Set the base."""
+        self.base = base
+
     def _heads(self, z: Tensor, level: NoiseLevel, labels: Tensor | None, allowed: tuple[int, ...]) -> list[Tensor]:
         """The network's output split into heads, each (B, \\*shape), in the precision of z."""
         u = unit_interval(level.gamma, self.gamma_range)

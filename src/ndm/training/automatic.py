@@ -29,7 +29,6 @@ from ndm.evaluation.table_mixtures import TableMixture, table_mixture
 from ndm.method.denoisers import Denoiser, DirectDenoiser
 from ndm.method.encoding import TableEncoding
 from ndm.method.mixed_denoiser import MixedDenoiser
-from ndm.method.mixture import MixtureBase
 from ndm.method.standardization import Standardize
 from ndm.training.options import TrainerOptions, TrainingOptions
 
@@ -166,13 +165,7 @@ def add_base(
     said = f"a {mixture.description} fitted to the {mixture.rows:,} training examples (training.base)"
     if training.base == "auto" and mixture.components > MOST_COMPONENTS:
         return replace(training, base="none"), f"the denoiser does not start from {said}"
-    if isinstance(mixture, TableMixture):
-        assert isinstance(denoiser, MixedDenoiser)
-        denoiser.start_from(mixture.base())
-    else:
-        assert not isinstance(denoiser, MixedDenoiser)
-        denoiser.base = MixtureBase(data.shape[0], mixture.components)
-        denoiser.base.set(mixture.weights, mixture.means, mixture.covariances)
+    denoiser.start_from(mixture.base())  # type: ignore[arg-type]  # _fitted chooses the mixture by the denoiser
     return replace(training, base="mixture"), f"the denoiser starts from {said}"
 
 
