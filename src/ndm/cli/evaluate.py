@@ -11,6 +11,7 @@ from ndm._internal.signals import telling, uninterrupted
 from ndm.cli.messages import STOPPED, one_line, say
 from ndm.cli.options import (
     add_common,
+    add_divergence,
     add_sampling,
     check_guidance,
     find_allowed,
@@ -76,8 +77,12 @@ def _add_likelihood_and_quality(parser: Parser) -> None:
         help="tolerance of the likelihood's ODE solver, in nats (default: 0.01 per dimension)",
     )
     parser.add_argument(
-        "--probes", type=positive, default=4, help="number of probes for the divergence (default: %(default)s)"
+        "--probes",
+        type=positive,
+        default=4,
+        help="number of probes for a divergence that is not exact (default: %(default)s)",
     )
+    add_divergence(parser)
     parser.add_argument(
         "--samples",
         type=positive,
@@ -147,6 +152,7 @@ def run(arguments: list[str]) -> None:
             sampling=sampling_options(options) | {"steps": options.sampling_steps},
             mixture=not options.no_mixture,
             probes=options.probes,
+            divergence=options.divergence,
             samples=options.samples,
             tolerance=options.tolerance,
         )

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "add_allow",
     "add_common",
+    "add_divergence",
     "add_sampling",
     "check_guidance",
     "find_allowed",
@@ -30,6 +31,15 @@ __all__ = [
     "sampler_of",
     "sampling_options",
 ]
+
+
+def add_divergence(parser: argparse.ArgumentParser) -> None:
+    """Add the option for the divergence of the likelihood."""
+    parser.add_argument(
+        "--divergence", choices=("auto", "exact", "hutchinson"), default="auto",
+        help="divergence of the likelihood: exact, or estimated by probes (default: auto, exact up to 64 columns of a "
+        "table and up to 16 dimensions of other data)",
+    )  # fmt: skip
 
 
 def add_sampling(parser: argparse.ArgumentParser, steps: int | None, prefix: str = "--") -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ndm._internal.signals import telling
 from ndm.cli.messages import STOPPED, say
-from ndm.cli.options import add_allow, find_allowed, load_model
+from ndm.cli.options import add_allow, add_divergence, find_allowed, load_model
 from ndm.cli.parsing import Parser, positive, seed, tolerance, without_data
 
 if TYPE_CHECKING:
@@ -47,8 +47,9 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--probes", type=positive, default=4,
-        help="number of probes for the divergence, which is exact up to 16 dimensions (default: %(default)s)",
+        help="number of probes for a divergence that is not exact (default: %(default)s)",
     )  # fmt: skip
+    add_divergence(parser)
     parser.add_argument(
         "--samples",
         type=positive,
@@ -155,6 +156,7 @@ def run(arguments: list[str]) -> None:
             tolerance=options.tolerance,
             samples=options.samples,
             probes=options.probes,
+            divergence=options.divergence,
             precision=options.precision,
             batch_size=options.batch_size,
             max_rows=options.max_rows,

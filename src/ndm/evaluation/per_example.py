@@ -13,13 +13,16 @@ from torch import Tensor
 from ndm._internal.distributed import all_gather, all_reduce, shard
 from ndm._internal.random import seed_of
 from ndm.data.base import Examples
-from ndm.inference.likelihood import log_likelihood
+from ndm.inference.likelihood import calibrate_solver, log_likelihood
 from ndm.model import NDM
 
 __all__ = ["BLOCK", "TIMES", "bound_per_example", "device_of", "likelihood_per_example", "solved"]
 
 #: Times per example if the number of steps is larger, or infinite; otherwise every step is evaluated.
 TIMES = 100
+
+#: Minimum number of examples for which the likelihood's solver is calibrated, which costs about as much as so many.
+CALIBRATED = 400
 
 #: Block size, also for sharing the work among processes.
 BLOCK = 250
@@ -97,6 +100,9 @@ def likelihood_per_example(
         options: options of :func:`ndm.log_likelihood`.
     """
     device, evaluations, kinds = device_of(model), torch.zeros(1), [""]
+    if len(data) >= CALIBRATED and "calibration" not in options:
+        known = {name: options[name] for name in ("divergence", "tolerance") if name in options}
+        options["calibration"] = calibrate_solver(model, data[:1].to(device), labels=labels is not None, **known)
     skipped = torch.zeros(len(data), dtype=torch.bool) if hopeless is None else hopeless
 
     def measure(block: int, x: Tensor, y: Tensor | None) -> Tensor:

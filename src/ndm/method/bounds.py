@@ -205,8 +205,7 @@ def _bound(
 
 def _end(ends: NoiseLevel, which: int, x: Tensor) -> NoiseLevel:
     """The schedule's end point ``which`` (0 or 1) as a noise level of every example."""
-    one = {name: getattr(ends, name)[which].expand(x.shape[0]) for name in NoiseLevel.__dataclass_fields__}
-    return NoiseLevel(**one)
+    return ends.map(lambda a: a[which].expand(x.shape[0]))
 
 
 def _weight(at: ContinuousTime) -> Tensor:

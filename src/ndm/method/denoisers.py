@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -167,6 +167,8 @@ class _NetworkDenoiser(GammaRange, BaseDenoiser):
     def _heads(self, z: Tensor, level: NoiseLevel, labels: Tensor | None, allowed: tuple[int, ...]) -> list[Tensor]:
         """The network's output split into heads, each (B, \\*shape), in the precision of z."""
         u = unit_interval(level.gamma, self.gamma_range)
+        if level.shared:
+            u = u[:1].expand(len(z))
         output = run_network(self.net, z, u, **({} if labels is None else {"labels": labels}))
         heads = output.shape[1] // z.shape[1]
         if output.shape != (z.shape[0], heads * z.shape[1], *z.shape[2:]) or heads not in allowed:
@@ -337,7 +339,7 @@ class GuidedDenoiser(BaseDenoiser):
     def estimate(self, z: Tensor, level: NoiseLevel, labels: Tensor | None = None) -> Estimate:
         if labels is None:
             raise ValueError("Guidance needs labels: give the class of each example.")
-        twice = NoiseLevel(*(torch.cat([getattr(level, f.name)] * 2) for f in fields(level)))
+        twice = level.map(lambda a: torch.cat([a, a]))
         none = torch.full_like(labels, self.classes)
         both = self.denoiser.estimate(torch.cat([z, z]), twice, torch.cat([labels, none]))
         return Estimate(

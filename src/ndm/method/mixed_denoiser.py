@@ -193,6 +193,8 @@ class MixedDenoiser(GammaRange, BaseDenoiser):
                 states = torch.full((len(z), len(self.parts)), WANTED, device=z.device)
             conditions["context"] = torch.cat([states == WANTED, states == GIVEN], 1).to(z)
         u = unit_interval(level.gamma, self.gamma_range)
+        if level.shared:
+            u = u[:1].expand(len(z))
         output = run_network(self.net, z, u, **conditions)
         if output.shape != (len(z), self.outputs):
             raise ValueError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -57,6 +58,7 @@ class NoiseLevel:
         gamma: log(sigma^2 / alpha^2).
         dgamma: d gamma / dt, zero where the schedule is clipped.
         dlog_sigma: d log sigma / dt.
+        shared: whether all examples have the same noise level; networks then embed it once.
     """
 
     alpha: Tensor
@@ -64,6 +66,17 @@ class NoiseLevel:
     gamma: Tensor
     dgamma: Tensor
     dlog_sigma: Tensor
+    shared: bool = False
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> NoiseLevel:
+        """The noise level whose tensors are ``function`` of these."""
+        return NoiseLevel(
+            alpha=function(self.alpha),
+            sigma=function(self.sigma),
+            gamma=function(self.gamma),
+            dgamma=function(self.dgamma),
+            dlog_sigma=function(self.dlog_sigma),
+        )
 
 
 @dataclass
@@ -126,6 +139,7 @@ class Schedule(Part):
             gamma=gamma.contiguous(),  # forward mode does not support expanded tensors
             dgamma=dgamma,
             dlog_sigma=alpha_squared * dgamma / 2,  # d log sigma / d gamma = alpha^2 / 2
+            shared=gamma.stride() == (0,),
         )
 
     def at_random(self, t: Tensor, weight: GradientWeight) -> NoiseLevel:

@@ -29,6 +29,7 @@ __all__ = [
     "in_forward_mode",
     "in_full_precision",
     "normalized",
+    "slope_of_silu",
 ]
 
 
@@ -67,10 +68,15 @@ class Backbone(Part):
         return width if self.level or self.classes else 0
 
     def _condition(self, u: Tensor | None, labels: Tensor | None) -> Tensor | None:
-        """The conditioning vector of the blocks, (B, width): the sum of the level's and the class's embeddings."""
+        """The conditioning vector of the blocks, (B or 1, width): the sum of the level's and the class's embeddings.
+
+        It is (1, width) for a u that is one number expanded to (B,), without labels.
+        """
         condition = None
         if self.embed_level is not None:
-            condition = self.embed_level(u)
+            assert u is not None
+            # An expanded u is the noise level of all examples.
+            condition = self.embed_level(u[:1] if u.stride(0) == 0 else u)
         if self.embed_class is not None:
             embedded = self.embed_class(labels)
             condition = embedded if condition is None else condition + embedded
@@ -134,6 +140,12 @@ def normalized(h: Tensor, epsilon: float) -> Tensor:
     """Normalise h to mean 0 and variance 1 along its last dimension with elementary operations (see :class:`Norm`)."""
     centred = h - h.mean(dim=-1, keepdim=True)
     return centred * torch.rsqrt(centred.square().mean(dim=-1, keepdim=True) + epsilon)
+
+
+def slope_of_silu(h: Tensor) -> Tensor:
+    """The derivative of SiLU, h sigmoid(h)."""
+    sigmoid = torch.sigmoid(h)
+    return torch.addcmul(sigmoid, h * sigmoid, 1 - sigmoid)
 
 
 def at_least_float32(x: Tensor) -> Tensor:

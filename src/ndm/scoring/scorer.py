@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ndm._internal.random import Drawn, seed_of
 from ndm.evaluation.per_example import solved
-from ndm.inference.likelihood import log_likelihood
+from ndm.inference.likelihood import calibrate_solver, log_likelihood
 from ndm.inference.sampling import sample
 from ndm.method.encoding import TableEncoding
 from ndm.model import NDM
@@ -134,7 +134,7 @@ class Scorer:
         return total.double().cpu(), (weight * (noise[0].square() - 1).flatten(1).sum(1)).double().cpu()
 
     def prepare(self, x: Tensor) -> None:
-        """Check some rows of the data, and fit the control variates of :meth:`_draw` to samples of the model.
+        """Check some rows, calibrate the solver, and fit the control variates of :meth:`_draw` to samples of the model.
 
         The bound remains unbiased, and a row's score does not depend on other rows. The median of the slopes of several
         groups of samples is robust to outliers.
@@ -145,6 +145,9 @@ class Scorer:
         x = self._on_device(x)
         self.model.to_model(x)
         self.model.bound(x[:1], times=torch.zeros(1, device=self.device))
+        if self.likelihood:
+            known = {name: self.options[name] for name in ("divergence", "tolerance")}
+            self.options = self.options | {"calibration": calibrate_solver(self.model, x[:1], **known)}
         generator = self._generator(0, 3)
         some = sample(self.model, SAMPLES, x.shape[1:], steps=STEPS, generator=generator, progress=False)
         some = self._on_device(some)
@@ -171,7 +174,7 @@ class Scorer:
     def check(self, x: Tensor) -> tuple[str, float | None]:
         """Return a description of the log-likelihood, and its mean change with finer steps in float64."""
         x, place = self._on_device(x), (0, 2)
-        finer = self.options | {"tolerance": self.options["tolerance"] / 100}
+        finer = self.options | {"tolerance": self.options["tolerance"] / 100, "calibration": None}
         with warnings.catch_warnings(), contextlib.suppress(RuntimeError):
             warnings.simplefilter("ignore", RuntimeWarning)  # missed tolerances are counted
             rough = log_likelihood(self.model, x, generator=self._generator(*place), **self.options)

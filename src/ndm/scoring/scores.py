@@ -120,6 +120,7 @@ def score(
     tolerance: float | None = None,
     samples: int = 4,
     probes: int = 4,
+    divergence: str = "auto",
     precision: str = "32",
     batch_size: int | None = None,
     max_rows: int | None = None,
@@ -149,7 +150,8 @@ def score(
         times: number of noise levels per row for the bound, even: two in each of ``times`` / 2 strata.
         tolerance: tolerance of the ODE solver in nats: see :func:`ndm.log_likelihood`.
         samples: number of samples of z_0, for K-level data.
-        probes: number of probes for the divergence, which is not exact in more than 16 dimensions.
+        probes: number of probes for a divergence that is not exact.
+        divergence: ``exact``, ``hutchinson``, or ``auto``: see :func:`ndm.log_likelihood`.
         precision: ``32``, ``bf16`` (networks only) or ``64``.
         batch_size: rows per block. The random numbers of log-likelihoods, if any, depend on it.
         max_rows: maximum number of rows, from the first.
@@ -175,12 +177,12 @@ def score(
     size = batch_size or 2 ** (max(1, min(ROWS, NUMBERS // first.numel())).bit_length() - 1)
     if tolerance is None:
         tolerance = TOLERANCE * first.numel()
-    options = {"tolerance": tolerance, "samples": samples, "probes": probes}
+    options = {"divergence": divergence, "tolerance": tolerance, "samples": samples, "probes": probes}
     scorer = Scorer(model, likelihood, times, options, precision, seed)
     settings = {
         "layout": _LAYOUT, "model": fingerprint(model), "data": rows.identity(), "rows": count, "batch_size": size,
         "likelihood": likelihood, "times": times, "tolerance": tolerance, "samples": samples, "probes": probes,
-        "precision": precision, "seed": seed,
+        "divergence": divergence, "precision": precision, "seed": seed,
     }  # fmt: skip
     with scorer.at_work():
         scorer.prepare(next(rows.blocks(size, 0)))  # also checks that the data fit the model

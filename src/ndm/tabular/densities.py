@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ndm._internal.inputs import Values, as_tensor, precision_of
 from ndm._internal.random import Drawn
-from ndm.inference.likelihood import log_likelihood, portions
+from ndm.inference.likelihood import is_exact, log_likelihood, portions
 from ndm.method.bounds import bound
 from ndm.method.conditionals import GIVEN, LEFT_OUT, WANTED, column_numbers, conditional
 from ndm.method.encoding import TableEncoding
@@ -196,10 +196,9 @@ def _likelihood(
     own: Process, x: Tensor, labels: Tensor | None, generator: torch.Generator, options: dict[str, Any]
 ) -> tuple[tuple[Tensor, Tensor], str]:
     d = own.latent_shape(x.shape[1:])[0]
-    if d <= EXACT_UP_TO:
-        options = {"divergence": "exact"} | options
     samples = options.get("samples", SAMPLES)
-    by_row = own.decoder.discrete and d <= EXACT_UP_TO and options.get("dequantization") in (None, "variational")
+    exact = is_exact(options.get("divergence", "auto"), torch.Size((d,)))
+    by_row = own.decoder.discrete and exact and options.get("dequantization") in (None, "variational")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         if not by_row:
