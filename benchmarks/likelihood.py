@@ -1,137 +1,74 @@
-"""The cost of a log-likelihood: by the way the divergence is taken, and against flow_matching's ODESolver.
+"""The log-density under the ODE: speed, true and stated error; against an older version and flow_matching's ODESolver.
 
-**The divergence.** v^T (df/dz) v of the reverse ODE's drift for a few directions v, by forward mode (one vectorised
-pass), by one batched backward pass, and by a backward pass for each direction, which is what ndm does. Medians of
-interleaved rounds, as multiples of the last.
+Every method computes the density of the same rows with the same network, in float32, with the exact divergence, in
+turns, on one core; rows per second are of CPU time, medians of the rounds. Errors are differences from the density in
+float64 at a tolerance of 1e-6 nats; ``apart`` is its largest difference from the peer's in float64. ``covered`` is the
+part of the rows whose error is at most what is stated, ``stated`` the median of the stated errors over that of the true
+ones. Settings are tolerances in nats per dimension. ``ours`` is calibrated as by ``ndm score``, ``ours, plain`` is not.
 
-**The peer.** facebookresearch/flow_matching's ``ODESolver.compute_likelihood`` on the same networks and rows. The exact
-density is computed by both in float64 (the largest difference is ``apart``); errors in float32 at several settings are
-against it. The sets are a 2-D toy and the table of score.py, with the exact divergence, and handwritten digits as
-continuous data, with one of Hutchinson's probes. The methods take turns; rows per second are of CPU time, medians of
-three rounds. ``ratio`` is ours over the peer's, at the fastest of our settings whose mean error is not above the peer's
-(with a probe, not above it by more than a tenth, because that error is the probe's and not well known).
+The sets are two tables of TABLES, the 30 columns of the Wisconsin breast cancer data (logarithms), a 2-D toy, and
+handwritten digits as continuous data. The tables' models are trained by ``ndm train table``.
 
-    python benchmarks/likelihood.py --peer FOLDER [--run RUN]   # FOLDER holds flow_matching, here at 11568d3
+    python benchmarks/likelihood.py --tables TABLES --peer FOLDER --before FOLDER --runs FOLDER
 
-RUN is a run of ``ndm train table`` on score.py's table; without it one is trained.
+The first FOLDER holds the package flow_matching, the second the package ndm of an older commit; the last one keeps the
+models, which are trained if they are not there.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import json
 import math
+import os
 import statistics
+import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas
 import torch
 from bench import save, train
-from score import TRAINED, Mixture, command, write
-from torch import Tensor, nn
+from score import command
+from torch import Tensor
 
 import ndm
 from ndm.data import Digits, Pinwheel
+from ndm.inference.likelihood import calibrate_solver
 from ndm.method.process import frozen
-from ndm.networks import ConvNet, ImageTransformer, ResidualMLP, UNet
+from ndm.networks import UNet
 
-ROUNDS = 5
+ROUNDS, ROWS = 3, 256
 
-Vectors = Callable[[Callable[[Tensor], Tensor], Tensor, Tensor], Tensor]
+#: Tolerances in nats per dimension; 0.01 is the default.
+OURS = (0.1, 0.03, 0.01, 1e-3)
+BEFORE = (1.0, 0.1, 0.01, 1e-3)
+THEIRS: list[tuple[str, dict[str, Any]]] = [
+    ("dopri5, 0.001", {"method": "dopri5", "rtol": 1e-3, "atol": 1e-3}),
+    ("midpoint, 20 steps", {"method": "midpoint", "step_size": 1 / 20}),
+    ("rk4, 12 steps", {"method": "rk4", "step_size": 1 / 12}),
+]
 
-
-# ---- the divergence
-
-
-def forward_mode(f: Callable[[Tensor], Tensor], z: Tensor, v: Tensor) -> Tensor:
-    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), torch.enable_grad():
-        return (torch.func.vmap(lambda w: torch.func.jvp(f, (z,), (w,))[1])(v) * v).flatten(2).sum(2)
-
-
-def batched(f: Callable[[Tensor], Tensor], z: Tensor, v: Tensor) -> Tensor:
-    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), torch.enable_grad():
-        z = z.detach().requires_grad_()
-        return (torch.autograd.grad(f(z), z, v, is_grads_batched=True)[0] * v).flatten(2).sum(2)
-
-
-def one_by_one(f: Callable[[Tensor], Tensor], z: Tensor, v: Tensor) -> Tensor:
-    with torch.enable_grad():
-        z = z.detach().requires_grad_()
-        value = f(z)
-        return torch.stack([(torch.autograd.grad(value, z, w, retain_graph=True)[0] * w).flatten(1).sum(1) for w in v])
-
-
-MODES: dict[str, Vectors] = {"forward": forward_mode, "batched": batched, "one by one": one_by_one}
-
-
-def build(net: nn.Module, transform: ndm.Transform | None = None) -> ndm.NDM:
-    schedule = ndm.LinearSchedule(-8, 5)
-    model = ndm.NDM(schedule, transform or ndm.Identity(), ndm.Denoiser(net), ndm.GaussianDecoder())
-    for parameter in model.parameters():  # outputs that start from zero
-        if not parameter.any():
-            nn.init.normal_(parameter, std=0.05)
-    return model.eval()
-
-
-def cases() -> dict[str, tuple[ndm.NDM, tuple[int, ...], int | None]]:
-    """Name: a model, the shape of a batch, and the number of random directions, None for all."""
-    small = UNet(1, width=4, multipliers=(5, 7), groups=4)
-    perceptron = ndm.Separable(ResidualMLP(8, hidden=32, depth=1, heads=4, level=False))
-    neural = ndm.Neural(ResidualMLP(8, hidden=32, depth=1))
-    transformer = ImageTransformer(1, patch=4, width=64, depth=4, attention_heads=4)
-    unet = partial(UNet, 1, width=32, multipliers=(1, 2))
-    convolutions = ndm.Separable(ConvNet(1, width=16, depth=3, heads=4, level=False))
-    return {
-        "perceptron, d = 2, Identity": (build(ResidualMLP(2)), (1024, 2), None),
-        "perceptron, d = 8, Separable": (build(ResidualMLP(8), perceptron), (1024, 8), None),
-        "perceptron, d = 8, Neural": (build(ResidualMLP(8), neural), (1024, 8), None),
-        "perceptron, d = 16, Identity": (build(ResidualMLP(16)), (512, 16), None),
-        "U-Net, 8x8, Identity": (build(small), (128, 1, 8, 8), 4),
-        "U-Net, 28x28, Identity": (build(unet()), (8, 1, 28, 28), 4),
-        "U-Net, 28x28, one direction": (build(unet()), (8, 1, 28, 28), 1),
-        "U-Net, 28x28, attention": (build(unet(attention=True)), (8, 1, 28, 28), 4),
-        "U-Net, 28x28, Separable": (build(unet(), convolutions), (8, 1, 28, 28), 4),
-        "transformer, 28x28, Identity": (build(transformer), (8, 1, 28, 28), 4),
-    }
-
-
-def modes() -> list[dict[str, Any]]:
-    torch.manual_seed(0)
-    rows = []
-    for name, (model, shape, k) in cases().items():
-        z, t = torch.randn(shape), torch.rand(shape[0])
-        unit = torch.eye(z[0].numel()).reshape(-1, 1, *shape[1:])
-        v = unit.expand(-1, *shape) if k is None else 2.0 * torch.randint(2, (k, *shape)) - 1
-        taken: dict[str, list[float]] = {mode: [] for mode in MODES}
-        refused = set()
-        with torch.no_grad(), frozen(model):
-
-            def drift(y: Tensor, model: ndm.NDM = model, t: Tensor = t) -> Tensor:
-                return model.drift(y, t, eta=0.0)
-
-            for turn in range(ROUNDS + 1):  # the first one warms up
-                for mode, vectors in MODES.items():
-                    began = time.process_time()
-                    try:
-                        vectors(drift, z, v)
-                    except RuntimeError:  # PyTorch has no batching rule for something in the network
-                        refused.add(mode)
-                    if turn:
-                        taken[mode].append(time.process_time() - began)
-        middle = {mode: statistics.median(times) for mode, times in taken.items()}
-        row: dict[str, Any] = {"part": "divergence", "case": name, "batch": shape[0], "directions": len(v)}
-        row |= {f"{m} ratio": None if m in refused else middle[m] / middle["one by one"] for m in MODES}
-        rows.append(row | {"milliseconds": 1000 * middle["one by one"]})
-        print(row, flush=True)
-    return rows
-
-
-# ---- the peer
+#: What the older version runs: rows and tolerances on the standard input.
+OLDER = """
+import json, sys, time, warnings
+import ndm, torch
+warnings.simplefilter("ignore")
+torch.set_num_threads(1)
+model = ndm.NDM.from_pretrained(sys.argv[1]).eval()
+asked = json.load(sys.stdin)
+x = torch.tensor(asked["x"], dtype=torch.float32).reshape(asked["shape"])
+began = time.process_time()
+found = ndm.log_likelihood(model, x, divergence="exact", tolerance=asked["tolerance"])
+seconds = time.process_time() - began
+keys = {"log_prob": found.log_prob.tolist(), "error": found.solver_error.tolist()}
+print(json.dumps(keys | {"seconds": seconds, "nfe": found.nfe}))
+"""
 
 
 class Velocity:
@@ -141,10 +78,10 @@ class Velocity:
         self.model = model
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        return -self.model.drift(x, (1 - t).expand(len(x)).to(x), eta=0.0)
+        return -self.model.drift(x, (1 - t).to(x).expand(len(x)), eta=0.0)
 
 
-def theirs(model: ndm.NDM, x: Tensor, exact: bool, method: str, **settings: Any) -> Tensor:
+def theirs(model: ndm.NDM, x: Tensor, method: str, **settings: Any) -> Tensor:
     """log p of rows by the peer, (B,)."""
     from flow_matching.solver import ODESolver
 
@@ -157,123 +94,141 @@ def theirs(model: ndm.NDM, x: Tensor, exact: bool, method: str, **settings: Any)
 
     with frozen(model):
         _, log_p = ODESolver(Velocity(model)).compute_likelihood(
-            z, log_normal, method=method, exact_divergence=exact, time_grid=torch.tensor([1.0, 0.0], dtype=z.dtype),
+            z, log_normal, method=method, exact_divergence=True, time_grid=torch.tensor([1.0, 0.0], dtype=z.dtype),
             **{"step_size": None, **settings},
         )  # fmt: skip
-    return log_p.detach() + data[0].numel() * alpha.log() + model.log_det(data)
+    return (log_p + data[0].numel() * alpha.log() + model.log_det(data)).detach()
 
 
-def ours(model: ndm.NDM, x: Tensor, exact: bool, tolerance: float) -> Tensor:
-    """log p of rows by this package, (B,)."""
-    divergence = "exact" if exact else "hutchinson"
-    return ndm.log_likelihood(model, x, divergence=divergence, probes=1, tolerance=tolerance).log_prob
+def picture() -> ndm.NDM:
+    net = UNet(1, width=4, multipliers=(5, 7), groups=4)
+    return ndm.NDM(ndm.LinearSchedule(-6, 5), ndm.Identity(), ndm.Denoiser(net), ndm.GaussianDecoder())
 
 
-#: Nats a dimension; the default is 0.01.
-OURS = (1.0, 0.1, 0.01, 1e-3, 1e-4)
-THEIRS: list[tuple[str, dict[str, Any]]] = [
-    ("dopri5", {"rtol": tolerance, "atol": tolerance}) for tolerance in (1e-2, 1e-3, 1e-4, 1e-5)
-] + [
-    (method, {"step_size": 1 / n})
-    for method, n in (("midpoint", 20), ("midpoint", 50), ("rk4", 6), ("rk4", 12), ("rk4", 24))
-]
+def table_run(name: str, train_rows: np.ndarray, runs: Path) -> ndm.NDM:
+    """The model of ``ndm train table`` for a table, from the folder of runs if it is there."""
+    if not (runs / name / "model").is_dir():
+        path = runs / f"{name}.csv"
+        pandas.DataFrame(train_rows, columns=[f"c{i}" for i in range(train_rows.shape[1])]).to_csv(path, index=False)
+        command("train", "table", "--data.path", path, "--data.kinds", "numeric", "--trainer.max_steps", 2000,
+                "--trainer.max_time", 180, "--out", runs / name)  # fmt: skip
+    return ndm.NDM.from_pretrained(runs / name / "model").eval()
 
 
-def sets(run: Path) -> dict[str, tuple[ndm.NDM, Tensor, bool]]:
-    """Name: a trained model, rows, and whether the divergence is exact."""
+def sets(tables: Path, runs: Path) -> Iterator[tuple[str, ndm.NDM, Tensor]]:
+    """Name, a trained model and rows."""
+    for name in ("magic", "protein"):
+        rows, test = (pandas.read_parquet(tables / name / f"{part}.parquet").to_numpy() for part in ("train", "test"))
+        yield name, table_run(name, rows, runs), torch.from_numpy(test[:ROWS]).float()
+    from sklearn.datasets import load_breast_cancer
+
+    rows = np.random.default_rng(0).permutation(np.log(load_breast_cancer().data + 1e-3))
+    yield "wdbc", table_run("wdbc", rows[:469], runs), torch.from_numpy(rows[469:]).float()
     toy = Pinwheel()
-    standardize = ndm.Standardize.fit(toy.train)
-
-    def plane() -> ndm.NDM:
-        transform = ndm.Separable(ResidualMLP(2, hidden=32, depth=1, heads=4, level=False))
-        denoiser = ndm.Denoiser(ResidualMLP(2))
-        return ndm.NDM(ndm.LinearSchedule(-8, 5), transform, denoiser, ndm.GaussianDecoder(), standardize=standardize)
-
-    def picture() -> ndm.NDM:
-        net = UNet(1, width=4, multipliers=(5, 7), groups=4)
-        return ndm.NDM(ndm.LinearSchedule(-6, 5), ndm.Identity(), ndm.Denoiser(net), ndm.GaussianDecoder())
-
+    yield "pinwheel", table_run("pinwheel", toy.train.numpy(), runs), toy.test[:ROWS]
     digits = Digits()
-    return {
-        "Pinwheel, d = 2": (train(plane, toy, steps=1500, bound_steps=None, seed=0), toy.test[:256], True),
-        "table, d = 8": (
-            ndm.NDM.from_pretrained(run / "model").eval(),
-            torch.from_numpy(Mixture().sample(256, 2)).float(),
-            True,
-        ),
-        "digits, d = 64, one probe": (
-            train(picture, digits, steps=600, bound_steps=None, seed=0, batch_size=64),
-            digits.test[:16],
-            False,
-        ),
-    }
+    if not (runs / "digits").is_dir():
+        train(picture, digits, steps=600, bound_steps=None, seed=0, batch_size=64).save_pretrained(runs / "digits")
+    yield "digits", ndm.NDM.from_pretrained(runs / "digits").eval(), digits.test[:16]
 
 
-def references(model: ndm.NDM, x: Tensor, exact: bool) -> tuple[Tensor, float]:
-    """log p of rows in float64, (B,), and how far ours and the peer's are from each other at most.
+def for_older(model: ndm.NDM, folder: Path) -> Path:
+    """The model saved without the arguments that older versions do not know, which must have their defaults."""
+    model.save_pretrained(folder)
+    path = folder / "config.json"
 
-    With a probe, the peer's random numbers cannot be given to ours, and what is compared is our exact density alone.
-    """
+    def cut(part: Any) -> Any:
+        if isinstance(part, dict):
+            new = {"outputs": None, "context": 0, "base": None, "calibrations": None}
+            return {k: cut(v) for k, v in part.items() if k not in new or v != new[k]}
+        return part
+
+    path.write_text(json.dumps(cut(json.loads(path.read_text()))))
+    return folder
+
+
+def older(model: Path, source: Path, x: Tensor, tolerance: float) -> tuple[Tensor, Tensor, float, int]:
+    """log p, its stated error, CPU seconds and evaluations of an older version."""
+    asked = {"x": x.flatten().tolist(), "shape": list(x.shape), "tolerance": tolerance}
+    environment = os.environ | {"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", OLDER, str(model)], input=json.dumps(asked), text=True, check=True,
+                          capture_output=True, env=environment)  # fmt: skip
+    found = json.loads(done.stdout.splitlines()[-1])
+    return torch.tensor(found["log_prob"]), torch.tensor(found["error"]), found["seconds"], found["nfe"]
+
+
+Found = tuple[Tensor, Tensor | None, float, int | None]
+
+
+def jobs(model: ndm.NDM, x: Tensor, old: tuple[Path, Path] | None) -> dict[tuple[str, str], Callable[[], Found]]:
+    """Who and setting: a function that returns log p, its stated error, CPU seconds and evaluations."""
+    d = x[0].numel()
+    found: dict[tuple[str, str], Callable[[], Found]] = {}
+
+    def ours(tolerance: float, calibrated: bool) -> Found:
+        calibration = calibrate_solver(model, x, divergence="exact", tolerance=tolerance) if calibrated else None
+        began = time.process_time()
+        now = ndm.log_likelihood(model, x, divergence="exact", tolerance=tolerance, calibration=calibration)
+        return now.log_prob, now.solver_error, time.process_time() - began, now.nfe
+
+    def peer(settings: dict[str, Any]) -> Found:
+        began = time.process_time()
+        return theirs(model, x, **settings), None, time.process_time() - began, None
+
+    for tolerance in OURS:
+        found["ours", f"{tolerance:g}"] = lambda t=tolerance * d: ours(t, True)
+        found["ours, plain", f"{tolerance:g}"] = lambda t=tolerance * d: ours(t, False)
+    if old is not None:
+        for tolerance in BEFORE:
+            found["before", f"{tolerance:g}"] = lambda t=tolerance * d: older(*old, x, t)
+    for label, settings in THEIRS:
+        found["theirs", label] = lambda s=settings: peer(s)
+    return found
+
+
+def measure(name: str, model: ndm.NDM, x: Tensor, old: tuple[Path, Path] | None) -> list[dict[str, Any]]:
     fine = copy.deepcopy(model).double()
-    if not exact:  # nats beside a probe's error of some nats
-        return ndm.log_likelihood(fine, x.double(), divergence="exact", tolerance=0.1).log_prob, math.nan
-    ours_fine = ndm.log_likelihood(fine, x.double(), tolerance=1e-6).log_prob
-    theirs_fine = theirs(fine, x.double(), True, "dopri5", rtol=1e-8, atol=1e-8)
-    return ours_fine, (ours_fine - theirs_fine).abs().max().item()
-
-
-def against(run: Path) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for name, (model, x, exact) in sets(run).items():
-        reference, apart = references(model, x, exact)
-        print(f"{name}: in float64 the two are {apart:.2g} apart at most", flush=True)
-        jobs: dict[tuple[str, str], Callable[[], Tensor]] = {}
-        for tolerance in OURS:
-            nats = tolerance * x[0].numel()
-            jobs["ours", f"{tolerance:g} nats/dim"] = lambda m=model, x=x, e=exact, t=nats: ours(m, x, e, t)
-        for method, settings in THEIRS:
-            label = f"{method}, {next(iter(settings.values())):.3g}"
-            jobs["theirs", label] = lambda m=model, x=x, e=exact, k=method, s=settings: theirs(m, x, e, k, **s)
-        taken: dict[tuple[str, str], list[float]] = {job: [] for job in jobs}
-        errors: dict[tuple[str, str], list[Tensor]] = {job: [] for job in jobs}
-        for _ in range(3):
-            for job, work in jobs.items():
-                began = time.process_time()
-                found = work()
-                taken[job].append(time.process_time() - began)
-                errors[job].append((found.double() - reference).abs())
-        mine = []
-        for (who, label), times in taken.items():
-            error = torch.cat(errors[who, label])
-            row = {"part": "peer", "set": name, "rows": len(x), "who": who, "settings": label, "apart": apart}
-            row |= {"rows_per_second": len(x) / statistics.median(times), "mean_error": error.mean().item()}
-            mine.append(row | {"largest_error": error.max().item()})
-        for row in mine:
-            if row["who"] == "theirs":
-                # With a probe the errors are the probe's, of which a few rows tell the mean to some percent only.
-                margin = 1.0 if exact else 1.1
-                able = [r for r in mine if r["who"] == "ours" and r["mean_error"] <= margin * row["mean_error"]]
-                best = max(able, key=lambda r: r["rows_per_second"], default=None)
-                row["ratio"] = best and best["rows_per_second"] / row["rows_per_second"]
-                row["by"] = best and best["settings"]
-            print({k: v for k, v in row.items() if k not in ("part", "set", "rows", "apart")}, flush=True)
-        rows += mine
+    reference = ndm.log_likelihood(fine, x.double(), divergence="exact", tolerance=1e-6).log_prob
+    few = x[:8].double()
+    apart = (theirs(fine, few, "dopri5", rtol=1e-8, atol=1e-8) - reference[:8]).abs().max().item()
+    print(f"{name}: in float64 the two are {apart:.2g} apart at most", flush=True)
+    work = jobs(model, x, old)
+    taken: dict[tuple[str, str], list[float]] = {job: [] for job in work}
+    results = {}
+    for _ in range(ROUNDS):
+        for job, run in work.items():
+            results[job] = run()
+            taken[job].append(results[job][2])
+    rows = []
+    for (who, setting), (log_p, stated, _, nfe) in results.items():
+        error = (log_p.double() - reference).abs()
+        row: dict[str, Any] = {"set": name, "d": x[0].numel(), "rows": len(x), "who": who, "setting": setting}
+        row |= {"rows_per_second": len(x) / statistics.median(taken[who, setting]), "nfe": nfe, "apart": apart}
+        row |= {"rms_error": error.square().mean().sqrt().item(), "largest_error": error.max().item()}
+        if stated is not None:
+            row["covered"] = (error <= stated).double().mean().item()
+            row["stated"] = (stated.median() / error.median()).item()
+        rows.append(row)
+        print({k: v for k, v in row.items() if k not in ("set", "d", "rows", "apart")}, flush=True)
     return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tables", type=Path, required=True, help="a folder with magic and protein")
     parser.add_argument("--peer", type=Path, required=True, help="a folder that holds the package flow_matching")
-    parser.add_argument("--run", type=Path, help="a run on score.py's table, in place of a new training")
+    parser.add_argument("--before", type=Path, help="a folder that holds the package ndm of an older version")
+    parser.add_argument("--runs", type=Path, required=True, help="a folder for the trained models")
     options = parser.parse_args()
     sys.path.append(str(options.peer))
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        run = options.run or Path(folder) / "run"
-        if options.run is None:
-            path = write(Mixture().sample(TRAINED, 1), Path(folder) / "train.csv")
-            command("train", "table", "--data.path", path, "--out", run)
-        rows = modes() + against(run)
+    options.runs.mkdir(exist_ok=True)
+    rows = []
+    for name, model, x in sets(options.tables, options.runs):
+        old = None
+        if options.before is not None:
+            old = (for_older(model, options.runs / f"{name}-older"), options.before)
+        rows += measure(name, model, x, old)
     print(save("likelihood", rows, {"rounds": ROUNDS}))
 
 

@@ -197,22 +197,36 @@ def anomalies_table() -> str:
 
 
 def likelihood() -> str:
-    """How many times as many rows a second ours has, at an error that is not larger, per setting of the peer."""
-    lines = found(read("likelihood"), part="peer", who="theirs")
-    sets = values(lines, "set")
-    rows = []
-    for setting in values(lines, "settings"):
-        here = [one(lines, set=name, settings=setting) for name in sets]
-        rows.append([setting, *(f"{r['mean_error']:.5f}: {r['ratio']:.1f}" if r["ratio"] else "-" for r in here)])
-    return bench.table(rows, ["flow_matching's setting", *sets])
-
-
-def divergence() -> str:
+    """The default of the log-density: rows a second and errors, calibrated, not calibrated, and of the older version."""
+    lines = found(read("likelihood"), setting="0.01")
     rows = [
-        [r["case"], r["directions"], *(f"{v:.2f}" if (v := r[k]) else "-" for k in ("forward ratio", "batched ratio"))]
-        for r in found(read("likelihood"), part="divergence")
-    ]
-    return bench.table(rows, ["network", "directions", "forward mode", "one batched backward pass"])
+        [r["set"], r["d"], r["who"], f"{r['rows_per_second']:.0f}", f"{r['rms_error']:.4f}", f"{r['largest_error']:.3f}",
+         f"{r['covered']:.3f}", f"{r['stated']:.1f}"]
+        for r in lines
+    ]  # fmt: skip
+    header = ["set", "columns", "version", "rows/s", "rms error", "largest", "covered", "stated over true"]
+    return bench.table(rows, header)
+
+
+def likelihood_ratios() -> str:
+    """How many times as many rows a second ours has: at an rms error below 0.05, and at one below each of the peer's."""
+    lines, rows = read("likelihood"), []
+    for name in values(lines, "set"):
+        here = found(lines, set=name)
+
+        def fastest(who: tuple[str, ...], error: float, here: list[dict[str, Any]] = here) -> float | None:
+            able = [r["rows_per_second"] for r in here if r["who"] in who and r["rms_error"] <= error]
+            return max(able, default=None)
+
+        row, ours = [name], ("ours", "ours, plain")
+        mine, theirs = fastest(ours, 0.05), fastest(("before",), 0.05)
+        row.append(f"{mine / theirs:.1f}" if mine and theirs else "-")
+        for r in found(here, who="theirs"):
+            mine = fastest(ours, r["rms_error"])
+            row.append(f"{r['rms_error']:.4f}: {mine / r['rows_per_second']:.1f}" if mine else "-")
+        rows.append(row)
+    header = ["set", "older version, error below 0.05", *values(found(lines, who="theirs"), "setting")]
+    return bench.table(rows, header)
 
 
 def samplers() -> str:
@@ -324,7 +338,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "anomalies-digits": anomalies_digits,
     "anomalies-table": anomalies_table,
     "likelihood": likelihood,
-    "divergence": divergence,
+    "likelihood ratios": likelihood_ratios,
     "samplers": samplers,
     "cost": lambda: cost(lambda share: share < 0.2),
     "cost-half": lambda: cost(lambda share: share >= 0.2),

@@ -24,7 +24,7 @@ def rough() -> ndm.NDM:
 def test_a_calibration_covers_the_error_on_other_samples_of_the_model():
     model, like = rough(), torch.zeros(1, 2, dtype=torch.float64)
     calibration = calibrate_solver(model, like, tolerance=0.05)
-    assert set(calibration.factors) == {8, 12, 16}
+    assert set(calibration.factors) == {8, 10, 12, 16}
     solver = flow.Flow(model, None, 0, 0.05)
     with torch.no_grad():
         z = solver.samples(torch.randn(200, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1)), 32)
@@ -44,6 +44,8 @@ def test_a_calibration_does_not_depend_on_the_rows_and_is_used():
     only = flow.SolverCalibration(first=8, factors={8: 0.01})
     found, plain = log_likelihood(model, x, tolerance=10.0, calibration=only), log_likelihood(model, x, tolerance=10.0)
     assert torch.equal(found.log_prob, plain.log_prob)  # both in 8 steps
+    assert [only.factor(steps) for steps in (6, 8, 16)] == [flow.FACTOR, 0.01, 0.01]
+    assert flow.SolverCalibration().factor(16) == flow.FACTOR
     rounding = flow.ROUNDING * torch.finfo(torch.float64).eps * (found.log_prob.abs() + 2)
     torch.testing.assert_close(60 * (found.solver_error - rounding), plain.solver_error - rounding)
 

@@ -79,7 +79,7 @@ def test_residual_is_accurate_near_the_data_where_subtraction_is_not(schedule, p
     estimate = ndm.Denoiser(Says(output), parameterization).estimate(z, level)
 
     # The same numbers in float64.
-    exact_level = NoiseLevel(*(getattr(level, name).double() for name in NoiseLevel.__dataclass_fields__))
+    exact_level = level.map(torch.Tensor.double)
     alpha, sigma = per_example(exact_level.alpha, x), per_example(exact_level.sigma, x)
     exact_z = alpha * (x.double() + displacement.double()) + sigma * noise.double()
     exact = x.double() - ndm.Denoiser(Says(output.double()), parameterization)(exact_z, exact_level)

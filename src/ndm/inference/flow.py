@@ -56,7 +56,7 @@ ROUNDING = 32
 #: The calibration: numbers of steps, the number of steps they are compared with, samples of the model, the quantile of
 #: their errors that the factor covers, the part of them that must be within the tolerance at the initial N, and the
 #: smallest factor.
-CALIBRATED, COMPARED, SAMPLES, COVERED, MET, LEAST = (8, 12, 16), 32, 48, 0.98, 0.75, 0.02
+CALIBRATED, COMPARED, SAMPLES, COVERED, MET, LEAST = (8, 10, 12, 16), 32, 48, 0.98, 0.75, 0.02
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,18 @@ class SolverCalibration:
 
     Attributes:
         first: the initial number of steps N; None for that of the tolerance.
-        factors: the factor of the error by N; :data:`FACTOR` for all others.
+        factors: the factor of the error by N.
     """
 
     first: int | None = None
     factors: Mapping[int, float] = field(default_factory=dict)
+
+    def factor(self, steps: int) -> float:
+        """The factor for N = ``steps``: that of the largest calibrated N for all above it, else :data:`FACTOR`."""
+        if steps in self.factors:
+            return self.factors[steps]
+        largest = max(self.factors, default=steps)
+        return self.factors[largest] if largest < steps else FACTOR
 
 
 class Flow:
@@ -117,7 +124,7 @@ class Flow:
         while len(rows) and steps <= MOST_STEPS:
             labels_now = None if labels is None else labels[rows]
             found, now = self.solve(z[rows], labels_now, None if probes is None else probes[:, rows], steps)
-            now = self.calibration.factors.get(steps, FACTOR) * now
+            now = self.calibration.factor(steps) * now
             closer = now < apart[rows]  # false for nan
             log_p[:, rows[closer]], apart[rows[closer]] = found[:, closer], now[closer]
             size = log_p[:, rows].abs().amax(0).nan_to_num() + z[0].numel()

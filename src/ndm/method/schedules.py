@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -111,7 +111,8 @@ class Schedule(Part):
 
     def forward(self, t: Tensor) -> NoiseLevel:
         """The noise level at the times ``t``, shape (B,), in [0, 1]; computed in the precision of ``t``."""
-        return self.level_at(*self.gamma(t))
+        level = self.level_at(*self.gamma(t))
+        return replace(level, shared=True) if t.stride() == (0,) else level
 
     def level_at(self, gamma: Tensor, dgamma: Tensor | None = None) -> NoiseLevel:
         """The noise level at a given gamma: variance preserving (VDM, section 3.2).
