@@ -9,10 +9,21 @@ import math
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from ndm._internal.inputs import Values, as_tensor, check_labels
 from ndm.model import NDM
+from ndm.scoring.rows import LabelledRows, Rows
 
-__all__ = ["FORMATS", "PRECISIONS", "check_model", "check_options", "check_out", "fingerprint"]
+__all__ = [
+    "FORMATS",
+    "PRECISIONS",
+    "check_model",
+    "check_options",
+    "check_out",
+    "fingerprint",
+    "labels_of",
+]
 
 PRECISIONS = ("32", "bf16", "64")
 
@@ -65,13 +76,39 @@ def check_options(
 
 
 def check_model(model: NDM, likelihood: bool) -> None:
-    if model.num_classes:
-        raise ValueError("Class-conditional models cannot be scored: evaluate the model instead.")
     if likelihood and not model.has_ode:
         raise ValueError(
             "This model has a direct reverse process and no ODE, so only the bound can be computed: leave the "
             "likelihood out (--no-likelihood)."
         )
+
+
+def labels_of(model: NDM, rows: Rows, labels: int | Values | None) -> Tensor | None:
+    """Return the classes of the rows, int64 (N,); None for a model without classes.
+
+    Args:
+        model: the model.
+        rows: the rows, which may have labels.
+        labels: the class of all rows, or of each, (N,); None for those of the rows.
+
+    Raises:
+        ValueError: the rows have no labels, their number is wrong, or one is not a class of the model.
+    """
+    if not model.num_classes:
+        if labels is not None:
+            raise ValueError("Labels need a class-conditional model; this model was trained without classes.")
+        return None
+    if labels is None:
+        own = rows.labels(model.num_classes) if isinstance(rows, LabelledRows) else None
+        if own is None:
+            raise ValueError(
+                "The model is class-conditional, and the rows have no labels: give the class of all rows (--label K)."
+            )
+        labels = own
+    found = torch.full((rows.count,), labels) if isinstance(labels, int) else as_tensor(labels, "labels")
+    if found.shape != (rows.count,):
+        raise ValueError(f"The {rows.count} rows need one label each, got labels of shape {tuple(found.shape)}.")
+    return check_labels(found.cpu(), model.num_classes)
 
 
 def fingerprint(model: NDM) -> str:
