@@ -71,6 +71,7 @@ class Workers:
 
     def __enter__(self) -> Workers:
         self._processes: dict[Connection, Any] = {}
+        self._busy: dict[Connection, int] = {}
         try:
             for _ in range(self._number):
                 channel, process = started(_serve)
@@ -97,7 +98,10 @@ class Workers:
             ChildProcessError: a worker ended early, for example because the system killed it.
         """
         left, read, turn = iter(jobs), 0, 0
+        for channel in self._busy:  # the results of an iteration that was not finished
+            self._receive(channel)
         idle, busy = list(self._processes), dict[Connection, int]()
+        self._busy = busy
         answers: dict[int, bytes] = {}
         broken: Exception | None = None
         complete = False

@@ -95,8 +95,8 @@ def measured(scorer: Scorer, blocks: Blocks, first: int, workers: int) -> Genera
         mine = (torch.from_numpy(scorer.measure(*job)) for job in islice(jobs, rank(), None, world_size()))
         left = max(0, blocks.last - first * blocks.size)
         like = torch.empty(0, len(MEASURED), dtype=torch.float64)
-        for values in gather_in_order(mine, blocks.size, left, like):
-            yield values.numpy()
+        for values in gather_in_order(mine, blocks.size, left, like):  # a block of each process
+            yield from (part.numpy() for part in values.split(blocks.size))
     else:
         for job in jobs:
             yield scorer.measure(*job)

@@ -21,6 +21,7 @@ __all__ = [
     "check_model",
     "check_options",
     "check_out",
+    "checked_labels",
     "fingerprint",
     "labels_of",
 ]
@@ -84,30 +85,34 @@ def check_model(model: NDM, likelihood: bool) -> None:
 
 
 def labels_of(model: NDM, rows: Rows, labels: int | Values | None) -> Tensor | None:
-    """Return the classes of the rows, int64 (N,); None for a model without classes.
+    """Return the classes of the rows: :func:`checked_labels` of the given ones, or of those of the rows."""
+    if labels is None and model.num_classes and isinstance(rows, LabelledRows):
+        labels = rows.labels(model.num_classes)
+    return checked_labels(model, rows.count, labels)
+
+
+def checked_labels(model: NDM, n: int, labels: int | Values | None) -> Tensor | None:
+    """Return the classes of n rows, int64 (n,); None for a model without classes.
 
     Args:
         model: the model.
-        rows: the rows, which may have labels.
-        labels: the class of all rows, or of each, (N,); None for those of the rows.
+        n: the number of rows.
+        labels: the class of all rows, or of each, (n,); None if there are none.
 
     Raises:
-        ValueError: the rows have no labels, their number is wrong, or one is not a class of the model.
+        ValueError: labels are missing or not needed, their number is wrong, or one is not a class of the model.
     """
     if not model.num_classes:
         if labels is not None:
             raise ValueError("Labels need a class-conditional model; this model was trained without classes.")
         return None
     if labels is None:
-        own = rows.labels(model.num_classes) if isinstance(rows, LabelledRows) else None
-        if own is None:
-            raise ValueError(
-                "The model is class-conditional, and the rows have no labels: give the class of all rows (--label K)."
-            )
-        labels = own
-    found = torch.full((rows.count,), labels) if isinstance(labels, int) else as_tensor(labels, "labels")
-    if found.shape != (rows.count,):
-        raise ValueError(f"The {rows.count} rows need one label each, got labels of shape {tuple(found.shape)}.")
+        raise ValueError(
+            "The model is class-conditional, and the rows have no labels: give the class of all rows (--label K)."
+        )
+    found = torch.full((n,), labels) if isinstance(labels, int) else as_tensor(labels, "labels")
+    if found.shape != (n,):
+        raise ValueError(f"The {n} rows need one label each, got labels of shape {tuple(found.shape)}.")
     return check_labels(found.cpu(), model.num_classes)
 
 
