@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -86,3 +89,31 @@ def test_the_last_block_is_read_completely_and_no_more() -> None:
     assert found[1][2].tolist() == list(range(32, 48))
     assert list(blocks.read(3)) == []
     assert Blocks(ExampleRows(x), None, count=99, size=16).last == 100
+
+
+class Killing(torch.nn.Module):
+    """A network that kills a worker process at its third block."""
+
+    def __init__(self, net: torch.nn.Module) -> None:
+        super().__init__()
+        self.net, self.passes = net, 0
+
+    def forward(self, z: Tensor, u: Tensor, labels: Tensor | None = None) -> Tensor:
+        if multiprocessing.parent_process() is not None:
+            self.passes += 1
+            if self.passes > 2 * OPTIONS["times"]:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return self.net(z, u)
+
+
+@pytest.mark.slow
+def test_the_blocks_before_a_worker_was_killed_are_kept(tmp_path: Path) -> None:
+    model, x, out = small(), draw(150), tmp_path / "x.csv"
+    model.denoiser.net = Killing(model.denoiser.net)
+    options = OPTIONS | {"likelihood": False}
+    score(model, x, tmp_path / "alone.csv", **options)
+    with pytest.raises(ChildProcessError, match="killed by signal 9"):
+        score(model, x, out, **options, workers=2)
+    assert not out.exists()
+    assert 0 < score(model, x, out, **options).about["scored"] < 150
+    assert out.read_bytes() == (tmp_path / "alone.csv").read_bytes()

@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
 from ndm._internal.signals import uninterrupted
-from ndm._internal.workers import ending, packed, serve_parent, started, unpacked
+from ndm._internal.workers import ending, one_thread, packed, serve_parent, started, unpacked
 
 __all__ = ["companions"]
 
@@ -42,19 +41,16 @@ def companions(number: int, follow: Callable[..., None], *arguments: Any) -> Ite
         "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0",  # the store is that of this function
     }  # fmt: skip
     group: list[tuple[Connection, Any]] = []
-    threads = torch.get_num_threads()
     try:
         for rank in range(1, number):
             group.append(started(_accompany, {**shared, "RANK": str(rank)}, follow, arguments))
         for channel, process in group:  # here signals have an effect, but not while the processes connect
             _receive(channel, process)
-        torch.set_num_threads(1)
-        with _environment({**shared, "RANK": "0"}):
+        with _environment({**shared, "RANK": "0"}), one_thread():
             yield
     except ConnectionError as error:
         raise _cause(group, error) from None
     finally:
-        torch.set_num_threads(threads)
         with uninterrupted():
             for channel, process in group:
                 process.kill()

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from ndm._internal.distributed import world_size
 from ndm._internal.signals import uninterrupted
 
-__all__ = ["Workers", "check_workers", "ending", "packed", "serve_parent", "started", "unpacked"]
+__all__ = ["Workers", "check_workers", "ending", "one_thread", "packed", "serve_parent", "started", "unpacked"]
 
 #: Signals that a worker leaves to its parent, which ends its workers.
 _LEFT = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
@@ -46,6 +46,18 @@ def check_workers(device: torch.device, workers: int) -> None:
         )
     if workers > 1 and world_size() > 1:
         raise ValueError("Workers cannot be combined with torchrun: leave one of them out.")
+
+
+@contextlib.contextmanager
+def one_thread(wanted: bool = True) -> Iterator[None]:
+    """Use one thread for a while, as workers do, if it is wanted."""
+    before = torch.get_num_threads()
+    if wanted:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Workers:

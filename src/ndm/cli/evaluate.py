@@ -118,7 +118,7 @@ def run(arguments: list[str]) -> None:
 
     from ndm._internal.companions import companions
     from ndm._internal.distributed import is_first, process_group
-    from ndm._internal.workers import check_workers
+    from ndm._internal.workers import check_workers, one_thread
     from ndm.configs.recorded import read_run_data
     from ndm.evaluation import evaluate
     from ndm.training import Run
@@ -126,11 +126,12 @@ def run(arguments: list[str]) -> None:
     run = Run(Path(options.run))
     file = run.path / "evaluation-other-data.json" if options.other_data else run.evaluation
     told = telling(file, f"the results are in {file}.", STOPPED["evaluate"])
-    if options.workers > 1:
+    workers = options.workers or 1
+    if workers > 1:
         with process_group(options.device) as device:
-            check_workers(device, options.workers)
-    together = companions(options.workers, _accompany, given)
-    with told, together, process_group(options.device) as device, precision(options.precision, device):
+            check_workers(device, workers)
+    together, single = companions(workers, _accompany, given), one_thread(options.workers is not None)
+    with told, single, together, process_group(options.device) as device, precision(options.precision, device):
         features: Any = options.features
         if options.fid and options.inception_weights:
             features = importlib.import_module("ndm.evaluation.quality").feature_network(

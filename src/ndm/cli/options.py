@@ -102,9 +102,9 @@ def add_allow(parser: argparse.ArgumentParser) -> None:
 
 def add_workers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--workers", type=workers, default=1, metavar="N",
-        help="number of processes on the CPUs of this computer, each with one thread; the result is the same (default: "
-        "this process, with PyTorch's number of threads)",
+        "--workers", type=workers, metavar="N",
+        help="number of processes on the CPUs of this computer, each with one thread; the result is the same for all N "
+        "(default: one process with PyTorch's number of threads)",
     )  # fmt: skip
 
 

@@ -68,13 +68,14 @@ def run(arguments: list[str]) -> None:
     options.n = options.n or 64
 
     from ndm._internal.distributed import process_group
-    from ndm._internal.workers import check_workers
+    from ndm._internal.workers import check_workers, one_thread
     from ndm.samples import require_place
 
     require_place(out, options.overwrite)
     told = telling(out, f"{options.n} samples are in {out}.", STOPPED["sample"])
-    with told, process_group(options.device) as device, precision(options.precision, device):
-        check_workers(device, options.workers)
+    single = one_thread(options.workers is not None)
+    with told, single, process_group(options.device) as device, precision(options.precision, device):
+        check_workers(device, options.workers or 1)
         _draw(Path(options.run), out, device, options)
 
 
@@ -83,7 +84,7 @@ def _run_given(out: Path, options: argparse.Namespace) -> None:
     from ndm.cli.tables import single_process
     from ndm.tabular.files import require_table_place
 
-    if options.workers > 1:
+    if (options.workers or 1) > 1:
         raise ValueError("ndm sample --given runs in one process: leave --workers out.")
     options.n = options.n or 1
     require_table_place(out, options.overwrite)
@@ -136,7 +137,7 @@ def _blocks(
 
     n, sampler = options.n, sampler_of(model, options)
     every: Any = {"seed": options.seed, "batch_size": options.batch_size, "labels": labels}
-    if options.workers > 1:
+    if (options.workers or 1) > 1 and n > options.batch_size:
         every["half"] = options.precision == "bf16"
         for x in draw_by_workers(options.workers, model, n, shape, sampler, **every):
             yield x.to(like.dtype)

@@ -122,7 +122,7 @@ def _score_conditional(run: Run, overrides: Sequence[str], options: argparse.Nam
 
     if options.split is not None:
         raise ValueError("--split is for images only: a table is scored as a whole.")
-    if options.workers > 1:
+    if (options.workers or 1) > 1:
         raise ValueError("Conditional scores are computed in one process: leave --workers out.")
     options.missing = (options.missing or "value").replace("-", " ")
     out = Path(options.out)
@@ -144,6 +144,7 @@ def run(arguments: list[str]) -> None:
     find_allowed(options.allow)
 
     from ndm._internal.distributed import is_first, process_group
+    from ndm._internal.workers import one_thread
     from ndm.scoring import score
     from ndm.training import Run
 
@@ -152,7 +153,7 @@ def run(arguments: list[str]) -> None:
         _score_conditional(run, overrides, options)
         return
     told = telling(Path(options.out), f"the scores are in {options.out}.", STOPPED["score"])
-    with told, process_group(options.device) as device:
+    with told, one_thread(options.workers is not None), process_group(options.device) as device:
         model = load_model(run.path, device, options.allow)
         scores = score(
             model,
@@ -168,7 +169,7 @@ def run(arguments: list[str]) -> None:
             max_rows=options.max_rows,
             seed=options.seed,
             labels=options.label,
-            workers=options.workers,
+            workers=options.workers or 1,
         )
         first = is_first()
     if first:
