@@ -197,11 +197,11 @@ def anomalies_table() -> str:
 
 
 def likelihood() -> str:
-    """The default of the log-density: rows a second and errors, calibrated, not calibrated, and of the older version."""
+    """The log-density at the default tolerance: rows a second and errors, of this and of the older version."""
     lines = found(read("likelihood"), setting="0.01")
     rows = [
-        [r["set"], r["d"], r["who"], f"{r['rows_per_second']:.0f}", f"{r['rms_error']:.4f}", f"{r['largest_error']:.3f}",
-         f"{r['covered']:.3f}", f"{r['stated']:.1f}"]
+        [r["set"], r["d"], r["who"], f"{r['rows_per_second']:.0f}", f"{r['rms_error']:.4f}",
+         f"{r['largest_error']:.3f}", f"{r['covered']:.3f}", f"{r['stated']:.1f}"]
         for r in lines
     ]  # fmt: skip
     header = ["set", "columns", "version", "rows/s", "rms error", "largest", "covered", "stated over true"]
@@ -209,7 +209,7 @@ def likelihood() -> str:
 
 
 def likelihood_ratios() -> str:
-    """How many times as many rows a second ours has: at an rms error below 0.05, and at one below each of the peer's."""
+    """How many times as many rows a second ours has, at an rms error below 0.05 and below each of the peer's."""
     lines, rows = read("likelihood"), []
     for name in values(lines, "set"):
         here = found(lines, set=name)

@@ -10,4 +10,4 @@ from ndm.scoring.scorer import Scorer
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the look at the solver's error, which takes longest of so few rows."""
-    monkeypatch.setattr(Scorer, "check", lambda self, x: ("density", None))
+    monkeypatch.setattr(Scorer, "check", lambda self, x, labels=None: ("density", None))

@@ -42,7 +42,7 @@ def test_what_cannot_be_written_or_scored_is_refused_at_once(tmp_path: Path) -> 
         score(gaussian(), draw(3), tmp_path / "none" / "x.csv")
     with pytest.raises(ValueError, match="no rows"):
         score(gaussian(), draw(0), tmp_path / "y.csv")
-    with pytest.raises(ValueError, match="Class-conditional"):
+    with pytest.raises(ValueError, match="class-conditional, and the rows have no labels"):
         score(small(classes=3), draw(3), tmp_path / "y.csv")
     direct = ndm.NDM(ndm.LinearSchedule(), ndm.Identity(), ndm.DirectDenoiser(ResidualMLP(3, hidden=4, depth=1)))
     with pytest.raises(ValueError, match="no ODE"):

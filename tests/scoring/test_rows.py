@@ -14,7 +14,7 @@ from PIL import Image
 import ndm
 from ndm.data import from_levels
 from ndm.scoring import ImageRows, TableRows, score
-from tests.scoring.models import draw, gaussian, log_density_of_gaussian
+from tests.scoring.models import draw, gaussian, log_density_of_gaussian, small
 
 
 def test_a_table_is_scored_in_its_order_and_by_its_names(tmp_path: Path) -> None:
@@ -92,3 +92,41 @@ def test_of_several_splits_one_is_chosen(images: Callable) -> None:
         ImageRows(path, (1, 4, 4))
     with pytest.raises(ValueError, match="no validation split"):
         ImageRows(path, (1, 4, 4), split="validation")
+
+
+def test_images_have_the_labels_of_their_folders(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    for i in range(6):
+        (tmp_path / "images" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 4), i, np.uint8)).save(tmp_path / "images" / "ab"[i % 2] / f"{i}.png")
+    rows = ImageRows(str(tmp_path / "images"), (1, 4, 4))
+    labels = rows.labels(classes=2)
+    assert labels is not None
+    # The value of an image is that of its number, and so tells its folder.
+    assert ((torch.cat(list(rows.blocks(6, 0)))[:, 0, 0, 0] * 128 + 127.5).round().long() % 2 == labels).all()
+    with pytest.raises(ValueError, match="has 2 classes, and the model 3, so that the labels may have another meaning"):
+        rows.labels(classes=3)
+    assert ImageRows(str(tmp_path / "images" / "a"), (1, 4, 4)).labels(classes=3) is None
+
+
+def test_a_table_has_a_column_of_labels(tmp_path: Path) -> None:
+    x, labels = draw(20), torch.arange(20) % 3
+    pandas.DataFrame(x.numpy(), columns=list("abc")).assign(label=labels).to_csv(tmp_path / "x.csv", index=False)
+    rows = TableRows(str(tmp_path / "x.csv"), (3,), label="label")
+    assert rows.columns == ("a", "b", "c")
+    model = small(classes=3)
+    score(model, rows, tmp_path / "x.parquet", times=2, tolerance=0.1, batch_size=8, progress=False)
+    expected = ndm.log_likelihood(model, x, labels=labels, tolerance=0.1).log_prob
+    np.testing.assert_allclose(pandas.read_parquet(tmp_path / "x.parquet")["log_prob"], expected, atol=1e-5)
+    score(model, rows, tmp_path / "y.parquet", times=2, tolerance=0.1, batch_size=8, progress=False, labels=2)
+    twos = (
+        pandas.read_parquet(tmp_path / "y.parquet")["log_prob"]
+        == pandas.read_parquet(tmp_path / "x.parquet")["log_prob"]
+    )
+    assert twos.tolist() == (labels == 2).tolist()
+    with pytest.raises(ValueError, match="no column 'class'"):
+        TableRows(str(tmp_path / "x.csv"), (3,), label="class")
+    with pytest.raises(ValueError, match="rows have no labels"):
+        score(model, TableRows(str(tmp_path / "x.csv"), (3,), columns=("a", "b", "c")), tmp_path / "z.csv")
+    with pytest.raises(ValueError, match="Labels need a class-conditional model"):
+        score(small(), x, tmp_path / "z.csv", labels=1)

@@ -71,7 +71,7 @@ def test_the_rows_that_are_solved_again_are_random_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n: int
 ) -> None:
     seen = []
-    monkeypatch.setattr(Scorer, "check", lambda self, x: (seen.append(x), ("density", 0.5))[1])
+    monkeypatch.setattr(Scorer, "check", lambda self, x, labels=None: (seen.append(x), ("density", 0.5))[1])
     monkeypatch.setattr("ndm.scoring.scores.CHECKED", 3 * n)
     x = draw(100)
     scores = score(gaussian(), x, tmp_path / "x.csv", times=2, tolerance=1.0, batch_size=16, progress=False)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -20,6 +22,8 @@ from torch import Tensor
 __all__ = [
     "all_gather",
     "all_reduce",
+    "from_first",
+    "from_some",
     "gather_in_order",
     "is_first",
     "process_group",
@@ -29,6 +33,8 @@ __all__ = [
     "world_size",
 ]
 
+
+AnyT = TypeVar("AnyT")
 
 #: Seconds that a process waits for the others to join.
 PATIENCE = 120.0
@@ -179,5 +185,27 @@ def all_reduce(values: Tensor) -> Tensor:
         return values
     there = values.cuda() if dist.get_backend() == "nccl" else values.cpu()
     there = there.clone() if there is values else there
-    dist.all_reduce(there)
+    work = dist.all_reduce(there, async_op=True)
+    while there.device.type == "cpu" and not work.is_completed():
+        time.sleep(1e-4)  # unlike PyTorch's own waiting, this can be interrupted
+    work.wait()
     return there.to(values.device)
+
+
+def from_first(value: AnyT) -> AnyT:
+    """The value of the first process, in every process. It must be picklable."""
+    if world_size() == 1:
+        return value
+    device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+    values = [value]
+    dist.broadcast_object_list(values, src=0, device=device)
+    return values[0]
+
+
+def from_some(value: AnyT) -> AnyT:
+    """The value of the first process where it is not empty, in every process. It must be picklable."""
+    if world_size() == 1:
+        return value
+    values: list[AnyT] = [value] * world_size()
+    dist.all_gather_object(values, value)
+    return next((found for found in values if found), value)

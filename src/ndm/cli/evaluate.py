@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from ndm.cli.options import (
     add_common,
     add_divergence,
     add_sampling,
+    add_workers,
     check_guidance,
     find_allowed,
     load_model,
@@ -31,7 +33,7 @@ def _parser() -> Parser:
     parser = Parser(
         prog="ndm evaluate",
         description="The bound per number of steps, the ODE likelihood, and the quality of samples.",
-        epilog="Several processes share the work: torchrun --nproc_per_node 8 -m ndm evaluate RUN ...",
+        epilog="Several processes share the work by --workers, or by torchrun --nproc_per_node 8 -m ndm evaluate RUN",
     )
     parser.add_argument("run", metavar="RUN", help="the folder of a run")
     splits = ("train", "validation", "test")
@@ -65,6 +67,7 @@ def _parser() -> Parser:
     )  # fmt: skip
     add_sampling(parser, steps=250, prefix="--sampling-")
     add_common(parser, seeded="random seed, also of the choice of examples")
+    add_workers(parser)
     return parser
 
 
@@ -113,11 +116,14 @@ def _add_likelihood_and_quality(parser: Parser) -> None:
 
 
 def run(arguments: list[str]) -> None:
+    given = arguments
     arguments, overrides = without_data(arguments)
     options = _parser().parse_args(arguments)
     find_allowed(options.allow)
 
+    from ndm._internal.companions import companions
     from ndm._internal.distributed import is_first, process_group
+    from ndm._internal.workers import check_workers, one_thread
     from ndm.configs.recorded import read_run_data
     from ndm.evaluation import evaluate
     from ndm.training import Run
@@ -125,7 +131,12 @@ def run(arguments: list[str]) -> None:
     run = Run(Path(options.run))
     file = run.path / "evaluation-other-data.json" if options.other_data else run.evaluation
     told = telling(file, f"the results are in {file}.", STOPPED["evaluate"])
-    with told, process_group(options.device) as device, precision(options.precision, device):
+    workers = options.workers or 1
+    if workers > 1:
+        with process_group(options.device) as device:
+            check_workers(device, workers)
+    together, single = companions(workers, _accompany, given), one_thread(options.workers is not None)
+    with told, single, together, process_group(options.device) as device, precision(options.precision, device):
         features: Any = options.features
         if options.fid and options.inception_weights:
             features = importlib.import_module("ndm.evaluation.quality").feature_network(
@@ -162,6 +173,14 @@ def run(arguments: list[str]) -> None:
             _show(evaluation, file)
             if options.other_data:
                 print("These results are for other data than the training data; the run's own results are unchanged.")
+
+
+def _accompany(ready: Callable[[], None], arguments: list[str]) -> None:
+    """Run the command as one of several processes, after the slow imports."""
+    importlib.import_module("ndm.configs.recorded")
+    importlib.import_module("ndm.evaluation.evaluator")
+    ready()
+    run([*arguments, "--workers", "1"])
 
 
 def _show(evaluation: Evaluation, file: Path) -> None:

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ndm.cli.parsing import positive, seed
+from ndm.cli.parsing import positive, seed, workers
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +24,7 @@ __all__ = [
     "add_common",
     "add_divergence",
     "add_sampling",
+    "add_workers",
     "check_guidance",
     "find_allowed",
     "load_model",
@@ -106,6 +107,14 @@ def add_allow(parser: argparse.ArgumentParser) -> None:
         "--allow", action="append", default=[], metavar="MODULE",
         help="allow configurations and models to name classes of this module, which runs its code; it is searched on "
         "Python's path and in the current folder",
+    )  # fmt: skip
+
+
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--workers", type=workers, metavar="N",
+        help="number of processes on the CPUs of this computer, each with one thread; the result is the same for all N "
+        "(default: one process with PyTorch's number of threads)",
     )  # fmt: skip
 
 

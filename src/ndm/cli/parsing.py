@@ -9,11 +9,25 @@ from typing import Any, NoReturn
 
 from ndm.storage.texts import did_you_mean
 
-__all__ = ["Parser", "at_least", "natural", "positive", "seed", "share", "steps", "tolerance", "without_data"]
+__all__ = [
+    "Parser",
+    "at_least",
+    "natural",
+    "positive",
+    "seed",
+    "share",
+    "steps",
+    "tolerance",
+    "without_data",
+    "workers",
+]
 
 
 #: Upper limit of integer options.
 MOST = 1_000_000_000
+
+#: Upper limit of worker processes.
+MOST_WORKERS = 256
 
 
 class Parser(argparse.ArgumentParser):
@@ -93,6 +107,14 @@ def at_least(low: int, text: str) -> int:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least {low}, got {text[:40]!r}")
     if value > MOST:
         raise argparse.ArgumentTypeError(f"must be at most {MOST:,}, got {text[:40]!r}")
+    return value
+
+
+def workers(text: str) -> int:
+    """Parse a number of worker processes, which is limited so that a typing error does not stop the computer."""
+    value = positive(text)
+    if value > MOST_WORKERS:
+        raise argparse.ArgumentTypeError(f"must be at most {MOST_WORKERS}, got {text!r}; use torchrun for more")
     return value
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ndm._internal.signals import telling
 from ndm.cli.messages import STOPPED, say
 from ndm.cli.options import (
     add_common,
     add_sampling,
+    add_workers,
     check_guidance,
     find_allowed,
     load_model,
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
     from ndm.method.encoding import TableEncoding
+    from ndm.model import NDM
 
 __all__ = ["run"]
 
@@ -31,7 +35,7 @@ def run(arguments: list[str]) -> None:
     parser = Parser(
         prog="ndm sample",
         description="Draw examples from a trained model.",
-        epilog="Several processes share the work: torchrun --nproc_per_node 8 -m ndm sample RUN -n 50000 ...",
+        epilog="Several processes share the work by --workers, or by torchrun --nproc_per_node 8 -m ndm sample RUN",
     )
     parser.add_argument("run", metavar="RUN", help="the folder of a run")
     parser.add_argument(
@@ -54,6 +58,7 @@ def run(arguments: list[str]) -> None:
         help="class to sample, for a class-conditional model (default: all classes in turn)",
     )  # fmt: skip
     add_common(parser)
+    add_workers(parser)
     options = parser.parse_args(arguments)
     find_allowed(options.allow)
     out = Path(options.out)
@@ -63,11 +68,14 @@ def run(arguments: list[str]) -> None:
     options.n = options.n or 64
 
     from ndm._internal.distributed import process_group
+    from ndm._internal.workers import check_workers, one_thread
     from ndm.samples import require_place
 
     require_place(out, options.overwrite)
     told = telling(out, f"{options.n} samples are in {out}.", STOPPED["sample"])
-    with told, process_group(options.device) as device, precision(options.precision, device):
+    single = one_thread(options.workers is not None)
+    with told, single, process_group(options.device) as device, precision(options.precision, device):
+        check_workers(device, options.workers or 1)
         _draw(Path(options.run), out, device, options)
 
 
@@ -76,6 +84,8 @@ def _run_given(out: Path, options: argparse.Namespace) -> None:
     from ndm.cli.tables import single_process
     from ndm.tabular.files import require_table_place
 
+    if (options.workers or 1) > 1:
+        raise ValueError("ndm sample --given runs in one process: leave --workers out.")
     options.n = options.n or 1
     require_table_place(out, options.overwrite)
     told = telling(out, f"the samples are in {out}.", STOPPED["sample"])
@@ -85,9 +95,8 @@ def _run_given(out: Path, options: argparse.Namespace) -> None:
 
 def _draw(path: Path, out: Path, device: torch.device, options: argparse.Namespace) -> None:
     """Draw samples of a run, and write them block by block."""
-    from ndm._internal.distributed import gather_in_order, is_first, rank, world_size
+    from ndm._internal.distributed import is_first
     from ndm._internal.inputs import state_like
-    from ndm.inference.sampling import sample_batches
     from ndm.samples import class_turns, formula_warning, sample_file, table_of
     from ndm.training import Run
 
@@ -95,33 +104,46 @@ def _draw(path: Path, out: Path, device: torch.device, options: argparse.Namespa
     (shape, levels), columns = run.read_data(), run.read_columns()
     labels = class_turns(model, options.label, run.read_classes())
     check_guidance(run, options.guidance)
-    drawn = sample_batches(
-        model,
-        options.n,
-        shape,
-        seed=options.seed,
-        batch_size=options.batch_size,
-        labels=labels,
-        rank=rank(),
-        world_size=world_size(),
-        options=sampler_of(model, options),
-    )
     like, encoding = state_like(model, 0, shape).cpu(), table_of(model)
     like = like if encoding is None else like.double()
-    blocks = gather_in_order((x.to("cpu", like.dtype) for _, x in drawn), options.batch_size, options.n, like)
+    blocks = _blocks(model, shape, labels, like, options)
     if not is_first():
         for _ in blocks:  # this process computes a part of each block
             pass
         return
-    with sample_file(
+    file_of = sample_file(
         out, options.n, shape, model.decoder.levels, levels, columns, labels, options.overwrite, encoding
-    ) as file:
+    )
+    with closing(blocks), file_of as file:
         for x in blocks:
             _require_finite(x, encoding, file.done, options)
             file.write(x)
     say(f"{options.n} samples are in {out}")
     if warning := formula_warning(out, columns):
         say(f"warning: {warning}")
+
+
+def _blocks(
+    model: NDM,
+    shape: Sequence[int],
+    labels: Callable[[slice], torch.Tensor] | None,
+    like: torch.Tensor,
+    options: argparse.Namespace,
+) -> Generator[torch.Tensor, None, None]:
+    """The samples in blocks, on the CPU in the precision of ``like``, the same in every process of a launcher."""
+    from ndm._internal.distributed import gather_in_order, rank, world_size
+    from ndm.inference.sampling import sample_batches
+    from ndm.samples.drawing import draw_by_workers
+
+    n, sampler = options.n, sampler_of(model, options)
+    every: Any = {"seed": options.seed, "batch_size": options.batch_size, "labels": labels}
+    if (options.workers or 1) > 1 and n > options.batch_size:
+        every["half"] = options.precision == "bf16"
+        for x in draw_by_workers(options.workers, model, n, shape, sampler, **every):
+            yield x.to(like.dtype)
+        return
+    drawn = sample_batches(model, n, shape, sampler, rank=rank(), world_size=world_size(), **every)
+    yield from gather_in_order((x.to("cpu", like.dtype) for _, x in drawn), options.batch_size, n, like)
 
 
 def _require_finite(x: torch.Tensor, encoding: TableEncoding | None, first: int, options: argparse.Namespace) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from ndm._internal.signals import telling
 from ndm.cli.messages import STOPPED, say
-from ndm.cli.options import add_allow, add_divergence, find_allowed, load_model
-from ndm.cli.parsing import Parser, positive, seed, tolerance, without_data
+from ndm.cli.options import add_allow, add_divergence, add_workers, find_allowed, load_model
+from ndm.cli.parsing import Parser, natural, positive, seed, tolerance, without_data
 
 if TYPE_CHECKING:
     from ndm.model import NDM
@@ -19,13 +19,17 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
+#: Column of the labels of a table, as `ndm sample` writes it.
+LABEL = "label"
+
 
 def _parser() -> Parser:
     parser = Parser(
         prog="ndm score",
         description="Write the bound and the log-likelihood of every row of a table, or of every image.",
         epilog="A command that was stopped or killed is resumed by giving it again, except with the options of "
-        "conditional scores.",
+        "conditional scores. Several processes share the work by --workers, or by torchrun --nproc_per_node 8 -m ndm "
+        "score RUN DATA ...",
     )
     parser.add_argument("run", metavar="RUN", help="the folder of a run")
     parser.add_argument(
@@ -59,6 +63,11 @@ def _parser() -> Parser:
     parser.add_argument(
         "--split", choices=("train", "validation", "test"), help="split to score, for images with several splits"
     )
+    parser.add_argument(
+        "--label", type=natural, metavar="K",
+        help="class of all rows, for a class-conditional model (default: the labels of the images, or the column "
+        f"`{LABEL}` of the table)",
+    )  # fmt: skip
     parser.add_argument("--max-rows", type=positive, metavar="N", help="score the first N rows only")
     parser.add_argument("--seed", type=seed, default=0, help="random seed (default: %(default)s)")
     parser.add_argument("--batch-size", type=positive, metavar="N", help="batch size (default: by the size of a row)")
@@ -67,6 +76,7 @@ def _parser() -> Parser:
         help="floating-point precision; bf16 is for the networks only (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
+    add_workers(parser)
     add_allow(parser)
     _add_conditional(parser)
     return parser
@@ -113,6 +123,8 @@ def _score_conditional(run: Run, overrides: Sequence[str], options: argparse.Nam
 
     if options.split is not None:
         raise ValueError("--split is for images only: a table is scored as a whole.")
+    if (options.workers or 1) > 1:
+        raise ValueError("Conditional scores are computed in one process: leave --workers out.")
     options.missing = (options.missing or "value").replace("-", " ")
     out = Path(options.out)
     check_out(out)
@@ -132,7 +144,8 @@ def run(arguments: list[str]) -> None:
         raise ValueError(f"{overrides[0]} is for --percentile: leave it out.")
     find_allowed(options.allow)
 
-    from ndm._internal.distributed import process_group, world_size
+    from ndm._internal.distributed import is_first, process_group
+    from ndm._internal.workers import one_thread
     from ndm.scoring import score
     from ndm.training import Run
 
@@ -141,15 +154,11 @@ def run(arguments: list[str]) -> None:
         _score_conditional(run, overrides, options)
         return
     told = telling(Path(options.out), f"the scores are in {options.out}.", STOPPED["score"])
-    with told, process_group(options.device) as device:
-        if world_size() > 1:
-            raise ValueError(
-                "ndm score runs in one process: start it without torchrun, or split the table into several files."
-            )
+    with told, one_thread(options.workers is not None), process_group(options.device) as device:
         model = load_model(run.path, device, options.allow)
         scores = score(
             model,
-            _rows(run, model, options.data, options.split, options.allow),
+            _rows(run, model, options),
             options.out,
             likelihood=not options.no_likelihood,
             times=options.times or 20,
@@ -161,22 +170,27 @@ def run(arguments: list[str]) -> None:
             batch_size=options.batch_size,
             max_rows=options.max_rows,
             seed=options.seed,
+            labels=options.label,
+            workers=options.workers or 1,
         )
-    print(scores.text(), flush=True)
-    say(f"the scores are in {scores.path}")
+        first = is_first()
+    if first:
+        print(scores.text(), flush=True)
+        say(f"the scores are in {scores.path}")
     scores.require_finite()
 
 
-def _rows(run: Run, model: NDM, path: str, split: str | None, allow: Sequence[str]) -> Rows:
+def _rows(run: Run, model: NDM, options: argparse.Namespace) -> Rows:
     """Open a path as table rows or images, depending on the model of a run."""
     from ndm.method.encoding import TableEncoding
     from ndm.scoring import ImageRows, MixedRows, TableRows
 
+    path, split = options.data, options.split
     shape, levels = run.read_data()
     if len(shape) == 3 and levels == 256:
         from ndm.configs.configuration import read_data
 
-        data = read_data(run.config, allow=allow)  # defines how the images are resized
+        data = read_data(run.config, allow=options.allow)  # defines how the images are resized
         background = getattr(data, "background", "white")
         return ImageRows(path, shape, getattr(data, "size", None), getattr(data, "channels", None), split, background)
     if split is not None:
@@ -186,4 +200,5 @@ def _rows(run: Run, model: NDM, path: str, split: str | None, allow: Sequence[st
         for note in rows.notes:
             say(f"warning: {note}")
         return rows
-    return TableRows(path, shape, run.read_columns(), levels)
+    label = LABEL if model.num_classes and options.label is None else None
+    return TableRows(path, shape, run.read_columns(), levels, label)

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Rows", "first_line", "rows_of"]
 
+#: Number of rows of which the labels are read at a time.
+_AT_ONCE = 65_536
+
 _LABELS = ("label", "labels", "fine_label", "class", "target")
 
 
@@ -80,6 +83,14 @@ class Rows:
             images = piece.column(self.image).to_pylist()
             labels = [None] * len(images) if self.label is None else piece.column(self.label).to_pylist()
             yield images, [self._number(label) for label in labels]
+
+    def labels(self) -> list[int] | None:
+        """The labels of all rows, without reading images; None if the table has none."""
+        if self.label is None:
+            return None
+        only = self.table.select_columns([self.label]).with_format("arrow")
+        pieces = self._reading(only.iter(batch_size=_AT_ONCE))
+        return [self._number(label) for piece in pieces for label in piece.column(self.label).to_pylist()]
 
     def _number(self, label: Any) -> int:
         """A label as an integer; -1 if it is missing (None or NaN)."""

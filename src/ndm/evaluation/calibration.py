@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from ndm._internal.distributed import all_reduce, shard
+from ndm._internal.distributed import all_reduce, rank, world_size
 from ndm._internal.random import seed_of
 from ndm.data.choosing import Some, part_of
 from ndm.evaluation.per_example import BLOCK, device_of
@@ -99,19 +100,31 @@ def _moments(
     seed: int,
     found: Callable[[Tensor, Tensor | None, torch.Generator], Moments],
 ) -> Moments:
-    """Sum the moments over blocks of examples, which are shared among the processes."""
-    device, moments = device_of(model), None
+    """Sum the moments over blocks of examples, which are shared among the processes.
+
+    They are added in the order of the blocks, so that the sum does not depend on the number of processes.
+    """
+    device, number, total = device_of(model), -(-len(part) // BLOCK), None
     with with_variance(model, "posterior", None, None):  # does not affect the errors
-        for block in shard(-(-len(part) // BLOCK)):
+        for first in range(0, number, world_size()):
+            block = min(first + rank(), number - 1)  # there may be more processes than blocks left
             rows = slice(block * BLOCK, (block + 1) * BLOCK)
             y = None if labels is None else labels[rows].to(device)
             here = found(part[rows].to(device), y, torch.Generator(device).manual_seed(seed_of(seed, block)))
-            moments = here if moments is None else moments + here
-    if moments is None:  # more processes than blocks: contribute zero to the sum
-        moments = found(part[:1].to(device), None if labels is None else labels[:1].to(device), torch.Generator(device))
-        moments.count, moments.sums = torch.zeros_like(moments.count), torch.zeros_like(moments.sums)
-    moments.count, moments.sums = all_reduce(moments.count), all_reduce(moments.sums)
-    return moments
+            for i in range(min(world_size(), number - first)):
+                moments = _of_process(i, here)
+                total = moments if total is None else total + moments
+    assert total is not None
+    return total
+
+
+def _of_process(i: int, moments: Moments) -> Moments:
+    """The moments of one of the processes, in all of them."""
+    found = copy.copy(moments)
+    for name in ("count", "sums"):
+        values = getattr(moments, name)
+        setattr(found, name, all_reduce(values if i == rank() else torch.zeros_like(values)))
+    return found
 
 
 def own_variance(model: NDM) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ndm._internal.distributed import all_gather, all_reduce, shard
+from ndm._internal.distributed import all_gather, all_reduce, from_some, shard
 from ndm._internal.random import seed_of
 from ndm.data.base import Examples
 from ndm.inference.likelihood import calibrate_solver, log_likelihood
@@ -114,7 +114,8 @@ def likelihood_per_example(
         return found[:, [0, 2]]
 
     found = _block_by_block(measure, data, labels, batch_size, device, columns=2)
-    return {"log_prob": found[:, 0], "solver_error": found[:, 1]}, kinds[0], int(all_reduce(evaluations).item())
+    values = {"log_prob": found[:, 0], "solver_error": found[:, 1]}
+    return values, from_some(kinds[0]), int(all_reduce(evaluations).item())
 
 
 def solved(

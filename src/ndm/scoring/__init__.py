@@ -8,5 +8,6 @@ on the settings and the row, not on interruptions.
 from ndm.scoring.checks import PRECISIONS
 from ndm.scoring.rows import ExampleRows, ImageRows, MixedRows, Rows, TableRows
 from ndm.scoring.scores import Scores, score
+from ndm.scoring.tasks import score_block
 
-__all__ = ["PRECISIONS", "ExampleRows", "ImageRows", "MixedRows", "Rows", "Scores", "TableRows", "score"]
+__all__ = ["PRECISIONS", "ExampleRows", "ImageRows", "MixedRows", "Rows", "Scores", "TableRows", "score", "score_block"]

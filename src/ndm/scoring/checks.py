@@ -9,10 +9,22 @@ import math
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from ndm._internal.inputs import Values, as_tensor, check_labels
 from ndm.model import NDM
+from ndm.scoring.rows import LabelledRows, Rows
 
-__all__ = ["FORMATS", "PRECISIONS", "check_model", "check_options", "check_out", "fingerprint"]
+__all__ = [
+    "FORMATS",
+    "PRECISIONS",
+    "check_model",
+    "check_options",
+    "check_out",
+    "checked_labels",
+    "fingerprint",
+    "labels_of",
+]
 
 PRECISIONS = ("32", "bf16", "64")
 
@@ -65,13 +77,43 @@ def check_options(
 
 
 def check_model(model: NDM, likelihood: bool) -> None:
-    if model.num_classes:
-        raise ValueError("Class-conditional models cannot be scored: evaluate the model instead.")
     if likelihood and not model.has_ode:
         raise ValueError(
             "This model has a direct reverse process and no ODE, so only the bound can be computed: leave the "
             "likelihood out (--no-likelihood)."
         )
+
+
+def labels_of(model: NDM, rows: Rows, labels: int | Values | None) -> Tensor | None:
+    """Return the classes of the rows: :func:`checked_labels` of the given ones, or of those of the rows."""
+    if labels is None and model.num_classes and isinstance(rows, LabelledRows):
+        labels = rows.labels(model.num_classes)
+    return checked_labels(model, rows.count, labels)
+
+
+def checked_labels(model: NDM, n: int, labels: int | Values | None) -> Tensor | None:
+    """Return the classes of n rows, int64 (n,); None for a model without classes.
+
+    Args:
+        model: the model.
+        n: the number of rows.
+        labels: the class of all rows, or of each, (n,); None if there are none.
+
+    Raises:
+        ValueError: labels are missing or not needed, their number is wrong, or one is not a class of the model.
+    """
+    if not model.num_classes:
+        if labels is not None:
+            raise ValueError("Labels need a class-conditional model; this model was trained without classes.")
+        return None
+    if labels is None:
+        raise ValueError(
+            "The model is class-conditional, and the rows have no labels: give the class of all rows (--label K)."
+        )
+    found = torch.full((n,), labels) if isinstance(labels, int) else as_tensor(labels, "labels")
+    if found.shape != (n,):
+        raise ValueError(f"The {n} rows need one label each, got labels of shape {tuple(found.shape)}.")
+    return check_labels(found.cpu(), model.num_classes)
 
 
 def fingerprint(model: NDM) -> str:

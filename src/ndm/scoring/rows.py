@@ -19,7 +19,7 @@ from ndm.data.table import TableFile
 from ndm.method.encoding import TableEncoding
 from ndm.storage.atomic import sha256_of
 
-__all__ = ["ExampleRows", "ImageRows", "MixedRows", "Rows", "TableRows"]
+__all__ = ["ExampleRows", "ImageRows", "LabelledRows", "MixedRows", "Rows", "TableRows"]
 
 #: Number of rows read at a time for a checksum.
 _AT_ONCE = 1024
@@ -41,6 +41,15 @@ class Rows(Protocol):
 
     def identity(self) -> dict[str, Any]:
         """Return an identifier of these rows, in JSON types."""
+        ...
+
+
+@runtime_checkable
+class LabelledRows(Rows, Protocol):
+    """Base class of examples that may have labels."""
+
+    def labels(self, classes: int) -> Tensor | None:
+        """Return the labels of all examples, (N,), for a model of so many classes; None if there are none."""
         ...
 
 
@@ -74,18 +83,27 @@ class TableRows:
         shape: shape of an example; the number of columns is its number of entries.
         columns: names and order of the columns; None for all numeric columns.
         levels: K, if the columns contain integers 0 ... K - 1.
+        label: name of the column of labels, which is not one of ``columns``; None for no labels.
 
     Raises:
-        ValueError: the file has other columns, is invalid for :class:`~ndm.data.table.TableFile`, or is empty.
+        ValueError: the file has other columns or no column of that name, is invalid for
+            :class:`~ndm.data.table.TableFile`, or is empty.
         FileNotFoundError: the file does not exist.
     """
 
     def __init__(
-        self, path: str, shape: Sequence[int], columns: Sequence[str] | None = None, levels: int | None = None
+        self,
+        path: str,
+        shape: Sequence[int],
+        columns: Sequence[str] | None = None,
+        levels: int | None = None,
+        label: str | None = None,
     ) -> None:
         self.file = TableFile(path, fixed=True)
-        self.shape, self.levels = tuple(shape), levels
-        self.columns = self.file.choose(columns)
+        self.shape, self.levels, self.label = tuple(shape), levels, label
+        if label is not None:
+            self.file.choose([label])  # checks that it is there
+        self.columns = tuple(name for name in self.file.choose(columns) if name != label)
         if len(self.columns) != math.prod(self.shape):
             raise ValueError(
                 f"The model expects {math.prod(self.shape)} columns, but {path} has {len(self.columns)} numeric "
@@ -100,6 +118,9 @@ class TableRows:
             values = torch.from_numpy(piece)
             x = values if self.levels is None else from_levels(values.long(), self.levels)
             yield x.reshape(-1, *self.shape)
+
+    def labels(self, classes: int) -> Tensor | None:
+        return None if self.label is None else torch.from_numpy(self.file.all_of([self.label])[:, 0])
 
     def identity(self) -> dict[str, Any]:
         path = self.file.path
@@ -195,6 +216,16 @@ class ImageRows:
                 names = [name_of(cell, f"in row {row + i}", self.rows) for i, cell in enumerate(cells)]
                 yield from_pixels(torch.from_numpy(decoder(cells, names)))
                 row += len(cells)
+
+    def labels(self, classes: int) -> Tensor | None:
+        names = self.rows.names
+        if names is not None and len(names) != classes:
+            raise ValueError(
+                f"{self.rows.where} has {len(names)} classes, and the model {classes}, so that the labels may have "
+                "another meaning: give all classes of the training, or the class of all images (--label K)."
+            )
+        found = self.rows.labels()
+        return None if found is None else torch.tensor(found)
 
     def identity(self) -> dict[str, Any]:
         return {

@@ -60,14 +60,29 @@ class Scorer:
         finally:
             self.model.train(was_training)
 
-    def measure(self, x: Tensor, block: int) -> np.ndarray:
-        """Compute the scores of a block, (n, 5), in the order of :data:`~ndm.scoring.partial.MEASURED`."""
-        x = self._on_device(x)
+    def __call__(self, job: tuple[int, Tensor, Tensor | None]) -> tuple[np.ndarray, str]:
+        """The scores of a block, (n, 5), and the description of its log-likelihood: for worker processes.
+
+        Args:
+            job: index of the block, the rows, and their labels.
+        """
+        with self.at_work():
+            return self.measure(*job), self.kind
+
+    def measure(self, block: int, x: Tensor, labels: Tensor | None = None) -> np.ndarray:
+        """Compute the scores of a block, (n, 5), in the order of :data:`~ndm.scoring.partial.MEASURED`.
+
+        Args:
+            block: its index, which determines the random numbers of log-likelihoods.
+            x: the rows, (n, \\*shape).
+            labels: their classes, int64 (n,), for a class-conditional model.
+        """
+        x, labels = self._on_device(x), None if labels is None else labels.to(self.device)
         found = torch.full((len(x), len(MEASURED)), math.nan, dtype=torch.float64)
-        found[:, 0], found[:, 1] = self._bound(x)
+        found[:, 0], found[:, 1] = self._bound(x, labels)
         if self.likelihood:
             hopeless = ~found[:, 0].isfinite()  # too far from the data to be solved
-            found[:, 2:], kind, _ = solved(self.model, x, None, hopeless, self._generator(block, 1), self.options)
+            found[:, 2:], kind, _ = solved(self.model, x, labels, hopeless, self._generator(block, 1), self.options)
             self.kind = kind or self.kind
         return found.numpy()
 
@@ -79,7 +94,7 @@ class Scorer:
     def _generator(self, *numbers: int) -> torch.Generator:
         return torch.Generator(self.device).manual_seed(seed_of(self.seed, *numbers))
 
-    def _bound(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _bound(self, x: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         """Compute the bound and its standard error, each (n,).
 
         The random numbers are per row, and the sizes of the pieces ensure that a result does not depend on the other
@@ -88,19 +103,19 @@ class Scorer:
         found, start = [], 0
         for size in _pieces(len(x), large=x[0].numel() >= LARGE and x.device.type == "cpu"):
             rows = torch.arange(start, start + size, device=x.device).clamp(max=len(x) - 1)  # padded with the last one
-            found.append(self._bound_of_piece(x[rows]))
+            found.append(self._bound_of_piece(x[rows], _some(labels, rows)))
             start += size
         mean, error = (torch.cat(part)[: len(x)] for part in zip(*found, strict=True))
         return mean, error
 
-    def _bound_of_piece(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _bound_of_piece(self, x: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         """As :meth:`_bound`, for few rows: two noise levels per stratum, which give the variance of the bound."""
         u, noise = self._noise_of(x)
         mean, variance = torch.zeros(2, len(x), dtype=torch.float64)
         for stratum, slope in enumerate(self.slopes):
             pair = []
             for i in (2 * stratum, 2 * stratum + 1):
-                total, control = self._draw(x, stratum, u[i], noise[i], check=i == 0)
+                total, control = self._draw(x, labels, stratum, u[i], noise[i], check=i == 0)
                 pair.append(total - slope * control)
             mean += (pair[0] + pair[1]) / self.times
             variance += (pair[0] - pair[1]) ** 2 / self.times**2
@@ -122,19 +137,22 @@ class Scorer:
             torch.randn(noise[i].shape, generator=generator, out=noise[i])
         return u.T.to(self.device), noise.movedim(0, 2).to(self.device)
 
-    def _draw(self, x: Tensor, stratum: int, u: Tensor, noise: Tensor, check: bool) -> tuple[Tensor, Tensor]:
+    def _draw(
+        self, x: Tensor, labels: Tensor | None, stratum: int, u: Tensor, noise: Tensor, check: bool
+    ) -> tuple[Tensor, Tensor]:
         """Compute the bound at a noise level of a stratum, and a control variate of mean zero, each (n,).
 
         Near the data eps_hat is small, and the variance of gamma' |eps - eps_hat|^2 / 2 is mostly that of |eps|^2,
         whose mean is known.
         """
         times = 2 * (stratum + u) / self.times
-        total = self.model.bound(x, times=times, generator=Drawn(noise), check=check).total
+        total = self.model.bound(x, labels=labels, times=times, generator=Drawn(noise), check=check).total
         weight = self.model.schedule(times.to(x)).dgamma / 2
         return total.double().cpu(), (weight * (noise[0].square() - 1).flatten(1).sum(1)).double().cpu()
 
     def prepare(self, x: Tensor) -> None:
-        """Check some rows, calibrate the solver, and fit the control variates of :meth:`_draw` to samples of the model.
+        """Check some rows, calibrate the solver, and fit the control variates of :meth:`_draw` to samples of the model,
+        of all classes in turn.
 
         The bound remains unbiased, and a row's score does not depend on other rows. The median of the slopes of several
         groups of samples is robust to outliers.
@@ -144,16 +162,20 @@ class Scorer:
         """
         x = self._on_device(x)
         self.model.to_model(x)
-        self.model.bound(x[:1], times=torch.zeros(1, device=self.device))
+        classes = self.model.num_classes
+        labels = torch.arange(SAMPLES, device=self.device) % classes if classes else None
+        self.model.bound(x[:1], labels=_some(labels, slice(1)), times=torch.zeros(1, device=self.device))
         if self.likelihood:
             known = {name: self.options[name] for name in ("divergence", "tolerance")}
-            self.options = self.options | {"calibration": calibrate_solver(self.model, x[:1], **known)}
+            calibration = calibrate_solver(self.model, x[:1], labels=bool(classes), **known)
+            self.options = self.options | {"calibration": calibration}
         generator = self._generator(0, 3)
-        some = sample(self.model, SAMPLES, x.shape[1:], steps=STEPS, generator=generator, progress=False)
+        some = sample(self.model, SAMPLES, x.shape[1:], steps=STEPS, labels=labels, generator=generator, progress=False)
         some = self._on_device(some)
-        some = some[~some.isinf().flatten(1).any(1)]
+        usable = ~some.isinf().flatten(1).any(1)
         if not isinstance(self.model.standardize, TableEncoding):  # in a table NaN is a missing cell
-            some = some[~some.isnan().flatten(1).any(1)]
+            usable &= ~some.isnan().flatten(1).any(1)
+        some, labels = some[usable], _some(labels, usable)
         for stratum in range(self.times // 2):
             if len(some) < GROUPS:
                 self.slopes.append(0.0)
@@ -163,7 +185,7 @@ class Scorer:
                 u = torch.rand(len(some), generator=generator, dtype=torch.float64, device=self.device)
                 shape = (2, len(some), *self.model.latent_shape(some.shape[1:]))
                 noise = torch.randn(shape, generator=generator, dtype=self.dtype, device=self.device)
-                pair.append(torch.stack(self._draw(some, stratum, u, noise, check=False)))
+                pair.append(torch.stack(self._draw(some, labels, stratum, u, noise, check=False)))
             y, control = pair[0] - pair[1]
             products = ((y * control).tensor_split(GROUPS), control.square().tensor_split(GROUPS))
             slopes = torch.stack([a.sum() / b.sum() for a, b in zip(*products, strict=True)])
@@ -171,21 +193,22 @@ class Scorer:
             # Rounded, so that it does not depend on the number of threads.
             self.slopes.append(round(slopes.median().item(), 3) if len(slopes) else 0.0)
 
-    def check(self, x: Tensor) -> tuple[str, float | None]:
+    def check(self, x: Tensor, labels: Tensor | None = None) -> tuple[str, float | None]:
         """Return a description of the log-likelihood, and its mean change with finer steps in float64."""
         x, place = self._on_device(x), (0, 2)
+        labels = None if labels is None else labels.to(self.device)
         finer = self.options | {"tolerance": self.options["tolerance"] / 100, "calibration": None}
         with warnings.catch_warnings(), contextlib.suppress(RuntimeError):
             warnings.simplefilter("ignore", RuntimeWarning)  # missed tolerances are counted
-            rough = log_likelihood(self.model, x, generator=self._generator(*place), **self.options)
+            rough = log_likelihood(self.model, x, labels=labels, generator=self._generator(*place), **self.options)
             self.kind = rough.kind
             if self.device.type == "mps":  # no float64 support
                 return self.kind, None
             model, x = copy.deepcopy(self.model).double(), x.double()
             with torch.autocast(self.device.type, enabled=False):
                 if rough.stderr.any():  # random numbers differ in float64, so both must use it
-                    rough = log_likelihood(model, x, generator=self._generator(*place), **self.options)
-                fine = log_likelihood(model, x, generator=self._generator(*place), **finer)
+                    rough = log_likelihood(model, x, labels=labels, generator=self._generator(*place), **self.options)
+                fine = log_likelihood(model, x, labels=labels, generator=self._generator(*place), **finer)
             change = (rough.log_prob - fine.log_prob).abs()
             change = change[change.isfinite()]
             return self.kind, change.mean().item() if len(change) else None
@@ -198,3 +221,7 @@ def _pieces(n: int, large: bool) -> Iterator[int]:
         size = LARGE_TOGETHER if large else max(TOGETHER, 2 ** (n.bit_length() - 1))
         yield size
         n -= size
+
+
+def _some(labels: Tensor | None, rows: Tensor | slice) -> Tensor | None:
+    return None if labels is None else labels[rows]

@@ -6,21 +6,24 @@ import logging
 import math
 import os
 import time
+import zlib
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
+from ndm._internal.distributed import from_first, is_first
+from ndm._internal.inputs import Values
+from ndm._internal.workers import check_workers
 from ndm.data.base import Examples
-from ndm.data.choosing import part_of
+from ndm.evaluation.per_example import device_of
 from ndm.inference.likelihood import TOLERANCE
 from ndm.model import NDM
-from ndm.scoring.checks import check_model, check_options, check_out, fingerprint
-from ndm.scoring.partial import MEASURED, PartialScores
+from ndm.scoring.blocks import Blocks, measured
+from ndm.scoring.checks import check_model, check_options, check_out, fingerprint, labels_of
+from ndm.scoring.partial import PartialScores
 from ndm.scoring.rows import ExampleRows, Rows
 from ndm.scoring.scorer import Scorer
 from ndm.scoring.writing import summary, write
@@ -125,6 +128,8 @@ def score(
     batch_size: int | None = None,
     max_rows: int | None = None,
     seed: int = 0,
+    labels: int | Values | None = None,
+    workers: int = 1,
     progress: bool | None = None,
 ) -> Scores:
     r"""Score the rows of the data, and write a file with a line per row, in order.
@@ -140,7 +145,8 @@ def score(
     equal rows have equal bounds. The random numbers of a log-likelihood, if any, depend on the index of the row. If the
     bound is not finite, the row is too far from the data to be solved, and log_prob is nan.
 
-    If the process is killed, the same call resumes from OUT.partial and gives the same file.
+    If the process is killed, the same call resumes from OUT.partial and gives the same file, also with another number
+    of processes. Processes started by torchrun share the blocks, and all return the same summary.
 
     Args:
         model: the model, on the device to use; not modified.
@@ -156,6 +162,11 @@ def score(
         batch_size: rows per block. The random numbers of log-likelihoods, if any, depend on it.
         max_rows: maximum number of rows, from the first.
         seed: seed of all random numbers.
+        labels: for a class-conditional model the class of all rows, or of each of them, (N,); by default those of the
+            rows.
+        workers: number of worker processes on this computer, each with one thread and a copy of the model, which is on
+            the CPU. With one the rows are scored in this process. A script that starts workers needs the usual
+            ``if __name__ == "__main__":``.
         progress: show a progress bar; by default on a terminal.
 
     Raises:
@@ -163,11 +174,13 @@ def score(
         FileExistsError: OUT exists.
         FileNotFoundError: the output folder does not exist.
         ImportError: pyarrow is not installed, for a .parquet file.
+        ChildProcessError: a worker process was killed; the completed blocks are kept.
     """
     out = Path(out)
     check_out(out)
     check_options(times, tolerance, samples, probes, precision, batch_size, max_rows, seed)
     check_model(model, likelihood)
+    check_workers(device_of(model), workers)
     rows = data if isinstance(data, Rows) else ExampleRows(data)
     count = rows.count if max_rows is None else min(rows.count, max_rows)
     first = next(rows.blocks(1, 0), None)
@@ -177,6 +190,7 @@ def score(
     size = batch_size or 2 ** (max(1, min(ROWS, NUMBERS // first.numel())).bit_length() - 1)
     if tolerance is None:
         tolerance = TOLERANCE * first.numel()
+    blocks = Blocks(rows, labels_of(model, rows, labels), count, size)
     options = {"divergence": divergence, "tolerance": tolerance, "samples": samples, "probes": probes}
     scorer = Scorer(model, likelihood, times, options, precision, seed)
     settings = {
@@ -184,63 +198,60 @@ def score(
         "likelihood": likelihood, "times": times, "tolerance": tolerance, "samples": samples, "probes": probes,
         "divergence": divergence, "precision": precision, "seed": seed,
     }  # fmt: skip
+    if blocks.labels is not None:
+        settings["labels"] = zlib.crc32(blocks.labels.numpy().tobytes())
+    about: dict[str, Any] = {}
     with scorer.at_work():
         scorer.prepare(next(rows.blocks(size, 0)))  # also checks that the data fit the model
-    with scorer.at_work(), PartialScores(out.with_name(out.name + ".partial"), settings) as partial:
+        scorer.slopes, scorer.options = from_first((scorer.slopes, scorer.options))
+        if is_first():
+            about = _score_and_write(out, scorer, blocks, settings, first.numel(), workers, progress)
+        else:
+            for _ in measured(scorer, blocks, from_first(0), workers):  # this process computes a part of the blocks
+                pass
+    return Scores(out, from_first(about))
+
+
+def _score_and_write(
+    out: Path, scorer: Scorer, blocks: Blocks, settings: dict[str, Any], dimensions: int, workers: int,
+    progress: bool | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Score the remaining blocks, write the file, and return :attr:`Scores.about`."""
+    rows, count = blocks.rows, blocks.count
+    with PartialScores(out.with_name(out.name + ".partial"), settings) as partial:
         began, done = time.monotonic(), partial.rows
         if done:
             logger.info("resuming after %d of %d rows", done, count)
-        _measure_all(rows, scorer, partial, count, size, progress)
+        _append_all(scorer, blocks, partial, workers, progress)
         if rows.identity() != settings["data"]:
             partial.remove()
             raise ValueError("The data changed during scoring, and no file was written: score them again.")
         seconds = time.monotonic() - began
         kind, checked = None, None
-        if likelihood:
-            some = _some_solved(rows, partial, max(1, CHECKED // first.numel()), size, seed)
-            kind, checked = (scorer.kind, None) if some is None else scorer.check(some)
-        about = summary(partial, kind, tolerance, checked)
-        about |= {"scored": count - done, "seconds": seconds}
-        bits = None if model.decoder.levels is None else 1 / (first.numel() * math.log(2))
+        if scorer.likelihood:
+            some = blocks.some_solved(partial, max(1, CHECKED // dimensions), scorer.seed)
+            kind, checked = (scorer.kind, None) if some is None else scorer.check(*some)
+        about = summary(partial, kind, settings["tolerance"], checked)
+        bits = None if scorer.model.decoder.levels is None else 1 / (dimensions * math.log(2))
         write(out, partial, about | {"settings": settings}, bits)
         partial.remove()
-    return Scores(out, about)
+    return about | {"scored": count - done, "seconds": seconds}  # not in the file, which they would make different
 
 
-def _measure_all(
-    rows: Rows, scorer: Scorer, partial: PartialScores, count: int, size: int, progress: bool | None
-) -> None:
+def _append_all(scorer: Scorer, blocks: Blocks, partial: PartialScores, workers: int, progress: bool | None) -> None:
     """Score the remaining rows in blocks.
 
     Raises:
         ValueError: the number of rows has decreased.
     """
-    done, hidden = partial.rows, None if progress is None else not progress
-    with tqdm(total=count, initial=done, desc="scoring", unit="row", disable=hidden) as bar:
-        # The last block is read completely: the noise of its rows depends on the block.
-        for x in rows.blocks(size, done) if done < count else ():
-            partial.append(scorer.measure(x, partial.blocks)[: count - partial.rows])
-            bar.update(min(len(x), count - bar.n))
-            if partial.rows >= count:
-                break
+    done, count, hidden = partial.rows, blocks.count, None if progress is None else not progress
+    found = measured(scorer, blocks, from_first(partial.blocks), workers)
+    with tqdm(total=count, initial=done, desc="scoring", unit="row", disable=hidden) as bar, closing(found):
+        for values in found:
+            partial.append(values[: count - partial.rows])
+            bar.update(min(len(values), count - bar.n))
     if partial.rows < count:
         raise ValueError(
             f"The data have {partial.rows} rows, but had {count} when scoring began: restore them, or choose another "
             "--out."
         )
-
-
-def _some_solved(rows: Rows, partial: PartialScores, size: int, at_once: int, seed: int) -> Tensor | None:
-    """Return at most ``size`` random rows with a finite log-likelihood, (n, \\*shape); None if there are none."""
-    solved = np.concatenate([np.isfinite(block[:, MEASURED.index("log_prob")]) for block in partial.read()])
-    places = np.flatnonzero(solved)
-    if len(places) == 0:
-        return None
-    places = places[part_of(len(places), size, seed).numpy()]
-    found, row = [], int(places[0])
-    for block in rows.blocks(at_once if len(places) > 1 else 1, row):
-        found.append(block[torch.from_numpy(places[(places >= row) & (places < row + len(block))] - row)])
-        row += len(block)
-        if row > places[-1]:
-            break
-    return torch.cat(found)
