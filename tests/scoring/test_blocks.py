@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 from collections.abc import Iterator
 from functools import partial
@@ -87,6 +88,7 @@ def test_the_last_block_is_read_completely_and_no_more() -> None:
     assert torch.equal(found[1][1], x[32:48])
     assert found[1][2] is not None
     assert found[1][2].tolist() == list(range(32, 48))
+    assert len(pickle.dumps(found[0])) < 2000  # without the other rows
     assert list(blocks.read(3)) == []
     assert Blocks(ExampleRows(x), None, count=99, size=16).last == 100
 

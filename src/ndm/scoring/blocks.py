@@ -45,12 +45,12 @@ class Blocks:
         return min(self.rows.count, -(-self.count // self.size) * self.size)
 
     def read(self, first: int) -> Iterator[Block]:
-        """Iterate over the blocks from the index ``first``."""
+        """Iterate over copies of the blocks from the index ``first``: a slice is pickled with the tensor it is of."""
         start = first * self.size
         if start >= self.count:
             return
         for block, x in enumerate(self.rows.blocks(self.size, start), first):
-            yield block, x, None if self.labels is None else self.labels[start : start + len(x)]
+            yield block, x.clone(), None if self.labels is None else self.labels[start : start + len(x)].clone()
             start += self.size
             if start >= self.count:
                 return
