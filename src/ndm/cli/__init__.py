@@ -1,4 +1,4 @@
-"""The ``ndm`` command: train, evaluate, sample, score, impute, predict, report, push, demo.
+"""The ``ndm`` command: train, evaluate, sample, score, distill, impute, predict, report, push, demo.
 
 Heavy modules are imported only when they are needed, so that ``ndm --help`` is fast. A user error prints one sentence
 on stderr and exits with code 2. A failed training exits with code 1, a command stopped by Ctrl-C or SIGTERM with code
@@ -33,6 +33,7 @@ COMMANDS = {
     "evaluate": "compute the bound and the likelihood of a run, with standard errors",
     "sample": "draw samples from the model of a run, as a picture or a table",
     "score": "compute the bound and the likelihood of each row of a table, with errors",
+    "distill": "fit a small network to the log-density of a table's model, for `ndm score --fast`",
     "impute": "fill the missing cells of a table",
     "predict": "predict a column of a table given the others, with quantiles or probabilities",
     "report": "write an HTML report that compares runs: curves, bounds, samples",

@@ -20,6 +20,7 @@ STOPPED = {
     "evaluate": "no results were written; run the same command again.",
     "sample": "no samples were written; run the same command again.",
     "score": "run the same command again to resume it.",
+    "distill": "no fast score was written; run the same command again.",
     "impute": "no table was written; run the same command again.",
     "predict": "no predictions were written; run the same command again.",
     "report": "no report was written; run the same command again.",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ndm._internal.signals import telling
 from ndm.cli.messages import STOPPED, say
 from ndm.cli.options import add_allow, add_divergence, add_workers, find_allowed, load_model
-from ndm.cli.parsing import Parser, natural, positive, seed, tolerance, without_data
+from ndm.cli.parsing import Parser, natural, positive, seed, share, tolerance, without_data
 
 if TYPE_CHECKING:
     from ndm.model import NDM
@@ -78,8 +78,24 @@ def _parser() -> Parser:
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
     add_workers(parser)
     add_allow(parser)
+    _add_fast(parser)
     _add_conditional(parser)
     return parser
+
+
+def _add_fast(parser: Parser) -> None:
+    group = parser.add_argument_group(
+        "fast scores",
+        "For a run with a network from `ndm distill`. The file has the columns `log_prob`, in nats, `error_median` and "
+        "`error_95`, below which half and 95%% of the errors of such rows lie, and `exact`. Rows farther from the "
+        "training data than those on which errors were measured are scored exactly.",
+    )
+    group.add_argument("--fast", action="store_true", help="compute log_prob by the network of `ndm distill`")
+    group.add_argument(
+        "--exact-below", type=share, metavar="P",
+        help="with --fast: score exactly the rows whose fast score is below this quantile of those of the validation "
+        "rows, such as 0.01",
+    )  # fmt: skip
 
 
 def _add_conditional(parser: Parser) -> None:
@@ -137,6 +153,23 @@ def _score_conditional(run: Run, overrides: Sequence[str], options: argparse.Nam
         score_conditional(run, out, overrides, options)
 
 
+def _score_fast(run: Run, options: argparse.Namespace) -> None:
+    import torch
+
+    from ndm.cli.fast import check_fast, load_distilled, score_fast
+    from ndm.cli.tables import single_process
+    from ndm.scoring.checks import check_out
+
+    check_fast(options)
+    out = Path(options.out)
+    check_out(out)
+    told = telling(out, f"the scores are in {out}.", "no scores were written; run the same command again.")
+    with told, single_process("ndm score --fast"):
+        model = load_model(run.path, torch.device("cpu"), options.allow)
+        distilled = load_distilled(run.distilled, model)
+        score_fast(model, distilled, _rows(run, model, options), out, options)
+
+
 def run(arguments: list[str]) -> None:
     arguments, overrides = without_data(arguments)
     options = _parser().parse_args(arguments)
@@ -150,6 +183,13 @@ def run(arguments: list[str]) -> None:
     from ndm.training import Run
 
     run = Run(Path(options.run))
+    if options.exact_below is not None and not options.fast:
+        raise ValueError("--exact-below is for --fast: give both, or leave it out.")
+    if options.fast and _is_conditional(options):
+        raise ValueError("--fast cannot be used for conditional scores: leave it out.")
+    if options.fast:
+        _score_fast(run, options)
+        return
     if _is_conditional(options):
         _score_conditional(run, overrides, options)
         return

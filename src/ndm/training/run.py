@@ -97,6 +97,10 @@ class Run:
         return self.path / "model"
 
     @property
+    def distilled(self) -> Path:
+        return self.path / "distilled"
+
+    @property
     def environment(self) -> Path:
         return self.path / "environment.json"
 
