@@ -36,7 +36,8 @@ def test_even_in_gamma_the_schedule_does_not_matter(method, eta):
 
 
 @pytest.mark.parametrize(
-    ("method", "solver"), [("ode", "euler"), pytest.param("ode", "heun", marks=pytest.mark.slow), ("sde", None)]
+    ("method", "solver"),
+    [("ode", "euler"), ("ode", "dpm++2m"), pytest.param("ode", "heun", marks=pytest.mark.slow), ("sde", None)],
 )
 def test_the_solvers_steps_are_even_in_gamma(method, solver):
     """The noise levels that the network is asked at, and in the limit the solution of a linear schedule's ODE."""
@@ -86,7 +87,15 @@ def learned(**options) -> ndm.NDM:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"eta": 0.5}, {"method": "ddim"}, {"method": "ode"}, {"method": "sde"}, {"method": "ode", "solver": "euler"}],
+    [
+        {},
+        {"eta": 0.5},
+        {"method": "ddim"},
+        {"method": "ode"},
+        {"method": "sde"},
+        {"method": "ode", "solver": "euler"},
+        {"method": "ode", "solver": "dpm++2m"},
+    ],
 )
 @pytest.mark.parametrize(
     ("model", "own", "other"),

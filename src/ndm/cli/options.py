@@ -45,6 +45,11 @@ def add_sampling(parser: argparse.ArgumentParser, steps: int | None, prefix: str
     parser.add_argument(
         f"{prefix}steps", type=positive, default=steps, metavar="T", help=f"number of sampling steps (default: {usual})"
     )
+    parser.add_argument(
+        f"{prefix}solver", dest="sampling_solver", metavar="NAME",
+        help="solver of the sampling steps: for ode euler, midpoint, heun, rk4 or dpm++2m (default: heun), for sde "
+        "euler-maruyama, dpm++2m, euler or srk (default: euler-maruyama)",
+    )  # fmt: skip
     parser.add_argument("--eta", type=float, help="volatility (default: the model's own)")
     parser.add_argument(
         f"{prefix}spacing", dest="sampling_spacing", choices=("time", "gamma"),
@@ -60,6 +65,7 @@ def sampling_options(options: argparse.Namespace) -> dict[str, Any]:
     """Convert the options of :func:`add_sampling` to options of ndm.sample."""
     chosen = {
         "method": options.method,
+        "solver": options.sampling_solver,
         "eta": options.eta,
         "guidance": options.guidance,
         "spacing": options.sampling_spacing,

@@ -13,15 +13,18 @@ from ndm._internal.inputs import check_steps
 from ndm.inference.solvers import FIXED_STEP_ODE, FIXED_STEP_SDE
 from ndm.storage.texts import did_you_mean
 
-__all__ = ["METHODS", "SPACINGS", "SamplerOptions", "sampler_options"]
+__all__ = ["METHODS", "MULTISTEP", "SPACINGS", "SamplerOptions", "sampler_options"]
 
 METHODS = ("ancestral", "ddim", "ode", "sde")
 
 #: The variables in which steps can be even.
 SPACINGS = ("time", "gamma")
 
+#: The name of the solver of :mod:`ndm.inference.multistep`.
+MULTISTEP = "dpm++2m"
+
 #: The solvers of the methods that have any, and those of them that do not take the times of the steps.
-_SOLVERS = {"ode": (*FIXED_STEP_ODE, "dopri5"), "sde": ("euler-maruyama", *FIXED_STEP_SDE)}
+_SOLVERS = {"ode": (*FIXED_STEP_ODE, MULTISTEP, "dopri5"), "sde": ("euler-maruyama", MULTISTEP, *FIXED_STEP_SDE)}
 _ADAPTIVE = {"ode": ("dopri5",), "sde": FIXED_STEP_SDE}
 
 
@@ -36,9 +39,11 @@ class SamplerOptions:
         eta: the volatility, without unit; by default the model's own. For ``ancestral``, 0 is DDIM. The reverse
             variance (posterior, learned, predicted, calibrated for this T) applies to the model's own volatility; with
             another one the noise has the posterior's variance.
-        solver: ``ode``: ``euler``, ``midpoint``, ``heun``, ``rk4`` (fixed step) or ``dopri5`` (adaptive; the default
-            without steps, else ``heun``). ``sde``: ``euler-maruyama`` (default), or torchsde's ``euler`` or ``srk``
-            (the default without steps). The other methods do not use it. For a clipped schedule the ODE is solved on
+        solver: ``ode``: ``euler``, ``midpoint``, ``heun``, ``rk4`` (fixed step), ``dpm++2m`` (DPM-Solver++ 2M; Lu et
+            al., arXiv 2211.01095) or ``dopri5`` (adaptive; the default without steps, else ``heun``). ``sde``:
+            ``euler-maruyama`` (default), ``dpm++2m`` (SDE-DPM-Solver++ 2M), or torchsde's ``euler`` or ``srk`` (the
+            default without steps). The other methods have none. A step of ``dpm++2m`` evaluates the network once
+            (:mod:`ndm.inference.multistep`). For a clipped schedule the other fixed-step solvers of the ODE follow
             flow matching's path, and some steps of ``euler-maruyama`` are exact steps for a constant estimate
             (:mod:`ndm.inference.reverse`).
         rtol: relative tolerance of one step of an adaptive solver.
@@ -60,7 +65,8 @@ class SamplerOptions:
     Raises:
         ValueError: the method, solver or spacing is unknown; ``steps`` is not a whole number of at least one, or is
             missing for a method or solver with fixed steps; eta is negative, not finite, or given for a method without
-            noise; a tolerance is negative or not finite; or ``spacing="gamma"`` is given for an adaptive solver.
+            noise; a solver is given for a method without one; a tolerance is negative or not finite; or
+            ``spacing="gamma"`` is given for an adaptive solver.
 
     Example:
         >>> import ndm
@@ -133,6 +139,8 @@ class SamplerOptions:
             raise ValueError(f"rtol and atol must be finite and at least 0, got rtol={self.rtol}, atol={self.atol}.")
         known, name = _SOLVERS.get(self.method), self.solver_name
         if known is None:
+            if self.solver is not None:
+                raise ValueError(f"A solver is for the methods ode and sde; leave it out with {self.method!r}.")
             return
         if name not in known:
             raise ValueError(f"There is no solver {name!r} for this method; choose one of {', '.join(known)}.")

@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from ndm._internal.inputs import Values, as_labels, as_tensor, state_like
 from ndm._internal.random import normal_like, seed_of
-from ndm.inference.options import METHODS, SamplerOptions, sampler_options
+from ndm.inference.multistep import multistep_states
+from ndm.inference.options import METHODS, MULTISTEP, SamplerOptions, sampler_options
 from ndm.inference.reverse import POINTS, followed_at, ode_adaptive, ode_states, sde_by_torchsde, sde_states
 from ndm.method.denoisers import GuidedDenoiser
 from ndm.method.encoding import TableEncoding
@@ -291,7 +292,10 @@ def _ode(
 ) -> Iterable[Tensor]:
     if o.has_own_times:
         return ode_adaptive(model, z, o.rtol, o.atol, labels, points)
-    return ode_states(model, z, _falling(o.steps, grid, z), o.solver_name, labels)
+    falling = _falling(o.steps, grid, z)
+    if o.solver_name == MULTISTEP:
+        return multistep_states(model, z, falling, 0.0, labels)
+    return ode_states(model, z, falling, o.solver_name, labels)
 
 
 def _sde(
@@ -304,7 +308,8 @@ def _sde(
 ) -> Iterable[Tensor]:
     if o.has_own_times:
         return sde_by_torchsde(model, z, o.steps, o.solver_name, o.rtol, o.atol, o.eta, labels, generator)
-    return sde_states(model, z, _falling(o.steps, grid, z), o.eta, labels, generator)
+    states = multistep_states if o.solver_name == MULTISTEP else sde_states
+    return states(model, z, _falling(o.steps, grid, z), o.eta, labels, generator)
 
 
 def _falling(steps: int | None, grid: Tensor | None, like: Tensor) -> Tensor:
