@@ -18,6 +18,7 @@ from ndm.networks import ResidualMLP
 from tests.inference.gaussians import (
     SCALES,
     Direct,
+    Exact,
     a_of,
     assert_moments,
     data_moments,
@@ -37,12 +38,12 @@ def start(n: int, d: int = 2) -> Tensor:
     return torch.randn(n, d, dtype=torch.float64, generator=seeded(0))
 
 
-@pytest.mark.parametrize("spacing", ["time", "gamma"])
+@pytest.mark.parametrize(("spacing", "lower_order_final"), [("time", True), ("gamma", False)])
 @pytest.mark.parametrize(
     ("method", "algorithm"), [("ode", "dpmsolver++"), ("sde", "sde-dpmsolver++")], ids=["ode", "sde"]
 )
-def test_the_states_are_those_of_diffusers(method: str, algorithm: str, spacing: str) -> None:
-    """The same network, noise levels and noise, in steps that are even in gamma and in steps that are not."""
+def test_the_states_are_those_of_diffusers(method: str, algorithm: str, spacing: str, lower_order_final: bool) -> None:
+    """The same network, noise levels and noise. In even times only the last step is twice as long as the one before."""
     scheduling = pytest.importorskip("diffusers").DPMSolverMultistepScheduler
     steps, schedule = 9, ndm.CosineSchedule(gamma_min=-8.0, gamma_max=5.0)
     net = ResidualMLP(3, hidden=16, depth=1, zero_init=False).eval()
@@ -53,7 +54,7 @@ def test_the_states_are_those_of_diffusers(method: str, algorithm: str, spacing:
     gamma = schedule.gamma(schedule.even_in_gamma(steps).flip(0) if spacing == "gamma" else falling(steps))[0]
     scheduler = scheduling(
         algorithm_type=algorithm, solver_order=2, prediction_type="v_prediction", final_sigmas_type="sigma_min",
-        lower_order_final=False,
+        lower_order_final=lower_order_final,
     )  # fmt: skip
     scheduler.set_timesteps(steps)
     scheduler.sigmas = torch.exp(gamma / 2)
@@ -84,6 +85,16 @@ def test_the_error_falls_with_the_square_of_the_steps(name: str, direct: bool) -
         errors.append((found - exact(name, z)).square().mean().sqrt().item())
     assert errors[0] < 2.5e-3
     assert errors[0] / errors[1] == pytest.approx(4, rel=0.05)
+
+
+@pytest.mark.parametrize("schedule", [ndm.OTSchedule(), ndm.CosineSchedule(), ndm.DDPMSchedule()])
+def test_a_long_last_step_does_no_harm(schedule: ndm.Schedule) -> None:
+    """The last step of even times, from which the line through two short ones would lead far away."""
+    model = ndm.NDM(schedule, ndm.Identity(), Exact())
+    z, (end,) = start(200), schedule(torch.zeros(1, dtype=torch.float64)).alpha
+    *_, fine = multistep_states(model, z, schedule.even_in_gamma(400).flip(0), 0.0)
+    *_, found = multistep_states(model, z, falling(20), 0.0)
+    assert ((found - fine) / end).square().mean().sqrt() < 0.05
 
 
 @pytest.mark.parametrize("transform", ["neural", "separable"])

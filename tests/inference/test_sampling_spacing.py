@@ -94,7 +94,6 @@ def learned(**options) -> ndm.NDM:
         {"method": "ode"},
         {"method": "sde"},
         {"method": "ode", "solver": "euler"},
-        {"method": "ode", "solver": "dpm++2m"},
     ],
 )
 @pytest.mark.parametrize(
@@ -110,6 +109,16 @@ def test_where_no_spacing_is_given_it_is_the_schedules_own(model, own, other, op
     found, expected, different = (
         sample(model, 4, (2,), steps=5, **options, **spacing, generator=seeded(0))
         for spacing in ({}, {"spacing": own}, {"spacing": other})
+    )
+    assert torch.equal(found, expected)
+    assert not torch.allclose(found, different, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["ode", "sde"])
+def test_the_multistep_solver_takes_steps_that_are_even_in_gamma(method):
+    found, expected, different = (
+        sample(curved(), 4, (2,), steps=5, method=method, solver="dpm++2m", **spacing, generator=seeded(0))
+        for spacing in ({}, {"spacing": "gamma"}, {"spacing": "time"})
     )
     assert torch.equal(found, expected)
     assert not torch.allclose(found, different, rtol=1e-4, atol=1e-4)

@@ -37,11 +37,11 @@ def add_sampling(parser: argparse.ArgumentParser, steps: int | None, prefix: str
 
     Without ``steps`` the defaults are those of :func:`ndm.inference.sampling.default_sampler`.
     """
-    own = "ode for a table, else ancestral" if steps is None else "ancestral"
+    own = "ode with the solver dpm++2m, or ancestral for a model without an ODE" if steps is None else "ancestral"
     parser.add_argument(
         "--method", default=None if steps is None else "ancestral", help=f"ancestral, ddim, ode or sde (default: {own})"
     )
-    usual = "50 for the ODE of a table, else 100" if steps is None else "%(default)s"
+    usual = "32, or with --method or --eta or without an ODE 100" if steps is None else "%(default)s"
     parser.add_argument(
         f"{prefix}steps", type=positive, default=steps, metavar="T", help=f"number of sampling steps (default: {usual})"
     )
@@ -75,14 +75,10 @@ def sampling_options(options: argparse.Namespace) -> dict[str, Any]:
 
 def sampler_of(model: Process, options: argparse.Namespace) -> SamplerOptions:
     """The sampler of the options of :func:`add_sampling` without ``steps``, with the defaults for a model."""
-    from ndm.inference.options import SamplerOptions
     from ndm.inference.sampling import default_sampler
 
-    chosen = sampling_options(options)
-    own = default_sampler(model) if options.method is None and options.eta is None else SamplerOptions()
-    if options.steps is not None:
-        chosen["steps"] = options.steps
-    return own.changed(**chosen)
+    steps = {} if options.steps is None else {"steps": options.steps}
+    return default_sampler(model, **sampling_options(options), **steps)
 
 
 def add_common(parser: argparse.ArgumentParser, seeded: str = "random seed") -> None:

@@ -10,9 +10,10 @@ line in gamma through the estimates of this step and of the one before, whose le
 
     x_hat(middle) = x_hat_t + h / (2 h') (x_hat_t - x_hat_before).
 
-Both evaluate the denoiser once, and F's curve at t and s. For the identity with eta = 0 this is DPM-Solver++ 2M, and
-with eta = 1 SDE-DPM-Solver++ 2M. A direct denoiser has no x_hat: its y, constant in the same sense (method, section 5),
-is extrapolated instead.
+Both evaluate the denoiser once, and F's curve at t and s. The first step is of the first order, and so is a step that
+is more than twice as long as the one before, for which the line is too short: for a clipped schedule in even times the
+last one is. For the identity with eta = 0 this is DPM-Solver++ 2M, and with eta = 1 SDE-DPM-Solver++ 2M. A direct
+denoiser has no x_hat: its y, constant in the same sense (method, section 5), is extrapolated instead.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ from ndm.method.variances import Step
 
 __all__ = ["multistep_states"]
 
+#: A step may be of the second order if it is at most this many times as long as the one before.
+LONGER = 2
+
 
 def multistep_states(
     process: Process,
@@ -44,8 +48,7 @@ def multistep_states(
 ) -> Iterator[Tensor]:
     r"""The states of the reverse SDE, or of the ODE, at all times of a grid but the first, with one step for each.
 
-    The first step is of the first order, all others of the second. Steps over which the schedule is constant change
-    nothing.
+    Steps over which the schedule is constant change nothing.
 
     Args:
         process: the model.
@@ -68,7 +71,7 @@ def multistep_states(
             level, after = (process.schedule.level_at(z.new_full((len(z),), g)) for g in (gamma, gamma_s))
             step = Step.of_sde(after, level, process.volatility_at(level, eta))
             estimate = middle = _estimate(process, z, level, labels, eta)
-            if before is not None:
+            if before is not None and length <= LONGER * before[1]:
                 middle = estimate + length / (2 * before[1]) * (estimate - before[0])
             before = estimate, length
             z = process.step_mean(z, _y(process, middle, step), step)

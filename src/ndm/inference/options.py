@@ -53,12 +53,13 @@ class SamplerOptions:
         spacing: the spacing of the steps: even in ``time``, or even in ``gamma`` = log(sigma^2 / alpha^2). By default,
             ancestral steps are those of the model's calibration for this T, if there is one; otherwise the schedule
             sets the default (:attr:`ndm.Schedule.spacing`): ``gamma`` for a :class:`~ndm.LearnedSchedule` trained in
-            continuous time, ``time`` for all others. With ``time`` ancestral samples come from the model whose T-step
-            bound is ``model.bound(x, T)``, including its calibration if there is one. With ``gamma`` a variance
-            calibrated for this T is not used, because it applies only to its own steps; ``model.calibrate(data,
-            steps=T, spacing="gamma")`` calibrates for these steps. For the ODE and SDE solvers, the spacing sets the
-            end points of the steps. The integration variable is time or, for a clipped schedule, that of
-            :mod:`ndm.inference.reverse`.
+            continuous time, ``time`` for all others. For ``dpm++2m`` it is always ``gamma``, the variable of its
+            extrapolation. With ``time`` ancestral samples come from the model whose T-step bound is
+            ``model.bound(x, T)``, including its calibration if there is one. With ``gamma`` a variance calibrated for
+            this T is not used, because it applies only to its own steps; ``model.calibrate(data, steps=T,
+            spacing="gamma")`` calibrates for these steps. For the ODE and SDE solvers, the spacing sets the end points
+            of the steps. The integration variable is time or, for a clipped schedule, that of
+            :mod:`ndm.inference.reverse`; for ``dpm++2m`` it is gamma.
         dtype: the precision of the state; by default that of the model's networks. It must be that one if they have
             weights.
 
@@ -109,7 +110,7 @@ class SamplerOptions:
         return self.steps is None or self.solver in _ADAPTIVE.get(self.method, ())
 
     def changed(self, **changes: Any) -> SamplerOptions:
-        """Return a copy with other values.
+        """Return a copy with other values. With another method the solver is its default, if none is given.
 
         Raises:
             TypeError: a name is not that of a field.
@@ -151,7 +152,7 @@ class SamplerOptions:
 def sampler_options(
     options: SamplerOptions | None, changes: Mapping[str, Any], keywords: Sequence[str] = ()
 ) -> SamplerOptions:
-    """Options with some fields replaced.
+    """Options with some fields replaced. With another method the solver is its default, if none is given.
 
     Args:
         options: the options; None for the defaults.
@@ -169,4 +170,6 @@ def sampler_options(
         if name not in known:
             end = did_you_mean(name, [*known, *keywords], f"there are {', '.join(known)}")
             raise TypeError(f"There is no sampling option {name!r}{end}")
+    if options is not None and changes.get("method", options.method) != options.method:
+        changes = {"solver": None, **changes}
     return replace(options or SamplerOptions(), **changes)
