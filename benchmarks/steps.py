@@ -9,12 +9,14 @@ used elsewhere. Samples are compared with the test split. For a table the distan
 the encoded rows, each coordinate divided by its standard deviation in the training rows, or by 0.2 if larger. For
 images it is the Fréchet distance of the features of the classifier of samples.py. ``training examples`` are as many
 training examples in place of the samples. Errors are standard errors over draws; the test split is the same for all.
-One line of results/steps.jsonl for each RUN.
+One line of results/steps.jsonl for each RUN and number
+of samples.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -84,21 +86,20 @@ def drawn(model: ndm.NDM, data: Data, n: int, steps: int, seed: int, options: di
     return x
 
 
-def measured(run: Path, n: int, draws: int, numbers: Sequence[int]) -> Iterator[dict[str, Any]]:
+def measured(run: Path, n: int, draws: int, ways: Sequence[str], numbers: Sequence[int]) -> Iterator[dict[str, Any]]:
     """A row for the training examples, and for each sampler and number of evaluations."""
     model, data = ndm.NDM.from_pretrained(Run(run).model).eval(), read_run_data(Run(run))
     judge = of_table(data) if len(data.shape) == 1 else of_images(data)
     order = [torch.randperm(len(data.train), generator=torch.Generator().manual_seed(s))[:n] for s in range(draws)]
     floor = mean_and_error([judge(data.examples("train")[rows], s) for s, rows in enumerate(order)])
     yield {"method": "training examples", "distance": floor[0], "stderr": floor[1]}
-    for name, (options, per_step) in WAYS.items():
-        for evaluations in numbers:
-            began, found = time.process_time(), []
-            for seed in range(draws):
-                found.append(judge(drawn(model, data, n, evaluations // per_step, seed, dict(options)), seed))
-            distance, error = mean_and_error(found)
-            row = {"method": name, "evaluations": evaluations, "distance": distance, "stderr": error}
-            yield row | {"seconds": (time.process_time() - began) / draws}
+    for name, evaluations in itertools.product(ways, numbers):
+        (options, per_step), began, found = WAYS[name], time.process_time(), []
+        for seed in range(draws):
+            found.append(judge(drawn(model, data, n, evaluations // per_step, seed, dict(options)), seed))
+        distance, error = mean_and_error(found)
+        row = {"method": name, "evaluations": evaluations, "distance": distance, "stderr": error}
+        yield row | {"seconds": (time.process_time() - began) / draws}
 
 
 def main() -> None:
@@ -107,15 +108,17 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--evaluations", type=int, nargs="+", default=EVALUATIONS, help="multiples of 4")
+    parser.add_argument("--samplers", nargs="+", choices=WAYS, default=list(WAYS), metavar="NAME")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    line: dict[str, Any] = {"set": options.run.name, "environment": environment(), "samples": options.samples}
+    key = (options.run.name, options.samples)
+    line: dict[str, Any] = {"set": key[0], "samples": key[1], "environment": environment()}
     line |= {"draws": options.draws, "rows": []}
-    for row in measured(options.run, options.samples, options.draws, options.evaluations):
+    for row in measured(options.run, options.samples, options.draws, options.samplers, options.evaluations):
         print(row, flush=True)
         line["rows"].append(row)
     path = RESULTS / "steps.jsonl"
-    print(write(path, [*(li for li in lines(path) if li["set"] != line["set"]), line]))
+    print(write(path, [*(li for li in lines(path) if (li["set"], li["samples"]) != key), line]))
 
 
 if __name__ == "__main__":

@@ -100,7 +100,8 @@ def sampling() -> str:
         of, digits = {r["method"]: {} for r in li["rows"]}, 1 if li["rows"][0]["distance"] > 1 else 3
         for r in li["rows"]:
             of[r["method"]][r.get("evaluations")] = pm(r["distance"], r["stderr"], digits)
-        rows += [[li["set"], way, *(known.get(n, "") for n in (None, *numbers))] for way, known in of.items()]
+        name = f"{li['set']}, {li['samples']:,} samples"
+        rows += [[name, way, *(known.get(n, "") for n in (None, *numbers))] for way, known in of.items()]
     return bench.table(rows, ["data", "sampler", "", *(f"{n} evaluations" for n in numbers)])
 
 
