@@ -37,14 +37,10 @@ def environment() -> dict[str, Any]:
         commit = None
     return {
         "command": "python " + " ".join([Path(sys.argv[0]).as_posix(), *map(_without_folder, sys.argv[1:])]),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "commit": commit,
+        "python": platform.python_version(), "torch": torch.__version__, "machine": platform.machine(),
+        "cores": os.cpu_count(), "threads": torch.get_num_threads(), "commit": commit,
         "date": time.strftime("%Y-%m-%d"),
-    }
+    }  # fmt: skip
 
 
 def _without_folder(argument: str) -> str:
@@ -119,16 +115,9 @@ def seconds_per_step(
 
 
 def train(
-    build: Callable[[], ndm.NDM],
-    data: Data,
-    *,
-    steps: int,
-    bound_steps: int | None,
-    seed: int,
-    batch_size: int = 256,
-    learning_rate: float = 2e-3,
-    ema: float = 0.995,
-) -> ndm.NDM:
+    build: Callable[[], ndm.NDM], data: Data, *, steps: int, bound_steps: int | None, seed: int, batch_size: int = 256,
+    learning_rate: float = 2e-3, ema: float = 0.995,
+) -> ndm.NDM:  # fmt: skip
     """A model trained for so many steps on the bound of ``bound_steps``, with the averaged weights of the last one."""
     torch.manual_seed(seed)
     training = TrainingOptions(

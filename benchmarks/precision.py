@@ -71,14 +71,10 @@ def main() -> None:
 
 def measure(config: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     overrides = [
-        f"--data.path={options.data}",
-        f"--trainer.max_time={options.seconds}",
-        "--trainer.patience=null",
-        "--training.keep=last",
-        "--model.schedule=LinearSchedule",
-        f"--model.schedule.gamma_min={GAMMA_0}",
+        f"--data.path={options.data}", f"--trainer.max_time={options.seconds}", "--trainer.patience=null",
+        "--training.keep=last", "--model.schedule=LinearSchedule", f"--model.schedule.gamma_min={GAMMA_0}",
         "--model.schedule.gamma_max=5.0",
-    ]
+    ]  # fmt: skip
     built = Configuration.read(str(CONFIGS / f"{config}.yaml"), overrides).build()
     with tempfile.TemporaryDirectory() as folder:
         model = fit(built.model, built.data, Path(folder) / "run", built.training, built.trainer, progress=False)

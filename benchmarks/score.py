@@ -98,18 +98,12 @@ def many(run: Path, here: Path, n: int) -> dict[str, Any]:
     found, of_few = pandas.read_parquet(out), pandas.read_parquet(here / "few.parquet")
     truth = Mixture().log_prob(x)
     return {
-        "rows": n,
-        "seconds": first + second,
-        "megabytes": max(first_megabytes, second_megabytes),
-        "killed_after": done,
-        "few_rows": len(of_few),
-        "few_seconds": few_seconds,
-        "few_megabytes": few_megabytes,
-        "same": bool(found[: len(of_few)].equals(of_few)),
-        "each_once": bool((found["row"] == np.arange(n)).all()),
+        "rows": n, "seconds": first + second, "megabytes": max(first_megabytes, second_megabytes),
+        "killed_after": done, "few_rows": len(of_few), "few_seconds": few_seconds, "few_megabytes": few_megabytes,
+        "same": bool(found[: len(of_few)].equals(of_few)), "each_once": bool((found["row"] == np.arange(n)).all()),
         "missing": int(found["log_prob"].isna().sum()),
         "correlation": float(np.corrcoef(found["log_prob"].fillna(found["log_prob"].mean()), truth)[0, 1]),
-    }
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -163,17 +157,13 @@ def compare(scores: pandas.DataFrame, fine: pandas.DataFrame, truth: np.ndarray,
     error, solver = scores["log_prob"] - truth, (scores["log_prob"][:n] - fine["log_prob"]).abs()
     nelbo, stated = scores["nelbo"], scores["nelbo_stderr"]
     return {
-        "correlation": np.corrcoef(scores["log_prob"], truth)[0, 1],
-        "mean_error": error.mean(),
-        "mean_absolute_error": error.abs().mean(),
-        "solver_error": solver.mean(),
-        "largest_solver_error": solver.max(),
+        "correlation": np.corrcoef(scores["log_prob"], truth)[0, 1], "mean_error": error.mean(),
+        "mean_absolute_error": error.abs().mean(), "solver_error": solver.mean(), "largest_solver_error": solver.max(),
         "stated_row_error": scores["solver_error"].mean(),
         "errors_within_stated": (solver < scores["solver_error"][:n] + 1e-4).mean(),
-        "bound_above_truth": (nelbo + truth).mean(),
-        "bound_stated_error": stated.mean(),
+        "bound_above_truth": (nelbo + truth).mean(), "bound_stated_error": stated.mean(),
         "truths_within_two": ((nelbo + truth).abs() < 2 * stated).mean(),
-    }
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

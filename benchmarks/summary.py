@@ -330,24 +330,13 @@ TABLES: dict[str, Callable[[], str]] = {
     "vectors": lambda: against_reference("table-tuned", "pinwheel-tuned", "checkerboard-tuned"),
     "table-density": lambda: models_of("table-density"),
     "ablations": lambda: models_of("digits-ablations"),
-    "reverse-variance": reverse_variance,
-    "samples": samples,
-    "tables": tables,
-    "score": score,
-    "many-rows": many_rows,
-    "anomalies-digits": anomalies_digits,
-    "anomalies-table": anomalies_table,
-    "likelihood": likelihood,
-    "likelihood ratios": likelihood_ratios,
-    "samplers": samplers,
-    "cost": lambda: cost(lambda share: share < 0.2),
-    "cost-half": lambda: cost(lambda share: share >= 0.2),
-    "steps": steps,
-    "import-time": import_time,
-    "precision": precision,
-    "dynamics": dynamics,
+    "reverse-variance": reverse_variance, "samples": samples, "tables": tables, "score": score, "many-rows": many_rows,
+    "anomalies-digits": anomalies_digits, "anomalies-table": anomalies_table, "likelihood": likelihood,
+    "likelihood ratios": likelihood_ratios, "samplers": samplers, "cost": lambda: cost(lambda share: share < 0.2),
+    "cost-half": lambda: cost(lambda share: share >= 0.2), "steps": steps, "import-time": import_time,
+    "precision": precision, "dynamics": dynamics,
     **OF_TABLES,
-}
+}  # fmt: skip
 
 
 def main() -> None:

@@ -113,12 +113,9 @@ def trained_steps(metrics: Path) -> Facts:
     bounds = {int(r["step"]): -float(r["val/total"]) for r in rows if r.get("val/total")}
     best = max(bounds, key=lambda step: bounds[step])
     return {
-        "steps": max(int(r["step"]) for r in rows),
-        "best_step": best,
-        "validation": bounds[best],
-        "last_validation": bounds[max(bounds)],
-        "validations": len(bounds),
-    }
+        "steps": max(int(r["step"]) for r in rows), "best_step": best, "validation": bounds[best],
+        "last_validation": bounds[max(bounds)], "validations": len(bounds),
+    }  # fmt: skip
 
 
 def summary(options: argparse.Namespace) -> None:

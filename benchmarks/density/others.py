@@ -143,13 +143,9 @@ def nsf_fit(data: Table, shape: tuple[int, int], decay: float, seed: int, cap: f
     rows = {"test": densities(flow, test) - data.log_scale, "validation": densities(flow, validation) - data.log_scale}
     settings = {"transforms": shape[0], "hidden": [shape[1]] * 2, "weight_decay": decay, "rate": RATE, "batch": batch}
     return {
-        "settings": settings,
-        "steps": step,
-        "best_step": best_step,
-        "validation": float(rows["validation"].mean()),
-        "seconds": {"fit": time.process_time() - began},
-        "capped": capped,
-    }, rows
+        "settings": settings, "steps": step, "best_step": best_step, "validation": float(rows["validation"].mean()),
+        "seconds": {"fit": time.process_time() - began}, "capped": capped,
+    }, rows  # fmt: skip
 
 
 def batches(x: Tensor, size: int, count: int) -> Iterator[Tensor]:

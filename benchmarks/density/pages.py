@@ -94,22 +94,18 @@ def outliers() -> str:
 
 
 def sampling() -> str:
-    lines, rows = read("steps"), []
-    steps = sorted({li["steps"] for li in lines if "steps" in li})
-    for of in groups(lines):
-        if of[0]["method"] == "rows":
-            rows.append([of[0]["set"], "training rows", pm(of[0]["distance"], of[0]["sd"], 3), *[""] * len(steps)])
-            continue
-        known = {li["steps"]: pm(li["distance"], li["sd"], 3) for li in of}
-        rows.append([of[0]["set"], of[0]["method"], "", *(known.get(s, "") for s in steps)])
-    return bench.table(rows, ["table", "sampler", "", *(f"{s} passes" for s in steps)])
+    lines, rows = bench.read("steps"), []
+    numbers = sorted({r["evaluations"] for li in lines for r in li["rows"] if "evaluations" in r})
+    for li in lines:
+        of, digits = {r["method"]: {} for r in li["rows"]}, 1 if li["rows"][0]["distance"] > 1 else 3
+        for r in li["rows"]:
+            of[r["method"]][r.get("evaluations")] = pm(r["distance"], r["stderr"], digits)
+        name = f"{li['set']}, {li['samples']:,} samples"
+        rows += [[name, way, *(known.get(n, "") for n in (None, *numbers))] for way, known in of.items()]
+    return bench.table(rows, ["data", "sampler", "", *(f"{n} evaluations" for n in numbers)])
 
 
 TABLES = {
-    "mixed": mixed,
-    "start": start,
-    "conditionals": conditionals,
-    "imputation": imputation,
-    "outliers": outliers,
+    "mixed": mixed, "start": start, "conditionals": conditionals, "imputation": imputation, "outliers": outliers,
     "sampling": sampling,
-}
+}  # fmt: skip

@@ -146,7 +146,7 @@ class NDM(Process):
         Args:
             n: the number of samples.
             shape: the shape of one sample; by default :attr:`shape`.
-            options: the sampler; by default ancestral sampling in 100 steps.
+            options: the sampler, as for :func:`ndm.sample`.
             changes: fields of ``options`` to replace, and further arguments of :func:`ndm.sample`.
 
         Raises:

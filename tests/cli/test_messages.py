@@ -96,6 +96,8 @@ WRONG = [
     ("sample {run} --out {tmp}/x.csv --label 0", "--label 0 needs a class-conditional model"),
     ("sample {run} --out {tmp}/x.csv --guidance 2", "--guidance needs a model trained with label dropout"),
     ("sample {run} --out {tmp}/x.csv --method dddim", "no sampling method 'dddim'"),
+    ("sample {run} --out {tmp}/x.csv --method ddim --solver heun", "A solver is for the methods ode and sde"),
+    ("sample {run} --out {tmp}/x.csv --method sde --solver heun", "no solver 'heun'"),
     ("sample {run} --out {tmp}/x.csv --stepz 3", "no option '--stepz'; did you mean '--steps'"),
     ("sample {run} --out {tmp}/x.csv --device cudda", "device 'cudda'"),
     ("sample {run} --out {tmp}/x.txt", r"must end in \.png, \.csv, \.npz or \.parquet"),

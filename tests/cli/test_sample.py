@@ -58,6 +58,25 @@ def test_samples_as_a_table(run: Path, tmp_path: Path, method: str) -> None:
     assert np.isfinite(table.to_numpy()).all()
 
 
+@pytest.mark.parametrize("method", ["ode", "sde"])
+def test_the_solver_decides_the_samples(run: Path, tmp_path: Path, method: str) -> None:
+    found = []
+    for solver in ([], ["--solver", "dpm++2m"]):
+        out = tmp_path / f"{len(solver)}.csv"
+        command = ["sample", str(run), "-n", "4", "--out", str(out), "--steps", "3", "--method", method]
+        assert main([*command, *solver]) == 0
+        found.append(pandas.read_csv(out).to_numpy())
+    assert np.isfinite(found[1]).all()
+    assert not np.allclose(*found)
+
+
+def test_the_default_is_the_models(run: Path, tmp_path: Path) -> None:
+    given = ["--method", "ode", "--solver", "dpm++2m", "--steps", "32"]
+    for name, options in (("own", []), ("given", given)):
+        assert main(["sample", str(run), "-n", "4", "--out", str(tmp_path / f"{name}.csv"), *options]) == 0
+    assert (tmp_path / "own.csv").read_text() == (tmp_path / "given.csv").read_text()
+
+
 def test_every_format_holds_the_same_samples(run: Path, tmp_path: Path) -> None:
     for ending in ("csv", "npz", "parquet"):
         assert main(["sample", str(run), "-n", "4", "--steps", "3", "--out", str(tmp_path / f"x.{ending}")]) == 0

@@ -152,7 +152,8 @@ class Direct(BaseDenoiser):
 
 EVERY_WAY = [
     ("ancestral", 5, None), ("ddim", 5, None), ("ode", None, None), ("ode", 5, "heun"), ("ode", 5, "rk4"),
-    ("sde", 5, None), ("sde", 5, "euler"), ("sde", 5, "srk"), ("sde", None, None),
+    ("ode", 5, "dpm++2m"), ("sde", 5, None), ("sde", 5, "dpm++2m"), ("sde", 5, "euler"), ("sde", 5, "srk"),
+    ("sde", None, None),
 ]  # fmt: skip
 
 

@@ -39,7 +39,9 @@ def seeded() -> torch.Generator:
         ({"spacing": "log"}, "no spacing 'log' of the steps; choose one of time, gamma"),
         ({"method": "ode", "solver": "dopri5", "spacing": "gamma"}, "cannot be used with the solver 'dopri5'"),
         ({"method": "sde", "steps": None, "spacing": "gamma"}, "cannot be used with an adaptive solver"),
-        ({"method": "ode", "solver": "srk"}, "no solver 'srk'.*euler, midpoint, heun, rk4, dopri5"),
+        ({"method": "ode", "solver": "srk"}, r"no solver 'srk'.*euler, midpoint, heun, rk4, dpm\+\+2m, dopri5"),
+        ({"solver": "dpm++2m"}, "A solver is for the methods ode and sde; leave it out with 'ancestral'"),
+        ({"method": "sde", "solver": "dpm++2m", "steps": None}, r"'dpm\+\+2m' needs a number of steps"),
         ({"method": "ode", "solver": "rk4", "steps": None}, "'rk4' needs a number of steps"),
         ({"rtol": -1e-3}, r"rtol and atol must be finite and at least 0, got rtol=-0\.001"),
         ({"atol": math.inf}, "rtol and atol must be finite and at least 0"),
@@ -57,7 +59,7 @@ def test_wrong_values_are_refused_where_they_are_given(fields: dict[str, object]
 @pytest.mark.filterwarnings("ignore:Numerical solution is not guaranteed")  # torchsde's adaptive euler
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("steps", [None, 5])
-@pytest.mark.parametrize("solver", [None, *FIXED_STEP_ODE, "dopri5", "euler-maruyama", "srk"])
+@pytest.mark.parametrize("solver", [None, *FIXED_STEP_ODE, "dpm++2m", "dopri5", "euler-maruyama", "srk"])
 def test_every_accepted_combination_samples(method: str, steps: int | None, solver: str | None) -> None:
     try:
         options = ndm.SamplerOptions(method=method, steps=steps, solver=solver, rtol=1e-1, atol=1e-1)

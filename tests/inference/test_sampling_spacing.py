@@ -36,7 +36,8 @@ def test_even_in_gamma_the_schedule_does_not_matter(method, eta):
 
 
 @pytest.mark.parametrize(
-    ("method", "solver"), [("ode", "euler"), pytest.param("ode", "heun", marks=pytest.mark.slow), ("sde", None)]
+    ("method", "solver"),
+    [("ode", "euler"), ("ode", "dpm++2m"), pytest.param("ode", "heun", marks=pytest.mark.slow), ("sde", None)],
 )
 def test_the_solvers_steps_are_even_in_gamma(method, solver):
     """The noise levels that the network is asked at, and in the limit the solution of a linear schedule's ODE."""
@@ -86,7 +87,14 @@ def learned(**options) -> ndm.NDM:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"eta": 0.5}, {"method": "ddim"}, {"method": "ode"}, {"method": "sde"}, {"method": "ode", "solver": "euler"}],
+    [
+        {},
+        {"eta": 0.5},
+        {"method": "ddim"},
+        {"method": "ode"},
+        {"method": "sde"},
+        {"method": "ode", "solver": "euler"},
+    ],
 )
 @pytest.mark.parametrize(
     ("model", "own", "other"),
@@ -101,6 +109,16 @@ def test_where_no_spacing_is_given_it_is_the_schedules_own(model, own, other, op
     found, expected, different = (
         sample(model, 4, (2,), steps=5, **options, **spacing, generator=seeded(0))
         for spacing in ({}, {"spacing": own}, {"spacing": other})
+    )
+    assert torch.equal(found, expected)
+    assert not torch.allclose(found, different, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["ode", "sde"])
+def test_the_multistep_solver_takes_steps_that_are_even_in_gamma(method):
+    found, expected, different = (
+        sample(curved(), 4, (2,), steps=5, method=method, solver="dpm++2m", **spacing, generator=seeded(0))
+        for spacing in ({}, {"spacing": "gamma"}, {"spacing": "time"})
     )
     assert torch.equal(found, expected)
     assert not torch.allclose(found, different, rtol=1e-4, atol=1e-4)

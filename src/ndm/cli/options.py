@@ -48,14 +48,19 @@ def add_sampling(parser: argparse.ArgumentParser, steps: int | None, prefix: str
 
     Without ``steps`` the defaults are those of :func:`ndm.inference.sampling.default_sampler`.
     """
-    own = "ode for a table, else ancestral" if steps is None else "ancestral"
+    own = "ode with the solver dpm++2m, or ancestral for a model without an ODE" if steps is None else "ancestral"
     parser.add_argument(
         "--method", default=None if steps is None else "ancestral", help=f"ancestral, ddim, ode or sde (default: {own})"
     )
-    usual = "50 for the ODE of a table, else 100" if steps is None else "%(default)s"
+    usual = "32, or with --method or --eta or without an ODE 100" if steps is None else "%(default)s"
     parser.add_argument(
         f"{prefix}steps", type=positive, default=steps, metavar="T", help=f"number of sampling steps (default: {usual})"
     )
+    parser.add_argument(
+        f"{prefix}solver", dest="sampling_solver", metavar="NAME",
+        help="solver of the sampling steps: for ode euler, midpoint, heun, rk4 or dpm++2m (default: heun), for sde "
+        "euler-maruyama, dpm++2m, euler or srk (default: euler-maruyama)",
+    )  # fmt: skip
     parser.add_argument("--eta", type=float, help="volatility (default: the model's own)")
     parser.add_argument(
         f"{prefix}spacing", dest="sampling_spacing", choices=("time", "gamma"),
@@ -71,6 +76,7 @@ def sampling_options(options: argparse.Namespace) -> dict[str, Any]:
     """Convert the options of :func:`add_sampling` to options of ndm.sample."""
     chosen = {
         "method": options.method,
+        "solver": options.sampling_solver,
         "eta": options.eta,
         "guidance": options.guidance,
         "spacing": options.sampling_spacing,
@@ -80,14 +86,10 @@ def sampling_options(options: argparse.Namespace) -> dict[str, Any]:
 
 def sampler_of(model: Process, options: argparse.Namespace) -> SamplerOptions:
     """The sampler of the options of :func:`add_sampling` without ``steps``, with the defaults for a model."""
-    from ndm.inference.options import SamplerOptions
     from ndm.inference.sampling import default_sampler
 
-    chosen = sampling_options(options)
-    own = default_sampler(model) if options.method is None and options.eta is None else SamplerOptions()
-    if options.steps is not None:
-        chosen["steps"] = options.steps
-    return own.changed(**chosen)
+    steps = {} if options.steps is None else {"steps": options.steps}
+    return default_sampler(model, **sampling_options(options), **steps)
 
 
 def add_common(parser: argparse.ArgumentParser, seeded: str = "random seed") -> None:

@@ -87,7 +87,7 @@ def single_process(command: str) -> Iterator[None]:
 def add_drawing(parser: Parser) -> None:
     """Add the options of a command that draws samples: steps, seed and allowed modules."""
     parser.add_argument(
-        "--steps", type=positive, metavar="T", help="number of steps of Heun's method for the ODE (default: 50)"
+        "--steps", type=positive, metavar="T", help="number of steps of the solver dpm++2m for the ODE (default: 32)"
     )
     parser.add_argument("--seed", type=seed, default=0, help="random seed (default: %(default)s)")
     add_allow(parser)

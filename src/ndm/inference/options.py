@@ -13,15 +13,18 @@ from ndm._internal.inputs import check_steps
 from ndm.inference.solvers import FIXED_STEP_ODE, FIXED_STEP_SDE
 from ndm.storage.texts import did_you_mean
 
-__all__ = ["METHODS", "SPACINGS", "SamplerOptions", "sampler_options"]
+__all__ = ["METHODS", "MULTISTEP", "SPACINGS", "SamplerOptions", "sampler_options"]
 
 METHODS = ("ancestral", "ddim", "ode", "sde")
 
 #: The variables in which steps can be even.
 SPACINGS = ("time", "gamma")
 
+#: The name of the solver of :mod:`ndm.inference.multistep`.
+MULTISTEP = "dpm++2m"
+
 #: The solvers of the methods that have any, and those of them that do not take the times of the steps.
-_SOLVERS = {"ode": (*FIXED_STEP_ODE, "dopri5"), "sde": ("euler-maruyama", *FIXED_STEP_SDE)}
+_SOLVERS = {"ode": (*FIXED_STEP_ODE, MULTISTEP, "dopri5"), "sde": ("euler-maruyama", MULTISTEP, *FIXED_STEP_SDE)}
 _ADAPTIVE = {"ode": ("dopri5",), "sde": FIXED_STEP_SDE}
 
 
@@ -36,9 +39,11 @@ class SamplerOptions:
         eta: the volatility, without unit; by default the model's own. For ``ancestral``, 0 is DDIM. The reverse
             variance (posterior, learned, predicted, calibrated for this T) applies to the model's own volatility; with
             another one the noise has the posterior's variance.
-        solver: ``ode``: ``euler``, ``midpoint``, ``heun``, ``rk4`` (fixed step) or ``dopri5`` (adaptive; the default
-            without steps, else ``heun``). ``sde``: ``euler-maruyama`` (default), or torchsde's ``euler`` or ``srk``
-            (the default without steps). The other methods do not use it. For a clipped schedule the ODE is solved on
+        solver: ``ode``: ``euler``, ``midpoint``, ``heun``, ``rk4`` (fixed step), ``dpm++2m`` (DPM-Solver++ 2M; Lu et
+            al., arXiv 2211.01095) or ``dopri5`` (adaptive; the default without steps, else ``heun``). ``sde``:
+            ``euler-maruyama`` (default), ``dpm++2m`` (SDE-DPM-Solver++ 2M), or torchsde's ``euler`` or ``srk`` (the
+            default without steps). The other methods have none. A step of ``dpm++2m`` evaluates the network once
+            (:mod:`ndm.inference.multistep`). For a clipped schedule the other fixed-step solvers of the ODE follow
             flow matching's path, and some steps of ``euler-maruyama`` are exact steps for a constant estimate
             (:mod:`ndm.inference.reverse`).
         rtol: relative tolerance of one step of an adaptive solver.
@@ -48,19 +53,21 @@ class SamplerOptions:
         spacing: the spacing of the steps: even in ``time``, or even in ``gamma`` = log(sigma^2 / alpha^2). By default,
             ancestral steps are those of the model's calibration for this T, if there is one; otherwise the schedule
             sets the default (:attr:`ndm.Schedule.spacing`): ``gamma`` for a :class:`~ndm.LearnedSchedule` trained in
-            continuous time, ``time`` for all others. With ``time`` ancestral samples come from the model whose T-step
-            bound is ``model.bound(x, T)``, including its calibration if there is one. With ``gamma`` a variance
-            calibrated for this T is not used, because it applies only to its own steps; ``model.calibrate(data,
-            steps=T, spacing="gamma")`` calibrates for these steps. For the ODE and SDE solvers, the spacing sets the
-            end points of the steps. The integration variable is time or, for a clipped schedule, that of
-            :mod:`ndm.inference.reverse`.
+            continuous time, ``time`` for all others. For ``dpm++2m`` it is always ``gamma``, the variable of its
+            extrapolation. With ``time`` ancestral samples come from the model whose T-step bound is
+            ``model.bound(x, T)``, including its calibration if there is one. With ``gamma`` a variance calibrated for
+            this T is not used, because it applies only to its own steps; ``model.calibrate(data, steps=T,
+            spacing="gamma")`` calibrates for these steps. For the ODE and SDE solvers, the spacing sets the end points
+            of the steps. The integration variable is time or, for a clipped schedule, that of
+            :mod:`ndm.inference.reverse`; for ``dpm++2m`` it is gamma.
         dtype: the precision of the state; by default that of the model's networks. It must be that one if they have
             weights.
 
     Raises:
         ValueError: the method, solver or spacing is unknown; ``steps`` is not a whole number of at least one, or is
             missing for a method or solver with fixed steps; eta is negative, not finite, or given for a method without
-            noise; a tolerance is negative or not finite; or ``spacing="gamma"`` is given for an adaptive solver.
+            noise; a solver is given for a method without one; a tolerance is negative or not finite; or
+            ``spacing="gamma"`` is given for an adaptive solver.
 
     Example:
         >>> import ndm
@@ -103,7 +110,7 @@ class SamplerOptions:
         return self.steps is None or self.solver in _ADAPTIVE.get(self.method, ())
 
     def changed(self, **changes: Any) -> SamplerOptions:
-        """Return a copy with other values.
+        """Return a copy with other values. With another method the solver is its default, if none is given.
 
         Raises:
             TypeError: a name is not that of a field.
@@ -133,6 +140,8 @@ class SamplerOptions:
             raise ValueError(f"rtol and atol must be finite and at least 0, got rtol={self.rtol}, atol={self.atol}.")
         known, name = _SOLVERS.get(self.method), self.solver_name
         if known is None:
+            if self.solver is not None:
+                raise ValueError(f"A solver is for the methods ode and sde; leave it out with {self.method!r}.")
             return
         if name not in known:
             raise ValueError(f"There is no solver {name!r} for this method; choose one of {', '.join(known)}.")
@@ -143,7 +152,7 @@ class SamplerOptions:
 def sampler_options(
     options: SamplerOptions | None, changes: Mapping[str, Any], keywords: Sequence[str] = ()
 ) -> SamplerOptions:
-    """Options with some fields replaced.
+    """Options with some fields replaced. With another method the solver is its default, if none is given.
 
     Args:
         options: the options; None for the defaults.
@@ -161,4 +170,6 @@ def sampler_options(
         if name not in known:
             end = did_you_mean(name, [*known, *keywords], f"there are {', '.join(known)}")
             raise TypeError(f"There is no sampling option {name!r}{end}")
+    if options is not None and changes.get("method", options.method) != options.method:
+        changes = {"solver": None, **changes}
     return replace(options or SamplerOptions(), **changes)

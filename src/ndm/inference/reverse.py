@@ -34,7 +34,8 @@ from ndm._internal.random import normal_like
 from ndm.inference.solvers import solve_adaptive, solve_fixed, solve_sde
 from ndm.method.clocks import gamma_at, has_slopes
 from ndm.method.process import Process
-from ndm.method.schedules import NoiseLevel, Schedule, per_example
+from ndm.method.schedules import Schedule, per_example
+from ndm.method.variances import Step
 
 __all__ = ["followed_at", "ode_adaptive", "ode_states", "sde_by_torchsde", "sde_states"]
 
@@ -170,21 +171,13 @@ def sde_states(
             noise = normal_like(z, generator)
             at_an_end = i in (0, last) or gamma >= high or gamma_s <= low
             if clipped and (at_an_end or not (pull <= 2).all()):
-                z = _exact_step(z, y, used, level, schedule.level_at(torch.full_like(level.gamma, gamma_s)), noise)
+                step = Step.of_sde(schedule.level_at(torch.full_like(level.gamma, gamma_s)), level, used)
+                z = process.step_mean(z, y, step) + per_example(step.v.sqrt(), z) * noise
             else:
                 weight = level.alpha * level.dgamma * (1 + used**2) / 2 * length
                 spread = used * level.sigma * (level.dgamma * length).sqrt()
                 z = per_example(1 - pull, z) * z + per_example(weight, z) * y + per_example(spread, z) * noise
         yield z
-
-
-def _exact_step(z: Tensor, y: Tensor, eta: Tensor, level: NoiseLevel, after: NoiseLevel, noise: Tensor) -> Tensor:
-    r"""z_s, (B, \*shape), after a step of the reverse SDE with constant y, (B, \*shape); eta (B,)."""
-    length = level.gamma - after.gamma
-    keep = after.sigma / level.sigma * torch.exp(-(eta**2) * length / 2)
-    weight = -after.alpha * torch.expm1(-(1 + eta**2) * length / 2)  # alpha_s - keep alpha_t
-    spread = after.sigma * (-torch.expm1(-(eta**2) * length)).sqrt()
-    return per_example(keep, z) * z + per_example(weight, z) * y + per_example(spread, z) * noise
 
 
 def sde_by_torchsde(

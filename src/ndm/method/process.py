@@ -204,9 +204,10 @@ class Process(Part):
 
     def posterior(self, x: Tensor, z: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         """q(z_s | z_t, x): its mean, (B, \\*shape), and its variance v, (B,)."""
-        return self._step_mean(z, x + DiscreteStep(step).path_value(self.transform(x)).offset, step), step.v
+        return self.step_mean(z, x + DiscreteStep(step).path_value(self.transform(x)).offset, step), step.v
 
-    def _step_mean(self, z: Tensor, y: Tensor, step: Step) -> Tensor:
+    def step_mean(self, z: Tensor, y: Tensor, step: Step) -> Tensor:
+        """The mean of z_s, c z_t + alpha_s gain y, for z_t and y, all (B, \\*shape)."""
         return per_example(step.c, z) * z + per_example(step.s.alpha * step.gain, z) * y
 
     # ---- the reverse process
@@ -258,7 +259,7 @@ class Process(Part):
                 )
                 y_hat = self._other_y(estimate, ratio)
             covariance = PosteriorVariance()(step, estimate) if override else self.covariance(step, estimate)
-            return Kernel(self._step_mean(z, y_hat, step), step.v, covariance)
+            return Kernel(self.step_mean(z, y_hat, step), step.v, covariance)
 
     def drift(self, z: Tensor, t: Tensor, labels: Tensor | None = None, eta: Tensor | float | None = None) -> Tensor:
         r"""dz/dt of the reverse SDE with volatility eta, run from t = 1 to 0; the ODE's with eta = 0 (method, section
@@ -299,8 +300,7 @@ class Process(Part):
     ) -> tuple[Tensor, Tensor]:
         r"""The estimate of y used by :meth:`drift`, (B, \\*shape), and the volatility it is for, (B,)."""
         with residual_path(z.device):
-            own = self.volatility(level.gamma)
-            used = own if eta is None else torch.as_tensor(eta).to(own).expand_as(own)
+            own, used = self.volatility(level.gamma), self.volatility_at(level, eta)
             estimate = self.denoiser.estimate(z, level, labels)
             y_hat = self.y_hat(estimate, ContinuousTime(level, used))
             if eta is not None and self.denoiser.direct:
@@ -313,9 +313,12 @@ class Process(Part):
 
     def diffusion_at(self, level: NoiseLevel, eta: Tensor | float | None = None) -> Tensor:
         """Like :meth:`diffusion`, per unit of the variable of the level's derivatives."""
+        return self.volatility_at(level, eta) * level.sigma * level.dgamma.sqrt()
+
+    def volatility_at(self, level: NoiseLevel, eta: Tensor | float | None = None) -> Tensor:
+        """eta, (B,), if it is given, else the model's own volatility at a noise level."""
         own = self.volatility(level.gamma)
-        used = own if eta is None else torch.as_tensor(eta).to(own).expand_as(own)
-        return used * level.sigma * level.dgamma.sqrt()
+        return own if eta is None else torch.as_tensor(eta).to(own).expand_as(own)
 
     def _other_y(self, estimate: Estimate, ratio: Tensor) -> Tensor:
         """y for a volatility other than that of a direct denoiser's training: F + ratio (y - F)."""

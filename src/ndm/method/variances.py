@@ -79,6 +79,17 @@ class Step:
         c = s.sigma / t.sigma * (1 - q).sqrt()
         return cls(t=t, s=s, v=q * s.sigma**2, c=c, gain=gain, scale=scale, index=index, steps=steps)
 
+    @classmethod
+    def of_sde(cls, s: NoiseLevel, t: NoiseLevel, eta: Tensor) -> Step:
+        r"""The step from level t to level s, not equal, that solves the reverse SDE exactly for a constant x_hat.
+
+        v = sigma_s^2 (1 - e^{-eta^2 h}) with h = gamma_t - gamma_s; eta (B,), 0 for the ODE. For eta = 0 and eta = 1
+        it is the step of :meth:`between`.
+        """
+        drop = s.gamma - t.gamma
+        over_ddpm = torch.expm1(eta**2 * drop) / torch.expm1(drop)
+        return cls.between(s, t, over_ddpm.sqrt(), torch.zeros_like(drop, dtype=torch.int64), None)
+
 
 class Covariance:
     """W / v of a batch of steps, with its KL divergence and its sampling."""

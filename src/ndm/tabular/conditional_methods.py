@@ -61,7 +61,7 @@ class ConditionalMethods:
             n: the number of rows.
             random_state: the seed.
             given: a table of some columns, on which the others are conditional.
-            steps: sampling steps; by default 50, of Heun's method for the ODE.
+            steps: sampling steps; by default those of :func:`ndm.inference.sampling.default_sampler`.
             options: of :func:`ndm.sample`.
 
         Returns:
@@ -70,7 +70,7 @@ class ConditionalMethods:
         model, seed = self._fitted(), self._seed(random_state)
         if given is None:
             generator = torch.Generator().manual_seed(seed)
-            sampler = default_sampler(model).changed(**options, **({} if steps is None else {"steps": steps}))
+            sampler = default_sampler(model, **options, **({} if steps is None else {"steps": steps}))
             rows = model.sample(n, options=sampler, generator=generator, progress=False).double().numpy()
         else:
             names = [name for name in cells_of_input(given) if name in self.columns_]
@@ -103,7 +103,7 @@ class ConditionalMethods:
             quantiles: which quantiles to return, each in (0, 1); by default the mean, or the most likely category.
             n: the number of conditional samples that quantiles and means are computed from.
             random_state: the seed of the samples.
-            steps: sampling steps; by default 50, of Heun's method for the ODE.
+            steps: sampling steps; by default those of :func:`ndm.inference.sampling.default_sampler`.
 
         Returns:
             (n,), or with quantiles (n, q).

@@ -104,11 +104,9 @@ def _draw(
 
 
 def _sampler(model: NDM, sampler: SamplerOptions | None, steps: int | None, options: dict[str, Any]) -> SamplerOptions:
-    """The sampler with the replaced fields; by default the one for the model, unless another method is chosen."""
-    if sampler is None:
-        chosen = options.get("method") is not None or options.get("eta") is not None
-        sampler = SamplerOptions() if chosen else default_sampler(model)
-    return sampler.changed(**options, **({} if steps is None else {"steps": steps}))
+    """The sampler, by default that of the model, with the replaced fields."""
+    changes = options if steps is None else {**options, "steps": steps}
+    return default_sampler(model, **changes) if sampler is None else sampler.changed(**changes)
 
 
 def impute(model: NDM, rows: Values, *, n: int = 1, steps: int | None = None, seed: int = 0, **options: Any) -> Tensor:

@@ -36,9 +36,6 @@ logger = logging.getLogger("ndm.training")
 #: Number of samples written at the end: images in a picture, rows of a table.
 IMAGES, ROWS = 36, 1000
 
-#: Number of sampling steps for images.
-IMAGE_STEPS = 50
-
 #: Minimum difference, in standard errors, that is reported.
 CLEAR = 2.0
 
@@ -183,7 +180,7 @@ def _write_samples(model: NDM, data: Data, run: Run, seed: int) -> Path:
     count = ROWS if rows else IMAGES
     labels = classes_in_turn(model, count)
     generator = torch.Generator().manual_seed(seed_of(seed, count))
-    sampler = default_sampler(model) if rows else SamplerOptions(steps=IMAGE_STEPS)
+    sampler = default_sampler(model)
     if data.given:
         x = _given_some(model, data, count, sampler, generator)
     else:
