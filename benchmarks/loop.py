@@ -117,7 +117,7 @@ def ours(model: ndm.NDM, data: Data, steps: int, turn: int, other: Iterator[None
             if self.global_step == steps:
                 taken["ndm"].append(time.perf_counter() - self.since)
 
-    vars(sys.modules["ndm.training.fit"])["NDMModule"] = Turns
+    vars(sys.modules["ndm.training.fitting"])["NDMModule"] = Turns
     options = training.TrainingOptions(learning_rate=RATE, warmup=WARMUP, ema=DECAY, batch_size=BATCH)
     limits = training.TrainerOptions(
         max_steps=steps, accelerator="cpu", gradient_clip_val=CLIP, log_every_n_steps=LOGGED,

@@ -16,6 +16,7 @@ from ndm.cli.options import (
     find_allowed,
     load_model,
     precision,
+    require_run,
     sampling_options,
 )
 from ndm.cli.parsing import Parser, positive, steps, tolerance, without_data
@@ -112,12 +113,11 @@ def run(arguments: list[str]) -> None:
     options = _parser().parse_args(arguments)
     find_allowed(options.allow)
 
-    from ndm._internal.distributed import is_first, process_group
+    run = require_run(options.run)
+    from ndm._internal.distributed import is_first, process_group  # with PyTorch
     from ndm.configs.recorded import read_run_data
     from ndm.evaluation import evaluate
-    from ndm.training import Run
 
-    run = Run(Path(options.run))
     file = run.path / "evaluation-other-data.json" if options.other_data else run.evaluation
     told = telling(file, f"the results are in {file}.", STOPPED["evaluate"])
     with told, process_group(options.device) as device, precision(options.precision, device):

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from ndm._internal.signals import telling
 from ndm.cli.messages import STOPPED, say
-from ndm.cli.options import add_allow, find_allowed, load_model
+from ndm.cli.options import add_allow, find_allowed, load_model, require_run
 from ndm.cli.parsing import Parser, positive, seed, tolerance, without_data
+from ndm.cli.process import spare_pandas
 
 if TYPE_CHECKING:
     from ndm.model import NDM
@@ -107,18 +108,12 @@ def _is_conditional(options: argparse.Namespace) -> bool:
 
 def _score_conditional(run: Run, overrides: Sequence[str], options: argparse.Namespace) -> None:
     from ndm.cli.conditional import score_conditional
-    from ndm.cli.tables import single_process
-    from ndm.scoring.checks import check_options, check_out
+    from ndm.cli.tables import require_columns, single_process
 
-    if options.split is not None:
-        raise ValueError("--split is for images only: a table is scored as a whole.")
     options.missing = (options.missing or "value").replace("-", " ")
     out = Path(options.out)
-    check_out(out)
-    check_options(
-        options.times or 64, options.tolerance, options.samples, options.probes, options.precision, options.batch_size,
-        options.max_rows, options.seed,
-    )  # fmt: skip
+    for option in ("given", "wanted"):
+        require_columns(getattr(options, option) or [], run.read_columns() or (), f"--{option}")
     told = telling(out, f"the scores are in {out}.", "no scores were written; run the same command again.")
     with told, single_process("ndm score"):
         score_conditional(run, out, overrides, options)
@@ -131,14 +126,14 @@ def run(arguments: list[str]) -> None:
         raise ValueError(f"{overrides[0]} is for --percentile: leave it out.")
     find_allowed(options.allow)
 
-    from ndm._internal.distributed import process_group, world_size
-    from ndm.scoring import score
-    from ndm.training import Run
-
-    run = Run(Path(options.run))
+    run = require_run(options.run)
+    _check(run, options)
     if _is_conditional(options):
         _score_conditional(run, overrides, options)
         return
+    from ndm._internal.distributed import process_group, world_size  # with PyTorch
+    from ndm.scoring import score
+
     told = telling(Path(options.out), f"the scores are in {options.out}.", STOPPED["score"])
     with told, process_group(options.device) as device:
         if world_size() > 1:
@@ -165,20 +160,41 @@ def run(arguments: list[str]) -> None:
     scores.require_finite()
 
 
+def _check(run: Run, options: argparse.Namespace) -> None:
+    """Check the options and the files before PyTorch is imported."""
+    from ndm.data.tablefile import require_table
+    from ndm.scoring.checks import check_options, check_out
+
+    conditional = _is_conditional(options)
+    check_out(Path(options.out))
+    check_options(
+        options.times or (64 if conditional else 20), options.tolerance, options.samples, options.probes,
+        options.precision, options.batch_size, options.max_rows, options.seed,
+    )  # fmt: skip
+    if conditional or not _is_of_images(run):
+        if options.split is not None:
+            raise ValueError("--split is for images only: a table is scored as a whole.")
+        require_table(options.data)
+        spare_pandas()
+
+
+def _is_of_images(run: Run) -> bool:
+    shape, levels = run.read_data()
+    return len(shape) == 3 and levels == 256
+
+
 def _rows(run: Run, model: NDM, path: str, split: str | None, allow: Sequence[str]) -> Rows:
     """Open a path as table rows or images, depending on the model of a run."""
     from ndm.method.encoding import TableEncoding
     from ndm.scoring import ImageRows, MixedRows, TableRows
 
     shape, levels = run.read_data()
-    if len(shape) == 3 and levels == 256:
+    if _is_of_images(run):
         from ndm.configs.configuration import read_data
 
         data = read_data(run.config, allow=allow)  # defines how the images are resized
         background = getattr(data, "background", "white")
         return ImageRows(path, shape, getattr(data, "size", None), getattr(data, "channels", None), split, background)
-    if split is not None:
-        raise ValueError("--split is for images only: a table is scored as a whole.")
     if isinstance(model.standardize, TableEncoding):
         rows = MixedRows(path, model.standardize)
         for note in rows.notes:

@@ -7,10 +7,10 @@ import importlib
 import json
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from ndm.model import NDM
+if TYPE_CHECKING:
+    from ndm.model import NDM
 
 __all__ = ["FORMATS", "PRECISIONS", "check_model", "check_options", "check_out", "fingerprint"]
 
@@ -76,6 +76,8 @@ def check_model(model: NDM, likelihood: bool) -> None:
 
 def fingerprint(model: NDM) -> str:
     """Return a checksum of the model's configuration and weights."""
+    import torch  # here, so that the other checks need no PyTorch
+
     try:
         description = json.dumps(model.config())
     except TypeError:  # it contains a module that is not a part
