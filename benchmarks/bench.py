@@ -87,13 +87,8 @@ def seconds_per_step(
 ) -> dict[str, float]:
     """CPU seconds of a training step of each model, the median over rounds in which the models take turns.
 
-    CPU seconds leave out the time that other processes take, and in turns all models meet the same machine. Copies are
-    trained, so that the models stay as they are.
-
-    Args:
-        models: name -> model, data, batch size.
-        steps: of each model in a round.
-        rounds: after one round that is not counted.
+    CPU seconds leave out the time that other processes take. Copies are trained, ``steps`` in a round, after one round
+    that is not counted; ``models`` is name -> model, data, batch size.
     """
     copies = {name: copy.deepcopy(model) for name, (model, _, _) in models.items()}
     optimizers = {name: torch.optim.AdamW(model.parameters(), lr=1e-6) for name, model in copies.items()}

@@ -27,8 +27,7 @@ from torch.profiler import ProfilerActivity, profile
 import ndm
 from ndm.networks import ResidualMLP, UNet
 
-TERMS = 4
-SHARES = (0.07, 0.5)
+TERMS, SHARES = 4, (0.07, 0.5)
 TIMES = {"T = 10": 10, "continuous": None}
 
 #: (width, heads, level) -> network.
@@ -74,17 +73,7 @@ class Convolutions(nn.Module):
 
 @dataclass
 class Setting:
-    """What is modelled, by networks of what kind.
-
-    Attributes:
-        shape: of one example.
-        batch: examples a step.
-        levels: K, or None for continuous data.
-        width: of Identity's denoiser.
-        unit: the denoiser's width is a multiple of this; matrices of odd sizes are slow.
-        net: the denoiser's kind of network.
-        plain: the small kind, for F.
-    """
+    """What is modelled, by networks of what kind: ``plain`` is the small one; widths are multiples of ``unit``."""
 
     shape: tuple[int, ...]
     batch: int
@@ -128,13 +117,7 @@ SETTINGS = {
 
 @dataclass
 class Candidate:
-    """One model of a setting.
-
-    Attributes:
-        name: the transformation, and whether the reverse process is direct.
-        equal: what it has in common with Identity's model, ``denoiser`` or ``total``.
-        share: what F has of the parameters.
-    """
+    """One model: ``equal`` is what it has in common with Identity's, ``share`` what F has of the parameters."""
 
     name: str
     equal: str

@@ -144,11 +144,7 @@ def diffusers(net: nn.Module, method: str, steps: int) -> Sampler:
 
 
 def import_azula(folder: Path) -> SimpleNamespace:
-    """The peer's modules that sampling needs; packages that only its own networks need may be missing.
-
-    Raises:
-        FileNotFoundError: there is no azula in the folder.
-    """
+    """The peer's modules that sampling needs; packages that only its own networks need may be missing."""
     if not (folder / "azula" / "sample.py").is_file():
         raise FileNotFoundError(f"There is no azula/sample.py in {folder}: give --peer a checkout of {URL}.")
     sys.path.insert(0, str(folder))

@@ -68,11 +68,7 @@ class Classifier(nn.Module):
 
 
 def classifier(data: Data) -> tuple[Classifier, float]:
-    """A classifier that is trained on the training split, and its accuracy on the test split.
-
-    Raises:
-        ValueError: the data have no labels.
-    """
+    """A classifier that is trained on the training split, and its accuracy on the test split."""
     labels, test = data.labels("train"), data.labels("test")
     if labels is None or test is None:
         raise ValueError("The data have no labels, and a classifier needs them.")

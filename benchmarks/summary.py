@@ -267,15 +267,15 @@ def steps() -> str:
         ]
         for r in found(read("vdm"), model="ours")
     ]
-    settings, (r,) = bench.read("loop")[0]["settings"], read("loop")
-    low, high = r["ratio_quartiles"]
-    rows.append(["`fit`", f"{settings['parameters']:,}", f"{r['ratio']:.3f}", f"{low:.3f} to {high:.3f}"])
+    for r in read("loop"):
+        (low, high), name = r["ratio_quartiles"], f"`ndm train {r['configuration']}`, batch {r['batch_size']}"
+        rows.append([name, f"{r['parameters']:,}", f"{r['ratio']:.3f}", f"{low:.3f} to {high:.3f}"])
     return bench.table(rows, ["step", "parameters", "time over the other's", "quartiles"])
 
 
 def import_time() -> str:
-    rows = [[f"`{r['import']}`", f"{r['median_s']:.2f}", f"{r['over_torch_s']:+.2f}"] for r in read("import_time")]
-    return bench.table(rows, ["import", "seconds, median", "over torch"])
+    rows = [[f"`{r['what']}`", f"{r['cpu_s']:.2f}", f"{r['over_torch']:.2f}"] for r in read("import_time")]
+    return bench.table(rows, ["command", "CPU seconds, median", "times `import torch`"])
 
 
 def precision() -> str:

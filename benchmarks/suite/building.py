@@ -40,10 +40,7 @@ def build(model: Model, comparison: Comparison, data: Data) -> ndm.NDM:
 
 
 def check_sizes(built: dict[str, ndm.NDM], comparison: Comparison) -> None:
-    """
-    Raises:
-        ValueError: the models do not have the numbers of parameters that they must have.
-    """
+    """Refuse models that do not have the numbers of parameters that they must have."""
     total = parameters(next(iter(built.values())))
     for name, model in built.items():
         wanted = comparison.models[name].size * total

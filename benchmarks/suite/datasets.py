@@ -36,11 +36,7 @@ class Mixtures(Data):
 
 
 def dataset(name: str, folder: Path | None = None) -> Data:
-    """The data set called pinwheel, checkerboard, table, digits, mnist or cifar10.
-
-    Raises:
-        FileNotFoundError: it is one of images, and they are not there.
-    """
+    """The data set called pinwheel, checkerboard, table, digits, mnist or cifar10."""
     if name in IMAGES:
         prefix, channels = IMAGES[name]
         if (lacking := missing(name, folder)) is not None:

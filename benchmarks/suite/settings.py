@@ -19,11 +19,8 @@ class Model:
     Attributes:
         denoiser: width of a perceptron, or the channels of a U-Net at each resolution.
         embedding: width of a perceptron's embedding of the noise level.
-        transform: ``identity`` or ``separable``.
         f_network: of a ``separable`` transformation: ``mlp``, ``table`` (a number for every level of a pixel) or
             ``table+mlp``.
-        f_width, f_depth: of the ``mlp`` in it.
-        terms, basis, gate: as :class:`ndm.Separable` takes them.
         direct: the denoiser is a :class:`ndm.DirectDenoiser`; ``ode`` gives it the head for the ODE.
         schedule: ``learned``, with learned end points, or ``linear``.
         minimize_variance: of the learned schedule, as :class:`ndm.LearnedSchedule` takes it.
@@ -63,12 +60,7 @@ class Comparison:
 
     Attributes:
         data: the name of the data set, see :mod:`suite.datasets`.
-        models: by name.
-        seeds: one training of each model per seed.
-        seconds: the budget of each training.
-        network: the denoiser's kind, ``mlp`` or ``unet``.
         depth: blocks of a perceptron, or per resolution of a U-Net.
-        batch_size, warmup, ema, clip, weight_decay, endpoint_rate: of the training.
         bounds: the numbers of steps T that are measured; None for continuous time.
         times: noise levels of an example, where T is larger or continuous.
         examples: the first so many test examples are measured; None for all.
@@ -100,12 +92,7 @@ class Comparison:
 
 
 def read(path: Path = SUITE) -> dict[str, Comparison]:
-    """The comparisons of a file by name. Fields come from its section ``data`` for the data set, then the comparison.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a field is not known, or not given.
-    """
+    """The comparisons of a file by name; fields come from its section ``data`` for the data set, or the comparison."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
     text = yaml.safe_load(path.read_text())

@@ -32,7 +32,7 @@ from ndm.data import Digits, evenly_spaced
 from ndm.evaluation import Evaluation, evaluate, mean_and_error
 from ndm.networks import LevelTable, ResidualMLP, UNet
 from ndm.training import Run, TrainerOptions, TrainingOptions, fit
-from ndm.training.run import read_checkpoint
+from ndm.training.reading import read_checkpoint
 
 __all__ = ["baseline", "neural", "run"]
 

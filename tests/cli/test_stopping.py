@@ -62,7 +62,7 @@ def interruptible() -> Iterator[None]:
             "no samples were written; .*command again",
         ),
         (
-            ["score", "{run}", "x.csv", "--out", "y.csv"],
+            ["score", "{run}", "{run}/metrics.csv", "--out", "y.csv"],
             "ndm.cli.score",
             "_rows",
             "run the same command again to resume it",

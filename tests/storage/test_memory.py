@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from ndm.networks import ResidualMLP
-from ndm.storage import memory
-from ndm.storage.memory import Allowance, TooLargeError, free, require, require_unpacked
+from ndm.storage import allowance, memory
+from ndm.storage.allowance import Allowance
+from ndm.storage.memory import TooLargeError, free, require, require_unpacked
 
 
 def test_there_is_less_free_than_the_computer_has() -> None:
@@ -37,7 +38,7 @@ def test_a_large_network_is_refused_unmade(arguments: dict[str, int]) -> None:
 
 
 def test_many_small_tensors_are_refused_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "MOST_TENSORS", 200)
+    monkeypatch.setattr(allowance, "MOST_TENSORS", 200)
     with pytest.raises(TooLargeError, match="more than 200 tensors"), Allowance(1e9, "It", "make it smaller"):
         ResidualMLP(2, hidden=4, depth=10**9)
 

@@ -13,7 +13,8 @@ from torch import nn
 
 from ndm.storage import memory
 from ndm.storage.memory import TooLargeError
-from ndm.training.reading import read_checkpoint, read_facts, require_fitting
+from ndm.training.facts import read_facts
+from ndm.training.reading import read_checkpoint, require_fitting
 from ndm.training.run import Run
 
 FACTS = {"shape": [2], "levels": None, "columns": ["a", "b"], "splits": {"train": 3}, "fingerprint": "x"}

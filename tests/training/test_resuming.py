@@ -17,7 +17,7 @@ import ndm
 from ndm.data import Pinwheel
 from ndm.networks import ResidualMLP
 from ndm.training import NDMModule, fit
-from ndm.training.run import read_checkpoint
+from ndm.training.reading import read_checkpoint
 from tests.training.runs import SPEEDS, checkpoint, column, contents, rows, same
 
 

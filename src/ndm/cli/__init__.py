@@ -18,6 +18,7 @@ from typing import TextIO
 from ndm._internal.signals import terminable
 from ndm.cli.messages import LESS_MEMORY, STOPPED, missing_package, one_line, say
 from ndm.cli.parsing import Parser
+from ndm.cli.process import own
 from ndm.storage.texts import did_you_mean
 
 __all__ = ["COMMANDS", "STOPPED", "main"]
@@ -46,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (default: ``sys.argv[1:]``) and return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     _prepare_streams()
-    if argv is None:  # child processes must not import from the current folder either
+    if argv is None:
+        own()
+        # Child processes must not import from the current folder either.
         os.environ.setdefault("PYTHONSAFEPATH", "1")
     try:
         with terminable(), _printing():

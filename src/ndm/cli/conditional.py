@@ -82,7 +82,7 @@ def _roles(model: NDM, encoding: TableEncoding, options: argparse.Namespace) -> 
     from ndm.tabular.densities import roles
 
     for option in ("given", "wanted"):
-        require_columns(getattr(options, option) or [], encoding, f"--{option}")
+        require_columns(getattr(options, option) or [], encoding.names, f"--{option}")
     both = set(options.given or []) & set(options.wanted or [])
     if both:
         raise ValueError(f"The column {min(both)!r} is in --given and in --wanted: name it in one of them.")

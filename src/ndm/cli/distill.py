@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ndm._internal.signals import telling
 from ndm.cli.messages import STOPPED, say
-from ndm.cli.options import add_allow, find_allowed, load_model
+from ndm.cli.options import add_allow, find_allowed, load_model, require_run
 from ndm.cli.parsing import Parser, at_least, seed, without_data
 
 if TYPE_CHECKING:
@@ -44,12 +43,11 @@ def run(arguments: list[str]) -> None:
     options = _parser().parse_args(arguments)
     find_allowed(options.allow)
 
-    from ndm.cli.tables import single_process
+    run = require_run(options.run)
+    from ndm.cli.tables import single_process  # with PyTorch
     from ndm.configs.recorded import read_run_data
     from ndm.scoring.distilling import check_distillable
-    from ndm.training import Run
 
-    run = Run(Path(options.run))
     told = telling(run.distilled, f"the fast score is in {run.distilled}.", STOPPED["distill"])
     with told, single_process("ndm distill"):
         import torch

@@ -19,6 +19,7 @@ from ndm.cli.options import (
     find_allowed,
     load_model,
     precision,
+    require_run,
     sampling_options,
 )
 from ndm.cli.parsing import Parser, positive, steps, tolerance, without_data
@@ -121,14 +122,13 @@ def run(arguments: list[str]) -> None:
     options = _parser().parse_args(arguments)
     find_allowed(options.allow)
 
-    from ndm._internal.companions import companions
+    run = require_run(options.run)
+    from ndm._internal.companions import companions  # with PyTorch
     from ndm._internal.distributed import is_first, process_group
     from ndm._internal.workers import check_workers, one_thread
     from ndm.configs.recorded import read_run_data
     from ndm.evaluation import evaluate
-    from ndm.training import Run
 
-    run = Run(Path(options.run))
     file = run.path / "evaluation-other-data.json" if options.other_data else run.evaluation
     told = telling(file, f"the results are in {file}.", STOPPED["evaluate"])
     workers = options.workers or 1

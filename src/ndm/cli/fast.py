@@ -29,8 +29,10 @@ COLUMNS = ("row", "log_prob", "error_median", "error_95", "exact")
 BLOCK = 8192
 
 
-def check_fast(options: argparse.Namespace) -> None:
+def check_fast(options: argparse.Namespace, conditional: bool) -> None:
     """Raise a ValueError for options that do not go with ``--fast``."""
+    if conditional:
+        raise ValueError("--fast cannot be used for conditional scores: leave it out.")
     clashing = {
         "--no-likelihood": options.no_likelihood,
         "--times": options.times is not None,

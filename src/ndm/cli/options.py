@@ -29,6 +29,7 @@ __all__ = [
     "find_allowed",
     "load_model",
     "precision",
+    "require_run",
     "sampler_of",
     "sampling_options",
 ]
@@ -134,19 +135,34 @@ def precision(name: str, device: torch.device) -> AbstractContextManager:
 
 def check_guidance(run: Run, guidance: float | None) -> None:
     """Raise an error if guidance is requested for a model trained without label dropout."""
+    if not guidance:
+        return
     from ndm.configs.recorded import label_dropout
 
-    if guidance and label_dropout(run) == 0:
+    if label_dropout(run) == 0:
         raise ValueError(
             f"--guidance needs a model trained with label dropout, but {run.path} was trained without it: train with "
             "--training.labels true --training.label_dropout 0.1, or leave --guidance out."
         )
 
 
-def load_model(run: Path, device: torch.device, allow: Sequence[str] = ()) -> NDM:
-    """Load the trained model of a run onto a device."""
-    from ndm.model import NDM
+def require_run(path: str | Path) -> Run:
+    """Check that a folder is a run with a trained model, before PyTorch is imported.
+
+    Raises:
+        FileNotFoundError: it is not.
+        ValueError: the model was trained on other data than the run.
+    """
     from ndm.training import Run
 
-    Run(run).require_model()
-    return NDM.from_pretrained(Run(run).model, allow).to(device).eval()
+    run = Run(Path(path))
+    run.require_model()
+    return run
+
+
+def load_model(run: Path, device: torch.device, allow: Sequence[str] = ()) -> NDM:
+    """Load the trained model of a run onto a device."""
+    model = require_run(run).model
+    from ndm.model import NDM
+
+    return NDM.from_pretrained(model, allow).to(device).eval()

@@ -68,7 +68,7 @@ def _predict(out: Path, options: argparse.Namespace) -> None:
     from ndm.tabular.files import read_rows, write_table
 
     model, encoding = load_table_model(Path(options.run), options.allow)
-    require_columns([options.column], encoding, "--column")
+    require_columns([options.column], encoding.names, "--column")
     column = encoding.table[encoding.names.index(options.column)]
     if column.kind == "categorical" and options.quantiles:
         raise ValueError(f"The column {column.name!r} has categories, which have no quantiles: leave --quantiles out.")

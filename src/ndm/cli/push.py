@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from ndm.cli.messages import say
-from ndm.cli.options import add_allow, find_allowed, load_model
+from ndm.cli.options import add_allow, find_allowed, load_model, require_run
 from ndm.cli.parsing import Parser
 
 __all__ = ["run"]
@@ -23,11 +22,9 @@ def run(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     find_allowed(options.allow)
 
+    run = require_run(options.run)
     import torch
 
-    from ndm.training import Run
-
-    run = Run(Path(options.run))
     model = load_model(run.path, torch.device("cpu"), options.allow)
     card: dict[str, Any] = {"shape": list(run.read_data()[0])}
     if run.evaluation.is_file():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ndm._internal.signals import telling
 from ndm.cli.messages import STOPPED, say
-from ndm.cli.options import add_allow, find_allowed
+from ndm.cli.options import add_allow, find_allowed, require_run
 from ndm.cli.parsing import Parser, positive, seed
 
 __all__ = ["run"]
@@ -31,6 +31,8 @@ def run(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     find_allowed(options.allow)
 
+    for run in options.runs:
+        require_run(run)
     from ndm.configs.recorded import read_run_data
     from ndm.report import report
     from ndm.training import Run

@@ -18,9 +18,11 @@ from ndm.cli.options import (
     find_allowed,
     load_model,
     precision,
+    require_run,
     sampler_of,
 )
 from ndm.cli.parsing import Parser, natural, positive
+from ndm.cli.process import spare_pandas
 
 if TYPE_CHECKING:
     import torch
@@ -67,11 +69,14 @@ def run(arguments: list[str]) -> None:
         return
     options.n = options.n or 64
 
-    from ndm._internal.distributed import process_group
-    from ndm._internal.workers import check_workers, one_thread
     from ndm.samples import require_place
 
     require_place(out, options.overwrite)
+    if require_run(options.run).read_columns() is not None:
+        spare_pandas()
+    from ndm._internal.distributed import process_group  # with PyTorch
+    from ndm._internal.workers import check_workers, one_thread
+
     told = telling(out, f"{options.n} samples are in {out}.", STOPPED["sample"])
     single = one_thread(options.workers is not None)
     with told, single, process_group(options.device) as device, precision(options.precision, device):
@@ -82,12 +87,16 @@ def run(arguments: list[str]) -> None:
 def _run_given(out: Path, options: argparse.Namespace) -> None:
     from ndm.cli.given import draw_given
     from ndm.cli.tables import single_process
-    from ndm.tabular.files import require_table_place
+    from ndm.data.tablefile import require_table
+    from ndm.samples import require_table_place
 
     if (options.workers or 1) > 1:
         raise ValueError("ndm sample --given runs in one process: leave --workers out.")
     options.n = options.n or 1
     require_table_place(out, options.overwrite)
+    require_run(options.run)
+    require_table(options.given)
+    spare_pandas()
     told = telling(out, f"the samples are in {out}.", STOPPED["sample"])
     with told, single_process("ndm sample --given"):
         draw_given(Path(options.run), out, options)

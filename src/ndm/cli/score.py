@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from ndm._internal.signals import telling
 from ndm.cli.messages import STOPPED, say
-from ndm.cli.options import add_allow, add_divergence, add_workers, find_allowed, load_model
+from ndm.cli.options import add_allow, add_divergence, add_workers, find_allowed, load_model, require_run
 from ndm.cli.parsing import Parser, natural, positive, seed, share, tolerance, without_data
+from ndm.cli.process import spare_pandas
 
 if TYPE_CHECKING:
     from ndm.model import NDM
@@ -134,20 +135,14 @@ def _is_conditional(options: argparse.Namespace) -> bool:
 
 def _score_conditional(run: Run, overrides: Sequence[str], options: argparse.Namespace) -> None:
     from ndm.cli.conditional import score_conditional
-    from ndm.cli.tables import single_process
-    from ndm.scoring.checks import check_options, check_out
+    from ndm.cli.tables import require_columns, single_process
 
-    if options.split is not None:
-        raise ValueError("--split is for images only: a table is scored as a whole.")
     if (options.workers or 1) > 1:
         raise ValueError("Conditional scores are computed in one process: leave --workers out.")
     options.missing = (options.missing or "value").replace("-", " ")
     out = Path(options.out)
-    check_out(out)
-    check_options(
-        options.times or 64, options.tolerance, options.samples, options.probes, options.precision, options.batch_size,
-        options.max_rows, options.seed,
-    )  # fmt: skip
+    for option in ("given", "wanted"):
+        require_columns(getattr(options, option) or [], run.read_columns() or (), f"--{option}")
     told = telling(out, f"the scores are in {out}.", "no scores were written; run the same command again.")
     with told, single_process("ndm score"):
         score_conditional(run, out, overrides, options)
@@ -156,13 +151,10 @@ def _score_conditional(run: Run, overrides: Sequence[str], options: argparse.Nam
 def _score_fast(run: Run, options: argparse.Namespace) -> None:
     import torch
 
-    from ndm.cli.fast import check_fast, load_distilled, score_fast
+    from ndm.cli.fast import load_distilled, score_fast
     from ndm.cli.tables import single_process
-    from ndm.scoring.checks import check_out
 
-    check_fast(options)
     out = Path(options.out)
-    check_out(out)
     told = telling(out, f"the scores are in {out}.", "no scores were written; run the same command again.")
     with told, single_process("ndm score --fast"):
         model = load_model(run.path, torch.device("cpu"), options.allow)
@@ -176,23 +168,18 @@ def run(arguments: list[str]) -> None:
     if overrides and not options.percentile:
         raise ValueError(f"{overrides[0]} is for --percentile: leave it out.")
     find_allowed(options.allow)
-
-    from ndm._internal.distributed import is_first, process_group
-    from ndm._internal.workers import one_thread
-    from ndm.scoring import score
-    from ndm.training import Run
-
-    run = Run(Path(options.run))
-    if options.exact_below is not None and not options.fast:
-        raise ValueError("--exact-below is for --fast: give both, or leave it out.")
-    if options.fast and _is_conditional(options):
-        raise ValueError("--fast cannot be used for conditional scores: leave it out.")
+    run = require_run(options.run)
+    _check(run, options)
     if options.fast:
         _score_fast(run, options)
         return
     if _is_conditional(options):
         _score_conditional(run, overrides, options)
         return
+    from ndm._internal.distributed import is_first, process_group  # with PyTorch
+    from ndm._internal.workers import one_thread
+    from ndm.scoring import score
+
     told = telling(Path(options.out), f"the scores are in {options.out}.", STOPPED["score"])
     with told, one_thread(options.workers is not None), process_group(options.device) as device:
         model = load_model(run.path, device, options.allow)
@@ -220,6 +207,34 @@ def run(arguments: list[str]) -> None:
     scores.require_finite()
 
 
+def _check(run: Run, options: argparse.Namespace) -> None:
+    """Check the options and the files before PyTorch is imported."""
+    from ndm.cli.fast import check_fast
+    from ndm.data.tablefile import require_table
+    from ndm.scoring.checks import check_options, check_out
+
+    if options.exact_below is not None and not options.fast:
+        raise ValueError("--exact-below is for --fast: give both, or leave it out.")
+    conditional = _is_conditional(options)
+    if options.fast:
+        check_fast(options, conditional)
+    check_out(Path(options.out))
+    check_options(
+        options.times or (64 if conditional else 20), options.tolerance, options.samples, options.probes,
+        options.precision, options.batch_size, options.max_rows, options.seed,
+    )  # fmt: skip
+    if conditional or not _is_of_images(run):
+        if options.split is not None:
+            raise ValueError("--split is for images only: a table is scored as a whole.")
+        require_table(options.data)
+        spare_pandas()
+
+
+def _is_of_images(run: Run) -> bool:
+    shape, levels = run.read_data()
+    return len(shape) == 3 and levels == 256
+
+
 def _rows(run: Run, model: NDM, options: argparse.Namespace) -> Rows:
     """Open a path as table rows or images, depending on the model of a run."""
     from ndm.method.encoding import TableEncoding
@@ -227,14 +242,12 @@ def _rows(run: Run, model: NDM, options: argparse.Namespace) -> Rows:
 
     path, split = options.data, options.split
     shape, levels = run.read_data()
-    if len(shape) == 3 and levels == 256:
+    if _is_of_images(run):
         from ndm.configs.configuration import read_data
 
         data = read_data(run.config, allow=options.allow)  # defines how the images are resized
         background = getattr(data, "background", "white")
         return ImageRows(path, shape, getattr(data, "size", None), getattr(data, "channels", None), split, background)
-    if split is not None:
-        raise ValueError("--split is for images only: a table is scored as a whole.")
     if isinstance(model.standardize, TableEncoding):
         rows = MixedRows(path, model.standardize)
         for note in rows.notes:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from ndm._internal.signals import telling
 from ndm.cli.messages import STOPPED, say
-from ndm.cli.options import add_allow, find_allowed, load_model
+from ndm.cli.options import add_allow, find_allowed, load_model, require_run
 from ndm.cli.parsing import Parser, positive, seed
+from ndm.cli.process import spare_pandas
 from ndm.storage.texts import did_you_mean
 
 if TYPE_CHECKING:
@@ -48,12 +49,12 @@ def load_table_model(run: Path, allow: Sequence[str] = ()) -> tuple[NDM, TableEn
     return model, encoding
 
 
-def require_columns(names: Sequence[str], encoding: TableEncoding, option: str) -> None:
+def require_columns(names: Sequence[str], known: Sequence[str], option: str) -> None:
     """Check that the model has columns of some names, each named once.
 
     Args:
         names: the names.
-        encoding: the columns of the model.
+        known: the names of the model's columns; nothing is checked if there are none.
         option: the option that names them.
 
     Raises:
@@ -61,9 +62,9 @@ def require_columns(names: Sequence[str], encoding: TableEncoding, option: str) 
     """
     from ndm.data.columns import some, twice_in
 
-    for name in names:
-        if name not in encoding.names:
-            end = did_you_mean(name, encoding.names, f"its columns are {some(encoding.names)}")
+    for name in names if known else ():
+        if name not in known:
+            end = did_you_mean(name, known, f"its columns are {some(known)}")
             raise ValueError(f"{option}: the model has no column {name!r}{end}")
     if (twice := twice_in(names)) is not None:
         raise ValueError(f"{option} has {twice!r} twice.")
@@ -96,11 +97,11 @@ def add_drawing(parser: Parser) -> None:
 def run_alone(
     name: str, options: argparse.Namespace, what: str, work: Callable[[Path, argparse.Namespace], None]
 ) -> None:
-    """Run a command that writes one table, in one process; its file is checked before anything is computed.
+    """Run a command that writes one table, in one process; its files are checked before PyTorch is imported.
 
     Args:
         name: the command, such as ``impute``.
-        options: its options, with ``out``, ``overwrite`` and ``allow``.
+        options: its options, with ``run``, ``data``, ``out``, ``overwrite`` and ``allow``.
         what: what the file holds, for messages, such as "the filled table is".
         work: the function to call with the file and the options.
 
@@ -108,11 +109,17 @@ def run_alone(
         ValueError: the file cannot be a table, or a launcher started several processes.
         OSError: the file exists, or its folder is not writable.
     """
-    from ndm.tabular.files import require_table_place
+    from ndm.data.tablefile import require_table
+    from ndm.samples import require_table_place
 
     find_allowed(options.allow)
     out = Path(options.out)
     require_table_place(out, options.overwrite)
+    run = require_run(options.run)
+    if column := getattr(options, "column", None):
+        require_columns([column], run.read_columns() or (), "--column")
+    require_table(options.data)
+    spare_pandas()
     with telling(out, f"{what} in {out}.", STOPPED[name]), single_process(f"ndm {name}"):
         work(out, options)
 

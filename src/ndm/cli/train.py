@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import shlex
 from collections.abc import Sequence
@@ -23,37 +24,23 @@ __all__ = ["run"]
 def run(arguments: list[str]) -> None:
     command = ["ndm", "train", *arguments]
     name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
-    if name is not None:
-        configs.require(name)  # before the slow imports
-    from ndm import training
+    options, overrides = _own_options().parse_known_args(arguments)
+    run = _check(name, options, overrides, command)
+    if run is None:  # the help was printed
+        return
+    from ndm import training  # with PyTorch, after the checks that need none
     from ndm.configs.configuration import Configuration
     from ndm.configs.recorded import looked_for
     from ndm.training.options import is_later_process
 
-    own = Parser(prog="ndm train", add_help=False)
-    own.add_argument("--out")
-    own.add_argument("--resume", action="store_true")
-    own.add_argument("--tiny", action="store_true")
-    own.add_argument("--print_config", action="store_true")
-    add_allow(own)
-    options, overrides = own.parse_known_args(arguments)
     find_allowed(options.allow)
-    if {"-h", "--help"} & set(overrides) or any(o.partition("=")[0].endswith(".help") for o in overrides):
+    if _wants_help(overrides):
         Configuration.help(overrides, options.allow)
-    run = training.Run(Path(options.out)) if options.out else None
-    if name is None and options.resume and run is not None:
-        if not run.is_unborn:
-            run.require_checkpoint()
-        name = str(run.config)
-    if name is None:
-        raise ValueError(
-            "ndm train needs a configuration: give a file or the name of a shipped one, as in `ndm train digits`."
-        )
+    name = str(run.config) if name is None else name
     configuration = Configuration.read(name, overrides, options.tiny, options.allow)
     if options.print_config:
         print(configuration.text, end="")
         return
-    run = run or training.Run(Path("runs") / Path(name).stem)
     resume = options.resume and not run.is_unborn
     later = is_later_process(*configuration.devices)
     if resume:
@@ -83,6 +70,52 @@ def run(arguments: list[str]) -> None:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         raise OSError(f"{one_line(error)}: free some disk space; {_after_stop(run, command, options.allow)}") from None
+
+
+def _own_options() -> Parser:
+    own = Parser(prog="ndm train", add_help=False)
+    own.add_argument("--out")
+    own.add_argument("--resume", action="store_true")
+    own.add_argument("--tiny", action="store_true")
+    own.add_argument("--print_config", action="store_true")
+    add_allow(own)
+    return own
+
+
+def _check(
+    name: str | None, options: argparse.Namespace, overrides: Sequence[str], command: Sequence[str]
+) -> Run | None:
+    """Check what needs no PyTorch, and return the run folder; None if the help was asked for, and printed."""
+    from ndm.configs.early import HELP, check_overrides
+    from ndm.training import Run
+    from ndm.training.options import may_be_later_process
+
+    if name is not None:
+        configs.require(name)
+    if not options.allow and overrides and set(overrides) <= {"-h", "--help"}:
+        print(HELP.read_text(encoding="utf-8"), end="")
+        return None
+    run = Run(Path(options.out)) if options.out else Run(Path("runs") / Path(name or "").stem)
+    if _wants_help(overrides):
+        return run
+    if name is None and options.resume and options.out:
+        if not run.is_unborn:
+            run.require_checkpoint()
+    elif name is None:
+        raise ValueError(
+            "ndm train needs a configuration: give a file or the name of a shipped one, as in `ndm train digits`."
+        )
+    check_overrides(overrides)
+    if not options.print_config and not may_be_later_process():
+        if options.resume and not run.is_unborn:
+            run.require_checkpoint()
+        else:
+            run.require_new(_without_out(command))
+    return run
+
+
+def _wants_help(overrides: Sequence[str]) -> bool:
+    return bool({"-h", "--help"} & set(overrides)) or any(o.partition("=")[0].endswith(".help") for o in overrides)
 
 
 def _without_out(command: Sequence[str]) -> str:

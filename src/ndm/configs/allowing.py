@@ -19,9 +19,9 @@ from jsonargparse import Namespace, set_parsing_settings
 from jsonargparse._common import parsing_settings  # there is no public API to restore the settings
 from torch import nn
 
-from ndm.data import Data
+from ndm.data.base import Data
 from ndm.storage.texts import TooMuchError, check_yaml, require_regular
-from ndm.training import TrainerOptions, TrainingOptions
+from ndm.training.options import TrainerOptions, TrainingOptions
 
 __all__ = ["allowing", "as_modules", "find_here", "is_allowed", "not_allowed", "require_classes", "require_harmless"]
 

@@ -20,12 +20,14 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 
 import ndm
+import ndm.data
 from ndm import configs
 from ndm.configs.allowing import allowing, as_modules, require_classes, require_harmless
+from ndm.configs.early import pairs
 from ndm.configs.explaining import UNLISTED, explain
-from ndm.configs.reading import forget_other_classes, has_section, import_networks, pairs, read_tree, take_texts
+from ndm.configs.reading import forget_other_classes, has_section, import_networks, read_tree, take_texts
 from ndm.configs.yamltext import MODE, dump
-from ndm.data import Data
+from ndm.data.base import Data
 from ndm.method.conditionals import column_numbers
 from ndm.method.decoders import Decoder, GaussianDecoder
 from ndm.method.denoisers import BaseDenoiser, Denoiser, DirectDenoiser
@@ -38,9 +40,10 @@ from ndm.method.variances import ReverseVariance
 from ndm.method.volatility import ConstantVolatility, LearnedVolatility
 from ndm.model import NDM
 from ndm.networks import ResidualMLP
-from ndm.storage.memory import Allowance, free, require
-from ndm.training import TrainerOptions, TrainingOptions
+from ndm.storage.allowance import Allowance
+from ndm.storage.memory import free, require
 from ndm.training.automatic import add_base, on_cpu, resolve, width
+from ndm.training.options import TrainerOptions, TrainingOptions
 
 __all__ = ["Built", "Configuration", "read_data"]
 
@@ -342,8 +345,9 @@ def _parser() -> ArgumentParser:
 
 def _bare_parser(**options: Any) -> ArgumentParser:
     """Create a parser that only has the configuration argument."""
-    for name in ndm.__all__:
-        getattr(ndm, name)  # jsonargparse only finds imported classes
+    for package in (ndm, ndm.data):
+        for name in package.__all__:
+            getattr(package, name)  # jsonargparse only finds imported classes
     parser = ArgumentParser(prog="ndm train", exit_on_error=False, allow_abbrev=False, parser_mode=MODE, **options)
     parser.add_argument("--config", action="config", help="read before the other options; the same as CONFIG")
     return parser

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
@@ -14,16 +14,16 @@ from torch import nn
 import ndm.data
 import ndm.networks
 from ndm.configs.allowing import is_allowed, not_allowed
-from ndm.data import Data
+from ndm.configs.early import nearest
+from ndm.data.base import Data
 from ndm.method.decoders import Decoder
 from ndm.method.denoisers import BaseDenoiser
 from ndm.method.schedules import Schedule
 from ndm.method.transforms import Transform
 from ndm.method.variances import ReverseVariance
 from ndm.networks import Backbone
-from ndm.storage.texts import did_you_mean
 
-__all__ = ["UNLISTED", "bare", "class_of", "explain", "nearest"]
+__all__ = ["UNLISTED", "bare", "class_of", "explain"]
 
 #: Last component of an option's name, and the base class of its values.
 BASES: dict[str, type] = {
@@ -35,9 +35,6 @@ BASES: dict[str, type] = {
     "net": Backbone,
     "data": Data,
 }
-
-#: Maximum number of names listed in an error message.
-LISTED = 24
 
 #: Options hidden from the help: `ndm train` has its own.
 UNLISTED = ("config", "print_config", "print_shtab", "model", "training", "trainer", "model.standardize")
@@ -165,10 +162,3 @@ def _arguments(class_path: str) -> list[str]:
 
 def _options(parser: ArgumentParser) -> list[str]:
     return [a.dest for a in parser._actions if a.dest not in ("help", *UNLISTED) and not a.dest.endswith(".help")]
-
-
-def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """Return the end of an error message about an unknown name: close matches, or all valid names."""
-    known = list(known)
-    listed = f"there are {', '.join(known)}" if len(known) <= LISTED else "see `ndm train --help`"
-    return did_you_mean(name, known, listed, prefix)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import ndm.networks
 from ndm import configs
-from ndm.configs.explaining import bare, nearest
+from ndm.configs.early import nearest, pairs
+from ndm.configs.explaining import bare
 from ndm.configs.yamltext import as_written, kind_of_text, load, load_texts
 from ndm.method.parts import current_path
 from ndm.storage.texts import LARGEST_YAML, read_text
 
-__all__ = ["forget_other_classes", "has_section", "import_networks", "pairs", "read_tree", "take_texts"]
+__all__ = ["forget_other_classes", "has_section", "import_networks", "read_tree", "take_texts"]
 
 _SECTIONS = ("seed", "model", "data", "training", "trainer", "extends", "tiny", "cpu")
 
@@ -166,14 +167,6 @@ def _take(tree: dict[str, Any], key: str, value: str, chosen: dict[tuple[str, ..
         entries = [value]
     arguments[name] = [*(arguments.get(name) or []), *entries] if key.endswith("+") else entries
     return True
-
-
-def pairs(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Return the (name, value) pairs of ``--a.b value`` and ``--a.b=value``."""
-    for option, following in zip_longest(overrides, overrides[1:], fillvalue=""):
-        if option.startswith("--"):
-            key, equals, value = option[2:].partition("=")
-            yield key, value if equals else following
 
 
 def _rename(node: Any) -> None:

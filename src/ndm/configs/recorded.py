@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ndm.configs.configuration import read_data
-from ndm.data import Data
+from ndm.data.base import Data
 from ndm.storage.texts import read_yaml
-from ndm.training import Run
+from ndm.training.run import Run
 
 __all__ = ["label_dropout", "looked_for", "read_run_data"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import logging
 import os
 from collections import Counter
@@ -31,7 +31,7 @@ from ndm.data.rows import first_line
 from ndm.storage.memory import TooLargeError, require
 from ndm.storage.texts import did_you_mean, require_regular
 
-__all__ = ["TABLE_SUFFIXES", "TableFile"]
+__all__ = ["TABLE_SUFFIXES", "TableFile", "require_table"]
 
 logger = logging.getLogger("ndm.data")
 
@@ -44,6 +44,25 @@ _AT_ONCE = 65_536  # rows read before they are checked
 _CELLS_AT_ONCE = 1 << 22  # likewise, for wide tables
 _BYTES = 32  # memory per cell: four copies in double precision while splitting
 _SLIP = 0.05  # the largest fraction of text cells in a numeric column, which count as errors
+
+
+def require_table(path: str | os.PathLike[str]) -> None:
+    """Check that a path is a CSV or Parquet file, without reading it.
+
+    Raises:
+        ValueError: the suffix is unknown.
+        FileNotFoundError: the file does not exist.
+        ImportError: pyarrow is not installed.
+    """
+    file = Path(path).expanduser()
+    if file.suffix.lower() not in TABLE_SUFFIXES:
+        raise ValueError(f"{path} is not a table: its name should end in {' or '.join(TABLE_SUFFIXES)}.")
+    if file.exists():
+        require_regular(file)
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    if importlib.util.find_spec("pyarrow") is None:
+        raise ImportError("Tables need pyarrow: pip install pandas pyarrow.")
 
 
 class TableFile:
@@ -74,16 +93,7 @@ class TableFile:
         self._texts: dict[str, str] = {}  # why columns are not numeric
         self._names_are_numbers = False
         self._is_csv = self.path.suffix.lower() == ".csv"
-        if self.path.suffix.lower() not in TABLE_SUFFIXES:
-            raise ValueError(f"{path} is not a table: its name should end in {' or '.join(TABLE_SUFFIXES)}.")
-        if self.path.exists():
-            require_regular(self.path)
-        if not self.path.is_file():
-            raise FileNotFoundError(f"There is no file {path}.")
-        try:
-            importlib.import_module("pyarrow")
-        except ModuleNotFoundError:
-            raise ImportError("Tables need pyarrow: pip install pandas pyarrow.") from None
+        require_table(path)
 
     def _log(self, sentence: str) -> None:
         logger.warning("%s: %s", self.path, sentence.removeprefix("warning: "))

@@ -5,27 +5,27 @@ from typing import TYPE_CHECKING
 from ndm._internal.lazy import lazy
 
 if TYPE_CHECKING:
+    from ndm.samples.places import FORMATS, require_place, require_table_place
     from ndm.samples.writing import (
-        FORMATS,
         SampleFile,
         class_turns,
         classes_in_turn,
         formula_warning,
         not_finite,
-        require_place,
         sample_file,
         save_samples,
         table_of,
     )
 
 _HOMES = {
-    "FORMATS": "writing",
+    "FORMATS": "places",
     "SampleFile": "writing",
     "class_turns": "writing",
     "classes_in_turn": "writing",
     "formula_warning": "writing",
     "not_finite": "writing",
-    "require_place": "writing",
+    "require_place": "places",
+    "require_table_place": "places",
     "sample_file": "writing",
     "save_samples": "writing",
     "table_of": "writing",
@@ -39,6 +39,7 @@ __all__ = [
     "formula_warning",
     "not_finite",
     "require_place",
+    "require_table_place",
     "sample_file",
     "save_samples",
     "table_of",

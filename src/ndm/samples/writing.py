@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,60 +16,21 @@ from ndm.method.encoding import TableEncoding
 from ndm.model import NDM
 from ndm.samples.sinks import SINKS, Content, PictureSink, Sink, Spill
 from ndm.storage.atomic import atomic_path, refuse_if_being_written
-from ndm.storage.texts import require_regular
 
 __all__ = [
-    "FORMATS",
     "SampleFile",
     "class_turns",
     "classes_in_turn",
     "formula_warning",
     "not_finite",
-    "require_place",
     "sample_file",
     "save_samples",
     "table_of",
 ]
 
-#: Supported suffixes of sample files.
-FORMATS = tuple(SINKS)
-
 #: Start of a formula in spreadsheet programs, after a cell separator (not only commas):
 #: https://owasp.org/www-community/attacks/CSV_Injection
 _FORMULA = re.compile(r"""(^|[,;\t\r\n"'])\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|^[\t\r\n]""")
-
-
-def require_place(out: Path, overwrite: bool = False) -> None:
-    """Check that samples can be written, before they are drawn.
-
-    Args:
-        out: the file.
-        overwrite: allow an existing file.
-
-    Raises:
-        ValueError: its suffix is not in :data:`FORMATS`, or it is not a regular file.
-        OSError: it exists, or its folder is not writable.
-        ImportError: a package for this format is not installed.
-    """
-    if out.suffix.lower() not in FORMATS:
-        raise ValueError(f"The output file {out} must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}.")
-    if out.is_dir():
-        raise IsADirectoryError(f"{out} is a folder; nothing was written: choose another --out.")
-    if out.exists() and not overwrite:
-        raise FileExistsError(f"{out} exists; nothing was written: choose another --out, or give --overwrite.")
-    if out.exists():
-        require_regular(out)
-    if not out.parent.is_dir():
-        raise FileNotFoundError(f"There is no folder {out.parent} to write {out.name} in.")
-    if not os.access(out.parent, os.W_OK):
-        raise PermissionError(
-            f"There is no permission to write {out.name} in the folder {out.parent}: choose another --out."
-        )
-    if out.suffix.lower() == ".parquet":
-        try:
-            importlib.import_module("pyarrow")
-        except ModuleNotFoundError:
-            raise ImportError("Parquet files need pyarrow: pip install pyarrow.") from None
 
 
 def formula_warning(out: Path, columns: Sequence[str] | None) -> str | None:

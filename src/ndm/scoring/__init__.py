@@ -5,9 +5,28 @@ is resumed from OUT.partial/blocks, which contains the completed blocks with che
 on the settings and the row, not on interruptions.
 """
 
-from ndm.scoring.checks import PRECISIONS
-from ndm.scoring.rows import ExampleRows, ImageRows, MixedRows, Rows, TableRows
-from ndm.scoring.scores import Scores, score
-from ndm.scoring.tasks import score_block
+from typing import TYPE_CHECKING
+
+from ndm._internal.lazy import lazy
+
+if TYPE_CHECKING:
+    from ndm.scoring.checks import PRECISIONS
+    from ndm.scoring.rows import ExampleRows, ImageRows, MixedRows, Rows, TableRows
+    from ndm.scoring.scores import Scores, score
+    from ndm.scoring.tasks import score_block
+
+_HOMES = {
+    "PRECISIONS": "checks",
+    "ExampleRows": "rows",
+    "ImageRows": "rows",
+    "MixedRows": "rows",
+    "Rows": "rows",
+    "Scores": "scores",
+    "TableRows": "rows",
+    "score": "scores",
+    "score_block": "tasks",
+}
 
 __all__ = ["PRECISIONS", "ExampleRows", "ImageRows", "MixedRows", "Rows", "Scores", "TableRows", "score", "score_block"]
+
+__getattr__, __dir__ = lazy(__name__, _HOMES)

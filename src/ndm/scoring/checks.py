@@ -7,13 +7,10 @@ import importlib
 import json
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from ndm._internal.inputs import Values, as_tensor, check_labels
-from ndm.model import NDM
-from ndm.scoring.rows import LabelledRows, Rows
+if TYPE_CHECKING:
+    from ndm.model import NDM
 
 __all__ = [
     "FORMATS",
@@ -21,9 +18,7 @@ __all__ = [
     "check_model",
     "check_options",
     "check_out",
-    "checked_labels",
     "fingerprint",
-    "labels_of",
 ]
 
 PRECISIONS = ("32", "bf16", "64")
@@ -84,40 +79,10 @@ def check_model(model: NDM, likelihood: bool) -> None:
         )
 
 
-def labels_of(model: NDM, rows: Rows, labels: int | Values | None) -> Tensor | None:
-    """Return the classes of the rows: :func:`checked_labels` of the given ones, or of those of the rows."""
-    if labels is None and model.num_classes and isinstance(rows, LabelledRows):
-        labels = rows.labels(model.num_classes)
-    return checked_labels(model, rows.count, labels)
-
-
-def checked_labels(model: NDM, n: int, labels: int | Values | None) -> Tensor | None:
-    """Return the classes of n rows, int64 (n,); None for a model without classes.
-
-    Args:
-        model: the model.
-        n: the number of rows.
-        labels: the class of all rows, or of each, (n,); None if there are none.
-
-    Raises:
-        ValueError: labels are missing or not needed, their number is wrong, or one is not a class of the model.
-    """
-    if not model.num_classes:
-        if labels is not None:
-            raise ValueError("Labels need a class-conditional model; this model was trained without classes.")
-        return None
-    if labels is None:
-        raise ValueError(
-            "The model is class-conditional, and the rows have no labels: give the class of all rows (--label K)."
-        )
-    found = torch.full((n,), labels) if isinstance(labels, int) else as_tensor(labels, "labels")
-    if found.shape != (n,):
-        raise ValueError(f"The {n} rows need one label each, got labels of shape {tuple(found.shape)}.")
-    return check_labels(found.cpu(), model.num_classes)
-
-
 def fingerprint(model: NDM) -> str:
     """Return a checksum of the model's configuration and weights."""
+    import torch  # here, so that the other checks need no PyTorch
+
     try:
         description = json.dumps(model.config())
     except TypeError:  # it contains a module that is not a part

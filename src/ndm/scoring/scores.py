@@ -22,7 +22,8 @@ from ndm.evaluation.per_example import device_of
 from ndm.inference.likelihood import TOLERANCE
 from ndm.model import NDM
 from ndm.scoring.blocks import Blocks, measured
-from ndm.scoring.checks import check_model, check_options, check_out, fingerprint, labels_of
+from ndm.scoring.checks import check_model, check_options, check_out, fingerprint
+from ndm.scoring.labels import labels_of
 from ndm.scoring.partial import PartialScores
 from ndm.scoring.rows import ExampleRows, Rows
 from ndm.scoring.scorer import Scorer

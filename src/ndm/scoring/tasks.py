@@ -20,7 +20,8 @@ from ndm.data.mixed import rows_of_numbers
 from ndm.inference.likelihood import TOLERANCE
 from ndm.method.encoding import TableEncoding
 from ndm.model import NDM
-from ndm.scoring.checks import check_model, check_options, checked_labels
+from ndm.scoring.checks import check_model, check_options
+from ndm.scoring.labels import checked_labels
 from ndm.scoring.partial import MEASURED
 from ndm.scoring.scorer import Scorer
 

@@ -13,21 +13,21 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ndm.method.parts import Part, from_config
+from ndm.storage.allowance import Allowance
 from ndm.storage.atomic import aside, atomic_folder, sha256_of
-from ndm.storage.memory import Allowance
-from ndm.storage.texts import read_json, read_text, require_regular
+from ndm.storage.description import CONFIG, FORMAT, data_of, read_config
+from ndm.storage.texts import read_text, require_regular
 
 __all__ = ["aside", "data_of", "load_part", "save_part"]
 
-CONFIG, WEIGHTS, CHECKSUMS, CARD = "config.json", "model.safetensors", "SHA256SUMS", "README.md"
-FORMAT = 1
+WEIGHTS, CHECKSUMS, CARD = "model.safetensors", "SHA256SUMS", "README.md"
 
 #: File names of pickled weights of other programs.
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -114,7 +114,7 @@ def load_part(path: str | os.PathLike[str], kind: type[PartT], allow: Iterable[t
             f"There is no saved model at {path}: it should be a folder with {CONFIG} and {WEIGHTS}, as save_pretrained "
             "writes it (RUN/model after `ndm train`)."
         )
-    config = _read_config(path / CONFIG)
+    config = read_config(path / CONFIG)
     require_regular(path / WEIGHTS)
     if _is_pickle(path / WEIGHTS):
         raise ValueError(
@@ -141,16 +141,6 @@ def load_part(path: str | os.PathLike[str], kind: type[PartT], allow: Iterable[t
         raise ValueError(f"The tensors in {path / WEIGHTS} do not fit its configuration: {reason}") from None
     _check_tensors(part.state_dict(), fresh, path / WEIGHTS)
     return part.train(config.get("training") is not False)  # not written by earlier versions
-
-
-def data_of(path: str | os.PathLike[str]) -> str | None:
-    """The identifier of the training data of a saved part; None if not recorded.
-
-    Raises:
-        ValueError: the configuration is damaged.
-    """
-    data = _read_config(Path(path) / CONFIG).get("data")
-    return data if isinstance(data, str) else None
 
 
 def _check_tensors(found: Mapping[str, Tensor], fresh: Mapping[str, Tensor], file: Path) -> None:
@@ -203,14 +193,3 @@ def _is_pickle(path: Path) -> bool:
     if head[8:] == b"{":  # the start of safetensors' header, after eight arbitrary bytes for its length
         return False
     return head[:4] == b"PK\x03\x04" or (head[:1] == b"\x80" and head[1:2] in {b"\x02", b"\x03", b"\x04", b"\x05"})
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = read_json(path)
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged and cannot be read ({error}).") from None
-    version = config.get("ndm_format") if isinstance(config, dict) else None
-    if version != FORMAT:
-        raise ValueError(f"{path} is of format {version!r}; this version of ndm reads format {FORMAT}.")
-    return config

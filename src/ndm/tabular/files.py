@@ -14,12 +14,11 @@ import numpy as np
 from ndm.data.columns import some
 from ndm.data.kinds import Cells
 from ndm.data.mixed import read_cells, rows_of_numbers
-from ndm.data.tablefile import TABLE_SUFFIXES, TableFile
+from ndm.data.tablefile import TableFile
 from ndm.method.encoding import TableEncoding
-from ndm.samples import require_place
 from ndm.storage.atomic import atomic_path, refuse_if_being_written
 
-__all__ = ["FileRows", "read_rows", "require_table_place", "unused", "write_table"]
+__all__ = ["FileRows", "read_rows", "unused", "write_table"]
 
 
 @dataclass(frozen=True)
@@ -76,23 +75,6 @@ def read_rows(
     if n == 0:
         raise ValueError(f"{path} has no rows: it has only the names of {some(list(cells))}.")
     return FileRows(Path(path), cells, rows, tuple(encoding.names[i] for i in wanted), notes)
-
-
-def require_table_place(out: Path, overwrite: bool = False) -> None:
-    """Check that a table can be written, before it is computed.
-
-    Args:
-        out: the file, ending in .csv or .parquet.
-        overwrite: allow an existing file.
-
-    Raises:
-        ValueError: the suffix is another one, or it is not a regular file.
-        OSError: it exists, or its folder is not writable.
-        ImportError: pyarrow is not installed.
-    """
-    if out.suffix.lower() not in TABLE_SUFFIXES:
-        raise ValueError(f"The output file {out} must end in {' or '.join(TABLE_SUFFIXES)}.")
-    require_place(out, overwrite)
 
 
 def unused(name: str, taken: Collection[str]) -> str:

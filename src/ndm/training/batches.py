@@ -110,13 +110,14 @@ class Stream:
         of = self.pieces * self.trainer.world_size
         for step in steps:
             whole = next(given) if given is not None else None
-            u = torch.rand(self.batch_size, generator=_generator(self.seed, AUGMENTATION, step))
             for piece in range(self.pieces):
                 rows = strided_share(self.batch_size, piece * self.trainer.world_size + self.trainer.global_rank, of)
                 x, labels = self._fetch(step, rows) if whole is None else (whole[0][rows], _rows_of(whole[1], rows))
                 if self.with_labels and labels is None:
                     raise ValueError("training.labels is set, but the streamed data have no labels.")
-                x = self.data.augment(x, u[rows])
+                if type(self.data).augment is not Data.augment:
+                    u = torch.rand(self.batch_size, generator=_generator(self.seed, AUGMENTATION, step))
+                    x = self.data.augment(x, u[rows])
                 yield Batch(x, labels if self.with_labels else None, rows, self.batch_size)
 
     def _fetch(self, step: int, rows: slice) -> tuple[Tensor, Tensor | None]:

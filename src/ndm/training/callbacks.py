@@ -12,10 +12,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 from lightning.pytorch.loggers import TensorBoardLogger
-from matplotlib import image
 from torch import Tensor
 
-from ndm import plotting
 from ndm._internal.random import seed_of
 from ndm.data.base import Data
 from ndm.data.choosing import evenly_spaced
@@ -201,6 +199,8 @@ class Pictures(Callback):
         )
         if not trainer.is_global_zero:
             return
+        from ndm import plotting  # with matplotlib
+
         self.run.pictures.mkdir(exist_ok=True)
         self._keep(trainer, "samples", lambda path: plotting.save_grid(x.cpu(), path, model.decoder.levels))
         if len(self.data.shape) == 3 and not isinstance(model.transform, Identity):
@@ -213,6 +213,8 @@ class Pictures(Callback):
         draw(path)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
+                from matplotlib import image
+
                 logger.experiment.add_image(name, image.imread(path), trainer.global_step, dataformats="HWC")
 
     def state_dict(self) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from ndm.data.choosing import part_of
 from ndm.model import NDM
 from ndm.storage.texts import LARGEST_YAML, parse_yaml, read_text
 from ndm.training.callbacks import best_value
+from ndm.training.facts import digest_of_facts
 from ndm.training.options import TrainingOptions
-from ndm.training.reading import digest_of_facts, read_checkpoint, require_fitting
+from ndm.training.reading import read_checkpoint, require_fitting
 from ndm.training.run import Run
 
 __all__ = ["check", "first_step", "some_unused"]

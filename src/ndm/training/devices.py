@@ -25,6 +25,7 @@ from torch import nn
 import ndm
 from ndm.model import NDM
 from ndm.training.callbacks import AtomicCheckpoints
+from ndm.training.lean import NoProfiler, skip_empty_hooks
 from ndm.training.metrics import MetricsFile
 from ndm.training.options import TrainerOptions, places
 from ndm.training.run import Run
@@ -41,6 +42,7 @@ def lightning_trainer(
     loggers: list[Logger] = [MetricsFile(run.metrics, first)]
     if importlib.util.find_spec("tensorboard"):
         loggers.append(TensorBoardLogger(run.path, name=run.tensorboard.name, version=""))
+    skip_empty_hooks(called)
     try:
         with quiet():
             return Trainer(
@@ -63,6 +65,7 @@ def lightning_trainer(
                 use_distributed_sampler=False,  # Stream distributes the batches
                 logger=loggers,
                 callbacks=called,
+                profiler=NoProfiler(),
             )
     except (MisconfigurationException, RuntimeError) as error:
         raise ValueError(

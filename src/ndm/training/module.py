@@ -26,6 +26,7 @@ from ndm.method.mixed_denoiser import MixedDenoiser
 from ndm.method.transforms import Neural
 from ndm.model import NDM
 from ndm.training.batches import DROPOUT, NOISE, VALIDATION, Batch, InOrder
+from ndm.training.lean import skip_empty_hooks
 from ndm.training.options import TrainerOptions, TrainingOptions
 
 __all__ = ["METRICS", "NDMModule", "NonFiniteLoss", "Validation", "with_error"]
@@ -120,6 +121,7 @@ class NDMModule(LightningModule):
         self.limits = trainer or TrainerOptions()
         self.seed = seed
         self.timer = timer
+        skip_empty_hooks([self])
         self._check_curvature()
         self._validated: list[tuple[Tensor, Tensor]] = []  # values of the terms, indices of the examples
         self._pieces: list[dict[str, Tensor]] = []  # terms of the processed pieces of the current batch
@@ -174,7 +176,7 @@ class NDMModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         # Only dropout uses the global generator. It is seeded per share.
-        torch.manual_seed(seed_of(self.seed, DROPOUT, self.global_step, batch.rows.start))
+        self._seed_dropout(seed_of(self.seed, DROPOUT, self.global_step, batch.rows.start))
         generator = self._generator(NOISE, self.global_step)
         share = Share(generator, batch.rows, batch.total)
         labels = self._some_forgotten(batch.labels, share)
@@ -193,6 +195,18 @@ class NDMModule(LightningModule):
         if len(self._pieces) == self.limits.accumulate and self._due:
             self._log_step(terms.dimensions)
         return loss
+
+    def _seed_dropout(self, seed: int) -> None:
+        if self.device.type == "cpu":  # torch.manual_seed also formats three stack traces, for devices not in use
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        if batch.x.device == device:
+            return batch
+        labels = None if batch.labels is None else batch.labels.to(device, non_blocking=True)
+        return batch._replace(x=batch.x.to(device, non_blocking=True), labels=labels)
 
     def _generator(self, *numbers: int) -> torch.Generator:
         return torch.Generator(self.device).manual_seed(seed_of(self.seed, *numbers))

@@ -10,7 +10,7 @@ from typing import Literal
 #: A value chosen from the data and the machine: see :mod:`ndm.training.automatic`.
 Auto = Literal["auto"]
 
-__all__ = ["TrainerOptions", "TrainingOptions", "is_later_process", "places"]
+__all__ = ["TrainerOptions", "TrainingOptions", "is_later_process", "may_be_later_process", "places"]
 
 #: Environment variables with the rank of a process, set by Lightning, torchrun and SLURM.
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
@@ -173,11 +173,20 @@ def is_later_process(devices: int, num_nodes: int) -> bool:
         ValueError: a rank variable is not a number.
     """
     on_each, computers = places(devices, num_nodes)
+    return may_be_later_process() and on_each * computers > 1
+
+
+def may_be_later_process() -> bool:
+    """Whether a rank variable has a number above 0: see :func:`is_later_process`.
+
+    Raises:
+        ValueError: a rank variable is not a number.
+    """
     numbers = {name: os.environ.get(name) or "0" for name in _RANKS}
     wrong = next((f"{name}={number}" for name, number in numbers.items() if not number.isdecimal()), None)
     if wrong:
         raise ValueError(f"The environment variable {wrong} must be an integer: correct or unset it.")
-    return on_each * computers > 1 and any(int(number) > 0 for number in numbers.values())
+    return any(int(number) > 0 for number in numbers.values())
 
 
 def _require(condition: bool, name: str, value: object, range_: str) -> None:

@@ -25,18 +25,18 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from ndm.data.base import Data
 from ndm.storage.atomic import atomic_write
-from ndm.storage.checkpoints import data_of
+from ndm.storage.description import data_of
 from ndm.storage.lock import FolderLock
 from ndm.storage.texts import LARGEST_YAML, read_json, read_text, read_yaml, require_regular
-from ndm.training.reading import digest_of_facts, read_checkpoint, read_facts
+from ndm.training.facts import digest_of_facts, read_facts
 
-__all__ = ["Run", "read_checkpoint"]
+if TYPE_CHECKING:
+    from ndm.data.base import Data
+
+__all__ = ["Run"]
 
 
 #: Files that a training writes before its first checkpoint, relative to the folder.
@@ -248,7 +248,7 @@ class Run:
         facts |= contents(data)
         labels = data.labels("train")
         if labels is not None and facts["fingerprint"] is not None and labels.min() >= 0:
-            facts["classes"] = torch.bincount(labels).tolist()
+            facts["classes"] = labels.bincount().tolist()
         with atomic_write(self.data) as file:
             file.write((json.dumps(facts) + "\n").encode())
 

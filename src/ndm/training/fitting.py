@@ -27,10 +27,11 @@ from ndm.training.callbacks import Pictures, callbacks, timer_for
 from ndm.training.checks import check, first_step, some_unused
 from ndm.training.devices import environment, lightning_trainer, processes, quiet, sharding_for, strategy_for
 from ndm.training.ending import finish
+from ndm.training.facts import digest_of_facts
 from ndm.training.module import NDMModule, NonFiniteLoss
 from ndm.training.options import TrainerOptions, TrainingOptions, is_later_process
 from ndm.training.progress import log_to
-from ndm.training.reading import digest_of_facts, read_checkpoint
+from ndm.training.reading import read_checkpoint
 from ndm.training.run import Run
 
 __all__ = ["fit"]
