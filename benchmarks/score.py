@@ -1,15 +1,12 @@
 """``ndm score`` on a table whose density is known: the errors of the scores, the stated errors, time and memory.
 
 The table has 20,000 rows of 8 columns from a mixture of six Gaussians with means N(0, 4 I) and random covariances.
-``ndm train table`` and ``ndm score`` are run as commands, on new rows. Of log_prob, the result has the correlation with
-the true log-density and the errors; of the bound, its distance from the truth and how often the truth lies within two
-stated errors. Some rows are scored again with 1,000 noise levels, which shows whether the stated errors are right. The
-solver's error is against float64 at a tolerance of 1e-6, for each tolerance.
-
-With --rows N, N more rows are scored by a command that is killed (SIGKILL) halfway and given again, and the first
-10,240 of them alone: the time, the peak of memory, and whether the scores are the same to the last bit.
-
-The results here are of a run of configs/table-separable.yaml.
+``ndm train table`` and ``ndm score`` are run as commands, on new rows; the results are of configs/table-separable.yaml.
+Of log_prob, the result has the correlation with the true log-density and the errors; of the bound, its distance from
+the truth and how often the truth lies within two stated errors, which some rows with 1,000 noise levels check. The
+solver's error is against float64 at a tolerance of 1e-6, for each tolerance. With --rows N, N more rows are scored by a
+command that is killed (SIGKILL) halfway and given again, and the first 10,240 of them alone: the time, the peak of
+memory, and whether the scores are the same to the last bit.
 
     python benchmarks/score.py [--steps 6000] [--tolerances 0.8 0.08 0.008] [--rows 1000000] [--run RUN]
 """
@@ -98,18 +95,12 @@ def many(run: Path, here: Path, n: int) -> dict[str, Any]:
     found, of_few = pandas.read_parquet(out), pandas.read_parquet(here / "few.parquet")
     truth = Mixture().log_prob(x)
     return {
-        "rows": n,
-        "seconds": first + second,
-        "megabytes": max(first_megabytes, second_megabytes),
-        "killed_after": done,
-        "few_rows": len(of_few),
-        "few_seconds": few_seconds,
-        "few_megabytes": few_megabytes,
-        "same": bool(found[: len(of_few)].equals(of_few)),
-        "each_once": bool((found["row"] == np.arange(n)).all()),
+        "rows": n, "seconds": first + second, "megabytes": max(first_megabytes, second_megabytes),
+        "killed_after": done, "few_rows": len(of_few), "few_seconds": few_seconds, "few_megabytes": few_megabytes,
+        "same": bool(found[: len(of_few)].equals(of_few)), "each_once": bool((found["row"] == np.arange(n)).all()),
         "missing": int(found["log_prob"].isna().sum()),
         "correlation": float(np.corrcoef(found["log_prob"].fillna(found["log_prob"].mean()), truth)[0, 1]),
-    }
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -163,17 +154,13 @@ def compare(scores: pandas.DataFrame, fine: pandas.DataFrame, truth: np.ndarray,
     error, solver = scores["log_prob"] - truth, (scores["log_prob"][:n] - fine["log_prob"]).abs()
     nelbo, stated = scores["nelbo"], scores["nelbo_stderr"]
     return {
-        "correlation": np.corrcoef(scores["log_prob"], truth)[0, 1],
-        "mean_error": error.mean(),
-        "mean_absolute_error": error.abs().mean(),
-        "solver_error": solver.mean(),
-        "largest_solver_error": solver.max(),
+        "correlation": np.corrcoef(scores["log_prob"], truth)[0, 1], "mean_error": error.mean(),
+        "mean_absolute_error": error.abs().mean(), "solver_error": solver.mean(), "largest_solver_error": solver.max(),
         "stated_row_error": scores["solver_error"].mean(),
         "errors_within_stated": (solver < scores["solver_error"][:n] + 1e-4).mean(),
-        "bound_above_truth": (nelbo + truth).mean(),
-        "bound_stated_error": stated.mean(),
+        "bound_above_truth": (nelbo + truth).mean(), "bound_stated_error": stated.mean(),
         "truths_within_two": ((nelbo + truth).abs() < 2 * stated).mean(),
-    }
+    }  # fmt: skip
 
 
 if __name__ == "__main__":
