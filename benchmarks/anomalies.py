@@ -2,20 +2,17 @@
 
 Digits: one class at a time is held out of training and validation; inliers are the test images of the nine others,
 outliers all images of the held-out one. The shipped configurations `digits` and `digits-identity`.
-
 Table: the mixture of `score.py`, clean and with 2% of outliers among the training rows. The configuration
 `table-identity`, and the same with a Separable of four terms (`configs/table-separable.yaml`). Outliers are `uniform`
 in the box of the clean rows; `swapped`, with one column of another row, so that only the dependence is broken; or
 `shifted`, with one column moved by half of its standard deviation. The true log-density is scored as well.
 
 Every detector gets the same rows on the same scale: a table's columns standardised by the training rows, digits as they
-are. NDM and Identity are trained for equal CPU seconds of one core, by the time of a step that is measured first, and
-scored by `ndm.scoring.score`. The other detectors are scikit-learn's: IsolationForest and LocalOutlierFactor with their
-defaults, and GaussianMixture with the covariance and the number of components of the highest validation likelihood; for
-it, noise of a level's width is added to digits, whose levels have no density.
-
-Errors of an AUC are DeLong's (1988), as are those of the difference between two on the same rows. The results are
-written after each part, and the same command goes on after an interruption.
+are. NDM and Identity are trained for equal CPU seconds of one core, by the time of a step, and scored by
+`ndm.scoring.score`. The others are scikit-learn's: IsolationForest and LocalOutlierFactor with their defaults, and
+GaussianMixture with the covariance and the number of components of the highest validation likelihood; for it, noise of
+a level's width is added to digits. Errors of an AUC and of a difference between two on the same rows are DeLong's
+(1988). The results are written after each part, and the same command goes on after an interruption.
 
     python benchmarks/anomalies.py [--seconds 60] [--seeds 0 1 2] [--digits 0 1 2] [--out FILE] [--tiny]
 """
@@ -85,9 +82,6 @@ TINY = Settings(
 )  # fmt: skip
 
 
-# ---- the data
-
-
 class Without(Digits):
     """The digits without those of one class."""
 
@@ -128,9 +122,6 @@ def contaminated(mixture: Mixture, n: int, share: float, seed: int) -> np.ndarra
     return rows
 
 
-# ---- the area under the curve
-
-
 def placements(inliers: np.ndarray, outliers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For each outlier the share of inliers with a lower score, and for each inlier of outliers with a higher one;
     equal scores count half."""
@@ -148,8 +139,7 @@ def measured(scores: dict[str, np.ndarray], inlier: np.ndarray, outlier: np.ndar
     placed = {name: placements(values[inlier], values[outlier]) for name, values in scores.items()}
     rows = []
     for name, v in placed.items():
-        auc, error = area(v)
-        usual = scores[name][inlier]
+        (auc, error), usual = area(v), scores[name][inlier]
         row = {"method": name, "auc": auc, "stderr": error, "inlier_mean": usual[np.isfinite(usual)].mean()}
         if name.startswith("NDM"):
             other = placed[name.replace("NDM", "Identity")]
@@ -158,16 +148,11 @@ def measured(scores: dict[str, np.ndarray], inlier: np.ndarray, outlier: np.ndar
     return rows
 
 
-# ---- the detectors
-
-
 def built(name: str, data: str, seed: int, path: Path | None = None) -> Built:
     """A model and its data, by the configurations that the docstring above names."""
-    options = [f"--seed={seed}", "--trainer.accelerator=cpu"]
-    if data == "digits":
-        return Configuration.read("digits" if name == "NDM" else "digits-identity", options).build()
-    options += [f"--data.path={path}"]
-    return Configuration.read(TABLE if name == "NDM" else "table-identity", options).build()
+    options = [f"--seed={seed}", "--trainer.accelerator=cpu"] + [f"--data.path={path}"] * (data == "table")
+    ours = {"digits": "digits", "table": TABLE}[data]
+    return Configuration.read(ours if name == "NDM" else f"{data}-identity", options).build()
 
 
 def likelihoods(
@@ -181,10 +166,8 @@ def likelihoods(
     found = score(model, x, here / f"{name}.csv", seed=one.seed, progress=False, **settings.scoring())
     scores = pandas.read_csv(found.path)
     values = {f"{name}, bound": scores["nelbo"], f"{name}, ODE likelihood": -scores["log_prob"]}
-    about = {
-        "steps": steps, "parameters": parameters(model), "unsolved": found.about["log_prob"]["unsolved"],
-        "cpu_seconds_of_training": trained, "cpu_seconds": time.process_time() - began,
-    }  # fmt: skip
+    about = {"steps": steps, "parameters": parameters(model), "unsolved": found.about["log_prob"]["unsolved"]}
+    about |= {"cpu_seconds_of_training": trained, "cpu_seconds": time.process_time() - began}
     # What could not be solved is as unusual as can be.
     return {key: np.nan_to_num(value.to_numpy(), nan=math.inf) for key, value in values.items()}, about
 
@@ -197,27 +180,17 @@ def others(train: np.ndarray, validation: np.ndarray, x: np.ndarray, noise: floa
     def noisy(rows: np.ndarray) -> np.ndarray:
         return rows + noise * random.uniform(-0.5, 0.5, rows.shape)
 
-    best, chosen = -math.inf, None
     x_train, x_validation = noisy(train), noisy(validation)
-    for kind in ("diag", "full"):
-        for count in settings.components:
-            mixture = GaussianMixture(count, covariance_type=kind, reg_covar=1e-4, random_state=seed).fit(x_train)
-            value = mixture.score(x_validation)
-            if value > best:
-                best, chosen = value, mixture
-    assert chosen is not None
+    mixtures = (
+        GaussianMixture(count, covariance_type=kind, reg_covar=1e-4, random_state=seed).fit(x_train)
+        for kind in ("diag", "full") for count in settings.components
+    )  # fmt: skip
+    chosen = max(mixtures, key=lambda mixture: mixture.score(x_validation))
     draws = np.mean([chosen.score_samples(noisy(x)) for _ in range(8 if noise else 1)], 0)
     forest = IsolationForest(random_state=seed).fit(train)
     neighbours = LocalOutlierFactor(novelty=True).fit(train)
-    scores = {
-        "GaussianMixture": -draws,
-        "IsolationForest": -forest.score_samples(x),
-        "LocalOutlierFactor": -neighbours.score_samples(x),
-    }
-    return scores, {"mixture": f"{chosen.n_components} {chosen.covariance_type}"}
-
-
-# ---- the parts
+    scores = {"IsolationForest": -forest.score_samples(x), "LocalOutlierFactor": -neighbours.score_samples(x)}
+    return {"GaussianMixture": -draws} | scores, {"mixture": f"{chosen.n_components} {chosen.covariance_type}"}
 
 
 def digits_part(digit: int, steps: dict[str, int], settings: Settings) -> list[dict[str, Any]]:
@@ -259,8 +232,8 @@ def table_part(training: str, seed: int, steps: dict[str, int], settings: Settin
     rows = []
     for kind in KINDS:
         where = {"data": "table", "training": training, "seed": seed, "kind": kind}
-        counts = {"inliers": settings.inliers, "outliers": settings.outliers}
-        rows += [where | counts | row | {"about": about} for row in measured(scores, kinds == "", kinds == kind)]
+        where |= {"inliers": settings.inliers, "outliers": settings.outliers}
+        rows += [where | row | {"about": about} for row in measured(scores, kinds == "", kinds == kind)]
     return rows
 
 
@@ -301,13 +274,6 @@ class Results:
                 raise SystemExit(f"{path} is of other settings: move it away, or choose another --out.")
             self.settings = first["settings"]
 
-    @property
-    def steps(self) -> dict[str, dict[str, int]]:
-        return {d: {n: v["steps"] for n, v in each.items()} for d, each in self.settings["pace"].items()}
-
-    def has(self, **where: Any) -> bool:
-        return any(all(row.get(k) == v for k, v in where.items()) for row in self.rows)
-
     def keep(self, rows: Sequence[dict[str, Any]]) -> None:
         self.rows += rows
         write_lines(self.path, [{"environment": environment(), "settings": self.settings}, *self.rows])
@@ -315,10 +281,9 @@ class Results:
 
 def parts(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The parts, so ordered that there is something of each kind early."""
-    for i, seed in enumerate(options.seeds):
-        for training in TRAININGS:
-            yield {"data": "table", "training": training, "seed": seed}
-        if i == 0:
+    for seed in options.seeds:
+        yield from ({"data": "table", "training": training, "seed": seed} for training in TRAININGS)
+        if seed == options.seeds[0]:
             yield from ({"data": "digits", "held_out": digit} for digit in options.digits)
 
 
@@ -340,11 +305,12 @@ def main() -> None:
         results.settings["pace"] = pace(settings)
         results.keep([])
     for where in parts(options):
-        if results.has(**where):
+        if any(all(row.get(k) == v for k, v in where.items()) for row in results.rows):
             continue
         data, *rest = where.values()
         part = digits_part if data == "digits" else table_part
-        rows = part(*rest, results.steps[data], settings)
+        steps = {name: one["steps"] for name, one in results.settings["pace"][data].items()}
+        rows = part(*rest, steps, settings)
         results.keep(rows)
         shown = [[r.get("kind", ""), r["method"], f"{r['auc']:.3f} ± {r['stderr']:.3f}"] for r in rows]
         print(f"{where}\n{table(shown, ['outliers', 'detector', 'AUC'])}\n", flush=True)

@@ -60,9 +60,9 @@ def write(path: Path, lines: Sequence[Mapping[str, Any]]) -> Path:
     return path
 
 
-def save(name: str, rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> Path:
-    """Write results/NAME.jsonl: first the environment and the settings, then one line per row."""
-    return write(RESULTS / f"{name}.jsonl", [{"environment": environment(), "settings": dict(settings)}, *rows])
+def save(name: str, rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], **more: Any) -> Path:
+    """Write results/NAME.jsonl: first the environment, with ``more``, and the settings, then one line per row."""
+    return write(RESULTS / f"{name}.jsonl", [{"environment": environment() | more, "settings": dict(settings)}, *rows])
 
 
 def table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:
@@ -80,6 +80,26 @@ def mean_and_error(values: Sequence[float] | Tensor) -> tuple[float, float]:
     values = torch.as_tensor(values, dtype=torch.float64)
     error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
     return values.mean().item(), error
+
+
+def card() -> dict[str, Any]:
+    """The NVIDIA card and the versions of its software, for the environment."""
+    found, ask = torch.cuda.get_device_properties(0), "nvidia-smi -i 0 --query-gpu=driver_version --format=csv,noheader"
+    facts = {"card": found.name, "card_gib": found.total_memory / 2**30, "driver": subprocess.getoutput(ask)}
+    return facts | {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+
+
+def cuda_ms(work: Callable[[], Any], seconds: float = 0.0, warm: int = 0) -> float:
+    """Milliseconds of a call by CUDA events: the median of up to 100 in so many seconds, without the first ones."""
+    began, found = time.perf_counter(), []
+    while not found or (len(found) < warm + 100 and time.perf_counter() - began < seconds):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        work()
+        end.record()
+        end.synchronize()
+        found.append(start.elapsed_time(end))
+    return statistics.median(found[warm:] or found[-1:])
 
 
 def seconds_per_step(

@@ -19,6 +19,7 @@ import itertools
 import math
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ import numpy as np
 import torch
 from bench import RESULTS, environment, write
 from density.cells import over_rows
+from density.others import train_flow
 from mixed import SETS, path_of
 from torch import Tensor
 
@@ -57,15 +59,11 @@ def by_ndm(model: ndm.NDM, rows: Tensor, place: int, others: list[int]) -> dict[
 def fixed(path: Path, target: str, seconds: float, seed: int) -> ndm.NDM:
     table = Table(str(path), kinds="auto")
     given = [name for name in table.columns if name != target]
-    built = Configuration.read(
-        "table",
-        ["--data.path", str(path), "--data.given", str(given), "--trainer.max_time", str(seconds), "--seed", str(seed)],
-    ).build()
+    options = ["--data.path", str(path), "--data.given", str(given), "--trainer.max_time", str(seconds)]
+    built = Configuration.read("table", [*options, "--seed", str(seed)]).build()
     with tempfile.TemporaryDirectory() as folder:
-        return fit(
-            built.model, built.data, Path(folder) / "run", built.training, built.trainer, seed=seed, progress=False,
-            verbose=False,
-        )  # fmt: skip
+        parts = built.model, built.data, Path(folder) / "run", built.training, built.trainer
+        return fit(*parts, seed=seed, progress=False, verbose=False)
 
 
 class Regression:
@@ -99,27 +97,16 @@ def flow(train: Regression, held: Regression, test: Regression, seconds: float, 
 
     began, _ = time.process_time(), torch.manual_seed(seed)
     model = zuko.flows.NSF(1, train.x.shape[1], transforms=3, hidden_features=(128, 128))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-2)
     x, y = train.x.float(), train.y.float()[:, None]
-    best, kept, since, falls = -math.inf, model.state_dict(), 0, 0
-    while falls < 3:
-        for rows in torch.randperm(len(x)).split(512):
-            loss = -model(x[rows]).log_prob(y[rows]).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-            optimizer.step()
-        with torch.no_grad():
-            value = model(held.x.float()).log_prob(held.y.float()[:, None]).mean().item()
-        since += 1
-        if value > best:
-            best, kept, since = value, {k: v.clone() for k, v in model.state_dict().items()}, 0
-        if since >= 10 or time.process_time() - began > (0.7, 0.9, 1.0)[falls] * seconds:
-            falls, since = falls + 1, 0
-            model.load_state_dict(kept)
-            for group in optimizer.param_groups:
-                group["lr"] *= 0.3
-    model.load_state_dict(kept)
+
+    @torch.no_grad()
+    def value() -> float:
+        return model(held.x.float()).log_prob(held.y.float()[:, None]).mean().item()
+
+    def losses() -> Iterator[Tensor]:
+        return (-model(x[rows]).log_prob(y[rows]).mean() for rows in torch.randperm(len(x)).split(512))
+
+    train_flow(model, losses, value, 1e-2, began, seconds, patience=10)
     with torch.no_grad():
         log_p = model(test.x.float()).log_prob(test.y.float()[:, None]).double() + test.log_width
         draws = torch.cat([model(part).sample((DRAWS,))[..., 0].T for part in test.x.float().split(100)])
@@ -129,19 +116,15 @@ def flow(train: Regression, held: Regression, test: Regression, seconds: float, 
 def boosting(train: Regression, test: Regression, seed: int) -> dict[str, np.ndarray]:
     from sklearn.ensemble import HistGradientBoostingRegressor
 
-    fits = [
-        HistGradientBoostingRegressor(loss="quantile", quantile=q, random_state=seed).fit(train.x, train.r)
-        for q in LEVELS
-    ]
-    return {"quantiles": np.stack([one.predict(test.x.numpy()) for one in fits], 1)}
+    each = (HistGradientBoostingRegressor(loss="quantile", quantile=q, random_state=seed) for q in LEVELS)
+    return {"quantiles": np.stack([one.fit(train.x, train.r).predict(test.x.numpy()) for one in each], 1)}
 
 
 def measured(found: dict[str, np.ndarray], y: np.ndarray) -> dict[str, Any]:
     if "quantiles" in found:
         low, high, score = found["quantiles"][:, 0], found["quantiles"][:, -1], pinball(found["quantiles"], y)
     else:
-        low, high = interval(found["draws"]).T
-        score = crps(found["draws"], y)
+        (low, high), score = interval(found["draws"]).T, crps(found["draws"], y)
     line: dict[str, Any] = {}
     if "log_p" in found:
         line["log_p"], line["log_p_stderr"] = over_rows(found["log_p"])

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +28,12 @@ from torch import Tensor, nn
 import ndm
 from ndm.data import EightGaussians
 
-SEEDS = (0, 1, 2)
-BATCH = 128  # of each model
-RATE = 2e-3
-CLIP = 1.0
-HIDDEN = 48
-OCTAVES = 3
-TERMS = 4
-GAMMA = (-8.0, 5.0)
-SPEND = 90.0  # CPU seconds of a row
-FINE = 100  # midpoint steps, for the paths themselves
-FEW = (1, 2, 5, 10, 100)
+SEEDS, BATCH, RATE, CLIP = (0, 1, 2), 128, 2e-3, 1.0  # the batch is that of each model
+HIDDEN, OCTAVES, TERMS, GAMMA = 48, 3, 4, (-8.0, 5.0)
+FINE, FEW = 100, (1, 2, 5, 10, 100)  # midpoint steps, for the paths themselves, and Euler steps
 POINTS = 500  # paths of a model
-EXAMPLES = 5_000  # of the test data
-TIMES = 8  # of each example, for the bound
-POOL = 20_000  # of the training data
+PRESERVING = partial(ndm.LinearSchedule, *GAMMA)
+POOL, EXAMPLES, TIMES = 20_000, 5_000, 8  # training and test data, and times of each example for the bound
 
 
 @dataclass(frozen=True)
@@ -49,41 +41,28 @@ class Recipe:
     """A row: how the models of it are made and trained."""
 
     name: str
-    schedule: Callable[[], ndm.Schedule]
-    learned: bool
     weight: float
+    schedule: Callable[[], ndm.Schedule] = PRESERVING
 
-
-def preserving() -> ndm.Schedule:
-    return ndm.LinearSchedule(*GAMMA)
-
-
-def straight() -> ndm.Schedule:
-    return ndm.OTSchedule(-9.0, 9.0)
+    @property
+    def learned(self) -> bool:
+        return self.name == "NDM"
 
 
 RECIPES = (
-    Recipe("Identity", preserving, learned=False, weight=0.0),
-    Recipe("Identity", preserving, learned=False, weight=0.1),
-    Recipe("Identity, OTSchedule", straight, learned=False, weight=0.0),
-    Recipe("NDM", preserving, learned=True, weight=0.0),
-    Recipe("NDM", preserving, learned=True, weight=0.01),
-    Recipe("NDM", preserving, learned=True, weight=0.1),
-)
-
-
-# ---- data
+    Recipe("Identity", 0.0), Recipe("Identity", 0.1),
+    Recipe("Identity, OTSchedule", 0.0, partial(ndm.OTSchedule, -9.0, 9.0)),
+    Recipe("NDM", 0.0), Recipe("NDM", 0.01), Recipe("NDM", 0.1),
+)  # fmt: skip
 
 
 class Mixture:
     """Two Gaussians on a line, with their weights, means and standard deviations."""
 
-    features = 1
+    shape = (1,)
 
     def __init__(self, weights: Sequence[float], means: Sequence[float], deviations: Sequence[float]) -> None:
-        self.weights, self.means, self.deviations = (
-            torch.tensor(v, dtype=torch.float64) for v in (weights, means, deviations)
-        )
+        self.weights, self.means, self.deviations = torch.tensor([weights, means, deviations], dtype=torch.float64)
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """(n, 1)."""
@@ -114,20 +93,13 @@ class Mixture:
         return torch.trapezoid(-log_p.exp() * log_p, x).item()
 
 
-class Plane(EightGaussians):
-    features = 2
-
-
 LINE: dict[str, Mixture] = {
     "apart": Mixture([0.5, 0.5], [-1.5, 1.5], [0.3, 0.3]),
     "uneven": Mixture([0.3, 0.7], [-2.0, 1.0], [0.5, 0.25]),
     "touching": Mixture([0.5, 0.5], [-1.0, 1.0], [0.5, 0.5]),
 }
-PLANE: dict[str, Plane] = {"eight Gaussians": Plane()}
+PLANE = {"eight Gaussians": EightGaussians()}
 FAMILIES: dict[str, dict[str, Any]] = {"line": LINE, "plane": PLANE}
-
-
-# ---- models side by side
 
 
 class Lines(nn.Module):
@@ -228,13 +200,10 @@ def _clip(model: ndm.NDM, replicas: int) -> None:
         g.mul_(factor)
 
 
-# ---- measures
-
-
 def measure(model: ndm.NDM, cases: Sequence[Any], seeds: Sequence[int], points: int, examples: int) -> list[dict]:
     """The figures of R models side by side, one row for each."""
     model.eval()
-    features = cases[0].features
+    features = cases[0].shape[0]
     u = (torch.arange(points, dtype=torch.float64) + 0.5) / points
     if features == 1:  # evenly spread in probability, so that what is compared has no noise
         starts = torch.special.ndtri(u)[:, None].float()
@@ -242,20 +211,17 @@ def measure(model: ndm.NDM, cases: Sequence[Any], seeds: Sequence[int], points: 
         starts = torch.randn(points, features, generator=torch.Generator().manual_seed(11))
     z = interleaved([starts] * len(cases))
     cost = ndm.path_cost(ndm.ode_paths(model, z, FINE, solver="midpoint"))
-    few = {f"euler {n}": _data(model, ndm.ode_paths(model, z, n, solver="euler")[-1]) for n in FEW}
+    alpha = model.schedule(z.new_zeros(1)).alpha  # the decoder's mean is z_0 / alpha_0
+    few = {f"euler {n}": ndm.ode_paths(model, z, n, solver="euler")[-1] / alpha for n in FEW}
     streams = [torch.Generator().manual_seed(1000 + seed) for seed in seeds]
     total = _bounds(model, [case.sample(examples, stream) for case, stream in zip(cases, streams, strict=True)])
     rows = []
     for r, case in enumerate(cases):
         mine = slice(r, None, len(cases))
         nelbo = total[:, mine].mean().item()
-        rows.append({
-            "transport": cost.transport[mine].mean().item(),
-            "straightness": cost.straightness[mine].mean().item(),
-            "distance": {name: _distance(x[mine], case, u) for name, x in few.items()},
-            "nelbo": nelbo,
-            "gap": nelbo - case.entropy,
-        })  # fmt: skip
+        row = {"transport": cost.transport[mine].mean().item(), "straightness": cost.straightness[mine].mean().item()}
+        row["distance"] = {name: _distance(x[mine], case, u) for name, x in few.items()}
+        rows.append(row | {"nelbo": nelbo, "gap": nelbo - case.entropy})
     return rows
 
 
@@ -270,37 +236,25 @@ def _bounds(model: ndm.NDM, test: Sequence[Tensor]) -> Tensor:
     return torch.stack(totals).double()
 
 
-def _data(model: ndm.NDM, z: Tensor) -> Tensor:
-    """The decoder's mean: z_0 / alpha_0."""
-    return z / model.schedule(z.new_zeros(1)).alpha
-
-
 def _distance(x: Tensor, case: Any, u: Tensor) -> float:
     """Of samples from data: W_1 on a line, against the quantiles; in the plane the sliced W_2."""
-    if case.features == 1:
+    if case.shape == (1,):
         return float(wasserstein_distance(x[:, 0].double().numpy(), case.quantile(u).numpy()))
-    generator = torch.Generator().manual_seed(13)
-    return ndm.sliced_wasserstein(x, _reference(case), projections=64, permutations=0, generator=generator).value
-
-
-def _reference(case: Any) -> Tensor:
-    return case.sample(1000, torch.Generator().manual_seed(14))
-
-
-# ---- a row, and all of them
+    data, generator = case.sample(1000, torch.Generator().manual_seed(14)), torch.Generator().manual_seed(13)
+    return ndm.sliced_wasserstein(x, data, projections=64, permutations=0, generator=generator).value
 
 
 def run(
     family: str, recipe: Recipe, seconds: float, work: Path, most: int | None = None, points: int = POINTS
 ) -> list[dict[str, Any]]:
     """Train and measure the models of a row, and keep the figures in the folder."""
-    file = kept(family, recipe, seconds, work)
+    file = work / f"{family}--{recipe.name}--{recipe.weight:g}--{seconds:g}.json".replace(" ", "-").replace(",", "")
     if file.exists():
         return json.loads(file.read_text())
     pairs = [(name, case, seed) for name, case in FAMILIES[family].items() for seed in SEEDS]
     cases, seeds = [case for _, case, _ in pairs], [seed for *_, seed in pairs]
     torch.manual_seed(sum(family.encode()))
-    model = build(recipe, len(pairs), cases[0].features)
+    model = build(recipe, len(pairs), cases[0].shape[0])
     data = torch.stack([c.sample(POOL, torch.Generator().manual_seed(s)) for c, s in zip(cases, seeds, strict=True)], 1)
     steps = train(model, data, recipe.weight, seconds, most)
     found = measure(model, cases, seeds, points, EXAMPLES)
@@ -309,11 +263,6 @@ def run(
     work.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(rows))
     return rows
-
-
-def kept(family: str, recipe: Recipe, seconds: float, work: Path) -> Path:
-    """Where a row is kept."""
-    return work / f"{family}--{recipe.name}--{recipe.weight:g}--{seconds:g}.json".replace(" ", "-").replace(",", "")
 
 
 def floor(case: Any, draws: int = 10) -> float:
@@ -325,7 +274,7 @@ def floor(case: Any, draws: int = 10) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=SPEND, help="CPU seconds of a row")
+    parser.add_argument("--seconds", type=float, default=90.0, help="CPU seconds of a row")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "ndm-dynamics")
     options = parser.parse_args()
     torch.set_num_threads(1)

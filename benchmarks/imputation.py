@@ -68,9 +68,8 @@ def simple(train: Tensor, table: Table) -> Tensor:
     assert table.encoding is not None
     found = []
     for column, values in zip(table.encoding.table, train.T, strict=True):
-        known = values[~values.isnan()]
-        often = Counter(known.tolist()).most_common(1)[0][0] if column.kind == "categorical" else known.median().item()
-        found.append(often)
+        known, often = values[~values.isnan()], column.kind == "categorical"
+        found.append(Counter(known.tolist()).most_common(1)[0][0] if often else known.median().item())
     return torch.tensor([found], dtype=torch.float64)
 
 
@@ -145,9 +144,8 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, required=True)
     parser.add_argument("--sets", nargs="+", default=list(TARGETS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    options = parser.parse_args()
     torch.set_num_threads(1)
-    imputations(options)
+    imputations(parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,7 @@ import torch
 from bench import RESULTS, environment, write
 from density.cells import Cells, Facts, Rows, over_rows
 from density.mixtures import mixture, product
+from density.others import train_flow
 from density.summary import paired
 
 from ndm.configs.configuration import Configuration
@@ -63,17 +64,13 @@ def by_ndm(options: Sequence[str], table: Path, seconds: float, seed: int, keep:
     with tempfile.TemporaryDirectory() as folder:
         began = time.process_time()
         run = Path(folder) / "run"
-        model = fit(
-            built.model, built.data, run, built.training, built.trainer, seed=seed, progress=False, verbose=False
-        )
+        parts = built.model, built.data, run, built.training, built.trainer
+        model = fit(*parts, seed=seed, progress=False, verbose=False)
         spent = time.process_time() - began
         steps = [line.split()[3] for line in (run / "log.txt").read_text().splitlines() if "  step  " in line]
         shutil.copytree(run / "model", keep, dirs_exist_ok=True)
     found = bound_per_example(model, built.data.examples("test"), None, times=TIMES, seed=seed)
     return {"seconds": spent, "steps": steps[-1]}, {"test": -found["total"].numpy()}
-
-
-# ---- the neural spline flow, on dequantised codes
 
 
 class Dequantised:
@@ -116,7 +113,7 @@ def nsf(table: Table, seconds: float, seed: int) -> tuple[Facts, Rows]:
     train, validation, test = (Dequantised(table, s, generator) for s in ("train", "validation", "test"))
     n = len(train.rows)
     flow = zuko.flows.NSF(train.draw(torch.arange(2))[0].shape[1], transforms=3, hidden_features=(128, 128))
-    optimizer = torch.optim.AdamW(flow.parameters(), lr=1e-3, weight_decay=1e-2 if n > 5000 else 1.0)
+    batch = min(512, max(64, n // 20))
 
     def value(data: Dequantised, draws: int) -> np.ndarray:
         every = torch.arange(len(data.rows))
@@ -127,26 +124,13 @@ def nsf(table: Table, seconds: float, seed: int) -> tuple[Facts, Rows]:
                 found.append(torch.stack(some).mean(0))
         return torch.cat(found).numpy()
 
-    best, kept, since, falls, step = -math.inf, flow.state_dict(), 0, 0, 0
-    batch = min(512, max(64, n // 20))
-    while falls < 3:
+    def losses() -> Iterator[torch.Tensor]:
         for _ in range(max(25, n // batch)):
             x, _ = train.draw(torch.randint(n, (batch,), generator=generator))
-            loss = -flow().log_prob(x).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(flow.parameters(), 5.0)
-            optimizer.step()
-            step += 1
-        now, since = float(np.nanmean(value(validation, 2))), since + 1
-        if now > best:
-            best, kept, since = now, {k: v.clone() for k, v in flow.state_dict().items()}, 0
-        if since >= 15 or time.process_time() - began > (0.7, 0.9, 1.0)[falls] * seconds:
-            falls, since = falls + 1, 0
-            flow.load_state_dict(kept)
-            for group in optimizer.param_groups:
-                group["lr"] *= 0.3
-    flow.load_state_dict(kept)
+            yield -flow().log_prob(x).mean()
+
+    decay = 1e-2 if n > 5000 else 1.0
+    step, *_ = train_flow(flow, losses, lambda: float(np.nanmean(value(validation, 2))), decay, began, seconds, 15)
     return {"seconds": time.process_time() - began, "steps": step}, {"test": value(test, DRAWS)}
 
 

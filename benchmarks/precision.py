@@ -61,9 +61,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    rows: list[dict[str, Any]] = []
-    for config in ("mnist-cpu-identity", "mnist-cpu"):
-        rows += measure(config, options)
+    rows = [row for config in ("mnist-cpu-identity", "mnist-cpu") for row in measure(config, options)]
     print(*rows, sep="\n")
     settings = {k: v for k, v in vars(options).items() if k != "data"}
     print(save("precision", rows, settings | {"gamma_0": GAMMA_0, "data": Path(options.data).name}))
@@ -95,12 +93,9 @@ def measure(config: str, options: argparse.Namespace) -> list[dict[str, Any]]:
                 total = bound_per_example(model, x, steps, times=40)["total"] / (x[0].numel() * torch.tensor(2.0).log())
             exact = total if exact is None else exact
             difference, error = mean_and_error(total - exact)
-            rows.append(
-                {
-                    "model": type(model.transform).__name__, "steps": steps, "arithmetic": name,
-                    "bound": total.mean().item(), "difference": difference, "difference_stderr": error,
-                }
-            )  # fmt: skip
+            row = {"model": type(model.transform).__name__, "steps": steps, "arithmetic": name}
+            row |= {"bound": total.mean().item(), "difference": difference, "difference_stderr": error}
+            rows.append(row)
     model.denoiser = own
     return rows
 

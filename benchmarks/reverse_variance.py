@@ -48,10 +48,8 @@ def measured(name: str, data: Data, steps: int, seed: int) -> Iterator[tuple[str
     unit = 1.0 if data.levels is None else data.test[0].numel() * math.log(2)
 
     def trained(variance: str, bound_steps: int | None) -> ndm.NDM:
-        return train(
-            lambda: build(data, variance), data, steps=training_steps, batch_size=batch_size, bound_steps=bound_steps,
-            seed=seed,
-        )  # fmt: skip
+        how = {"steps": training_steps, "batch_size": batch_size, "bound_steps": bound_steps, "seed": seed}
+        return train(lambda: build(data, variance), data, **how)
 
     def bound(model: ndm.NDM, t: int | None) -> Tensor:
         n = repeats if t is not None else 1

@@ -1,15 +1,12 @@
 """``ndm score`` on a table whose density is known: the errors of the scores, the stated errors, time and memory.
 
 The table has 20,000 rows of 8 columns from a mixture of six Gaussians with means N(0, 4 I) and random covariances.
-``ndm train table`` and ``ndm score`` are run as commands, on new rows. Of log_prob, the result has the correlation with
-the true log-density and the errors; of the bound, its distance from the truth and how often the truth lies within two
-stated errors. Some rows are scored again with 1,000 noise levels, which shows whether the stated errors are right. The
-solver's error is against float64 at a tolerance of 1e-6, for each tolerance.
-
-With --rows N, N more rows are scored by a command that is killed (SIGKILL) halfway and given again, and the first
-10,240 of them alone: the time, the peak of memory, and whether the scores are the same to the last bit.
-
-The results here are of a run of configs/table-separable.yaml.
+``ndm train table`` and ``ndm score`` are run as commands, on new rows; the results are of configs/table-separable.yaml.
+Of log_prob, the result has the correlation with the true log-density and the errors; of the bound, its distance from
+the truth and how often the truth lies within two stated errors, which some rows with 1,000 noise levels check. The
+solver's error is against float64 at a tolerance of 1e-6, for each tolerance. With --rows N, N more rows are scored by a
+command that is killed (SIGKILL) halfway and given again, and the first 10,240 of them alone: the time, the peak of
+memory, and whether the scores are the same to the last bit.
 
     python benchmarks/score.py [--steps 6000] [--tolerances 0.8 0.08 0.008] [--rows 1000000] [--run RUN]
 """

@@ -167,9 +167,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="the folder of MNIST and CIFAR-10")
     parser.add_argument("--redo", action="store_true", help="replace results")
     parser.add_argument("--results", type=Path, default=RESULTS / "suite.jsonl", help="(default: %(default)s)")
-    parser.add_argument(
-        "--work", type=Path, default=Path("runs/suite"), help="the folder of runs (default: %(default)s)"
-    )
+    parser.add_argument("--work", type=Path, default=Path("runs/suite"), help="of the runs (default: %(default)s)")
     parser.add_argument("--suite", type=Path, default=SUITE, help="another file of comparisons")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--list", action="store_true", help="print the comparisons")

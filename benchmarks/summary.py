@@ -258,15 +258,10 @@ def cost(share: Callable[[float], bool]) -> str:
 
 def steps() -> str:
     """Steps of VDM and of ``fit`` over those of other code."""
-    rows = [
-        [
-            f"VDM, width {r['width']}, {r['blocks']} blocks, batch {r['batch']}",
-            f"{r['parameters']:,}",
-            f"{r['ratio']:.2f}",
-            "",
-        ]
-        for r in found(read("vdm"), model="ours")
-    ]
+    rows = []
+    for r in found(read("vdm"), model="ours"):
+        size = f"VDM, width {r['width']}, {r['blocks']} blocks, batch {r['batch']}"
+        rows.append([size, f"{r['parameters']:,}", f"{r['ratio']:.2f}", ""])
     for r in read("loop"):
         (low, high), name = r["ratio_quartiles"], f"`ndm train {r['configuration']}`, batch {r['batch_size']}"
         rows.append([name, f"{r['parameters']:,}", f"{r['ratio']:.3f}", f"{low:.3f} to {high:.3f}"])
@@ -282,11 +277,8 @@ def precision() -> str:
     lines, rows = read("precision"), []
     for model in values(lines, "model"):
         for steps in (None, 10):
-            row = [
-                model,
-                steps or "continuous",
-                f"{one(lines, model=model, steps=steps, arithmetic='float32')['bound']:.4f}",
-            ]
+            bound = one(lines, model=model, steps=steps, arithmetic="float32")["bound"]
+            row = [model, steps or "continuous", f"{bound:.4f}"]
             for kind in ("bf16 networks", "bf16, subtracted"):
                 r = one(lines, model=model, steps=steps, arithmetic=kind)
                 row.append(pm((r["difference"], r["difference_stderr"]), 5, "+"))
@@ -298,16 +290,12 @@ def precision() -> str:
 def reverse_variance() -> str:
     lines = read("reverse_variance")
     sets = values(lines, "data")
-    rows = [
-        [
-            variance,
-            *(pm((r["bound"], r["stderr"])) for name in sets for r in found(lines, variance=variance, data=name)),
-        ]
-        for variance in values(lines, "variance")
-    ]
-    return bench.table(
-        rows, ["reverse variance", *(f"{n}, {one(lines, data=n, variance='posterior')['unit']}" for n in sets)]
-    )
+    rows = []
+    for variance in values(lines, "variance"):
+        here = [r for name in sets for r in found(lines, variance=variance, data=name)]
+        rows.append([variance, *(pm((r["bound"], r["stderr"])) for r in here)])
+    units = (f"{name}, {one(lines, data=name, variance='posterior')['unit']}" for name in sets)
+    return bench.table(rows, ["reverse variance", *units])
 
 
 def dynamics() -> str:

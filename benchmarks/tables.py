@@ -1,9 +1,8 @@
 """Densities of tables: ``ndm train table`` with its defaults, a neural spline flow and a mixture of Gaussians.
 
-Every figure is a log-likelihood of the test split, in nats per row and the units of the file. DATA is a folder with one
-folder for each set, which holds train.parquet, validation.parquet and test.parquet of real columns. A cell is a set, a
-method and a seed; each is written to the folder --scratch once it is finished, and skipped when the command is given
-again.
+Every figure is a log-likelihood of the test split, in nats per row and the units of the file. DATA has a folder for
+each set, with train.parquet, validation.parquet and test.parquet of real columns. A cell is a set, a method and a seed;
+it is written to the folder --scratch once it is finished, and skipped when the command is given again.
 
     python benchmarks/tables.py gmm --data DATA --scratch ROWS
     python benchmarks/tables.py nsf --data DATA --scratch ROWS                   needs: pip install zuko
@@ -21,10 +20,9 @@ column, each with its map ("real"). The log-likelihood is log_prob, by the ODE; 
 value that recurs has a probability, not a density: rows with such a value are left out, and the figure of the others
 is the bound where there are any.
 
-Seconds are CPU seconds of one thread. A difference is paired by row and seed. Its error over
-seeds is the root of v / n + s² / S: v is the variance over the n test rows of the difference averaged over seeds, and
-s² the variance of the mean difference over the S seeds. The reference of a set is the better of gmm and nsf by the mean
-over seeds of the test split itself, which favours the reference.
+Seconds are CPU seconds of one thread. A difference is paired by row and seed. Its error is the root of v / n + s² / S:
+v is the variance over the n test rows of the difference averaged over seeds, s² that of the mean difference over the S
+seeds. The reference is the better of gmm and nsf by the mean over seeds of the test split, which favours the reference.
 """
 
 from __future__ import annotations

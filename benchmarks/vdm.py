@@ -5,7 +5,6 @@ models have VDM's U-Net (arXiv 2107.00630, appendix B) of the same width and dep
 attention in the middle, a fixed linear gamma from -13.3 to 5, and the bound in continuous time on the same random
 images of 32 x 32 pixels. A step is the bound, its gradient and Adam's update, in single precision. The models take
 turns, in a new order each round; the figure is the median over rounds of the ratio of ours to theirs.
-
 The networks differ in the embedding of gamma: the peer has 1000 positions, this package 5 octaves, and its layers that
 see the embedding have a bias.
 
@@ -32,9 +31,7 @@ from torch import Tensor, nn
 import ndm
 from ndm.networks import UNet
 
-SIDE, CHANNELS, LEVELS = 32, 3, 256
-GAMMA_MIN, GAMMA_MAX = -13.3, 5.0
-GROUPS = 8
+SIDE, CHANNELS, LEVELS, GROUPS, GAMMA_MIN, GAMMA_MAX = 32, 3, 256, 8, -13.3, 5.0
 #: (width, blocks on the way down, examples a step).
 SETTINGS = [(32, 8, 16), (64, 4, 16)]
 
@@ -47,8 +44,7 @@ class Ours:
         self.net = UNet(
             CHANNELS, width, multipliers=(1,), blocks=blocks, attention="middle", fourier=(6, 7), groups=GROUPS
         )
-        schedule = ndm.LinearSchedule(GAMMA_MIN, GAMMA_MAX)
-        decoder = ndm.DiscretizedDecoder(LEVELS)
+        schedule, decoder = ndm.LinearSchedule(GAMMA_MIN, GAMMA_MAX), ndm.DiscretizedDecoder(LEVELS)
         self.model: nn.Module = ndm.NDM(schedule, ndm.Identity(), ndm.Denoiser(self.net, "eps"), decoder)
 
     def loss(self, images: Tensor) -> Tensor:
@@ -102,13 +98,9 @@ class Training:
         return time.perf_counter() - start
 
 
-def batch(size: int) -> Tensor:
-    return torch.randint(LEVELS, (size, CHANNELS, SIDE, SIDE))
-
-
 def measure(width: int, blocks: int, size: int, rounds: int) -> list[dict]:
     torch.manual_seed(0)
-    images = batch(size)
+    images = torch.randint(LEVELS, (size, CHANNELS, SIDE, SIDE))
     runs = {name: Training(make(width, blocks), images) for name, make in CANDIDATES.items()}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(-1, rounds):
@@ -118,18 +110,12 @@ def measure(width: int, blocks: int, size: int, rounds: int) -> list[dict]:
             elapsed = runs[name].seconds()
             if turn >= 0:  # the round before the first one warms up
                 seconds[name].append(elapsed)
-    return [
-        {
-            "width": width,
-            "blocks": blocks,
-            "batch": size,
-            "model": name,
-            "parameters": parameters(run.candidate.net),
-            "ms": 1e3 * statistics.median(seconds[name]),
-            "ratio": statistics.median(t / p for t, p in zip(seconds[name], seconds["theirs"], strict=True)),
-        }
-        for name, run in runs.items()
-    ]
+    rows = []
+    for name, run in runs.items():
+        ratio = statistics.median(t / p for t, p in zip(seconds[name], seconds["theirs"], strict=True))
+        row = {"width": width, "blocks": blocks, "batch": size, "model": name, "ratio": ratio}
+        rows.append(row | {"parameters": parameters(run.candidate.net), "ms": 1e3 * statistics.median(seconds[name])})
+    return rows
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import itertools
 import math
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +52,6 @@ class Table:
     @property
     def small(self) -> bool:
         return len(self.train) < SMALL
-
-
-# ---- the mixture of Gaussians
 
 
 def gmm(data: Table, seed: int, chosen: Facts | None = None) -> tuple[Facts, Rows]:
@@ -105,7 +102,35 @@ def gmm_fit(data: Table, count: int, regularisation: float, seed: int) -> tuple[
     return float(mixture.score(data.validation)), time.process_time() - began, mixture
 
 
-# ---- the neural spline flow
+def train_flow(
+    flow: nn.Module, losses: Callable[[], Iterable[Tensor]], value: Callable[[], float], decay: float, began: float,
+    seconds: float, patience: int,
+) -> tuple[int, int, bool]:  # fmt: skip
+    """Train with early stopping, a validation after each round of ``losses``, and keep the best weights.
+
+    The rate falls, and at last the training ends, after ``patience`` validations without a gain, or at LATEST. Returned
+    are the number of steps, the step of the kept weights, and whether LATEST was sooner.
+    """
+    optimizer = torch.optim.AdamW(flow.parameters(), lr=RATE, weight_decay=decay)
+    best, kept, best_step, since, falls, step, capped = -math.inf, flow.state_dict(), 0, 0, 0, 0, False
+    while falls < len(LATEST):
+        for loss in losses():
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(flow.parameters(), CLIP)
+            optimizer.step()
+            step += 1
+        found, since = value(), since + 1
+        if found > best:
+            best, kept, best_step, since = found, {k: v.clone() for k, v in flow.state_dict().items()}, step, 0
+        if since >= patience or time.process_time() - began > LATEST[falls] * seconds:
+            capped |= since < patience
+            falls, since = falls + 1, 0
+            flow.load_state_dict(kept)
+            for group in optimizer.param_groups:
+                group["lr"] *= 0.3
+    flow.load_state_dict(kept)
+    return step, best_step, capped
 
 
 def nsf_fit(data: Table, shape: tuple[int, int], decay: float, seed: int, cap: float) -> tuple[Facts, Rows]:
@@ -116,30 +141,12 @@ def nsf_fit(data: Table, shape: tuple[int, int], decay: float, seed: int, cap: f
     torch.manual_seed(seed)
     train, validation, test = (torch.from_numpy(x.astype(np.float32)) for x in (data.train, data.validation, data.test))
     flow = zuko.flows.NSF(train.shape[1], transforms=shape[0], hidden_features=(shape[1],) * 2)
-    optimizer = torch.optim.AdamW(flow.parameters(), lr=RATE, weight_decay=decay)
     batch = min(512, max(64, len(train) // 20))
     every = max(25, len(train) // batch)
-    best, kept, best_step, since, falls, step, capped = -math.inf, flow.state_dict(), 0, 0, 0, 0, False
-    while falls < len(LATEST):
-        for x in batches(train, batch, every):
-            loss = -flow().log_prob(x).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(flow.parameters(), CLIP)
-            optimizer.step()
-        step += every
-        value = float(densities(flow, validation).mean())
-        since += 1
-        if value > best:
-            best, kept, best_step, since = value, {k: v.clone() for k, v in flow.state_dict().items()}, step, 0
-        late = time.process_time() - began > LATEST[falls] * cap
-        if since >= PATIENCE or late:
-            capped |= since < PATIENCE
-            falls, since = falls + 1, 0
-            flow.load_state_dict(kept)
-            for group in optimizer.param_groups:
-                group["lr"] *= 0.3
-    flow.load_state_dict(kept)
+    step, best_step, capped = train_flow(
+        flow, lambda: (-flow().log_prob(x).mean() for x in batches(train, batch, every)),
+        lambda: float(densities(flow, validation).mean()), decay, began, cap, PATIENCE,
+    )  # fmt: skip
     rows = {"test": densities(flow, test) - data.log_scale, "validation": densities(flow, validation) - data.log_scale}
     settings = {"transforms": shape[0], "hidden": [shape[1]] * 2, "weight_decay": decay, "rate": RATE, "batch": batch}
     return {

@@ -16,11 +16,8 @@ from suite.settings import Comparison, Model
 #: Relative difference that is allowed between a model's number of parameters and the reference's.
 TOLERANCE = 0.005
 
-#: Groups of a U-Net's normalisation, which divide its channels.
-GROUPS = 2
-
-#: Width of the embedding of the noise level in a transformation's network.
-F_EMBEDDING = 8
+#: Groups of a U-Net's normalisation, and width of the embedding of the noise level in a transformation's network.
+GROUPS, F_EMBEDDING = 2, 8
 
 
 def build(model: Model, comparison: Comparison, data: Data) -> ndm.NDM:
@@ -30,13 +27,8 @@ def build(model: Model, comparison: Comparison, data: Data) -> ndm.NDM:
     else:
         rest = {"decoder": ndm.WeightedDecoder(data.levels)}
     # The order in which the parts draw their weights is schedule, transformation, denoiser.
-    return ndm.NDM(
-        _schedule(model),
-        _transform(model, data),
-        _denoiser(model, comparison, data.shape),
-        volatility=ndm.LearnedVolatility() if model.volatility == "learned" else 1.0,
-        **rest,
-    )
+    parts = _schedule(model), _transform(model, data), _denoiser(model, comparison, data.shape)
+    return ndm.NDM(*parts, volatility=ndm.LearnedVolatility() if model.volatility == "learned" else 1.0, **rest)
 
 
 def check_sizes(built: dict[str, ndm.NDM], comparison: Comparison) -> None:
@@ -69,11 +61,9 @@ def _transform(model: Model, data: Data) -> ndm.Transform:
 
 
 def _transform_net(model: Model, data: Data) -> Backbone:
-    mlp = None
+    mlp, size = None, (math.prod(data.shape), model.f_width, model.f_depth)
     if model.f_network.endswith("mlp"):
-        mlp = ResidualMLP(
-            math.prod(data.shape), model.f_width, model.f_depth, heads=model.terms, level=False, embedding=F_EMBEDDING
-        )
+        mlp = ResidualMLP(*size, heads=model.terms, level=False, embedding=F_EMBEDDING)
     if model.f_network == "mlp":
         assert mlp is not None
         return mlp
@@ -85,11 +75,8 @@ def _transform_net(model: Model, data: Data) -> Backbone:
 def _denoiser(model: Model, comparison: Comparison, shape: tuple[int, ...]) -> ndm.Denoiser | ndm.DirectDenoiser:
     heads = 2 if model.direct == "ode" else 1
     if comparison.network == "mlp":
-        net: nn.Module = ResidualMLP(
-            math.prod(shape), model.denoiser[0], comparison.depth, heads=heads, embedding=model.embedding
-        )
+        size = math.prod(shape), model.denoiser[0], comparison.depth
+        net: nn.Module = ResidualMLP(*size, heads=heads, embedding=model.embedding)
     else:
-        net = UNet(
-            shape[0], width=1, multipliers=model.denoiser, blocks=comparison.depth, heads=heads, groups=GROUPS
-        )  # fmt: skip
+        net = UNet(shape[0], width=1, multipliers=model.denoiser, blocks=comparison.depth, heads=heads, groups=GROUPS)
     return ndm.DirectDenoiser(net, ode=model.direct == "ode") if model.direct else ndm.Denoiser(net)

@@ -22,17 +22,15 @@ IMAGES = {"mnist": ("mnist", 1), "cifar10": ("cifar10", 3)}
 class Mixtures(Data):
     """The table of benchmarks/score.py: rows of eight columns from six Gaussians, whose density is known."""
 
-    shape = (8,)
-    levels = None
-    _seeds_and_sizes = {"train": (1, TRAINED), "test": (2, 2000), "validation": (4, 2000)}  # noqa: RUF012
+    shape, levels = (8,), None
 
     def _split(self, name: str) -> tuple[Tensor, None]:
         return self._splits[name], None
 
     @cached_property
     def _splits(self) -> dict[str, Tensor]:
-        sample = Mixture().sample
-        return {k: torch.from_numpy(sample(n, seed)).float() for k, (seed, n) in self._seeds_and_sizes.items()}
+        sample, seeds = Mixture().sample, {"train": (1, TRAINED), "test": (2, 2000), "validation": (4, 2000)}
+        return {name: torch.from_numpy(sample(n, seed)).float() for name, (seed, n) in seeds.items()}
 
 
 def dataset(name: str, folder: Path | None = None) -> Data:
