@@ -59,6 +59,7 @@ def build(name: str, folder: Path) -> Built:
         rows = np.random.default_rng(0).normal(size=(5000, 10)) @ np.random.default_rng(1).normal(size=(10, 10))
         np.savetxt(folder / "x.csv", rows, delimiter=",", header=",".join("abcdefghij"), comments="")
         overrides += ["--data.path", str(folder / "x.csv")]
+    overrides += ["--data.path", str(folder)] if name == "images" else []
     return Configuration.read(name, overrides).build(Noise() if name == "images" else None)
 
 
