@@ -43,10 +43,10 @@ from ndm.training.batches import Batch
 
 #: The shapes of the data of the steps, and the seconds that must be left to compile one.
 STEPS = {"table": ((10,), 25), "mnist": ((1, 28, 28), 50), "cifar10": ((3, 32, 32), 120)}
-#: Compiled, channels-last, precision, in their order: not all may have the time to be compiled.
+#: Compiled, channels-last, precision.
 VARIANTS = [*product([False], [False, True], ["float32", "bf16"]), *product([True], [True, False], ["bf16", "float32"])]
 #: When the parts end, in shares of the budget, and the shares of the trainings in what is left for them.
-ENDS = {"peak": 0.1, "step": 0.45, "training": 0.80, "density": 0.95, "sampling": 0.95}
+ENDS = {"peak": 0.1, "step": 0.45, "training": 0.75, "density": 0.9, "sampling": 0.9}
 TRAINED = {"mnist": 0.42, "mnist-identity": 0.42, "table": 0.1}
 #: The other parts, with the examples of a batch, in their order: the density of images may take longest.
 OTHERS = {("density", "table"): 16_384, ("sampling", "table"): 16_384, ("sampling", "mnist"): 256}
@@ -69,7 +69,8 @@ class Parts:
         if data is None:
             size, levels = (2000, *STEPS[config][0]), None if config == "table" else 256
             data = Tensors(*(torch.randn(size) if levels is None else torch.randint(levels, size),) * 3, levels=levels)
-        return Configuration.read(config, ["--trainer.accelerator=cpu"] * self.dry + [*options], self.dry).build(data)
+        here = "--trainer.accelerator=cpu" if self.dry else "--data.path=unread"  # a table must have one
+        return Configuration.read(config, [here, *options], self.dry).build(data)
 
     def peak(self, arithmetic: str) -> dict[str, Any]:
         n, before = 128 if self.dry else 8192, torch.get_float32_matmul_precision()
@@ -146,7 +147,9 @@ class Parts:
     def all(self) -> Iterator[dict[str, Any]]:
         """The name and the arguments of each part, in turn."""
         yield from ({"part": "peak", "arithmetic": one} for one in ("float32", "tf32", "bf16"))
-        for (compiled, last, precision), config in product(VARIANTS[:4:3] if self.dry else VARIANTS, STEPS):
+        steps = product(VARIANTS[:4:3] if self.dry else VARIANTS, STEPS)
+        # The compiled steps of images come last: they may not have the time.
+        for (compiled, last, precision), config in sorted(steps, key=lambda step: step[0][0] and step[1] != "table"):
             if config != "table" or not last:  # a table has no channels
                 variant = {"compiled": compiled, "channels_last": last, "precision": precision}
                 yield {"part": "step", "config": config} | variant
@@ -168,6 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.exit(2, f"gpu.py: {lacking}\n")
     images: Data = Patterns(8, 1, 64) if options.dry else Patterns(28, 1, 12_000)
     parts, rows = Parts(options.dry, options.budget, dataset("mnist", options.mnist) if options.mnist else images), []
+    facts: dict[str, Any] = {} if options.dry else card()
     for part in parts.all():
         late, given = time.perf_counter() > parts.ends[part["part"]], {k: v for k, v in part.items() if k != "part"}
         try:
@@ -179,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         gc.collect()
         if not options.dry:
             torch.cuda.reset_peak_memory_stats()
-            save("gpu", rows, {"budget": options.budget, "images": type(parts.images).__name__}, **card())
+            save("gpu", rows, {"budget": options.budget, "images": type(parts.images).__name__}, **facts)
 
 
 if __name__ == "__main__":

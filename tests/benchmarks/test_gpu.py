@@ -71,6 +71,19 @@ def test_a_part_that_has_no_time_is_left_out(gpu: ModuleType, capsys: pytest.Cap
     assert parts.step("mnist", compiled=True, channels_last=True, precision="bf16") == {"left_out": "no time"}
 
 
+def test_configurations_take_the_data_and_options(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ones that are not tiny, which a dry run does not see."""
+    monkeypatch.setattr(gpu, "fit", lambda model, data, out, training, trainer, **_: pytest.fail(f"{trainer}"))
+    parts = gpu.Parts(False, 0.0, gpu.Patterns(28, 1, 8))
+    for config, batch in {"table": 512, "mnist": 128, "cifar10": 128}.items():
+        built = parts.built(config)
+        assert built.training.batch_size == batch
+        assert built.data.shape == gpu.STEPS[config][0]
+    for config in gpu.TRAINED:
+        with pytest.raises(pytest.fail.Exception, match=r"max_steps=None, max_time=9\.5, patience=None"):
+            parts.training(config, 9.5)
+
+
 def test_what_is_missing_is_one_sentence(
     gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
