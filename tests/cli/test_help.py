@@ -23,7 +23,7 @@ def test_help_is_quick_and_lists_the_commands() -> None:
     assert done.returncode == 0, done.stderr
     for command in ("train", "evaluate", "sample", "impute", "predict", "demo"):
         assert f"\n    {command} " in done.stdout
-    assert len(done.stdout.splitlines()) < 25
+    assert len(done.stdout.splitlines()) < 30
 
 
 @pytest.mark.parametrize("command", ["impute", "predict", "score", "sample"])
@@ -60,7 +60,7 @@ def test_every_command_has_help(capsys: Capture, command: str) -> None:
     assert main([command, "--help"]) == 0
     out = capsys.readouterr().out
     assert f"usage: ndm {command}" in out
-    assert len(out.splitlines()) < 250  # the classes of other tests are in it too
+    assert len(out.splitlines()) < 300  # the classes of other tests are in it too
 
 
 def test_help_for_train_is_grouped_and_says_what_an_option_does(capsys: Capture) -> None:
