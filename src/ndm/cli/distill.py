@@ -67,6 +67,7 @@ def _distill(model: object, data: object, options: argparse.Namespace) -> Distil
 
     from ndm.scoring.distilling import distill
 
+    say(f"the densities of {options.rows:,} rows are computed, and {options.steps:,} training steps follow")
     bars: dict[str, tqdm[None]] = {}
 
     def report(stage: str, done: int, end: int) -> None:
