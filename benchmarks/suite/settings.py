@@ -25,12 +25,10 @@ class Model:
         f_width, f_depth: of the ``mlp`` in it.
         terms, basis, gate: as :class:`ndm.Separable` takes them.
         direct: the denoiser is a :class:`ndm.DirectDenoiser`; ``ode`` gives it the head for the ODE.
-        schedule: ``learned``, with learned end points, or ``linear``.
-        minimize_variance: of the learned schedule, as :class:`ndm.LearnedSchedule` takes it.
+        schedule: ``linear``, or ``learned``, with learned end points and ``minimize_variance``.
         gamma_min, gamma_max: the schedule's end points, or where they start.
         volatility: ``one`` or ``learned``.
-        learning_rate: of AdamW.
-        f_rate: the learning rate of the transformation in multiples of ``learning_rate``.
+        learning_rate, f_rate: of AdamW; of the transformation in multiples of it.
         size: the number of parameters in multiples of the first model's.
     """
 
@@ -62,16 +60,12 @@ class Comparison:
     """Models that are trained on the same data for the same CPU seconds. The first one is the reference.
 
     Attributes:
-        data: the name of the data set, see :mod:`suite.datasets`.
-        models: by name.
-        seeds: one training of each model per seed.
-        seconds: the budget of each training.
-        network: the denoiser's kind, ``mlp`` or ``unet``.
-        depth: blocks of a perceptron, or per resolution of a U-Net.
+        data, models: the name of the data set, see :mod:`suite.datasets`; the models by name.
+        seeds, seconds: one training of each model per seed, with this budget.
+        network, depth: ``mlp`` or ``unet``; blocks of a perceptron, or per resolution of a U-Net.
         batch_size, warmup, ema, clip, weight_decay, endpoint_rate: of the training.
         bounds: the numbers of steps T that are measured; None for continuous time.
-        times: noise levels of an example, where T is larger or continuous.
-        examples: the first so many test examples are measured; None for all.
+        times, examples: noise levels, where T is larger or continuous; the first so many test examples, or all.
         calibration: examples times steps that a calibration sees.
         tune: learning rates that ``--tune`` tries.
     """
