@@ -19,16 +19,15 @@ class Model:
     Attributes:
         denoiser: width of a perceptron, or the channels of a U-Net at each resolution.
         embedding: width of a perceptron's embedding of the noise level.
-        transform: ``identity`` or ``separable``.
         f_network: of a ``separable`` transformation: ``mlp``, ``table`` (a number for every level of a pixel) or
             ``table+mlp``.
-        f_width, f_depth: of the ``mlp`` in it.
-        terms, basis, gate: as :class:`ndm.Separable` takes them.
         direct: the denoiser is a :class:`ndm.DirectDenoiser`; ``ode`` gives it the head for the ODE.
-        schedule: ``linear``, or ``learned``, with learned end points and ``minimize_variance``.
+        schedule: ``learned``, with learned end points, or ``linear``.
+        minimize_variance: of the learned schedule, as :class:`ndm.LearnedSchedule` takes it.
         gamma_min, gamma_max: the schedule's end points, or where they start.
         volatility: ``one`` or ``learned``.
-        learning_rate, f_rate: of AdamW; of the transformation in multiples of it.
+        learning_rate: of AdamW.
+        f_rate: the learning rate of the transformation in multiples of ``learning_rate``.
         size: the number of parameters in multiples of the first model's.
     """
 
@@ -60,12 +59,11 @@ class Comparison:
     """Models that are trained on the same data for the same CPU seconds. The first one is the reference.
 
     Attributes:
-        data, models: the name of the data set, see :mod:`suite.datasets`; the models by name.
-        seeds, seconds: one training of each model per seed, with this budget.
-        network, depth: ``mlp`` or ``unet``; blocks of a perceptron, or per resolution of a U-Net.
-        batch_size, warmup, ema, clip, weight_decay, endpoint_rate: of the training.
+        data: the name of the data set, see :mod:`suite.datasets`.
+        depth: blocks of a perceptron, or per resolution of a U-Net.
         bounds: the numbers of steps T that are measured; None for continuous time.
-        times, examples: noise levels, where T is larger or continuous; the first so many test examples, or all.
+        times: noise levels of an example, where T is larger or continuous.
+        examples: the first so many test examples are measured; None for all.
         calibration: examples times steps that a calibration sees.
         tune: learning rates that ``--tune`` tries.
     """
@@ -94,12 +92,7 @@ class Comparison:
 
 
 def read(path: Path = SUITE) -> dict[str, Comparison]:
-    """The comparisons of a file by name. Fields come from its section ``data`` for the data set, then the comparison.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a field is not known, or not given.
-    """
+    """The comparisons of a file by name; fields come from its section ``data`` for the data set, or the comparison."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
     text = yaml.safe_load(path.read_text())
