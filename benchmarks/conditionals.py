@@ -126,10 +126,9 @@ def measured(found: dict[str, np.ndarray], y: np.ndarray) -> dict[str, Any]:
     else:
         (low, high), score = interval(found["draws"]).T, crps(found["draws"], y)
     line: dict[str, Any] = {}
-    if "log_p" in found:
-        line["log_p"], line["log_p_stderr"] = over_rows(found["log_p"])
-    line["crps"], line["crps_stderr"] = over_rows(score)
-    line["coverage"], line["coverage_stderr"] = over_rows(((low <= y) & (y <= high)).astype(float))
+    log_p = {"log_p": found["log_p"]} if "log_p" in found else {}
+    for name, values in {**log_p, "crps": score, "coverage": ((low <= y) & (y <= high)).astype(float)}.items():
+        line[name], line[f"{name}_stderr"] = over_rows(values)
     return line | {"width": float((high - low).mean())}
 
 
@@ -147,9 +146,8 @@ def one_target(options: argparse.Namespace, name: str, seed: int) -> list[dict[s
         "any": lambda: by_ndm(model, rows, place, others),
         "fixed": lambda: by_ndm(fixed(path, target, SETS[name], seed), rows, place, others),
         "flow": lambda: flow(train, held, test, SETS[name], seed),
-        "linear": lambda: linear(train, test, seed),
-        "boosting": lambda: boosting(train, test, seed),
-    }
+        "linear": lambda: linear(train, test, seed), "boosting": lambda: boosting(train, test, seed),
+    }  # fmt: skip
     for method, way in ways.items():
         began = time.process_time()
         line = {"set": name, "target": target, "method": method, "seed": seed}

@@ -10,6 +10,7 @@ CPU seconds. A row that is in FOLDER is not trained again.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import tempfile
@@ -43,10 +44,6 @@ class Recipe:
     name: str
     weight: float
     schedule: Callable[[], ndm.Schedule] = PRESERVING
-
-    @property
-    def learned(self) -> bool:
-        return self.name == "NDM"
 
 
 RECIPES = (
@@ -93,7 +90,7 @@ class Mixture:
         return torch.trapezoid(-log_p.exp() * log_p, x).item()
 
 
-LINE: dict[str, Mixture] = {
+LINE = {
     "apart": Mixture([0.5, 0.5], [-1.5, 1.5], [0.3, 0.3]),
     "uneven": Mixture([0.3, 0.7], [-2.0, 1.0], [0.5, 0.25]),
     "touching": Mixture([0.5, 0.5], [-1.0, 1.0], [0.5, 0.5]),
@@ -159,11 +156,10 @@ def _features(u: Tensor) -> Tensor:
 
 
 def build(recipe: Recipe, replicas: int, features: int) -> ndm.NDM:
-    if recipe.learned:
+    transform: ndm.Transform = ndm.Identity()
+    if recipe.name == "NDM":
         net = Side(replicas, features, heads=TERMS, level=False)
-        transform: ndm.Transform = ndm.Separable(net, terms=TERMS, basis="legendre", gate="free")
-    else:
-        transform = ndm.Identity()
+        transform = ndm.Separable(net, terms=TERMS, basis="legendre", gate="free")
     return ndm.NDM(recipe.schedule(), transform, ndm.Denoiser(Side(replicas, features)))
 
 
@@ -203,12 +199,11 @@ def _clip(model: ndm.NDM, replicas: int) -> None:
 def measure(model: ndm.NDM, cases: Sequence[Any], seeds: Sequence[int], points: int, examples: int) -> list[dict]:
     """The figures of R models side by side, one row for each."""
     model.eval()
-    features = cases[0].shape[0]
     u = (torch.arange(points, dtype=torch.float64) + 0.5) / points
-    if features == 1:  # evenly spread in probability, so that what is compared has no noise
+    if cases[0].shape == (1,):  # evenly spread in probability, so that what is compared has no noise
         starts = torch.special.ndtri(u)[:, None].float()
     else:
-        starts = torch.randn(points, features, generator=torch.Generator().manual_seed(11))
+        starts = torch.randn(points, *cases[0].shape, generator=torch.Generator().manual_seed(11))
     z = interleaved([starts] * len(cases))
     cost = ndm.path_cost(ndm.ode_paths(model, z, FINE, solver="midpoint"))
     alpha = model.schedule(z.new_zeros(1)).alpha  # the decoder's mean is z_0 / alpha_0
@@ -244,9 +239,7 @@ def _distance(x: Tensor, case: Any, u: Tensor) -> float:
     return ndm.sliced_wasserstein(x, data, projections=64, permutations=0, generator=generator).value
 
 
-def run(
-    family: str, recipe: Recipe, seconds: float, work: Path, most: int | None = None, points: int = POINTS
-) -> list[dict[str, Any]]:
+def run(family: str, recipe: Recipe, seconds: float, work: Path, most: int | None = None, points: int = POINTS) -> list:
     """Train and measure the models of a row, and keep the figures in the folder."""
     file = work / f"{family}--{recipe.name}--{recipe.weight:g}--{seconds:g}.json".replace(" ", "-").replace(",", "")
     if file.exists():
@@ -279,10 +272,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
-    for family in FAMILIES:
-        for recipe in RECIPES:
-            rows += run(family, recipe, options.seconds, options.work)
-            print(family, recipe.name, recipe.weight, flush=True)
+    for family, recipe in itertools.product(FAMILIES, RECIPES):
+        rows += run(family, recipe, options.seconds, options.work)
+        print(family, recipe.name, recipe.weight, flush=True)
     print(save("dynamics", rows, {
         "seeds": len(SEEDS), "seconds": options.seconds, "batch": BATCH, "rate": RATE, "hidden": HIDDEN, "terms": TERMS,
         "times": TIMES, "gamma": GAMMA, "points": POINTS, "examples": EXAMPLES, "fine_steps": FINE,

@@ -97,12 +97,11 @@ def iterative(train: Tensor, holes: Tensor, table: Table, seed: int) -> Tensor:
 def _one_hot(rows: Tensor, columns: Any) -> np.ndarray:
     pieces = []
     for column, values in zip(columns, rows.T, strict=True):
+        values = values[:, None]
         if column.kind == "categorical":
-            codes = torch.arange(len(column.levels) + column.other)
-            hot = (values[:, None] == codes).double()
-            pieces.append(torch.where(values.isnan()[:, None], math.nan, hot))
-        else:
-            pieces.append(values[:, None])
+            hot = (values == torch.arange(len(column.levels) + column.other)).double()
+            values = torch.where(values.isnan(), math.nan, hot)
+        pieces.append(values)
     return torch.cat(pieces, 1).numpy()
 
 
@@ -117,8 +116,7 @@ def errors(filled: Tensor, rows: Tensor, gone: Tensor, table: Table, train: Tens
         else:
             known = train[~train[:, i].isnan(), i]
             numbers.append((filled[own, i] - rows[own, i]).abs() / known.std())
-    mae, mae_error = over_rows(torch.cat(numbers).numpy())
-    share, share_error = over_rows(torch.cat(wrong).numpy())
+    (mae, mae_error), (share, share_error) = (over_rows(torch.cat(each).numpy()) for each in (numbers, wrong))
     return {"mae": mae, "mae_stderr": mae_error, "wrong": share, "wrong_stderr": share_error}
 
 

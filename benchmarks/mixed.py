@@ -2,9 +2,8 @@
 
 Every figure is a log-likelihood of the test split in nats per row: counting measure on categories, whole numbers,
 recurring values and missing cells, Lebesgue measure elsewhere. DATA holds the tables as files, SET.csv or SET.parquet;
-the columns and their kinds are those that ``ndm`` finds in the training rows, for all models. The division of the rows
-is the same for all seeds. A cell is a set, a method and a seed; it is written to the folder --scratch once it is
-finished, and skipped when the command is given again.
+the columns and their kinds are those that ``ndm`` finds in the training rows, for all models. All seeds have the same
+division of the rows. A cell is a set, a method and a seed; a finished one is kept in --scratch, and skipped afterwards.
 
     python benchmarks/mixed.py fit --data DATA --scratch ROWS --methods ndm identity any product mixture nsf
     python benchmarks/mixed.py summary --scratch ROWS                            writes results/mixed.jsonl
@@ -44,12 +43,8 @@ from ndm.training import fit
 #: The sets whose densities are compared, and the seconds of training for each set.
 SETS = {"titanic": 45, "housing": 180, "diamonds": 180}
 
-OPTIONS = {
-    "ndm": (),
-    "identity": ("--model.transform", "Identity"),
-    "any": ("--training.conditionals", "any"),
-    "whole": ("--trainer.max_time", "null"),
-}
+OPTIONS = {"ndm": (), "identity": ("--model.transform", "Identity"), "any": ("--training.conditionals", "any")}
+OPTIONS |= {"whole": ("--trainer.max_time", "null")}
 TIMES, DRAWS, SEEDS = 50, 10, (0, 1, 2)
 
 

@@ -17,6 +17,7 @@ import argparse
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,6 @@ class Subtracted(BaseDenoiser):
         )
 
 
-def autocast() -> AbstractContextManager:
-    return torch.autocast("cpu", torch.bfloat16)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="MNIST: parquet files, or a name on the hub")
@@ -78,7 +75,7 @@ def measure(config: str, options: argparse.Namespace) -> list[dict[str, Any]]:
         model = fit(built.model, built.data, Path(folder) / "run", built.training, built.trainer, progress=False)
     test = built.data.examples("test")
     x = test[part_of(len(test), options.examples, seed=0)]
-    own = model.denoiser
+    own, autocast = model.denoiser, partial(torch.autocast, "cpu", torch.bfloat16)
     kinds: dict[str, tuple[BaseDenoiser, Callable[[], AbstractContextManager]]] = {
         "float32": (own, nullcontext),
         "bf16 networks": (own, autocast),

@@ -43,8 +43,6 @@ def values(rows: Iterable[Line], key: str) -> list[Any]:
     return list(dict.fromkeys(row[key] for row in rows if key in row))
 
 
-# ---- the suite
-
 CONTINUOUS, EVEN, BEST = (None, "-"), (10, "diagonal"), (10, "diagonal, best steps")
 
 
@@ -126,9 +124,6 @@ def samples() -> str:
     return bench.table(rows, header)
 
 
-# ---- densities and scores
-
-
 def tables() -> str:
     lines, rows = read("tables"), []
     names = {"real": "ndm, real", "ndm": "ndm, numeric", "identity": "Identity, numeric", "nsf": "nsf", "gmm": "gmm"}
@@ -193,9 +188,6 @@ def anomalies_table() -> str:
     return bench.table(rows, ["detector", *kinds])
 
 
-# ---- other implementations
-
-
 def likelihood() -> str:
     """The log-density at the default tolerance: rows a second and errors, of this and of the older version."""
     lines = found(read("likelihood"), setting="0.01")
@@ -241,9 +233,6 @@ def samplers() -> str:
             rows.append(row)
     header = ["network", "sampler", "time over azula's", "largest difference", "time over diffusers'"]
     return bench.table(rows, [*header, "largest difference"])
-
-
-# ---- costs
 
 
 def cost(share: Callable[[float], bool]) -> str:

@@ -13,7 +13,6 @@ gmm: ``sklearn.mixture.GaussianMixture`` with full covariances; the number of co
 highest validation likelihood. nsf: ``zuko.flows.NSF``, AdamW, early stopping; the settings are chosen by validation. A
 fit that would take longer than --cap CPU seconds ends there and says ``capped``. Both see standardised rows. On larger
 tables the first seed chooses for all (:mod:`density.others` has the grids and limits).
-
 ndm: ``ndm train table --data.path SET --data.kinds KINDS ...`` and ``ndm score RUN SET/test.parquet ...`` run as
 commands, with the source of CHECKOUT. KINDS is numeric, for columns without maps (the rows "ndm"), or real for every
 column, each with its map ("real"). The log-likelihood is log_prob, by the ODE; the bound is -nelbo. With KINDS real a

@@ -83,38 +83,32 @@ def import_from(peer: Path) -> None:
             sys.modules.update({name: MagicMock() for name in (package, *modules)})
 
 
-class Training:
-    """One model's training step."""
-
-    def __init__(self, candidate: Ours | Theirs, images: Tensor) -> None:
-        self.candidate, self.images = candidate, images
-        self.optimizer = torch.optim.Adam(candidate.model.parameters(), lr=2e-4)
-
-    def seconds(self) -> float:
-        start = time.perf_counter()
-        self.optimizer.zero_grad()
-        self.candidate.loss(self.images).backward()
-        self.optimizer.step()
-        return time.perf_counter() - start
+def seconds_of_a_step(candidate: Ours | Theirs, optimizer: torch.optim.Optimizer, images: Tensor) -> float:
+    start = time.perf_counter()
+    optimizer.zero_grad()
+    candidate.loss(images).backward()
+    optimizer.step()
+    return time.perf_counter() - start
 
 
 def measure(width: int, blocks: int, size: int, rounds: int) -> list[dict]:
     torch.manual_seed(0)
     images = torch.randint(LEVELS, (size, CHANNELS, SIDE, SIDE))
-    runs = {name: Training(make(width, blocks), images) for name, make in CANDIDATES.items()}
+    runs = {name: make(width, blocks) for name, make in CANDIDATES.items()}
+    optimizers = {name: torch.optim.Adam(run.model.parameters(), lr=2e-4) for name, run in runs.items()}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(-1, rounds):
         order = list(runs)
         random.Random(turn).shuffle(order)
         for name in order:
-            elapsed = runs[name].seconds()
+            elapsed = seconds_of_a_step(runs[name], optimizers[name], images)
             if turn >= 0:  # the round before the first one warms up
                 seconds[name].append(elapsed)
     rows = []
     for name, run in runs.items():
         ratio = statistics.median(t / p for t, p in zip(seconds[name], seconds["theirs"], strict=True))
         row = {"width": width, "blocks": blocks, "batch": size, "model": name, "ratio": ratio}
-        rows.append(row | {"parameters": parameters(run.candidate.net), "ms": 1e3 * statistics.median(seconds[name])})
+        rows.append(row | {"parameters": parameters(run.net), "ms": 1e3 * statistics.median(seconds[name])})
     return rows
 
 
@@ -132,7 +126,7 @@ def main() -> None:
         print(*here, sep="\n", flush=True)
         rows += here
     sys.argv = ["PEER" if a == str(options.peer) else a for a in sys.argv]  # where it lay here says nothing elsewhere
-    print(f"{save('vdm', rows, {'peer': 'addtt/variational-diffusion-models', 'rounds': options.rounds})}")
+    print(save("vdm", rows, {"peer": "addtt/variational-diffusion-models", "rounds": options.rounds}))
 
 
 if __name__ == "__main__":
