@@ -1,12 +1,12 @@
 """``ndm score`` on a table whose density is known: the errors of the scores, the stated errors, time and memory.
 
 The table has 20,000 rows of 8 columns from a mixture of six Gaussians with means N(0, 4 I) and random covariances.
-``ndm train table`` and ``ndm score`` are run as commands, on new rows; the results are of configs/table-separable.yaml.
+``ndm train table`` and ``ndm score`` are run as commands, on new rows.
 Of log_prob, the result has the correlation with the true log-density and the errors; of the bound, its distance from
 the truth and how often the truth lies within two stated errors, which some rows with 1,000 noise levels check. The
 solver's error is against float64 at a tolerance of 1e-6, for each tolerance. With --rows N, N more rows are scored by a
-command that is killed (SIGKILL) halfway and given again, and the first 10,240 of them alone: the time, the peak of
-memory, and whether the scores are the same to the last bit.
+command with two workers that is killed (SIGKILL) halfway and given again, and the first 102,400 of them by one worker
+and by two: the time, the peak of memory of a process, and whether the scores are the same to the last bit.
 
     python benchmarks/score.py [--steps 6000] [--tolerances 0.8 0.08 0.008] [--rows 1000000] [--run RUN]
 """
@@ -33,7 +33,7 @@ from bench import save
 
 import ndm
 
-COLUMNS, PARTS, TRAINED, AGAIN, FEW = 8, 6, 20_000, 256, 10_240
+COLUMNS, PARTS, TRAINED, AGAIN, FEW = 8, 6, 20_000, 256, 102_400
 
 
 class Mixture:
@@ -81,26 +81,26 @@ def command(*arguments: object, until: Callable[[], bool] | None = None) -> tupl
     return time.perf_counter() - began, usage.ru_maxrss / 1024
 
 
-def many(run: Path, here: Path, n: int) -> dict[str, Any]:
-    """Score n rows, with a kill in the middle."""
+def many(run: Path, here: Path, n: int) -> list[dict[str, Any]]:
+    """Score some of n rows by one and by two workers, and all by two workers with a kill in the middle."""
     x = Mixture().sample(n, 3)
-    few, all_rows = write(x[:FEW], here / "few.csv"), write(x, here / "many.csv")
-    few_seconds, few_megabytes = command("score", run, few, "--out", here / "few.parquet")
+    few, every = write(x[:FEW], here / "few.csv"), write(x, here / "many.csv")
+    lines = []
+    for workers in (1, 2):
+        out = here / f"few-{workers}.parquet"
+        seconds, megabytes = command("score", run, few, "--out", out, "--workers", workers)
+        lines.append({"rows": FEW, "workers": workers, "seconds": seconds, "megabytes": megabytes})
     out, blocks = here / "many.parquet", here / "many.parquet.partial" / "blocks"
-    first, first_megabytes = command(
-        "score", run, all_rows, "--out", out, until=lambda: blocks.is_file() and blocks.stat().st_size > 16 * n
-    )
+    all_rows = ("score", run, every, "--out", out, "--workers", 2)
+    first, megabytes = command(*all_rows, until=lambda: blocks.is_file() and blocks.stat().st_size > 16 * n)
     done = blocks.stat().st_size // (40 * 1024 + 4) * 1024  # blocks of five numbers for each row, and a checksum
-    second, second_megabytes = command("score", run, all_rows, "--out", out)
-    found, of_few = pandas.read_parquet(out), pandas.read_parquet(here / "few.parquet")
-    truth = Mixture().log_prob(x)
-    return {
-        "rows": n, "seconds": first + second, "megabytes": max(first_megabytes, second_megabytes),
-        "killed_after": done, "few_rows": len(of_few), "few_seconds": few_seconds, "few_megabytes": few_megabytes,
-        "same": bool(found[: len(of_few)].equals(of_few)), "each_once": bool((found["row"] == np.arange(n)).all()),
-        "missing": int(found["log_prob"].isna().sum()),
-        "correlation": float(np.corrcoef(found["log_prob"].fillna(found["log_prob"].mean()), truth)[0, 1]),
-    }  # fmt: skip
+    second, more = command(*all_rows)
+    found, *some = (pandas.read_parquet(path) for path in (out, here / "few-1.parquet", here / "few-2.parquet"))
+    log_p = found["log_prob"].fillna(found["log_prob"].mean())
+    line = {"rows": n, "workers": 2, "seconds": first + second, "megabytes": max(megabytes, more), "killed_after": done}
+    line |= {"same": all(found[:FEW].equals(part) for part in some), "missing": int(found["log_prob"].isna().sum())}
+    line |= {"each_once": bool((found["row"] == np.arange(n)).all())}
+    return [*lines, line | {"correlation": float(np.corrcoef(log_p, Mixture().log_prob(x))[0, 1])}]
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Print the tables of docs/results.md and docs/results-tables.md from the files in results/.
+"""Print the tables of docs/results.md, docs/results-tables.md and docs/results-speed.md from the files in results/.
 
 python benchmarks/summary.py [TABLE ...]
 """
@@ -155,11 +155,13 @@ def score() -> str:
 
 
 def many_rows() -> str:
-    many = bench.read("score")[0]["settings"]["many"]
-    first = [f"{many['few_rows']:,}", f"{many['few_seconds']:.0f}", f"{many['few_megabytes']:.0f}", "", ""]
-    rest = [f"{many['rows']:,}", f"{many['seconds']:.0f}", f"{many['megabytes']:.0f}", f"{many['killed_after']:,}"]
-    same = f"each row once: {_yes(many['each_once'])}; first rows equal: {_yes(many['same'])}"
-    return bench.table([first, [*rest, same]], ["rows", "seconds", "MB at most", "killed after rows", "check"])
+    rows = []
+    for r in bench.read("score")[0]["settings"]["many"]:
+        row = [f"{r['rows']:,}", r["workers"], f"{r['seconds']:.0f}", f"{r['rows'] / r['seconds']:.0f}"]
+        check = f"each row once: {_yes(r['each_once'])}; first rows equal: {_yes(r['same'])}" if "same" in r else ""
+        rows.append([*row, f"{r['megabytes']:.0f}", f"{r['killed_after']:,}" if check else "", check])
+    header = ["rows", "workers", "seconds", "rows/s", "MB of a process", "killed after rows", "check"]
+    return bench.table(rows, header)
 
 
 def _yes(value: bool) -> str:
@@ -219,6 +221,26 @@ def likelihood_ratios() -> str:
         rows.append(row)
     header = ["set", "older version, error below 0.05", *values(found(lines, who="theirs"), "setting")]
     return bench.table(rows, header)
+
+
+def fast() -> str:
+    """The errors and the speed of the fast score on a table."""
+    rows = [
+        [r["kind"], f"{r['spread']:.1f}", *(f"{r[k]:.2f}" for k in ("rms", "q0.5", "q0.95", "q0.99", "covered")),
+         f"{r['rows_per_second']:,.0f}", f"{r['exact_rows_per_second']:,.0f}"]
+        for r in found(read("fast"), set="magic")
+    ]  # fmt: skip
+    header = ["rows", "spread of log p", "rms error", "50%", "95%", "99%", "within error_95", "rows/s", "exact, rows/s"]
+    return bench.table(rows, header)
+
+
+def fast_anomalies() -> str:
+    rows = [
+        [r["set"], f"{r['auc_fast']:.3f}", f"{r['auc_exact']:.3f}", f"{r['rms']:.2f}", f"{r['q0.5']:.2f}", r["beyond"]]
+        for r in found(read("fast"), kind="test")
+        if "auc_fast" in r
+    ]
+    return bench.table(rows, ["set", "area, fast", "area, exact", "rms error", "median error", "rows too far"])
 
 
 def samplers() -> str:
@@ -309,7 +331,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "ablations": lambda: models_of("digits-ablations"),
     "reverse-variance": reverse_variance, "samples": samples, "tables": tables, "score": score, "many-rows": many_rows,
     "anomalies-digits": anomalies_digits, "anomalies-table": anomalies_table, "likelihood": likelihood,
-    "likelihood ratios": likelihood_ratios, "samplers": samplers, "cost": lambda: cost(lambda share: share < 0.2),
+    "likelihood ratios": likelihood_ratios, "fast": fast,
+    "fast-anomalies": fast_anomalies, "samplers": samplers, "cost": lambda: cost(lambda share: share < 0.2),
     "cost-half": lambda: cost(lambda share: share >= 0.2), "steps": steps, "import-time": import_time,
     "precision": precision, "dynamics": dynamics,
     **OF_TABLES,

@@ -31,8 +31,7 @@ def exact_divergence(f: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, 
 def quadratic_forms(f: Callable[[Tensor], Tensor], z: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
     """f(z), (B, \\*shape), and v^T (df/dz) v for each of k directions v, (k, B, \\*shape) -> (B, k).
 
-    Computed in reverse mode, with one evaluation of f for all directions. Forward mode is slower for all networks of
-    this package, and one batched backward pass is not faster than k separate ones (benchmarks/likelihood.py).
+    Computed in reverse mode, with one evaluation of f for all directions.
     """
     with torch.enable_grad():
         z = z.detach().requires_grad_()

@@ -11,12 +11,17 @@ from ndm._internal.lazy import lazy
 
 if TYPE_CHECKING:
     from ndm.scoring.checks import PRECISIONS
+    from ndm.scoring.distilled import DistilledScore, FastScores
+    from ndm.scoring.distilling import distill
     from ndm.scoring.rows import ExampleRows, ImageRows, MixedRows, Rows, TableRows
     from ndm.scoring.scores import Scores, score
     from ndm.scoring.tasks import score_block
 
 _HOMES = {
     "PRECISIONS": "checks",
+    "DistilledScore": "distilled",
+    "FastScores": "distilled",
+    "distill": "distilling",
     "ExampleRows": "rows",
     "ImageRows": "rows",
     "MixedRows": "rows",
@@ -27,6 +32,19 @@ _HOMES = {
     "score_block": "tasks",
 }
 
-__all__ = ["PRECISIONS", "ExampleRows", "ImageRows", "MixedRows", "Rows", "Scores", "TableRows", "score", "score_block"]
+__all__ = [
+    "PRECISIONS",
+    "DistilledScore",
+    "ExampleRows",
+    "FastScores",
+    "ImageRows",
+    "MixedRows",
+    "Rows",
+    "Scores",
+    "TableRows",
+    "distill",
+    "score",
+    "score_block",
+]
 
 __getattr__, __dir__ = lazy(__name__, _HOMES)
