@@ -110,8 +110,8 @@ def table_run(name: str, train_rows: np.ndarray, runs: Path) -> ndm.NDM:
     if not (runs / name / "model").is_dir():
         path = runs / f"{name}.csv"
         pandas.DataFrame(train_rows, columns=[f"c{i}" for i in range(train_rows.shape[1])]).to_csv(path, index=False)
-        command("train", "table", "--data.path", path, "--data.kinds", "numeric", "--trainer.max_steps", 2000,
-                "--trainer.max_time", 180, "--out", runs / name)  # fmt: skip
+        command("train", "table", "--data.path", path, "--data.kinds", "numeric", "--training.base", "none",
+                "--trainer.max_steps", 2000, "--trainer.max_time", 180, "--out", runs / name)  # fmt: skip
     return ndm.NDM.from_pretrained(runs / name / "model").eval()
 
 
