@@ -33,7 +33,7 @@ def test_a_calibration_covers_the_error_on_other_samples_of_the_model():
             found, apart = solver.solve(z, None, None, steps)
             error = (found[0] - fine).abs()
             assert (error <= factor * apart).double().mean() >= 0.9
-            assert factor * apart.median() < 15 * error.median()
+            assert factor * apart.median() < 20 * error.median()
 
 
 def test_a_calibration_does_not_depend_on_the_rows_and_is_used():

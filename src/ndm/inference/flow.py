@@ -55,8 +55,8 @@ ROUNDING = 32
 
 #: The calibration: numbers of steps, the number of steps they are compared with, samples of the model, the quantile of
 #: their errors that the factor covers, a margin, the part of them that must be within the tolerance at the initial N,
-#: and the smallest factor. The margin is for data that are harder than samples, and because examples with a stated error
-#: above the tolerance are solved again: those that remain have stated errors that are rather too low.
+#: and the smallest factor. The margin is for data that are harder than samples, and because examples with a stated
+#: error above the tolerance are solved again: those that remain have stated errors that are rather too low.
 CALIBRATED, COMPARED, SAMPLES, COVERED, MARGIN, MET, LEAST = (8, 10, 12, 16), 32, 48, 0.98, 1.3, 0.75, 0.02
 
 
