@@ -14,7 +14,8 @@ step, and integrated by Gregory's formula (:mod:`ndm.inference.divergence`).
 - for the path: the difference between log N(z_1; 0, I) at its end and at that of a path of N / 2 steps.
 
 The error is a factor times a weighted sum of the two. The factor depends on the model and on N. :func:`calibrate`
-measures it on samples of the model, as a quantile, so that it covers the error of about that part of the examples.
+measures it on samples of the model, as a quantile, so that it covers the error of about that part of the examples. It
+also measures the part of the error that all examples have in common, which is subtracted.
 Without a calibration it is :data:`FACTOR`, which is high. N is doubled for the examples whose error is above the
 tolerance.
 """
@@ -67,10 +68,13 @@ class SolverCalibration:
     Attributes:
         first: the initial number of steps N; None for that of the tolerance.
         factors: the factor of the error by N.
+        shifts: the median error of log p by N, in nats, which is subtracted. Where the divergence varies in gamma by the
+            network alone, the error of the integral is nearly the same for all examples.
     """
 
     first: int | None = None
     factors: Mapping[int, float] = field(default_factory=dict)
+    shifts: Mapping[int, float] = field(default_factory=dict)
 
     def factor(self, steps: int) -> float:
         """The factor for N = ``steps``: that of the largest calibrated N for all above it, else :data:`FACTOR`."""
@@ -125,7 +129,7 @@ class Flow:
         while len(rows) and steps <= MOST_STEPS:
             labels_now = None if labels is None else labels[rows]
             found, now = self.solve(z[rows], labels_now, None if probes is None else probes[:, rows], steps)
-            now = self.calibration.factor(steps) * now
+            found, now = found - self.calibration.shifts.get(steps, 0.0), self.calibration.factor(steps) * now
             closer = now < apart[rows]  # false for nan
             log_p[:, rows[closer]], apart[rows[closer]] = found[:, closer], now[closer]
             size = log_p[:, rows].abs().amax(0).nan_to_num() + z[0].numel()
@@ -221,18 +225,20 @@ def calibrate(model: Process, like: Tensor, tolerance: float) -> SolverCalibrati
         z = flow.samples(noise.to(like), COMPARED)
         z = z[z.isfinite().flatten(1).all(1)]
         fine = flow.solve(z, None, None, COMPARED)[0][0]
-        first, factors = None, {}
+        first, factors, shifts = None, {}, {}
         for steps in CALIBRATED:
             found, apart = flow.solve(z, None, None, steps)
             held = found[0].isfinite() & fine.isfinite() & (apart > 0)
             if held.sum() < SAMPLES / 2:
                 continue
-            ratio = (found[0] - fine).abs()[held] / apart[held]
-            # Rounded, so that it does not depend on the number of threads.
+            error = (found[0] - fine)[held]
+            # Rounded, so that they do not depend on the number of threads.
+            shifts[steps] = round(error.median().item(), 4)
+            ratio = (error - shifts[steps]).abs() / apart[held]
             factors[steps] = max(round(MARGIN * ratio.quantile(COVERED).item(), 2), LEAST)
             if first is None and (factors[steps] * apart[held] <= tolerance).float().mean() >= MET:
                 first = steps
-    return SolverCalibration(first, factors)
+    return SolverCalibration(first, factors, shifts)
 
 
 def _first_steps(tolerance: float) -> int:
