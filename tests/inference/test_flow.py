@@ -32,7 +32,7 @@ def test_a_calibration_covers_the_error_on_other_samples_of_the_model():
         for steps, factor in calibration.factors.items():
             found, apart = solver.solve(z, None, None, steps)
             error = (found[0] - fine - calibration.shifts[steps]).abs()
-            assert error.median() <= (found[0] - fine).abs().median()
+            assert error.mean() <= 1.2 * (found[0] - fine).abs().mean()
             assert (error <= factor * apart).double().mean() >= 0.9
             assert factor * apart.median() < 20 * error.median()
 

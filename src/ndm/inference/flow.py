@@ -68,8 +68,8 @@ class SolverCalibration:
     Attributes:
         first: the initial number of steps N; None for that of the tolerance.
         factors: the factor of the error by N.
-        shifts: the median error of log p by N, in nats, which is subtracted. Where the divergence varies in gamma by the
-            network alone, the error of the integral is nearly the same for all examples.
+        shifts: the median error of log p by N, in nats, which is subtracted. A part of the error of the integral is
+            nearly the same for all examples, since it is due to how the network varies with gamma.
     """
 
     first: int | None = None
