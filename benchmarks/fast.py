@@ -33,8 +33,7 @@ from ndm.inference.likelihood import calibrate_solver
 from ndm.scoring.distilled import DistilledScore
 from ndm.storage.checkpoints import load_part
 
-
-#: Options of ``ndm distill``. A column of cardio is a linear function of others, so that its densities are steep and slow.
+#: Options of ``ndm distill``. A column of cardio is a linear function of others, so that its densities are slow.
 OPTIONS = {"cardio": ("--rows", 6000, "--steps", 4000)}
 
 
