@@ -223,6 +223,19 @@ def likelihood_ratios() -> str:
     return bench.table(rows, header)
 
 
+def scale() -> str:
+    """Passes of the network per example, and core-hours for a billion rows or a thousand images."""
+    rows = []
+    for r in read("scale"):
+        table = "table" in r["network"]
+        count, exact = (1e9, 13 * (1 + r["d"]) + 59) if table else (1e3, 0)
+        hours = [f"{count * passes * r['seconds'] / 3600:,.0f}" if passes else "" for passes in (20, 32, exact)]
+        name = f"{r['network']}: {'a billion rows' if table else 'a thousand images'}"
+        rows.append([name, f"{r['parameters']:,}", f"{r['gflop']:.2g}", f"{r['seconds']:.2g}", *hours])
+    header = ["network and data", "parameters", "GFLOP a pass", "CPU seconds a pass", "bound, core-hours"]
+    return bench.table(rows, [*header, "samples, core-hours", "exact density, core-hours"])
+
+
 def fast() -> str:
     """The errors and the speed of the fast score on a table."""
     rows = [
@@ -331,7 +344,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ablations": lambda: models_of("digits-ablations"),
     "reverse-variance": reverse_variance, "samples": samples, "tables": tables, "score": score, "many-rows": many_rows,
     "anomalies-digits": anomalies_digits, "anomalies-table": anomalies_table, "likelihood": likelihood,
-    "likelihood ratios": likelihood_ratios, "fast": fast,
+    "likelihood ratios": likelihood_ratios, "scale": scale, "fast": fast,
     "fast-anomalies": fast_anomalies, "samplers": samplers, "cost": lambda: cost(lambda share: share < 0.2),
     "cost-half": lambda: cost(lambda share: share >= 0.2), "steps": steps, "import-time": import_time,
     "precision": precision, "dynamics": dynamics,
