@@ -3,7 +3,8 @@
 On magic, the rows are those of the test split, the same with cells exchanged between rows (a tenth, and all of them),
 and with noise of half a standard deviation. Errors are differences from ``ndm.log_likelihood`` at the default
 tolerance; ``covered`` is the part of the rows whose error is at most ``error_95``. Rows per second are of CPU time and
-without reading files. On vowels and cardio (:mod:`outliers`) the score is minus log p, of models of real columns.
+without reading files. On vowels (:mod:`outliers`) the score is minus log p, of a model of
+real columns.
 
     python benchmarks/fast.py --tables TABLES --runs FOLDER
 
@@ -33,15 +34,12 @@ from ndm.inference.likelihood import calibrate_solver
 from ndm.scoring.distilled import DistilledScore
 from ndm.storage.checkpoints import load_part
 
-#: Options of ``ndm distill``. A column of cardio is a linear function of others, so that its densities are slow.
-OPTIONS = {"cardio": ("--rows", 6000, "--steps", 4000)}
-
 
 def distilled(name: str, train: np.ndarray, runs: Path) -> tuple[ndm.NDM, DistilledScore, float]:
     """The model and its fast score, and the seconds that the distillation took, 0 if it was there."""
     model, seconds = table_run(name, train, runs), 0.0
     if not (runs / name / "distilled").is_dir():
-        seconds, _ = command("distill", runs / name, *OPTIONS.get(name, ()))
+        seconds, _ = command("distill", runs / name)
     return model, load_part(runs / name / "distilled", DistilledScore).eval(), seconds
 
 
@@ -67,12 +65,12 @@ def scores(model: ndm.NDM, fast: DistilledScore, x: Tensor) -> tuple[dict[str, A
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tables", type=Path, required=True, help="a folder with magic, vowels and cardio")
+    parser.add_argument("--tables", type=Path, required=True, help="a folder with magic and vowels")
     parser.add_argument("--runs", type=Path, required=True, help="a folder for the trained models")
     options = parser.parse_args()
     torch.set_num_threads(1)
     lines, random = [], np.random.default_rng(0)
-    for name in ("magic", "vowels", "cardio"):
+    for name in ("magic", "vowels"):
         here = options.tables / name
         train, test = (pandas.read_parquet(here / f"{part}.parquet").to_numpy() for part in ("train", "test"))
         model, fast, seconds = distilled(name, train, options.runs)
@@ -90,7 +88,7 @@ def main() -> None:
                 line |= {"auc_fast": roc_auc_score(truth, -quick), "auc_exact": roc_auc_score(truth, -exact)}
             lines.append(line)
             print(line, flush=True)
-    print(save("fast", lines, {"options": {name: list(map(str, given)) for name, given in OPTIONS.items()}}))
+    print(save("fast", lines, {}))
 
 
 if __name__ == "__main__":

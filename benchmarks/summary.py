@@ -229,9 +229,10 @@ def scale() -> str:
     for r in read("scale"):
         table = "table" in r["network"]
         count, exact = (1e9, 13 * (1 + r["d"]) + 59) if table else (1e3, 0)
-        hours = [f"{count * passes * r['seconds'] / 3600:,.0f}" if passes else "" for passes in (20, 32, exact)]
+        hours = [count * passes * r["seconds"] / 3600 for passes in (20, 32, exact)]
+        shown = [f"{h:,.0f}" if h >= 10 else f"{h:.2g}" if h else "" for h in hours]
         name = f"{r['network']}: {'a billion rows' if table else 'a thousand images'}"
-        rows.append([name, f"{r['parameters']:,}", f"{r['gflop']:.2g}", f"{r['seconds']:.2g}", *hours])
+        rows.append([name, f"{r['parameters']:,}", f"{r['gflop']:.3g}", f"{r['seconds']:.2g}", *shown])
     header = ["network and data", "parameters", "GFLOP a pass", "CPU seconds a pass", "bound, core-hours"]
     return bench.table(rows, [*header, "samples, core-hours", "exact density, core-hours"])
 
