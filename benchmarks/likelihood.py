@@ -33,16 +33,17 @@ from typing import Any
 import numpy as np
 import pandas
 import torch
-from bench import save, train
+from bench import environment, read, save, train
 from score import command
 from torch import Tensor
 
 import ndm
-from ndm.data import Digits, Pinwheel
+from ndm.data import Digits, Pinwheel, Tensors
 from ndm.inference.likelihood import calibrate_solver
 from ndm.method.process import frozen
 from ndm.networks import UNet
 
+SETS = ("magic", "protein", "wdbc", "pinwheel", "digits")
 ROUNDS, ROWS = 3, 256
 
 #: Tolerances in nats per dimension; 0.01 is the default.
@@ -115,21 +116,37 @@ def table_run(name: str, train_rows: np.ndarray, runs: Path) -> ndm.NDM:
     return ndm.NDM.from_pretrained(runs / name / "model").eval()
 
 
-def sets(tables: Path, runs: Path) -> Iterator[tuple[str, ndm.NDM, Tensor]]:
-    """Name, a trained model and rows."""
-    for name in ("magic", "protein"):
-        rows, test = (pandas.read_parquet(tables / name / f"{part}.parquet").to_numpy() for part in ("train", "test"))
-        yield name, table_run(name, rows, runs), torch.from_numpy(test[:ROWS]).float()
+def table(name: str, tables: Path, runs: Path) -> tuple[ndm.NDM, Tensor]:
+    rows, test = (pandas.read_parquet(tables / name / f"{part}.parquet").to_numpy() for part in ("train", "test"))
+    return table_run(name, rows, runs), torch.tensor(test[:ROWS], dtype=torch.float32)
+
+
+def wdbc(runs: Path) -> tuple[ndm.NDM, Tensor]:
     from sklearn.datasets import load_breast_cancer
 
     rows = np.random.default_rng(0).permutation(np.log(load_breast_cancer().data + 1e-3))
-    yield "wdbc", table_run("wdbc", rows[:469], runs), torch.from_numpy(rows[469:]).float()
+    return table_run("wdbc", rows[:469], runs), torch.from_numpy(rows[469:]).float()
+
+
+def pinwheel(runs: Path) -> tuple[ndm.NDM, Tensor]:
     toy = Pinwheel()
-    yield "pinwheel", table_run("pinwheel", toy.train.numpy(), runs), toy.test[:ROWS]
-    digits = Digits()
+    return table_run("pinwheel", toy.train.numpy(), runs), toy.test[:ROWS]
+
+
+def pictures(runs: Path) -> tuple[ndm.NDM, Tensor]:
+    """Handwritten digits as continuous data."""
+    splits = [Digits().examples(name) for name in ("train", "validation", "test")]
+    data = Tensors(*(examples[torch.arange(len(examples))] for examples in splits))
     if not (runs / "digits").is_dir():
-        train(picture, digits, steps=600, bound_steps=None, seed=0, batch_size=64).save_pretrained(runs / "digits")
-    yield "digits", ndm.NDM.from_pretrained(runs / "digits").eval(), digits.test[:16]
+        train(picture, data, steps=600, bound_steps=None, seed=0, batch_size=64).save_pretrained(runs / "digits")
+    return ndm.NDM.from_pretrained(runs / "digits").eval(), data.test[:16]
+
+
+def sets(tables: Path, runs: Path, chosen: list[str]) -> Iterator[tuple[str, ndm.NDM, Tensor]]:
+    """Name, a trained model and rows of the chosen sets."""
+    own = {"wdbc": wdbc, "pinwheel": pinwheel, "digits": pictures}
+    for name in chosen:
+        yield name, *(own[name](runs) if name in own else table(name, tables, runs))
 
 
 def for_older(model: ndm.NDM, folder: Path) -> Path:
@@ -218,18 +235,24 @@ def main() -> None:
     parser.add_argument("--tables", type=Path, required=True, help="a folder with magic and protein")
     parser.add_argument("--peer", type=Path, required=True, help="a folder that holds the package flow_matching")
     parser.add_argument("--before", type=Path, help="a folder that holds the package ndm of an older version")
+    parser.add_argument("--sets", nargs="+", default=SETS, choices=SETS, help="the results of others are kept")
     parser.add_argument("--runs", type=Path, required=True, help="a folder for the trained models")
     options = parser.parse_args()
     sys.path.append(str(options.peer))
     torch.set_num_threads(1)
     options.runs.mkdir(exist_ok=True)
-    rows = []
-    for name, model, x in sets(options.tables, options.runs):
+    for name, model, x in sets(options.tables, options.runs, options.sets):
         old = None
         if options.before is not None:
             old = (for_older(model, options.runs / f"{name}-older"), options.before)
-        rows += measure(name, model, x, old)
-    print(save("likelihood", rows, {"rounds": ROUNDS}))
+        rows = [{"commit": environment()["commit"]} | row for row in measure(name, model, x, old)]
+        keep(name, rows)
+
+
+def keep(name: str, rows: list[dict[str, Any]]) -> None:
+    """Write the results of a set, in the place of those that it had."""
+    others = [row for row in read("likelihood")[1:] if row["set"] in SETS and row["set"] != name]
+    print(save("likelihood", sorted([*others, *rows], key=lambda row: SETS.index(row["set"])), {"rounds": ROUNDS}))
 
 
 if __name__ == "__main__":
