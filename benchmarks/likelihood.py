@@ -251,7 +251,7 @@ def main() -> None:
 
 def keep(name: str, rows: list[dict[str, Any]]) -> None:
     """Write the results of a set, in the place of those that it had."""
-    others = [row for row in read("likelihood")[1:] if row["set"] in SETS and row["set"] != name]
+    others = [row for row in read("likelihood")[1:] if row.get("set") in SETS and row["set"] != name]
     print(save("likelihood", sorted([*others, *rows], key=lambda row: SETS.index(row["set"])), {"rounds": ROUNDS}))
 
 
