@@ -130,7 +130,7 @@ def wdbc(runs: Path) -> tuple[ndm.NDM, Tensor]:
 
 def pinwheel(runs: Path) -> tuple[ndm.NDM, Tensor]:
     toy = Pinwheel()
-    return table_run("pinwheel", toy.train.numpy(), runs), toy.test[:ROWS]
+    return table_run("pinwheel", toy.train.numpy(), runs), toy.test[: 8 * ROWS]
 
 
 def pictures(runs: Path) -> tuple[ndm.NDM, Tensor]:
