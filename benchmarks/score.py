@@ -14,7 +14,6 @@ and by two: the time, the peak of memory of a process, and whether the scores ar
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import subprocess
@@ -27,11 +26,11 @@ from typing import Any
 
 import numpy as np
 import pandas
-import pyarrow.parquet
 import torch
 from bench import save
 
 import ndm
+from ndm import scoring
 
 COLUMNS, PARTS, TRAINED, AGAIN, FEW = 8, 6, 20_000, 256, 102_400
 
@@ -132,8 +131,7 @@ def main() -> None:
         fine["log_prob"] = ndm.log_likelihood(model, torch.from_numpy(x[:n]), tolerance=1e-6).log_prob
         for tolerance in options.tolerances:
             out = here / f"{tolerance:g}.parquet"
-            command("score", run, test, "--out", out, "--tolerance", tolerance)
-            about = json.loads(pyarrow.parquet.read_schema(out).metadata[b"ndm"])
+            about = scoring.score(ndm.NDM.from_pretrained(run / "model"), x, out, tolerance=tolerance).about
             speed = {"rows_per_second": about["scored"] / about["seconds"]}
             stated = {"checked_solver_error": about["log_prob"]["checked_error"]}
             rows.append({"tolerance": tolerance} | speed | stated | compare(pandas.read_parquet(out), fine, truth, n))
