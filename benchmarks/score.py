@@ -131,7 +131,9 @@ def main() -> None:
         fine["log_prob"] = ndm.log_likelihood(model, torch.from_numpy(x[:n]), tolerance=1e-6).log_prob
         for tolerance in options.tolerances:
             out = here / f"{tolerance:g}.parquet"
-            about = scoring.score(ndm.NDM.from_pretrained(run / "model"), x, out, tolerance=tolerance).about
+            about = scoring.score(
+                ndm.NDM.from_pretrained(run / "model"), torch.from_numpy(x), out, tolerance=tolerance
+            ).about
             speed = {"rows_per_second": about["scored"] / about["seconds"]}
             stated = {"checked_solver_error": about["log_prob"]["checked_error"]}
             rows.append({"tolerance": tolerance} | speed | stated | compare(pandas.read_parquet(out), fine, truth, n))

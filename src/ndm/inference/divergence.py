@@ -20,7 +20,7 @@ def exact_divergence(f: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, 
     """f(z), (B, \\*shape), and its divergence, (B, 1).
 
     Networks that compute their whole Jacobian faster than by d backward passes do so
-    (:mod:`ndm._internal.jacobians`).
+    (``ndm._internal.jacobians``).
     """
     basis = torch.eye(z[0].numel(), dtype=z.dtype, device=z.device)
     with whole_jacobians():

@@ -16,7 +16,7 @@ step, and integrated by Gregory's formula (:mod:`ndm.inference.divergence`).
 The error is a factor times a weighted sum of the two. The factor depends on the model and on N. :func:`calibrate`
 measures it on samples of the model, as a quantile, so that it covers the error of about that part of the examples. It
 also measures the part of the error that all examples have in common, which is subtracted.
-Without a calibration it is :data:`FACTOR`, which is high. N is doubled for the examples whose error is above the
+Without a calibration it is ``FACTOR``, which is high. N is doubled for the examples whose error is above the
 tolerance.
 """
 
@@ -77,7 +77,7 @@ class SolverCalibration:
     shifts: Mapping[int, float] = field(default_factory=dict)
 
     def factor(self, steps: int) -> float:
-        """The factor for N = ``steps``: that of the largest calibrated N for all above it, else :data:`FACTOR`."""
+        """The factor for N = ``steps``: that of the largest calibrated N for all above it, else ``FACTOR``."""
         if steps in self.factors:
             return self.factors[steps]
         largest = max(self.factors, default=steps)

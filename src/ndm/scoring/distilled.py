@@ -35,7 +35,7 @@ class FastScores:
     Attributes:
         log_prob: (n,), nats.
         distance: from the training data, (n,), in standard deviations.
-        errors: the quantiles :data:`QUANTILES` of the absolute error of rows at such a distance, (n, 2), nats; infinite
+        errors: the quantiles ``QUANTILES`` of the absolute error of rows at such a distance, (n, 2), nats; infinite
             for a row farther than all measured ones.
     """
 
