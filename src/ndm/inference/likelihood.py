@@ -121,8 +121,8 @@ def log_likelihood(
             its solver_error is at most the tolerance, or at most the rounding error. By default 0.01 per dimension.
         labels: class labels, (B,), for a conditional denoiser.
         generator: for probes and dequantisation noise.
-        calibration: of the solver's error for this model, from :func:`ndm.inference.likelihood.calibrate_solver`. It saves steps where there are
-            many rows.
+        calibration: of the solver's error for this model, from :func:`ndm.inference.likelihood.calibrate_solver`. It
+            saves steps where there are many rows.
 
     Raises:
         ValueError: the divergence or dequantisation is unknown or does not fit the data, or the data are invalid.
