@@ -2,9 +2,10 @@
 
 Every method computes the density of the same rows with the same network, in float32, with the exact divergence, in
 turns, on one core; rows per second are of CPU time, medians of the rounds. Errors are differences from the density in
-float64 at a tolerance of 1e-6 nats (digits 0.01); ``apart`` is its largest difference from the peer's in float64. ``covered`` is the
-part of the rows whose error is at most what is stated, ``stated`` the median of the stated errors over that of the true
-ones. Settings are tolerances in nats per dimension. ``ours`` is calibrated as by ``ndm score``, ``ours, plain`` is not.
+float64 at a tolerance of 1e-6 nats (digits 0.01); ``apart`` is its largest difference from the peer's in float64.
+``covered`` is the part of the rows whose error is at most what is stated, ``stated`` the median of the stated errors
+over that of the true ones. Settings are tolerances in nats per dimension. ``ours`` is calibrated as by ``ndm score``,
+``ours, plain`` is not.
 
 The sets are two tables of TABLES, the 30 columns of the Wisconsin breast cancer data (logarithms), a 2-D toy, and
 handwritten digits as continuous data. The tables' models are trained by ``ndm train table``.
