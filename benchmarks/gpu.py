@@ -111,7 +111,7 @@ class Parts:
         return found | {"share_of_peak": 1e3 * self.operations[config] / ms / peak}
 
     def training(self, config: str, seconds: float) -> dict[str, Any]:
-        vars(sys.modules["ndm.training.fit"])["finish"] = lambda *_, **__: None  # it draws samples, on the CPU
+        vars(sys.modules["ndm.training.fitting"])["finish"] = lambda *_, **__: None  # it draws samples, on the CPU
         data, few = Mixtures() if config == "table" else self.images, self.dry
         limits = [f"--trainer.max_time={seconds}", f"--trainer.max_steps={4 if few else 'null'}"]
         limits += [f"--trainer.val_check_interval={4 if few else 1000}", "--trainer.patience=null"]
