@@ -24,14 +24,14 @@ class UnusualError(Exception):
 
 
 def work(job: int) -> tuple[int, int]:
-    """The square of a job, later for even ones, and the number of threads."""
+    """The square of a job, later for even ones and a second later for 20, and the number of threads."""
     if job == -1:
         raise ValueError("there is no job -1")
     if job == -2:
         raise UnusualError(1, 2)
     if job == -3:
         os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(0.02 * (job % 2 == 0))
+    time.sleep(job / 20 if job == 20 else 0.02 * (job % 2 == 0))
     return job * job, torch.get_num_threads()
 
 
@@ -64,8 +64,10 @@ def test_results_and_errors_come_in_the_order_of_the_jobs() -> None:
         assert [next(results)[0], next(results)[0]] == [4, 9]
         with pytest.raises(ValueError, match="damaged rows"):
             next(results)
+        results = pool.map([20, -3, 5, 6])  # the first result comes after the other worker was killed
+        assert next(results)[0] == 400
         with pytest.raises(ChildProcessError, match="killed by signal 9, as systems do when memory runs out: run"):
-            list(pool.map([1, -3]))
+            next(results)
 
 
 SCRIPT = """

@@ -1,4 +1,4 @@
-"""The solver's calibration, and Jacobians of networks in the divergence."""
+"""The solver's calibration, and noise levels that all rows share."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import pytest
 import torch
 
 import ndm
-from ndm._internal.jacobians import whole_jacobians
 from ndm.inference import flow
 from ndm.inference.likelihood import calibrate_solver, log_likelihood
-from ndm.networks import ResidualMLP
 from tests.inference.densities import small
 
 
@@ -58,53 +56,6 @@ def test_what_cannot_be_calibrated_has_no_calibration():
     assert calibrate_solver(small(3), torch.zeros(1, 3).double(), labels=True) is None
     with pytest.raises(ValueError, match="There is no divergence 'trace'"):
         calibrate_solver(small(3), torch.zeros(1, 3).double(), divergence="trace")
-
-
-@pytest.mark.parametrize("transform", ["identity", "separable", "neural"])
-def test_the_density_is_the_same_by_jacobians_and_by_backward_passes(transform, monkeypatch):
-    model, x = small(3, transform), torch.randn(5, 3, dtype=torch.float64)
-    pushed = []
-    monkeypatch.setattr(
-        ResidualMLP, "with_jacobian", lambda *args, own=ResidualMLP.with_jacobian: pushed.append(1) or own(*args)
-    )
-    found = log_likelihood(model, x, tolerance=10.0)
-    assert pushed
-    monkeypatch.setattr(ResidualMLP, "_is_fixed", lambda *_: False)
-    expected = log_likelihood(model, x, tolerance=10.0)
-    torch.testing.assert_close(found.log_prob, expected.log_prob, rtol=0, atol=1e-10)
-    torch.testing.assert_close(found.solver_error, expected.solver_error, rtol=1e-6, atol=1e-10)
-
-
-@pytest.mark.parametrize("heads", [1, 2])
-@pytest.mark.parametrize("depth", [0, 2])
-@pytest.mark.parametrize("level", [False, True])
-def test_a_perceptrons_jacobian_is_that_of_backward_passes(level, depth, heads, monkeypatch):
-    monkeypatch.setattr("ndm.networks.mlp.AT_ONCE", 2 * 6 * 9)  # two directions at a time
-    net = ResidualMLP(5, hidden=9, depth=depth, heads=heads, level=level, zero_init=False).double().eval()
-    net.requires_grad_(False)
-    x, conditions = torch.randn(6, 5, dtype=torch.float64), ()
-    if level:
-        conditions = (torch.tensor([0.3], dtype=torch.float64).expand(6),)
-
-    def derivative() -> tuple[torch.Tensor, torch.Tensor]:
-        z = x.clone().requires_grad_()
-        output = net(z, *conditions)
-        rows = [torch.autograd.grad(one.sum(), z, retain_graph=True)[0] for one in output.unbind(1)]
-        return output.detach(), torch.stack(rows)
-
-    output, expected = derivative()
-    with whole_jacobians():
-        same, found = derivative()
-    torch.testing.assert_close(same, output)
-    torch.testing.assert_close(found, expected)
-
-
-def test_a_network_with_a_noise_level_for_each_example_takes_backward_passes():
-    net = ResidualMLP(2, hidden=8, depth=1, zero_init=False).double().eval().requires_grad_(False)
-    z, u = torch.randn(4, 2, dtype=torch.float64, requires_grad=True), torch.rand(4, dtype=torch.float64)
-    with whole_jacobians():
-        found = torch.autograd.grad(net(z, u).sum(), z)[0]
-    torch.testing.assert_close(found, torch.autograd.grad(net(z, u).sum(), z)[0], rtol=0, atol=0)
 
 
 def test_a_shared_noise_level_is_embedded_once():

@@ -103,8 +103,9 @@ class Workers:
     def map(self, jobs: Iterable[Any]) -> Iterator[Any]:
         """Yield the function's results in the order of the jobs.
 
-        At most :data:`AHEAD` jobs per worker are in memory. Jobs are read in advance. An exception of a job, or of the
-        iteration over the jobs, is raised in its turn, after the results of all jobs before.
+        At most :data:`AHEAD` jobs per worker are in memory. Jobs are read in advance. An exception of a job, of the
+        iteration over the jobs, or of a worker that ended early, is raised in its turn, after the results of all jobs
+        before.
 
         Raises:
             ChildProcessError: a worker ended early, for example because the system killed it.
@@ -114,7 +115,7 @@ class Workers:
             self._receive(channel)
         idle, busy = list(self._processes), dict[Connection, int]()
         self._busy = busy
-        answers: dict[int, bytes] = {}
+        answers: dict[int, bytes | ChildProcessError] = {}
         broken: Exception | None = None
         complete = False
         while True:
@@ -132,13 +133,20 @@ class Workers:
                 busy[channel] = read
                 read += 1
             if turn in answers:
-                yield unpacked(answers.pop(turn))
+                answer = answers.pop(turn)
+                if isinstance(answer, ChildProcessError):
+                    raise answer
+                yield unpacked(answer)
                 turn += 1
             elif busy:
                 ready = wait(list(busy))
                 for channel in [channel for channel in busy if channel in ready]:
-                    answers[busy.pop(channel)] = self._receive(channel)
-                    idle.append(channel)
+                    number = busy.pop(channel)
+                    try:
+                        answers[number] = self._receive(channel)
+                        idle.append(channel)
+                    except ChildProcessError as error:
+                        answers[number], complete = error, True
             elif broken is not None:
                 raise broken
             elif complete:

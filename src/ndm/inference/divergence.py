@@ -8,8 +8,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ndm._internal.jacobians import whole_jacobians
-
 __all__ = ["exact_divergence", "integral", "or_by_chance", "quadratic_forms"]
 
 #: Gregory's coefficients of the differences of order 0, 1, ... at both ends of the trapezoidal rule.
@@ -17,14 +15,9 @@ _GREGORY = (1 / 2, 1 / 12, 1 / 24, 19 / 720, 3 / 160, 863 / 60480)
 
 
 def exact_divergence(f: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Tensor]:
-    """f(z), (B, \\*shape), and its divergence, (B, 1).
-
-    Networks that compute their whole Jacobian faster than by d backward passes do so
-    (``ndm._internal.jacobians``).
-    """
+    """f(z), (B, \\*shape), and its divergence, (B, 1), by d backward passes."""
     basis = torch.eye(z[0].numel(), dtype=z.dtype, device=z.device)
-    with whole_jacobians():
-        value, forms = quadratic_forms(f, z, basis.reshape(-1, 1, *z.shape[1:]).expand(-1, *z.shape))
+    value, forms = quadratic_forms(f, z, basis.reshape(-1, 1, *z.shape[1:]).expand(-1, *z.shape))
     return value, forms.sum(1, keepdim=True)
 
 

@@ -29,7 +29,6 @@ __all__ = [
     "in_forward_mode",
     "in_full_precision",
     "normalized",
-    "slope_of_silu",
 ]
 
 
@@ -140,12 +139,6 @@ def normalized(h: Tensor, epsilon: float) -> Tensor:
     """Normalise h to mean 0 and variance 1 along its last dimension with elementary operations (see :class:`Norm`)."""
     centred = h - h.mean(dim=-1, keepdim=True)
     return centred * torch.rsqrt(centred.square().mean(dim=-1, keepdim=True) + epsilon)
-
-
-def slope_of_silu(h: Tensor) -> Tensor:
-    """The derivative of SiLU, h sigmoid(h)."""
-    sigmoid = torch.sigmoid(h)
-    return torch.addcmul(sigmoid, h * sigmoid, 1 - sigmoid)
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -7,13 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ndm._internal.jacobians import jacobian_wanted, linearized
-from ndm.networks.base import Backbone, Norm, in_forward_mode, in_full_precision, slope_of_silu
+from ndm.networks.base import Backbone, Norm, in_full_precision
 
 __all__ = ["ResidualMLP"]
-
-#: Derivatives are propagated up to this many numbers at a time, which stay in a processor's cache.
-AT_ONCE = 2**17
 
 
 class ResidualMLP(Backbone):
@@ -102,72 +98,13 @@ class ResidualMLP(Backbone):
             raise ValueError(f"This ResidualMLP takes {self.context} further inputs as its context.")
         condition = self._condition(u, labels)
         z = z.reshape(batch, self.features)
-        if jacobian_wanted(z) and context is None and self._is_fixed(condition):
-            output = linearized(z, *self.with_jacobian(z.detach(), condition))
-        else:
-            h = in_full_precision(self.input, z if context is None else torch.cat([z, context.to(z)], 1))
-            for block in self.blocks:
-                h = block(h, condition)
-            output = self.output(nn.functional.silu(self.norm(h)))
+        h = in_full_precision(self.input, z if context is None else torch.cat([z, context.to(z)], 1))
+        for block in self.blocks:
+            h = block(h, condition)
+        output = self.output(nn.functional.silu(self.norm(h)))
         if self.outputs is not None:
             return output
         return output.reshape(batch, self.heads * shape[0], *shape[1:])
-
-    def _is_fixed(self, condition: Tensor | None) -> bool:
-        """Whether the network is a function of z alone: nothing is trained, and all examples have one condition."""
-        shared = condition is None or (len(condition) == 1 and not condition.requires_grad)
-        return shared and not (self.training or in_forward_mode() or self.input.weight.requires_grad)
-
-    @torch.no_grad()
-    def with_jacobian(self, z: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The network's output and its derivatives with respect to z.
-
-        The derivatives are propagated forwards, some directions at a time. They cost 0.6 of as many backward passes,
-        because the factors of a block are computed once for all directions (benchmarks/likelihood.py).
-
-        Args:
-            z: (B, features).
-            condition: the conditioning vector of all examples, (1, width); None without conditions.
-
-        Returns:
-            The output, (B, outputs), and its derivative with respect to each feature, (features, B, outputs).
-        """
-        h = self.input(z)
-        blocks = []
-        for block in self.blocks:
-            assert isinstance(block, _Block)
-            linear = _LinearizedBlock(block, h, condition)
-            blocks.append(linear)
-            h = linear.output
-        last = _Normalized(h, self.norm.epsilon)
-        inner = last.value * self.norm.weight + self.norm.bias
-        slope = slope_of_silu(inner) * self.norm.weight
-        columns = self.input.weight.T[:, None]  # (features, 1, hidden): the same for all examples
-        derivatives = []
-        for tangents in columns.split(max(1, AT_ONCE // h.numel())):
-            for linear in blocks:
-                tangents = linear.push(tangents)
-            derivatives.append(last.push(tangents).mul_(slope) @ self.output.weight.T)
-        return self.output(nn.functional.silu(inner)), torch.cat(derivatives)
-
-
-class _Normalized:
-    """The normalised h, (B, hidden), and its derivative."""
-
-    def __init__(self, h: Tensor, epsilon: float) -> None:
-        centred = h - h.mean(1, keepdim=True)
-        self.scale = torch.rsqrt(centred.square().mean(1, keepdim=True) + epsilon)  # (B, 1)
-        self.value = centred * self.scale
-        self.part = self.value / h.shape[1]
-
-    def along(self, tangents: Tensor) -> Tensor:
-        """The mean over the features of the value times each tangent, (k, B or 1, hidden) -> (k, B, 1)."""
-        return (tangents * self.part).sum(-1, keepdim=True)
-
-    def push(self, tangents: Tensor) -> Tensor:
-        """The derivative of the value along tangents of h, (k, B or 1, hidden) -> (k, B, hidden)."""
-        inner = torch.addcmul(tangents, self.along(tangents), self.value, value=-1)
-        return inner.sub_(tangents.mean(-1, keepdim=True)).mul_(self.scale)
 
 
 class _Block(nn.Module):
@@ -187,36 +124,3 @@ class _Block(nn.Module):
             scale, shift = self.modulation(condition).chunk(2, dim=1)
             inner = (1 + scale) * inner + shift
         return h + self.layers(inner)
-
-
-class _LinearizedBlock:
-    """A block's output at h, (B, hidden), and its derivative, for one condition for all examples, (1, width) or None.
-
-    Attributes:
-        output: (B, hidden).
-    """
-
-    def __init__(self, block: _Block, h: Tensor, condition: Tensor | None) -> None:
-        first, second = block.layers[0], block.layers[3]
-        assert isinstance(first, nn.Linear)
-        assert isinstance(second, nn.Linear)
-        self.normalized = _Normalized(h, block.norm.epsilon)
-        scale: Tensor = block.norm.weight
-        shift: Tensor = block.norm.bias
-        if block.modulation is not None:
-            factor, offset = block.modulation(condition)[0].chunk(2)
-            scale, shift = (1 + factor) * scale, (1 + factor) * shift + offset
-        weight = first.weight * scale  # of the normalised h
-        self.along = self.normalized.value @ weight.T
-        inner = self.along + nn.functional.linear(shift, first.weight, first.bias)
-        self.output = h + second(nn.functional.silu(inner))
-        self.slope = slope_of_silu(inner) * self.normalized.scale
-        self.first = weight - weight.mean(1, keepdim=True)  # with the derivative of the mean
-        self.second = second.weight
-
-    def push(self, tangents: Tensor) -> Tensor:
-        """The derivative of the output along tangents of h, (k, B or 1, hidden) -> (k, B, hidden)."""
-        along = self.normalized.along(tangents)
-        inner = torch.addcmul(tangents @ self.first.T, along, self.along, value=-1).mul_(self.slope)
-        start = tangents.expand_as(inner).flatten(0, 1)
-        return torch.addmm(start, inner.flatten(0, 1), self.second.T).view_as(inner)
