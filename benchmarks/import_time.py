@@ -54,6 +54,8 @@ told()
 """
 
 UNTIL_THE_WORK = """
+import ndm.cli.process
+ndm.cli.process.own()  # first, as in a command
 import torch
 own = torch.nn.Module.__call__
 def call(self, *arguments, **options):

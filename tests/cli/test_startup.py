@@ -38,18 +38,18 @@ with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
 print(json.dumps(["torch" in sys.modules, codes, told.getvalue()]))
 """
 
-#: Run one command until its model is called first, and print what was imported by then.
-UNTIL_THE_FIRST_ROW = """
-import json, os, sys, torch
-own = torch.nn.Module.__call__
+#: Run one command, and print what was imported at its end, and whether garbage was collected when the model was called.
+WHOLE = """
+import gc, json, sys, torch
+own, collected = torch.nn.Module.__call__, set()
 def call(self, *arguments, **options):
     if type(self).__module__.startswith("ndm.networks"):
-        print(json.dumps([name for name in {heavy} if name in sys.modules]), flush=True)
-        os._exit(0)
+        collected.add(gc.isenabled())
     return own(self, *arguments, **options)
 torch.nn.Module.__call__ = call
 from ndm.cli import main
-main()
+code = main()
+print(json.dumps([code, [name for name in {heavy} if name in sys.modules], list(collected)]))
 """
 
 
@@ -100,12 +100,12 @@ def test_no_wrong_word_imports_torch(table: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["score", "sample"])
-def test_a_table_needs_no_heavy_package_before_the_first_row(table: Path, command: str) -> None:
+def test_a_table_needs_no_heavy_package(table: Path, command: str) -> None:
     words = [str(table / "x.csv")] if command == "score" else ["-n", "4"]
-    program = UNTIL_THE_FIRST_ROW.format(heavy=HEAVY)
-    arguments = [command, str(table / "run"), *words, "--out", str(table / "first.csv"), "--device", "cpu"]
+    arguments = [command, str(table / "run"), *words, "--out", str(table / f"{command}.csv"), "--device", "cpu"]
+    program = WHOLE.format(heavy=HEAVY)
     done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout.splitlines()[-1]) == [], done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == [0, [], [True]], done.stderr
 
 
 def test_a_run_folder_and_the_options_are_read_without_torch(table: Path) -> None:

@@ -18,7 +18,7 @@ from typing import TextIO
 from ndm._internal.signals import terminable
 from ndm.cli.messages import LESS_MEMORY, STOPPED, missing_package, one_line, say
 from ndm.cli.parsing import Parser
-from ndm.cli.process import own
+from ndm.cli.process import collect_garbage, own
 from ndm.storage.texts import did_you_mean
 
 __all__ = ["COMMANDS", "STOPPED", "main"]
@@ -41,6 +41,9 @@ COMMANDS = {
     "push": "upload the model of a run to the Hugging Face hub",
     "demo": "train a small model and show what it does",
 }
+
+#: The commands that may end soon after their imports, and collect garbage when they have loaded a model.
+SHORT = ("score", "sample")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -140,6 +143,8 @@ def _dispatch(arguments: list[str]) -> int:
         return WRONG
     name = arguments[0]
     if name in COMMANDS:
+        if name not in SHORT:
+            collect_garbage()
         return _run(importlib.import_module(f"ndm.cli.{name}").run, arguments[1:])
     if not name.startswith("-"):
         end = did_you_mean(name, COMMANDS, f"there are {', '.join(COMMANDS)}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ndm.cli.parsing import positive, seed, workers
+from ndm.cli.process import collect_garbage
 
 if TYPE_CHECKING:
     import torch
@@ -165,4 +166,6 @@ def load_model(run: Path, device: torch.device, allow: Sequence[str] = ()) -> ND
     model = require_run(run).model
     from ndm.model import NDM
 
-    return NDM.from_pretrained(model, allow).to(device).eval()
+    loaded = NDM.from_pretrained(model, allow).to(device).eval()
+    collect_garbage()
+    return loaded

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-__all__ = ["own", "spare_pandas"]
+__all__ = ["collect_garbage", "own", "spare_pandas"]
 
 _own = False
 
 
 def own() -> None:
-    """Record that this process runs one command and ends."""
+    """Record that this process runs one command and ends.
+
+    Garbage is not collected until :func:`collect_garbage`: during imports nothing is found, in a fifth of their time.
+    """
     global _own
     _own = True
+    gc.disable()
+
+
+def collect_garbage() -> None:
+    """Collect the garbage of this process, except among the objects that there are, such as imported modules."""
+    if _own and not gc.isenabled():
+        gc.freeze()
+        gc.enable()
 
 
 def spare_pandas() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,7 +50,7 @@ class Standardize(Part):
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of one example; () for any."""
-        return tuple(torch.broadcast_shapes(self._mean.shape, self._scale.shape))
+        return np.broadcast_shapes(self._mean.shape, self._scale.shape)  # that of PyTorch imports sympy
 
     def latent(self, shape: Sequence[int]) -> Sequence[int]:
         """The shape of x for data of a shape, which is the same."""
