@@ -78,13 +78,14 @@ print(json.dumps(keys | {"seconds": seconds, "nfe": found.nfe}))
 
 
 class Velocity:
-    """Our drift as the peer wants it: called as v(x=, t=), a number t that runs from 1, data, to 0, noise."""
+    """Our drift as the peer wants it: v(x=, t=) of vectors x, (B, d), and a number t from 1, data, to 0, noise."""
 
-    def __init__(self, model: ndm.NDM) -> None:
-        self.model = model
+    def __init__(self, model: ndm.NDM, shape: torch.Size) -> None:
+        self.model, self.shape = model, shape
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        return -self.model.drift(x, (1 - t).to(x).expand(len(x)), eta=0.0)
+        z = x.reshape(-1, *self.shape)
+        return -self.model.drift(z, (1 - t).to(x).expand(len(x)), eta=0.0).flatten(1)
 
 
 def theirs(model: ndm.NDM, x: Tensor, method: str, **settings: Any) -> Tensor:
@@ -99,9 +100,9 @@ def theirs(model: ndm.NDM, x: Tensor, method: str, **settings: Any) -> Tensor:
         return -((end.square() + math.log(2 * math.pi)).flatten(1).sum(1)) / 2
 
     with frozen(model):
-        _, log_p = ODESolver(Velocity(model)).compute_likelihood(
-            z, log_normal, method=method, exact_divergence=True, time_grid=torch.tensor([1.0, 0.0], dtype=z.dtype),
-            **{"step_size": None, **settings},
+        _, log_p = ODESolver(Velocity(model, data.shape[1:])).compute_likelihood(
+            z.flatten(1), log_normal, method=method, exact_divergence=True,
+            time_grid=torch.tensor([1.0, 0.0], dtype=z.dtype), **{"step_size": None, **settings},
         )  # fmt: skip
     return (log_p + data[0].numel() * alpha.log() + model.log_det(data)).detach()
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 import pytest
 
 from ndm.configs.configuration import Configuration, _parser
-from ndm.configs.early import OPTIONS, check_overrides
-from ndm.configs.explaining import _options
+from ndm.configs.early import CLASSES, OPTIONS, check_overrides, known_classes
+from ndm.configs.explaining import BASES, _class_names, _options
 
 
 def test_the_options_are_those_of_the_parser() -> None:
     assert list(OPTIONS) == _options(_parser())
+
+
+@pytest.mark.parametrize("option", CLASSES)
+def test_the_classes_of_an_option_are_those_of_the_parser(option: str) -> None:
+    assert known_classes(option) == _class_names(BASES[option.rpartition(".")[2]])
 
 
 @pytest.mark.parametrize(
@@ -27,12 +32,15 @@ def test_the_options_are_those_of_the_parser() -> None:
         "--trainer.nope 3",
         "--nope=3",
         "--model.nope 3",
+        "--model.transform Nope",
+        "--model.schedule=LinearSchedul",
+        "--data Nope",
     ],
 )
 def test_a_wrong_word_is_answered_as_by_the_parser(words: str) -> None:
-    with pytest.raises(ValueError, match=r"must be|no option") as early:
+    with pytest.raises(ValueError, match=r"must be|no option|no class") as early:
         check_overrides(words.split())
-    with pytest.raises(ValueError, match=r"must be|no option") as late:
+    with pytest.raises(ValueError, match=r"must be|no option|no class") as late:
         Configuration.read("toy", words.split())
     assert str(early.value) == str(late.value)
 
@@ -56,3 +64,8 @@ def test_a_number_out_of_range_is_refused(words: str) -> None:
 )
 def test_what_may_be_right_is_left_to_the_parser(words: str) -> None:
     check_overrides(words.split())
+
+
+def test_classes_of_other_packages_are_left_to_the_parser() -> None:
+    check_overrides(["--model.transform", "Custom", "--data=mine.Data"], others=True)
+    check_overrides(["--model.transform", "mine.Custom", "--model.reverse_variance", "learned"])

@@ -105,7 +105,7 @@ def _check(
         raise ValueError(
             "ndm train needs a configuration: give a file or the name of a shipped one, as in `ndm train digits`."
         )
-    check_overrides(overrides)
+    check_overrides(overrides, bool(options.allow))
     if not options.print_config and not may_be_later_process():
         if options.resume and not run.is_unborn:
             run.require_checkpoint()

@@ -18,7 +18,7 @@ from typing import Any, Literal, Union
 from ndm.storage.texts import did_you_mean
 from ndm.training.options import TrainerOptions, TrainingOptions
 
-__all__ = ["HELP", "OPTIONS", "check_overrides", "nearest", "pairs"]
+__all__ = ["CLASSES", "HELP", "OPTIONS", "check_overrides", "known_classes", "nearest", "pairs"]
 
 #: The text of `ndm train --help`, written by ``python -m ndm.configs.helptext``.
 HELP = Path(__file__).with_name("help.txt")
@@ -29,6 +29,9 @@ _PARTS = ("schedule", "transform", "denoiser", "decoder", "reverse_variance", "v
 
 #: Options with a class as their value, whose arguments are options too.
 _WITH_ARGUMENTS = (*(f"model.{part}" for part in _PARTS), "data")
+
+#: The options whose classes the help lists, and base classes among them.
+CLASSES, _BASES = ("data", *(f"model.{part}" for part in _PARTS if part != "volatility")), ("Toy",)
 
 #: All options of `ndm train` that have a place in a configuration.
 OPTIONS = (
@@ -50,14 +53,15 @@ _WORD = re.compile(r"[A-Za-z_]\w*")
 _NO_TEXTS = ("null", "nan", "inf", "true", "false", "yes", "no", "on", "off")
 
 
-def check_overrides(overrides: Sequence[str]) -> None:
+def check_overrides(overrides: Sequence[str], others: bool = False) -> None:
     """Raise an error for an unknown option or a wrong value, as far as this can be told without the classes.
 
     Args:
         overrides: ``--a.b value`` or ``--a.b=value``, as on the command line.
+        others: whether classes of other packages are allowed.
 
     Raises:
-        ValueError: there is no such option, or its value is of another type or out of range.
+        ValueError: there is no such option or class, or the value of an option is of another type or out of range.
     """
     found: dict[str, dict[str, Any]] = {section: {} for section in _SECTIONS}
     for key, value in pairs(overrides):
@@ -72,8 +76,26 @@ def check_overrides(overrides: Sequence[str]) -> None:
                 found[section][field] = number
         elif name == "seed":
             _check_word(key, value, (int,))
+        elif name in CLASSES and not others:
+            _check_class(name, value)
     for section, numbers in found.items():
         _SECTIONS[section](**numbers)  # refuses numbers out of range
+
+
+def _check_class(name: str, value: str) -> None:
+    """Refuse the name of a class that is none of ndm."""
+    if value[:1].isupper() and _WORD.fullmatch(value) and value not in (known := known_classes(name)):
+        raise ValueError(f"There is no class {value!r} for {name}{nearest(value, known)}")
+
+
+def known_classes(option: str) -> list[str]:
+    """The public classes that are values of an option, such as ``model.transform``, by the stored help."""
+    _, _, rest = HELP.read_text(encoding="utf-8").partition(f"\n  --{option} ")
+    about = " ".join(rest.partition("\n  --")[0].split())
+    _, found, names = about.partition("known subclasses: ")
+    assert found, f"the help does not list the classes of {option}"
+    paths = [path.rpartition(".") for path in names.partition(")")[0].split(", ")[1:]]  # the first is the base class
+    return sorted(name for module, _, name in paths if module in ("ndm", "ndm.data") and name not in _BASES)
 
 
 def _is_known(name: str) -> bool:
