@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ndm._internal.inputs import Values, as_tensor, at_least_single, check_examples
