@@ -132,7 +132,8 @@ class DimensionNoise(Noise):
     """log(std / sigma) as a function of the noise level alone, one for each dimension: learned noise schedules.
 
     Args:
-        shape: the shape of one example, such as (columns,) or (channels, height, width).
+        shape: the shape of one example, such as (columns,) or (channels, height, width); 1 in the place of a size for
+            one function along that axis, such as (channels, 1, 1).
         terms: K, the number of functions of the noise level.
         basis: as for :class:`LearnedNoise`.
         limit: as for :class:`LearnedNoise`.
@@ -147,6 +148,7 @@ class DimensionNoise(Noise):
         self.coefficients = nn.Parameter(torch.zeros(1, terms, *self.shape))
 
     def functions(self, x: Tensor) -> Tensor:
-        if list(x.shape[1:]) != self.shape:
+        sizes = x.shape[1:]
+        if len(sizes) != len(self.shape) or any(n not in (1, size) for n, size in zip(self.shape, sizes, strict=True)):
             raise ValueError(f"DimensionNoise has shape {tuple(self.shape)}, and examples have {tuple(x.shape[1:])}.")
         return self.coefficients.to(x)
