@@ -110,7 +110,8 @@ def result(name: str, comparison: Comparison, seed: int, data: Data, options: ar
         values = measure(done, comparison, data)
         reference = reference or values
         line["models"][model] = {
-            "parameters": parameters(done), "parameters_in_f": parameters(done.transform), "steps": steps[model],
+            "parameters": parameters(done), "parameters_in_f": parameters(done.transform),
+            "parameters_in_noise": 0 if done.noise is None else parameters(done.noise), "steps": steps[model],
             "seconds": seconds, "end_points": list(done.schedule.end_points()),
             "settings": asdict(comparison.models[model]), "bounds": compared(values, reference),
         }  # fmt: skip

@@ -109,6 +109,8 @@ RANGED = {
     "direct": lambda: {"denoiser": ndm.DirectDenoiser(net(heads=2), "eps", ode=True)},
     "learned variance": lambda: {"reverse_variance": ndm.LearnedVariance(5)},
     "learned volatility": lambda: {"volatility": ndm.LearnedVolatility(3)},
+    "learned noise": lambda: {"noise": ndm.LearnedNoise(net(heads=2, level=False), 2, "bumps", 0.3)},
+    "noise per dimension": lambda: {"noise": ndm.DimensionNoise((4,), 3, limit=0.7)},
 }
 MODELS = {
     **{f"schedule {k}": lambda make=make: points(schedule=make()) for k, make in SCHEDULES.items()},
@@ -199,7 +201,7 @@ def test_no_part_is_left_out() -> None:
     tried = {type(part) for make in MODELS.values() for part in make()[0].modules()}
     public = [getattr(ndm, name) for name in ndm.__all__] + [getattr(ndm.networks, n) for n in ndm.networks.__all__]
     parts = {c for c in public if inspect.isclass(c) and issubclass(c, Part) and not inspect.isabstract(c)}
-    bases = {ndm.Part, ndm.Schedule, ndm.Transform, ndm.Decoder, ndm.ReverseVariance, ndm.networks.Backbone}
+    bases = {ndm.Part, ndm.Schedule, ndm.Transform, ndm.Decoder, ndm.Noise, ndm.ReverseVariance, ndm.networks.Backbone}
     elsewhere = {ndm.GuidedDenoiser}  # which has no bound: see below
     assert parts - bases - elsewhere <= tried
 
@@ -241,7 +243,7 @@ def test_a_part_that_was_replaced(make, tmp_path: Path) -> None:
     model, x = points()
     ((name, part),) = make().items()
     setattr(model, name, part)
-    assert part.gamma_range == (-9.0, 4.0)  # told as in the constructor
+    assert name == "noise" or part.gamma_range == (-9.0, 4.0)  # told as in the constructor
     expected = points(**{name: part})[0]
     expected.load_state_dict(model.state_dict())
     assert all(torch.equal(*pair) for pair in zip(outcome(model, x), outcome(expected, x), strict=True))

@@ -10,14 +10,15 @@ from torch import nn
 
 import ndm
 from ndm.data import Data
-from ndm.networks import Backbone, LevelTable, ResidualMLP, UNet
+from ndm.networks import Backbone, ConvNet, LevelTable, ResidualMLP, UNet
 from suite.settings import Comparison, Model
 
 #: Relative difference that is allowed between a model's number of parameters and the reference's.
 TOLERANCE = 0.005
 
-#: Groups of a U-Net's normalisation, and width of the embedding of the noise level in a transformation's network.
-GROUPS, F_EMBEDDING = 2, 8
+#: Groups of a U-Net's normalisation, width of the embedding of the noise level in a transformation's network, and
+#: terms of learned noise.
+GROUPS, F_EMBEDDING, NOISE_TERMS = 2, 8, 3
 
 
 def build(model: Model, comparison: Comparison, data: Data) -> ndm.NDM:
@@ -28,7 +29,8 @@ def build(model: Model, comparison: Comparison, data: Data) -> ndm.NDM:
         rest = {"decoder": ndm.WeightedDecoder(data.levels)}
     # The order in which the parts draw their weights is schedule, transformation, denoiser.
     parts = _schedule(model), _transform(model, data), _denoiser(model, comparison, data.shape)
-    return ndm.NDM(*parts, volatility=ndm.LearnedVolatility() if model.volatility == "learned" else 1.0, **rest)
+    rest |= {"volatility": ndm.LearnedVolatility() if model.volatility == "learned" else 1.0}
+    return ndm.NDM(*parts, noise=_noise(model, data.shape), **rest)
 
 
 def check_sizes(built: dict[str, ndm.NDM], comparison: Comparison) -> None:
@@ -70,6 +72,18 @@ def _transform_net(model: Model, data: Data) -> Backbone:
     if data.levels is None:
         raise ValueError("A table needs data with levels, and these are continuous.")
     return LevelTable(data.levels, heads=model.terms, beside=mlp)
+
+
+def _noise(model: Model, shape: tuple[int, ...]) -> ndm.Noise | None:
+    if model.noise == "none":
+        return None
+    if model.noise == "dimension":
+        return ndm.DimensionNoise(shape if len(shape) == 1 or shape[0] == 1 else (shape[0], *[1] * (len(shape) - 1)))
+    if model.noise == "mlp":
+        return ndm.LearnedNoise(ResidualMLP(math.prod(shape), model.noise_width, 0, heads=NOISE_TERMS, level=False))
+    if model.noise == "conv":
+        return ndm.LearnedNoise(ConvNet(shape[0], model.noise_width, heads=NOISE_TERMS, level=False))
+    raise ValueError(f"noise must be none, mlp, conv or dimension, not {model.noise}.")
 
 
 def _denoiser(model: Model, comparison: Comparison, shape: tuple[int, ...]) -> ndm.Denoiser | ndm.DirectDenoiser:

@@ -26,6 +26,9 @@ class Model:
         minimize_variance: of the learned schedule, as :class:`ndm.LearnedSchedule` takes it.
         gamma_min, gamma_max: the schedule's end points, or where they start.
         volatility: ``one`` or ``learned``.
+        noise: the standard deviation of the forward process: ``none`` for sigma, ``mlp`` or ``conv`` for a network of x
+            with ``noise_width`` hidden units or channels, ``dimension`` for a function of the noise level for each
+            dimension, or for each channel of an image of more than one.
         learning_rate: of AdamW.
         f_rate: the learning rate of the transformation in multiples of ``learning_rate``.
         size: the number of parameters in multiples of the first model's.
@@ -46,6 +49,8 @@ class Model:
     gamma_min: float = -8.0
     gamma_max: float = 5.0
     volatility: str = "one"
+    noise: str = "none"
+    noise_width: int = 16
     learning_rate: float = 2e-3
     f_rate: float = 1.0
     size: float = 1.0

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from ndm.method.mixed import MixedDecoder
     from ndm.method.mixed_denoiser import MixedDenoiser
     from ndm.method.mixture import MixtureBase
+    from ndm.method.noise import DimensionNoise, LearnedNoise, Noise
     from ndm.method.parts import Part
     from ndm.method.schedules import CosineSchedule, DDPMSchedule, LinearSchedule, NoiseLevel, OTSchedule, Schedule
     from ndm.method.standardization import Standardize
@@ -71,12 +72,14 @@ _HOMES = {
     "DDPMSchedule": "method.schedules",
     "Decoder": "method.decoders",
     "Denoiser": "method.denoisers",
+    "DimensionNoise": "method.noise",
     "DirectDenoiser": "method.denoisers",
     "DiscretizedDecoder": "method.decoders",
     "Estimate": "method.denoisers",
     "GaussianDecoder": "method.decoders",
     "GuidedDenoiser": "method.denoisers",
     "Identity": "method.transforms",
+    "LearnedNoise": "method.noise",
     "LearnedSchedule": "method.learned_schedule",
     "LearnedVariance": "method.variances",
     "LearnedVolatility": "method.volatility",
@@ -87,6 +90,7 @@ _HOMES = {
     "MixtureBase": "method.mixture",
     "NDM": "model",
     "Neural": "method.transforms",
+    "Noise": "method.noise",
     "NoiseLevel": "method.schedules",
     "OTSchedule": "method.schedules",
     "Part": "method.parts",
@@ -127,12 +131,14 @@ __all__ = [
     "DDPMSchedule",
     "Decoder",
     "Denoiser",
+    "DimensionNoise",
     "DirectDenoiser",
     "DiscretizedDecoder",
     "Estimate",
     "GaussianDecoder",
     "GuidedDenoiser",
     "Identity",
+    "LearnedNoise",
     "LearnedSchedule",
     "LearnedVariance",
     "LearnedVolatility",
@@ -142,6 +148,7 @@ __all__ = [
     "MixedDenoiser",
     "MixtureBase",
     "Neural",
+    "Noise",
     "NoiseLevel",
     "OTSchedule",
     "Part",

@@ -16,12 +16,14 @@ from ndm.inference.distribution import ModelDistribution
 from ndm.inference.likelihood import log_likelihood
 from ndm.inference.options import SamplerOptions
 from ndm.inference.sampling import sample
+from ndm.method.abbreviations import as_part
 from ndm.method.bounds import BoundTerms, bound, calibrate
 from ndm.method.conditionals import conditional
 from ndm.method.decoders import Decoder
 from ndm.method.denoisers import Estimate
 from ndm.method.encoding import TableEncoding
-from ndm.method.process import Process, as_part
+from ndm.method.noise import Noise
+from ndm.method.process import Process
 from ndm.method.schedules import Schedule
 from ndm.method.standardization import Standardize
 from ndm.method.transforms.curve import Transform
@@ -32,7 +34,7 @@ from ndm.storage.hub import find, push, save_with_card
 __all__ = ["NDM"]
 
 #: The parts of a model.
-_PARTS = ("schedule", "transform", "denoiser", "decoder", "reverse_variance", "volatility", "standardize")
+_PARTS = ("schedule", "transform", "denoiser", "decoder", "reverse_variance", "volatility", "standardize", "noise")
 
 
 class NDM(Process):
@@ -49,6 +51,8 @@ class NDM(Process):
         standardize: for continuous data in original units, a Standardize, or for a table with columns of several kinds
             a TableEncoding; bound, sample and log_likelihood then use those units.
         calibrations: reverse variances for given numbers of steps, as created by :meth:`calibrate`.
+        noise: the learned standard deviation of the forward process, LearnedNoise(net) or DimensionNoise(shape); None
+            for that of the schedule.
 
     Raises:
         ValueError: the parts are incompatible.
@@ -73,8 +77,9 @@ class NDM(Process):
         volatility: float | nn.Module = 1.0,
         standardize: Standardize | TableEncoding | None = None,
         calibrations: Mapping[str, CalibratedVariance] | None = None,
+        noise: Noise | None = None,
     ) -> None:
-        super().__init__(schedule, transform, denoiser, decoder, reverse_variance, volatility, standardize)
+        super().__init__(schedule, transform, denoiser, decoder, reverse_variance, volatility, standardize, noise)
         self.calibrations = nn.ModuleDict(dict(calibrations or {}))
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -109,11 +114,6 @@ class NDM(Process):
     def num_classes(self) -> int:
         """The number of classes that the denoiser is conditioned on; 0 for a model without classes."""
         return known_classes(self.denoiser)
-
-    @property
-    def has_ode(self) -> bool:
-        """Whether the model has a reverse ODE, and with it a log-likelihood."""
-        return not self.denoiser.direct or bool(getattr(self.denoiser, "ode", False))
 
     def forward(self, condition: Values | Mapping[str, Values] | None = None) -> ModelDistribution:
         """The distribution of the data, or of its conditionals, with ``log_prob`` and ``sample``.

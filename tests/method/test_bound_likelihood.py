@@ -17,6 +17,10 @@ from tests.method.gaussians import f64, network
 
 LEVELS = f64([-2 / 3, 0.0, 2 / 3])
 DISCRETE = [
+    ("through, noise", "posterior", 1.0),
+    ("through, noise", "learned", 0.7),
+    ("through, noise per dimension", "posterior", 1.0),
+    ("direct, noise", "predicted", 1.3),
     ("through", "posterior", 1.0),
     ("through", "posterior", 0.7),
     ("through", "learned", 1.0),
@@ -31,7 +35,7 @@ DISCRETE = [
 def test_the_bound_is_above_the_exact_negative_log_likelihood(noise, kind, variance, eta, steps: int) -> None:
     """Three levels, one dimension, a random network: integrate the generative model on a grid."""
     heads = 2 if variance == "predicted" else 1
-    make = ndm.DirectDenoiser if kind == "direct" else ndm.Denoiser
+    make = ndm.DirectDenoiser if kind.startswith("direct") else ndm.Denoiser
     model = ndm.NDM(
         ndm.LinearSchedule(-3.0, 2.0),
         ndm.Neural(network(1), gate="free"),
@@ -39,6 +43,7 @@ def test_the_bound_is_above_the_exact_negative_log_likelihood(noise, kind, varia
         ndm.DiscretizedDecoder(3),
         reverse_variance=variance,
         volatility=eta,
+        noise=some_noise(kind),
     ).double()
     grid = torch.linspace(-9, 9, 1201, dtype=torch.float64)
     width, z = (grid[1] - grid[0]).item(), grid[:, None]
@@ -56,17 +61,27 @@ def test_the_bound_is_above_the_exact_negative_log_likelihood(noise, kind, varia
         exact = -torch.logsumexp(log_p[:, None] + logits.log_softmax(1), 0)  # -log P(k)
         assert torch.exp(-exact).sum().item() == pytest.approx(1, abs=1e-6)
 
-        nodes, weights = hermegauss(80)
+        nodes, weights = hermegauss(160)
         weights = f64(weights / weights.sum())
         noise(f64(nodes).repeat(steps)[:, None])
-        times = (torch.arange(steps).double() + 0.5).repeat_interleave(80) / steps
+        times = (torch.arange(steps).double() + 0.5).repeat_interleave(160) / steps
         for k in range(3):
-            terms = model.bound(LEVELS[k].expand(80 * steps, 1), steps, times=times)
-            bound = (terms.total.reshape(steps, 80).mean(0) * weights).sum().item()
+            terms = model.bound(LEVELS[k].expand(160 * steps, 1), steps, times=times)
+            bound = (terms.total.reshape(steps, 160).mean(0) * weights).sum().item()
             assert exact[k].item() <= bound + 1e-9
             # The gap is KL( q(z | x) || p(z | x) ), which the exact evidence lower bound on the grid has too.
             assert bound == pytest.approx(elbo_on_grid(model, k, grid, steps), rel=1e-5)
             assert bound - exact[k].item() > 1e-3  # or the comparison would say nothing
+
+
+def some_noise(kind: str) -> ndm.Noise | None:
+    if "noise" not in kind:
+        return None
+    if "dimension" not in kind:
+        return ndm.LearnedNoise(network(1, heads=3, level=False))
+    part = ndm.DimensionNoise((1,))
+    part.coefficients.data.normal_()
+    return part
 
 
 def elbo_on_grid(model: ndm.NDM, k: int, grid: Tensor, steps: int) -> float:

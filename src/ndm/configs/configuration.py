@@ -33,6 +33,7 @@ from ndm.method.decoders import Decoder, GaussianDecoder
 from ndm.method.denoisers import BaseDenoiser, Denoiser, DirectDenoiser
 from ndm.method.mixed import MixedDecoder
 from ndm.method.mixed_denoiser import MixedDenoiser, outputs_for
+from ndm.method.noise import Noise
 from ndm.method.schedules import Schedule
 from ndm.method.standardization import Standardize
 from ndm.method.transforms import Transform
@@ -74,6 +75,7 @@ def compose(
     reverse_variance: str | ReverseVariance = "posterior",
     volatility: float | ConstantVolatility | LearnedVolatility = 1.0,
     standardize: Standardize | None = None,
+    noise: Noise | None = None,
 ) -> NDM:
     """The model.
 
@@ -85,8 +87,9 @@ def compose(
         reverse_variance: variance of the reverse process: posterior, learned, predicted, or a class.
         volatility: volatility eta of the reverse process: a positive number or a class.
         standardize: set by training.standardize.
+        noise: learned standard deviation of the forward process: null for that of the schedule, or a class.
     """
-    return NDM(schedule, transform, denoiser, decoder, reverse_variance, volatility, standardize)
+    return NDM(schedule, transform, denoiser, decoder, reverse_variance, volatility, standardize, noise=noise)
 
 
 @dataclass(frozen=True)

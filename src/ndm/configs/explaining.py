@@ -18,6 +18,7 @@ from ndm.configs.early import nearest
 from ndm.data.base import Data
 from ndm.method.decoders import Decoder
 from ndm.method.denoisers import BaseDenoiser
+from ndm.method.noise import Noise
 from ndm.method.schedules import Schedule
 from ndm.method.transforms import Transform
 from ndm.method.variances import ReverseVariance
@@ -32,6 +33,7 @@ BASES: dict[str, type] = {
     "denoiser": BaseDenoiser,
     "decoder": Decoder,
     "reverse_variance": ReverseVariance,
+    "noise": Noise,
     "net": Backbone,
     "data": Data,
 }

@@ -125,8 +125,8 @@ def curvature(
         # At the ends some schedules are infinite before clipping, so their derivatives are undefined.
         tiny = torch.finfo(t.dtype).eps
         t = t.clamp(tiny, 1 - tiny)
-        mean, sigma = process.marginal(x, t)
-        z = mean + per_example(sigma, x) * normal_like(x, generator)
+        mean, std = process.marginal(x, t)
+        z = mean + (per_example(std, x) if process.noise is None else std) * normal_like(x, generator)
         return (acceleration(process, z, t, labels) ** 2).flatten(1).sum(1)
 
 

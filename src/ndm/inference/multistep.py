@@ -69,12 +69,12 @@ def multistep_states(
         length = gamma - gamma_s
         if length > 0:
             level, after = (process.schedule.level_at(z.new_full((len(z),), g)) for g in (gamma, gamma_s))
-            step = Step.of_sde(after, level, process.volatility_at(level, eta))
+            step = Step.of_sde(after, level, process.volatility_at(level, eta), process.largest_share)
             estimate = middle = _estimate(process, z, level, labels, eta)
             if before is not None and length <= LONGER * before[1]:
                 middle = estimate + length / (2 * before[1]) * (estimate - before[0])
             before = estimate, length
-            z = process.step_mean(z, _y(process, middle, step), step)
+            z = process.step_mean(z, _y(process, middle, z, step), step)
             if eta != 0:
                 z = z + per_example(step.v.sqrt(), z) * normal_like(z, generator)
         yield z
@@ -88,9 +88,9 @@ def _estimate(process: Process, z: Tensor, level: NoiseLevel, labels: Tensor | N
         return process.denoiser(z, level, labels)
 
 
-def _y(process: Process, estimate: Tensor, step: Step) -> Tensor:
+def _y(process: Process, estimate: Tensor, z: Tensor, step: Step) -> Tensor:
     r"""y over a step, (B, \*shape), of what is extrapolated."""
     if process.denoiser.direct:
         return estimate
     with residual_path(estimate.device):
-        return estimate + DiscreteStep(step).path_value(process.transform(estimate)).offset
+        return process.y_of(estimate, z, DiscreteStep(step))

@@ -171,7 +171,8 @@ def sde_states(
             noise = normal_like(z, generator)
             at_an_end = i in (0, last) or gamma >= high or gamma_s <= low
             if clipped and (at_an_end or not (pull <= 2).all()):
-                step = Step.of_sde(schedule.level_at(torch.full_like(level.gamma, gamma_s)), level, used)
+                after = schedule.level_at(torch.full_like(level.gamma, gamma_s))
+                step = Step.of_sde(after, level, used, process.largest_share)
                 z = process.step_mean(z, y, step) + per_example(step.v.sqrt(), z) * noise
             else:
                 weight = level.alpha * level.dgamma * (1 + used**2) / 2 * length

@@ -128,9 +128,12 @@ def default_sampler(model: Process, **changes: Any) -> SamplerOptions:
         TypeError: a name is not that of a field.
         ValueError: as for :class:`~ndm.SamplerOptions`.
     """
-    has_ode = not model.denoiser.direct or bool(getattr(model.denoiser, "ode", False))
     chosen = changes.get("method") is not None or changes.get("eta") is not None
-    own = SamplerOptions(method="ode", solver=MULTISTEP, steps=STEPS) if has_ode and not chosen else SamplerOptions()
+    own = (
+        SamplerOptions(method="ode", solver=MULTISTEP, steps=STEPS)
+        if model.has_ode and not chosen
+        else SamplerOptions()
+    )
     return own.changed(**changes)
 
 

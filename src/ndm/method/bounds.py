@@ -159,9 +159,9 @@ def _bound(
     else:
         at = DiscreteStep(process.grid_step((u * steps).long() + 1, steps, x))
 
-    curve = process.transform(x)
+    curve = process.curve(x)
     value, (displacement_0, displacement_1) = at.path_value_and(curve, torch.stack([level_0.gamma, level_1.gamma]))
-    z = per_example(at.level.alpha, x) * (x + value.displacement) + per_example(at.level.sigma, x) * noise
+    z = process.perturbed(x, value, noise, at.level)
     if states is None:
         estimate = process.denoiser.estimate(z, at.level, labels)
     else:
@@ -180,7 +180,7 @@ def _bound(
     if estimate.transformed_loss is None:
         auxiliary = torch.zeros_like(diffusion)
     else:
-        auxiliary = estimate.transformed_loss(x + value.displacement, noise)
+        auxiliary = estimate.transformed_loss(x + value.displacement, value.scaled(noise))
     prior = _prior(x + displacement_1, level_1, mask)
     noise = normal_like(x, generator)
     columns = None
@@ -354,7 +354,7 @@ def error_moments(
     with frozen(process), residual_path(x.device):
         times = even_grid(steps, x) if grid is None else grid
         moments = Moments(steps, x[0].numel(), full, folds_for(steps, x[0].numel(), full)) if more is None else more
-        curve = process.transform(x)
+        curve = process.curve(x)
         for i in range(1, steps + 1):
             step = process.grid_step(torch.full((x.shape[0],), i, device=x.device), steps, x, grid=times)
             moments.add(i - 1, _error(process, step, x, curve, labels, generator).flatten(1))
@@ -367,6 +367,6 @@ def _error(
     """One sample of e = Dmu / sqrt(v) for each example, (B, \\*shape)."""
     at = DiscreteStep(step)
     value, noise = at.path_value(curve), normal_like(x, generator)
-    z = per_example(step.t.alpha, x) * (x + value.displacement) + per_example(step.t.sigma, x) * noise
+    z = process.perturbed(x, value, noise, step.t)
     gap = process.mismatch(value, noise, x, process.denoiser.estimate(z, step.t, labels), at)
     return per_example(step.scale, gap) * gap

@@ -154,16 +154,16 @@ def pair_moments(
     with frozen(process), residual_path(x.device):
         isotropic = covariance == "isotropic"
         moments = Moments(candidates * (candidates + 1) // 2, 1 if isotropic else x[0].numel(), full=False)
-        curve, index = process.transform(x), torch.ones(len(x), dtype=torch.long, device=x.device)
+        curve, index = process.curve(x), torch.ones(len(x), dtype=torch.long, device=x.device)
         times = even_grid(candidates, x)
         for pair, (i, j) in enumerate(_pairs(candidates)):
             step = process.step(times[i].expand(len(x)), times[j].expand(len(x)), index, None)
+            at = DiscreteStep(step)
+            value = at.path_value(curve)
             if i == 0:  # a new t: evaluate the network once for all s
                 noise = normal_like(x, generator)
-                z = per_example(step.t.alpha, x) * curve(step.t.gamma) + per_example(step.t.sigma, x) * noise
-                estimate = process.denoiser.estimate(z, step.t, labels)
-            at = DiscreteStep(step)
-            gap = process.mismatch(at.path_value(curve), noise, x, estimate, at)
+                estimate = process.denoiser.estimate(process.perturbed(x, value, noise, step.t), step.t, labels)
+            gap = process.mismatch(value, noise, x, estimate, at)
             e = (per_example(step.scale, gap) * gap).flatten(1)
             # Moments squares its input, so the root mean square represents all dimensions.
             moments.add(pair, e.square().mean(1, keepdim=True).sqrt() if isotropic else e)

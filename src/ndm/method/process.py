@@ -5,6 +5,8 @@ Forward (method, section 2; NDM, arXiv 2310.08337, section 3):
     q(z_t | x)      = N( alpha_t F(x, t), sigma_t^2 I )
     q(z_s | z_t, x) = N( c z_t + alpha_s gain y, v I ),     y = F(x, t) + slope
 
+With learned noise, std(x, t) replaces sigma_t, and y has one more term (:mod:`ndm.method.noise`).
+
 The reverse process depends on x only through y. For a step, slope = (F(x, s) - F(x, t)) / gain. As the step tends to
 zero, slope tends to -2 / (1 + eta^2) dF/dgamma, and the same formulas hold in continuous time. The reverse process is
 therefore defined by an estimate of y: F(x_hat, t) + slope(x_hat) as in the paper, or a network's own (DiffEnc, arXiv
@@ -13,44 +15,39 @@ therefore defined by an estimate of y: F(x_hat, t) + slope(x_hat) as in the pape
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from ndm._internal.inputs import Values, as_tensor, at_least_single, check_examples, device_of, precision_of
 from ndm._internal.precision import residual_path
+from ndm.method.abbreviations import as_part
 from ndm.method.clocks import inward
-from ndm.method.decoders import Decoder, GaussianDecoder
-from ndm.method.denoisers import BaseDenoiser, Estimate, as_denoiser
+from ndm.method.decoders import Decoder
+from ndm.method.denoisers import BaseDenoiser, Estimate
 from ndm.method.encoding import TableEncoding
-from ndm.method.parts import Part
+from ndm.method.noise import Noise
 from ndm.method.schedules import NoiseLevel, Schedule, per_example
 from ndm.method.standardization import Standardize
 from ndm.method.steps import ContinuousTime, DiscreteStep, PathEvaluator
-from ndm.method.transforms.curve import PathValue, Transform
+from ndm.method.transforms.curve import Curve, PathValue, Transform
 from ndm.method.transforms.learned import LearnedTransform
+from ndm.method.units import InUnits
 from ndm.method.variances import (
     Covariance,
-    LearnedVariance,
     PosteriorVariance,
-    PredictedVariance,
     ReverseVariance,
     Step,
 )
-from ndm.method.volatility import ConstantVolatility
 
 __all__ = [
     "Kernel",
     "Process",
-    "as_part",
     "frozen",
 ]
-
-_VARIANCES = {"posterior": PosteriorVariance, "learned": LearnedVariance, "predicted": PredictedVariance}
 
 
 @contextmanager
@@ -86,7 +83,7 @@ class Kernel:
         return self.mean + per_example(self.v.sqrt(), noise) * self.covariance.apply_sqrt(noise)
 
 
-class Process(Part):
+class Process(InUnits):
     """The forward marginals and posteriors, the reverse kernel, and the reverse SDE and ODE of a set of parts.
 
     Args:
@@ -98,6 +95,7 @@ class Process(Part):
         volatility: eta, a positive number, or a module gamma (B,) -> eta (B,).
         standardize: the map from data in original units to x, a Standardize or, for a table of columns of several
             kinds, a TableEncoding; None for the identity.
+        noise: the learned standard deviation of the forward process; None for sigma.
 
     Raises:
         ValueError: the parts are incompatible; the message says which.
@@ -112,6 +110,7 @@ class Process(Part):
         reverse_variance: str | ReverseVariance = "posterior",
         volatility: float | nn.Module = 1.0,
         standardize: Standardize | TableEncoding | None = None,
+        noise: Noise | None = None,
     ) -> None:
         super().__init__()
         self.schedule = schedule
@@ -121,6 +120,7 @@ class Process(Part):
         self.reverse_variance: ReverseVariance = as_part("reverse_variance", reverse_variance)
         self.volatility: nn.Module = as_part("volatility", volatility)
         self.standardize = standardize
+        self.noise = noise
         self._check_fit()
         self._tell_ranges()
 
@@ -164,7 +164,25 @@ class Process(Part):
         """The step from time t to time s, both (B,); eta overrides the model's volatility."""
         level_s, level_t = self.schedule(s), self.schedule(t)
         eta = self.volatility(level_t.gamma) if eta is None else torch.as_tensor(eta).to(t).expand_as(t)
-        return Step.between(level_s, level_t, eta, index, steps)
+        return Step.between(level_s, level_t, eta, index, steps, self.largest_share)
+
+    @property
+    def largest_share(self) -> float:
+        """The largest v / sigma_s^2 of a step."""
+        return 1 - 1e-6 if self.noise is None else self.noise.largest_share
+
+    def curve(self, x: Tensor) -> Curve:
+        """The curve of x, (B, \\*shape), with its noise."""
+        curve = self.transform(x)
+        if self.noise is not None:
+            curve.noise = self.noise(x, self.schedule.gamma(x.new_tensor([0.0, 1.0]))[0])
+        return curve
+
+    def perturbed(self, x: Tensor, value: PathValue, noise: Tensor, level: NoiseLevel) -> Tensor:
+        """z_t = alpha F(x, t) + std(x, t) noise for the curve's value at that level, all (B, \\*shape)."""
+        return per_example(level.alpha, x) * (x + value.displacement) + per_example(level.sigma, x) * value.scaled(
+            noise
+        )
 
     def calibrated(self, steps: int) -> bool:
         """Whether there is a reverse variance calibrated for T = ``steps``, with its own grid of steps."""
@@ -198,13 +216,18 @@ class Process(Part):
         return self.step(s, t, index, steps, eta)
 
     def marginal(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """q(z_t | x): its mean alpha F(x, t), (B, \\*shape), and its standard deviation sigma, (B,)."""
-        level = self.schedule(t)
-        return per_example(level.alpha, x) * self.transform(x)(level.gamma), level.sigma
+        """q(z_t | x): its mean alpha F(x, t), (B, \\*shape), and its standard deviation sigma, (B,), or with learned
+        noise sigma e^h, (B, \\*shape).
+        """
+        level, curve = self.schedule(t), self.curve(x)
+        mean = per_example(level.alpha, x) * curve(level.gamma)
+        if curve.noise is None:
+            return mean, level.sigma
+        return mean, per_example(level.sigma, x) * curve.noise(level.gamma)[0].exp()
 
     def posterior(self, x: Tensor, z: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         """q(z_s | z_t, x): its mean, (B, \\*shape), and its variance v, (B,)."""
-        return self.step_mean(z, x + DiscreteStep(step).path_value(self.transform(x)).offset, step), step.v
+        return self.step_mean(z, self.y_of(x, z, DiscreteStep(step)), step), step.v
 
     def step_mean(self, z: Tensor, y: Tensor, step: Step) -> Tensor:
         """The mean of z_s, c z_t + alpha_s gain y, for z_t and y, all (B, \\*shape)."""
@@ -212,18 +235,29 @@ class Process(Part):
 
     # ---- the reverse process
 
+    @property
+    def has_ode(self) -> bool:
+        """Whether the model has a reverse ODE, and with it a log-likelihood."""
+        return not self.denoiser.direct or (self.noise is None and bool(getattr(self.denoiser, "ode", False)))
+
     def covariance(self, step: Step, estimate: Estimate) -> Covariance:
         """The reverse step's covariance over v."""
         return self.reverse_variance(step, estimate)
 
-    def y_hat(self, estimate: Estimate, at: PathEvaluator) -> Tensor:
+    def y_hat(self, z: Tensor, estimate: Estimate, at: PathEvaluator) -> Tensor:
         """The reverse process's estimate of y from z_t, (B, \\*shape)."""
-        if self.denoiser.direct:
-            return estimate.mean
-        return estimate.mean + at.path_value(self.transform(estimate.mean)).offset
+        return estimate.mean if self.denoiser.direct else self.y_of(estimate.mean, z, at)
+
+    def y_of(self, x: Tensor, z: Tensor, at: PathEvaluator) -> Tensor:
+        """y for data x and z_t, all (B, \\*shape)."""
+        value = at.path_value(self.curve(x))
+        y = x + value.offset
+        if value.tilt is None:
+            return y
+        return y - value.tilt * (z / per_example(at.level.alpha, z) - x - value.displacement)
 
     def mismatch(self, value: PathValue, noise: Tensor, x: Tensor, estimate: Estimate, at: PathEvaluator) -> Tensor:
-        """y - y_hat, (B, \\*shape), without cancellation, for z_t = alpha F(x, t) + sigma noise.
+        """y - y_hat, (B, \\*shape), without cancellation, for z_t = alpha F(x, t) + std(x, t) noise.
 
         Args:
             value: the curve of x at this step or instant.
@@ -232,11 +266,23 @@ class Process(Part):
             estimate: the denoiser's output for z_t.
             at: the step or the instant.
         """
+        noise = value.scaled(noise)  # in units of sigma
         if self.denoiser.direct:
-            # The denoiser's residual is for F(x, t); y differs from it by the slope.
-            return estimate.residual(x + value.displacement, torch.zeros_like(x), noise) + value.slope
+            # The denoiser's residual is for F(x, t); y differs from it by the slope and the tilt.
+            gap = estimate.residual(x + value.displacement, torch.zeros_like(x), noise) + value.slope
+            return gap if value.tilt is None else gap - value.tilt * self._from_path(noise, at.level)
         residual = estimate.residual(x, value.displacement, noise)
-        return self.transform.difference(value, estimate.mean, residual, at.path_value)
+        if value.tilt is None:
+            return self.transform.difference(value, estimate.mean, residual, at.path_value)
+        other = at.path_value(self.curve(estimate.mean))
+        assert other.tilt is not None
+        gap = residual + (value.offset - other.offset) - (value.tilt - other.tilt) * self._from_path(noise, at.level)
+        return gap + other.tilt * (residual + (value.displacement - other.displacement))
+
+    @staticmethod
+    def _from_path(noise: Tensor, level: NoiseLevel) -> Tensor:
+        """z / alpha - F(x, t) for the noise in units of sigma, (B, \\*shape)."""
+        return per_example(level.sigma / level.alpha, noise) * noise
 
     def kernel(self, z: Tensor, step: Step, labels: Tensor | None = None, override: bool = False) -> Kernel:
         """p(z_s | z_t).
@@ -249,9 +295,11 @@ class Process(Part):
         """
         with residual_path(z.device):
             estimate = self.denoiser.estimate(z, step.t, labels)
-            y_hat = self.y_hat(estimate, DiscreteStep(step))
+            y_hat = self.y_hat(z, estimate, DiscreteStep(step))
             if override and self.denoiser.direct:
-                own = Step.between(step.s, step.t, self.volatility(step.t.gamma), step.index, step.steps)
+                own = Step.between(
+                    step.s, step.t, self.volatility(step.t.gamma), step.index, step.steps, self.largest_share
+                )
                 # Both gains of an empty step are zero, and its mean is z for every y.
                 empty = step.gain == 0
                 ratio = torch.where(
@@ -302,7 +350,7 @@ class Process(Part):
         with residual_path(z.device):
             own, used = self.volatility(level.gamma), self.volatility_at(level, eta)
             estimate = self.denoiser.estimate(z, level, labels)
-            y_hat = self.y_hat(estimate, ContinuousTime(level, used))
+            y_hat = self.y_hat(z, estimate, ContinuousTime(level, used))
             if eta is not None and self.denoiser.direct:
                 y_hat = self._other_y(estimate, (1 + own**2) / (1 + used**2))
             return y_hat, used
@@ -322,6 +370,11 @@ class Process(Part):
 
     def _other_y(self, estimate: Estimate, ratio: Tensor) -> Tensor:
         """y for a volatility other than that of a direct denoiser's training: F + ratio (y - F)."""
+        if self.noise is not None:
+            raise ValueError(
+                "A direct reverse process with learned noise has no ODE and no volatility but its own: sample with "
+                'method="sde" or "ancestral", or use a Denoiser.'
+            )
         if estimate.transformed is None:
             raise ValueError(
                 "A DirectDenoiser predicts F - dF/dgamma for its own volatility only; the ODE, DDIM and other "
@@ -330,68 +383,3 @@ class Process(Part):
             )
         f = estimate.transformed
         return f + per_example(ratio, f) * (estimate.mean - f)
-
-    # ---- data in original units
-
-    def to_model(self, data: Values, check: bool = True) -> Tensor:
-        """Convert user data to x, (B, \\*shape): integers to levels, original units to standardised ones.
-
-        Args:
-            data: a tensor of any precision, or anything accepted by :func:`ndm._internal.inputs.as_tensor`.
-            check: validate the shape and the values.
-
-        Returns:
-            A tensor in the precision and on the device of the model's networks; without networks, in those of the data,
-            with at least float32.
-
-        Raises:
-            ValueError: no examples, NaN or infinite values, values off the decoder's levels, integers for a model of
-                continuous data that does not standardise them, or a model whose weights are in half precision.
-        """
-        data, precision, device = as_tensor(data), precision_of(self), device_of(self)
-        if check:
-            check_examples(data, self.standardize.shape if self.standardize else None)
-        if not data.is_floating_point():
-            if self.standardize is None:
-                # At least single precision: 256 levels do not fit in bfloat16.
-                own = precision or next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.float32)
-                return self.decoder.encode(data.to(device), torch.promote_types(own, torch.float32))
-            data = data.double()
-        # Standardised in the finer of the two precisions: values may be large relative to their differences.
-        x = at_least_single(data) if precision is None else data.to(torch.promote_types(data.dtype, precision))
-        x = x if self.standardize is None else self.standardize(x)
-        x = x.to(device, precision or x.dtype)
-        if check:
-            self.decoder.check(x)
-        return x
-
-    def from_model(self, x: Tensor) -> Tensor:
-        """x back to the user's units, (B, \\*shape)."""
-        return x if self.standardize is None else self.standardize.inverse(x)
-
-    def log_det(self, x: Tensor) -> Tensor | float:
-        """``log |det dx/ddata|`` in nats, one number or (B,), to be added to a log-density of x."""
-        return 0.0 if self.standardize is None else self.standardize.log_det(x)
-
-    def latent_shape(self, shape: Sequence[int]) -> Sequence[int]:
-        """The shape of x for data of a shape, which differs for a table with codes."""
-        return shape if self.standardize is None else self.standardize.latent(shape)
-
-
-def as_part(name: str, value: Any) -> Any:
-    """Convert ``value``, which may be an abbreviation such as a name or a number, to the part ``name`` of a model."""
-    if name == "denoiser":
-        return as_denoiser(value)
-    if name == "decoder" and value is None:
-        return GaussianDecoder()
-    if name == "reverse_variance" and isinstance(value, str):
-        return _variance_named(value)
-    if name == "volatility" and isinstance(value, (int, float)):
-        return ConstantVolatility(value)
-    return value
-
-
-def _variance_named(name: str) -> ReverseVariance:
-    if name not in _VARIANCES:
-        raise ValueError(f"There is no reverse variance {name!r}; choose one of {', '.join(_VARIANCES)}.")
-    return _VARIANCES[name]()

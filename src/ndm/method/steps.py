@@ -46,12 +46,18 @@ class DiscreteStep(PathEvaluator):
         return self.path_value_and(curve, self.step.t.gamma.new_empty(0, len(self.step.t.gamma)))[0]
 
     def path_value_and(self, curve: Curve, others: Tensor) -> tuple[PathValue, Tensor]:
-        gamma = torch.cat([torch.stack([self.step.t.gamma, self.step.s.gamma]), others])
-        displacement = curve.displacement(gamma)
+        ends = torch.stack([self.step.t.gamma, self.step.s.gamma])
+        displacement = curve.displacement(torch.cat([ends, others]))
         at_t, at_s = displacement[0], displacement[1]
         # An empty step (of a clipped schedule) has zero gain, and F does not change over it.
         gain = torch.where(self.step.gain == 0, torch.ones_like(self.step.gain), self.step.gain)
-        return PathValue(at_t, (at_s - at_t) / per_example(gain, at_t)), displacement[2:]
+        value = PathValue(at_t, (at_s - at_t) / per_example(gain, at_t))
+        if curve.noise is not None:
+            (h_t, h_s), _ = curve.noise(ends)
+            q = per_example(self.step.v / self.step.s.sigma**2, h_t)
+            change = torch.expm1((torch.log1p(-q * torch.exp(-2 * h_s)) - torch.log1p(-q)) / 2 + h_s - h_t)
+            value = value._replace(log_ratio=h_t, tilt=-per_example((1 - self.step.gain) / gain, h_t) * change)
+        return value, displacement[2:]
 
 
 @dataclass(frozen=True)
@@ -66,11 +72,18 @@ class ContinuousTime(PathEvaluator):
         return self.at
 
     def path_value(self, curve: Curve) -> PathValue:
-        return self._path_value(*curve.displacement_with_derivative(self.at.gamma))
+        return self._path_value(curve, *curve.displacement_with_derivative(self.at.gamma))
 
     def path_value_and(self, curve: Curve, others: Tensor) -> tuple[PathValue, Tensor]:
         displacement, derivative, elsewhere = curve.evaluate(self.at.gamma, others)
-        return self._path_value(displacement, derivative), elsewhere
+        return self._path_value(curve, displacement, derivative), elsewhere
 
-    def _path_value(self, displacement: Tensor, derivative: Tensor) -> PathValue:
-        return PathValue(displacement, derivative * per_example(-2 / (1 + self.eta**2), derivative))
+    def _path_value(self, curve: Curve, displacement: Tensor, derivative: Tensor) -> PathValue:
+        weight = per_example(2 / (1 + self.eta**2), derivative)
+        value = PathValue(displacement, -weight * derivative)
+        if curve.noise is not None:
+            h, dh = curve.noise(self.at.gamma)
+            value = value._replace(
+                log_ratio=h, tilt=weight * (dh + per_example(self.eta**2 / 2, h) * torch.expm1(-2 * h))
+            )
+        return value

@@ -69,10 +69,14 @@ class Step:
     steps: int | None
 
     @classmethod
-    def between(cls, s: NoiseLevel, t: NoiseLevel, eta: Tensor, index: Tensor, steps: int | None) -> Step:
-        """The step from level t to level s with v = eta^2 v_DDPM, at most sigma_s^2; eta (B,), 0 for DDIM."""
+    def between(
+        cls, s: NoiseLevel, t: NoiseLevel, eta: Tensor, index: Tensor, steps: int | None, largest: float = 1 - 1e-6
+    ) -> Step:
+        """The step from level t to level s with v = eta^2 v_DDPM and at most ``largest`` sigma_s^2; eta (B,), 0 for
+        DDIM.
+        """
         drop = s.gamma - t.gamma
-        q = (-(eta**2) * torch.expm1(drop)).clamp(max=1 - 1e-6)
+        q = (-(eta**2) * torch.expm1(drop)).clamp(max=largest)
         gain = -torch.expm1(torch.log1p(-q) / 2 + drop / 2)
         safe = torch.where(q > 0, q, torch.ones_like(q))
         scale = torch.where(q > 0, torch.exp(-s.gamma / 2) * gain / safe.sqrt(), torch.zeros_like(q))
@@ -80,7 +84,7 @@ class Step:
         return cls(t=t, s=s, v=q * s.sigma**2, c=c, gain=gain, scale=scale, index=index, steps=steps)
 
     @classmethod
-    def of_sde(cls, s: NoiseLevel, t: NoiseLevel, eta: Tensor) -> Step:
+    def of_sde(cls, s: NoiseLevel, t: NoiseLevel, eta: Tensor, largest: float = 1 - 1e-6) -> Step:
         r"""The step from level t to level s, not equal, that solves the reverse SDE exactly for a constant x_hat.
 
         v = sigma_s^2 (1 - e^{-eta^2 h}) with h = gamma_t - gamma_s; eta (B,), 0 for the ODE. For eta = 0 and eta = 1
@@ -88,7 +92,7 @@ class Step:
         """
         drop = s.gamma - t.gamma
         over_ddpm = torch.expm1(eta**2 * drop) / torch.expm1(drop)
-        return cls.between(s, t, over_ddpm.sqrt(), torch.zeros_like(drop, dtype=torch.int64), None)
+        return cls.between(s, t, over_ddpm.sqrt(), torch.zeros_like(drop, dtype=torch.int64), None, largest)
 
 
 class Covariance:

@@ -246,5 +246,5 @@ def cost(model: NDM, shape: tuple[int, ...], labels: Tensor | None = None) -> fl
     t = z.new_tensor([0.5])
     with FlopCounterMode(display=False) as counter, frozen(model):
         stride = DiscreteStep(model.step(t * 0.8, t, t.long(), None))
-        model.y_hat(model.denoiser.estimate(z, stride.level, labels), stride)
+        model.y_hat(z, model.denoiser.estimate(z, stride.level, labels), stride)
     return float(counter.get_total_flops())

@@ -319,7 +319,8 @@ class NDMModule(LightningModule):
         # that a run can be resumed either way.
         network = {id(p) for p in getattr(self.model.denoiser, "net", nn.Identity()).parameters()}
         # They do not depend on the learning rates, so that a run can be resumed with others.
-        own = {id(p): "transform" for p in self.model.transform.parameters()}
+        path = [self.model.transform, *([] if self.model.noise is None else [self.model.noise])]
+        own = {id(p): "transform" for part in path for p in part.parameters()}
         own |= {id(p): "end points" for p in self.model.schedule.endpoint_parameters()}
         rates = {"": 1.0, "transform": self.options.transform_rate, "end points": self.options.endpoint_rate}
         groups: list[dict[str, Any]] = []

@@ -23,7 +23,7 @@ class TrainingOptions:
     Args:
         steps: number of steps T of the bound used as training objective; null for continuous time.
         learning_rate: learning rate of AdamW after the warm-up.
-        transform_rate: learning rate of the transformation F, as a multiple of ``learning_rate``.
+        transform_rate: learning rate of the transformation F and of learned noise, as a multiple of ``learning_rate``.
         endpoint_rate: learning rate of the learned end points of the schedule, as a multiple of ``learning_rate``. With
             a high value gamma_0 is unstable.
         weight_decay: weight decay of AdamW, applied to matrices only.

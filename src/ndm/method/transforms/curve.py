@@ -29,6 +29,9 @@ class Curve:
     from it without cancellation (method, section 6).
     """
 
+    #: gamma -> log(std / sigma) and its derivative, for a process with learned noise (:mod:`ndm.method.noise`).
+    noise: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+
     def __init__(self, x: Tensor) -> None:
         self.x = x
 
@@ -63,20 +66,28 @@ class Curve:
 
 
 class PathValue(NamedTuple):
-    """The values of a curve for one step or one time of the reverse process, both (B, \\*shape).
+    """The values of a curve for one step or one time of the reverse process, all (B, \\*shape).
 
     Attributes:
         displacement: F(x, gamma_t) - x.
         slope: the change of F over the step, in the units of the reverse process: see :mod:`ndm.method.process`.
+        log_ratio: log(std / sigma) at t; None for a process without learned noise, in which it is 0.
+        tilt: the part of z / alpha_t - F(x, gamma_t) that y is lower by (:mod:`ndm.method.noise`); None for 0.
     """
 
     displacement: Tensor
     slope: Tensor
+    log_ratio: Tensor | None = None
+    tilt: Tensor | None = None
 
     @property
     def offset(self) -> Tensor:
-        """y - x, where y = F(x, gamma_t) + slope is the target of the reverse process."""
+        """y - x, where y = F(x, gamma_t) + slope is the target of the reverse process, without the tilt."""
         return self.displacement + self.slope
+
+    def scaled(self, noise: Tensor) -> Tensor:
+        """The noise of z_t in units of sigma, e^{log_ratio} noise, (B, \\*shape)."""
+        return noise if self.log_ratio is None else self.log_ratio.exp() * noise
 
 
 class Transform(Part):

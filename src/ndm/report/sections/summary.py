@@ -77,6 +77,11 @@ def _variance(f: Findings) -> str:
     return own + (f"; calibrated: {calibrated}" if calibrated else "")
 
 
+def _noise(f: Findings) -> str:
+    noise = f.subject.model.noise
+    return "" if noise is None else _part(noise, terms="terms", limit="limit")
+
+
 def _volatility(f: Findings) -> str:
     volatility = f.subject.model.volatility
     eta = getattr(volatility, "eta", None)
@@ -126,6 +131,9 @@ def _evaluated(quantity: str) -> Callable[[Findings], str]:
 _FACTS: dict[str, Callable[[Findings], str]] = {
     "data": _data,
     "transformation F": lambda f: _part(f.subject.model.transform, terms="terms", gate="gate"),
+    "learned noise": lambda f: (
+        _part(f.subject.model.noise, terms="terms", limit="limit") if f.subject.model.noise else ""
+    ),
     "schedule": _schedule,
     "denoiser": lambda f: _part(f.subject.model.denoiser, parameterization="predicts"),
     "decoder": lambda f: type(f.subject.model.decoder).__name__,

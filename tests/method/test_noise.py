@@ -1,0 +1,276 @@
+"""The learned standard deviation of the forward process, against the definition of its steps and closed forms."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import ndm
+from ndm.method.schedules import per_example
+from ndm.method.steps import ContinuousTime, DiscreteStep
+from tests.method.gaussians import HIGH, LOW, R, diffusion, f64, network
+from tests.method.processes import times
+
+B, D = 5, 3
+TRANSFORMS = {
+    "identity": ndm.Identity,
+    "scale": lambda: ndm.Scale(lambda gamma: 1 + 0.8 * torch.sigmoid(gamma)),
+    "separable": lambda: ndm.Separable(network(D, heads=2, level=False), terms=2, gate="free"),
+    "neural": lambda: ndm.Neural(network(D), gate="sigma"),
+}
+every_transform = pytest.mark.parametrize("make", TRANSFORMS.values(), ids=TRANSFORMS)
+
+
+def learned() -> ndm.LearnedNoise:
+    return ndm.LearnedNoise(network(D, heads=3, level=False))
+
+
+def per_dimension(shape: tuple[int, ...] = (D,), scale: float = 1.0) -> ndm.DimensionNoise:
+    part = ndm.DimensionNoise(shape)
+    part.coefficients.data.normal_(std=scale, generator=torch.Generator().manual_seed(3))
+    return part
+
+
+NOISES = {"of x": learned, "per dimension": per_dimension}
+every_noise = pytest.mark.parametrize("noise", NOISES.values(), ids=NOISES)
+
+
+def model(make, noise, schedule=None, **options) -> ndm.NDM:
+    torch.manual_seed(1)
+    schedule = schedule or ndm.LinearSchedule(-6.0, 5.0)
+    return ndm.NDM(schedule, make(), ndm.Denoiser(network(D)), noise=noise(), **options).double().requires_grad_(False)
+
+
+def std_and_mean(process: ndm.NDM, x: Tensor, level) -> tuple[Tensor, Tensor]:
+    """The definition: alpha F and sigma e^h, (B, D)."""
+    curve = process.curve(x)
+    mean = per_example(level.alpha, x) * curve(level.gamma)
+    return per_example(level.sigma, x) * curve.noise(level.gamma)[0].exp(), mean
+
+
+@every_noise
+def test_the_curve_vanishes_at_both_ends_and_its_derivative_is_right(noise) -> None:
+    process = model(ndm.Identity, noise)
+    curve = process.curve(torch.randn(B, D, dtype=torch.float64)).noise
+    for end in (-6.0, 5.0):
+        value, slope = curve(times(end))
+        assert value.abs().max() == 0
+        assert slope.abs().max() == 0
+    gamma = torch.linspace(-5.5, 4.5, B, dtype=torch.float64)
+    value, slope = curve(gamma)
+    assert 0.01 < value.abs().max() < process.noise.limit
+    apart = (curve(gamma + 1e-5)[0] - curve(gamma - 1e-5)[0]) / 2e-5
+    torch.testing.assert_close(slope, apart, rtol=1e-6, atol=1e-8)
+    many = curve(torch.stack([gamma, gamma + 0.1]))
+    torch.testing.assert_close(many[0][0], value)
+    torch.testing.assert_close(many[1][1], curve(gamma + 0.1)[1])
+
+
+@every_transform
+@every_noise
+@pytest.mark.parametrize("eta", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize(("s", "t"), [(0.4, 0.45), (0.0, 1.0), (0.2, 0.6)])
+def test_a_step_is_that_of_the_definition(make, noise, eta: float, s: float, t: float) -> None:
+    process, x, z = model(make, noise), torch.randn(B, D).double(), torch.randn(B, D).double()
+    step = process.step(times(s, B), times(t, B), torch.ones(B).long(), None, eta)
+    assert (step.v <= process.largest_share * step.s.sigma**2 * (1 + 1e-12)).all()
+    (std_s, mean_s), (std_t, mean_t) = (std_and_mean(process, x, level) for level in (step.s, step.t))
+    v = per_example(step.v, x)
+    expected = mean_s + (std_s**2 - v).sqrt() / std_t * (z - mean_t)
+    mean, variance = process.posterior(x, z, step)
+    torch.testing.assert_close(mean, expected)
+    assert torch.equal(variance, step.v)
+    found, std = process.marginal(x, times(t, B))
+    torch.testing.assert_close(found, mean_t)
+    torch.testing.assert_close(std, std_t)
+
+
+@every_transform
+@every_noise
+@pytest.mark.parametrize("schedule", [ndm.LinearSchedule(-6.0, 5.0), ndm.OTSchedule(-6.0, 5.0)], ids=["vp", "ot"])
+def test_the_error_of_a_step_is_the_difference_of_the_two_means(make, noise, schedule) -> None:
+    process, x, eps = model(make, noise, schedule), torch.randn(B, D).double(), torch.randn(B, D).double()
+    step = process.step(times(0.4, B), times(0.45, B), torch.ones(B).long(), None)
+    at, curve = DiscreteStep(step), process.curve(x)
+    value = at.path_value(curve)
+    z = process.perturbed(x, value, eps, step.t)
+    std, mean = std_and_mean(process, x, step.t)
+    torch.testing.assert_close(z, mean + std * eps)
+    estimate = process.denoiser.estimate(z, step.t)
+    gap = process.mismatch(value, eps, x, estimate, at)
+    apart = process.posterior(x, z, step)[0] - process.posterior(estimate.mean, z, step)[0]
+    torch.testing.assert_close(per_example(step.s.alpha * step.gain, x) * gap, apart)
+    torch.testing.assert_close(process.kernel(z, step).mean, process.posterior(estimate.mean, z, step)[0])
+
+
+@every_transform
+@every_noise
+@pytest.mark.parametrize("direct", [False, True])
+def test_continuous_time_is_the_limit_of_small_steps(make, noise, direct: bool) -> None:
+    process, x, eps = model(make, noise, volatility=0.8), torch.randn(B, D).double(), torch.randn(B, D).double()
+    if direct:
+        process.denoiser = ndm.DirectDenoiser(network(D).double())
+    level = process.schedule(times(0.45, B))
+    at = ContinuousTime(level, times(0.8))
+    step = process.step(times(0.45 - 1e-6, B), times(0.45, B), torch.ones(B).long(), None)
+    gaps = []
+    for one in (at, DiscreteStep(step)):
+        value = one.path_value(process.curve(x))
+        z = process.perturbed(x, value, eps, level)
+        gaps.append(process.mismatch(value, eps, x, process.denoiser.estimate(z, level), one))
+    torch.testing.assert_close(gaps[0], gaps[1], rtol=1e-4, atol=1e-5)
+    drift = process.drift(z, times(0.45, B))
+    kernel = process.kernel(z, step)
+    torch.testing.assert_close((z - kernel.mean) / 1e-6, drift, rtol=1e-4, atol=1e-4)
+
+
+def log_std(gamma: Tensor, part: ndm.DimensionNoise) -> tuple[Tensor, Tensor]:
+    ends = f64([LOW, HIGH])
+    h, dh = part(gamma[:, None], ends)(gamma)
+    return h[:, 0], dh[:, 0]
+
+
+class Exact(nn.Module):
+    """E[x | z] for x ~ N(0, R), F = x and noise per dimension."""
+
+    def __init__(self, part: ndm.DimensionNoise) -> None:
+        super().__init__()
+        self.part = [part]
+
+    def forward(self, z: Tensor, level) -> Tensor:
+        variance = level.sigma**2 * (2 * log_std(level.gamma, self.part[0])[0]).exp()
+        return per_example(level.alpha * R / (level.alpha**2 * R + variance), z) * z
+
+
+def gaussian() -> tuple[ndm.NDM, ndm.DimensionNoise]:
+    part = per_dimension((1,), 0.5).double()
+    return ndm.NDM(ndm.LinearSchedule(LOW, HIGH), ndm.Identity(), Exact(part), noise=part).double(), part
+
+
+def test_the_bound_of_gaussian_data_in_continuous_time(noise) -> None:
+    """L_diff = 1/2 integral of the squared difference of the two drifts over the diffusion, by a fine quadrature."""
+    process, part = gaussian()
+    gamma = torch.linspace(LOW, HIGH, 20001, dtype=torch.float64)
+    (h, dh), alpha, sigma = log_std(gamma, part), torch.sigmoid(-gamma).sqrt(), torch.sigmoid(gamma).sqrt()
+    std = sigma * h.exp()
+    error = R * std**2 / (alpha**2 * R + std**2)  # E (x - x_hat)^2
+    # The conditional drifts are m' + (std' / std + g^2 / (2 std^2)) (z - m), with m = alpha x and g^2 = sigma^2.
+    slope = -(sigma**2) / 2 - (alpha**2 / 2 + dh + sigma**2 / (2 * std**2))
+    expected = torch.trapezoid(alpha**2 * slope**2 * error / sigma**2, gamma).item() / 2
+    assert diffusion(process, noise, None, nodes=400) == pytest.approx(expected, rel=1e-6)
+    assert diffusion(process, noise, 20000) == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 30])
+def test_the_bound_of_gaussian_data_in_steps(noise, steps: int) -> None:
+    process, part = gaussian()
+    total = 0.0
+    for i in range(1, steps + 1):
+        step = process.grid_step(torch.tensor([i]), steps, torch.zeros(1, dtype=torch.float64))
+        std_s, std_t = (level.sigma * log_std(level.gamma, part)[0].exp() for level in (step.s, step.t))
+        c = (std_s**2 - step.v).sqrt() / std_t
+        error = R * std_t**2 / (step.t.alpha**2 * R + std_t**2)
+        total += ((step.s.alpha - c * step.t.alpha) ** 2 * error / (2 * step.v)).item()
+    assert diffusion(process, noise, steps) == pytest.approx(total, rel=1e-9)
+
+
+def test_the_density_of_the_ode_is_that_of_gaussian_data() -> None:
+    process, _ = gaussian()
+    x = f64([[-2.0], [0.1], [1.3]])
+    found = ndm.log_likelihood(process, x, tolerance=1e-6).log_prob
+    level_0, level_1 = process.schedule(f64([0.0])), process.schedule(f64([1.0]))
+    variance_0 = level_0.alpha**2 * R + level_0.sigma**2
+    variance_1 = level_1.alpha**2 * R + level_1.sigma**2  # of z_1 under the ODE, which starts from N(0, 1)
+    z = level_0.alpha * x[:, 0]
+    spread = variance_0 / variance_1
+    expected = -(z**2 / spread + torch.log(2 * math.pi * spread)) / 2 + level_0.alpha.log()
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+class Constant(nn.Module):
+    def __init__(self, x: Tensor) -> None:
+        super().__init__()
+        self.x = x
+
+    def forward(self, z: Tensor, level) -> Tensor:
+        return self.x.expand_as(z)
+
+
+@every_transform
+@pytest.mark.parametrize("solver", ["dpm++2m", "rk4"])
+def test_the_ode_of_a_constant_estimate_follows_its_path(make, solver: str) -> None:
+    x = torch.randn(1, D).double()
+    process = model(make, learned)
+    process.denoiser = Constant(x)
+    z = torch.randn(B, D).double()
+    options = {"method": "ode", "steps": 200, "solver": solver}
+    found = ndm.sample(process, B, (D,), **options, trajectory=True, generator=torch.Generator().manual_seed(0))
+    z = ndm.sample(process, B, (D,), **options, trajectory=True, generator=torch.Generator().manual_seed(0))[0]
+    level_0, level_1 = process.schedule(times(0.0, 1)), process.schedule(times(1.0, 1))
+    (std_0, mean_0), (std_1, mean_1) = (std_and_mean(process, x, level) for level in (level_0, level_1))
+    noise = (z * level_1.alpha - mean_1) / std_1
+    torch.testing.assert_close(found[-2] * level_0.alpha, mean_0 + std_0 * noise, rtol=1e-4, atol=1e-4)
+
+
+@every_noise
+@pytest.mark.parametrize("steps", [None, 7])
+def test_the_gradient_is_that_of_finite_differences(noise, steps: int | None) -> None:
+    process = model(TRANSFORMS["separable"], noise).requires_grad_(True)
+    x, u = torch.randn(B, D).double(), torch.rand(B).double()
+
+    def total() -> Tensor:
+        return process.bound(x, steps, times=u, generator=torch.Generator().manual_seed(0)).total.mean()
+
+    parameter = next(process.noise.parameters())
+    total().backward()
+    direction = torch.randn_like(parameter)
+    slope = (parameter.grad * direction).sum().item()
+    with torch.no_grad():
+        values = []
+        for sign in (1, -1):
+            parameter.add_(direction, alpha=sign * 1e-5)
+            values.append(total().item())
+            parameter.sub_(direction, alpha=sign * 1e-5)
+    assert abs(slope) > 1e-6
+    assert slope == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-5)
+
+
+def test_a_model_with_noise_is_saved_calibrated_and_sampled(tmp_path) -> None:
+    process = model(ndm.Identity, learned)
+    x = torch.randn(200, D).double()
+    before = process.bound(x, 10, generator=torch.Generator().manual_seed(0)).total.mean()
+    process.calibrate([x], 10, "diagonal", spacing="optimal")
+    assert process.bound(x, 10, generator=torch.Generator().manual_seed(0)).total.mean() < before
+    process.save_pretrained(tmp_path / "model")
+    loaded = ndm.NDM.from_pretrained(tmp_path / "model")
+    for name in ("ancestral", "sde", "ode", "ddim"):
+        draws = [
+            m.sample(4, (D,), method=name, steps=10, generator=torch.Generator().manual_seed(0))
+            for m in (process, loaded)
+        ]
+        assert draws[0].isfinite().all()
+        torch.testing.assert_close(*draws)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    x = torch.randn(4, D)
+    with pytest.raises(ValueError, match="at least one term"):
+        ndm.LearnedNoise(network(D), terms=0)
+    with pytest.raises(ValueError, match="The limit of log"):
+        ndm.DimensionNoise((D,), limit=0)
+    with pytest.raises(ValueError, match="There is no basis 'sine'"):
+        ndm.DimensionNoise((D,), basis="sine")
+    process = ndm.NDM(ndm.LinearSchedule(), ndm.Identity(), ndm.Denoiser(network(D)), noise=ndm.DimensionNoise((2,)))
+    with pytest.raises(ValueError, match=r"DimensionNoise has shape \(2,\), and examples have \(3,\)"):
+        process.bound(x)
+    process.noise = ndm.LearnedNoise(network(D, level=False))
+    with pytest.raises(ValueError, match=r"must return shape \(4, 9\)"):
+        process.bound(x)
+    process = model(ndm.Identity, learned)
+    process.denoiser = ndm.DirectDenoiser(network(D, heads=2).double(), ode=True)
+    assert not process.has_ode
+    with pytest.raises(ValueError, match="has no ODE and no volatility but its own"):
+        ndm.log_likelihood(process, x)
