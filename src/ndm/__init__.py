@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ndm.method.decoders import Decoder, DiscretizedDecoder, GaussianDecoder, WeightedDecoder
     from ndm.method.denoisers import Denoiser, DirectDenoiser, Estimate, GuidedDenoiser
     from ndm.method.encoding import TableEncoding
+    from ndm.method.given_schedules import TableSchedule, VPSchedule
     from ndm.method.grids import optimal_grid
     from ndm.method.learned_schedule import LearnedSchedule
     from ndm.method.mixed import MixedDecoder
@@ -102,7 +103,9 @@ _HOMES = {
     "Standardize": "method.standardization",
     "TableEncoding": "method.encoding",
     "TableMixtureBase": "method.table_mixture",
+    "TableSchedule": "method.given_schedules",
     "Transform": "method.transforms",
+    "VPSchedule": "method.given_schedules",
     "WeightedDecoder": "method.decoders",
     "acceleration": "inference.dynamics",
     "curvature": "inference.dynamics",
@@ -157,7 +160,9 @@ __all__ = [
     "Standardize",
     "TableEncoding",
     "TableMixtureBase",
+    "TableSchedule",
     "Transform",
+    "VPSchedule",
     "WeightedDecoder",
     "acceleration",
     "curvature",

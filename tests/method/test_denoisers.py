@@ -13,7 +13,7 @@ import ndm.networks
 from ndm.method.denoisers import AUXILIARY_WEIGHT, BareDenoiser, GuidedDenoiser, as_denoiser
 from ndm.method.schedules import NoiseLevel, per_example
 
-PARAMETERIZATIONS = ("v", "eps", "x")
+PARAMETERIZATIONS = ("v", "eps", "x", "score", "velocity")
 SCHEDULES = {"variance preserving": ndm.LinearSchedule(), "straight path": ndm.OTSchedule()}
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 every_parameterization = pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)
@@ -34,7 +34,8 @@ class Says(nn.Module):
 
 def target(parameterization: str, x: Tensor, noise: Tensor, level: NoiseLevel) -> Tensor:
     alpha, sigma = per_example(level.alpha, x), per_example(level.sigma, x)
-    return {"v": alpha * noise - sigma * x, "eps": noise, "x": x}[parameterization]
+    targets = {"v": alpha * noise - sigma * x, "eps": noise, "x": x, "score": -noise / sigma, "velocity": noise - x}
+    return targets[parameterization]
 
 
 def noisy(schedule, shape=(2, 3), dtype=torch.float64, times=(0.01, 0.3, 0.6, 0.9)):
@@ -68,7 +69,7 @@ def test_residual_is_target_minus_estimate(cls, schedule, parameterization: str)
 
 
 @every_schedule
-@pytest.mark.parametrize("parameterization", ["v", "eps"])
+@pytest.mark.parametrize("parameterization", ["v", "eps", "score", "velocity"])
 def test_residual_is_accurate_near_the_data_where_subtraction_is_not(schedule, parameterization: str) -> None:
     x, noise, level, _ = noisy(schedule, (3, 8, 8), torch.float32, times=(0.0,) * 4)
     assert level.gamma.tolist() == pytest.approx([-13.3] * 4)
@@ -183,8 +184,8 @@ def test_any_module_will_do() -> None:
 
 @pytest.mark.parametrize("cls", DENOISERS)
 def test_bad_arguments_are_refused(cls) -> None:
-    with pytest.raises(ValueError, match="choose one of v, eps, x"):
-        cls(nn.Identity(), "score")
+    with pytest.raises(ValueError, match="choose one of v, eps, x, score, velocity"):
+        cls(nn.Identity(), "noise")
     with pytest.raises(ValueError, match="gamma_range"):
         cls(nn.Identity(), gamma_range=(2.0, 1.0))
 

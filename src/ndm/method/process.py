@@ -125,12 +125,14 @@ class Process(Part):
         self._tell_ranges()
 
     def _tell_ranges(self) -> None:
-        """Pass the schedule's end points to the parts that map gamma to [0, 1]."""
+        """Pass the schedule's end points to the parts that map gamma to [0, 1], and the schedule to the denoiser."""
         for part in (self.transform, self.denoiser, self.reverse_variance, self.volatility):
             if isinstance(part, Ranged):
                 part.set_gamma_range(*self.schedule.end_points())
+        self.denoiser.set_schedule(self.schedule)
 
     def _check_fit(self) -> None:
+        self.denoiser.check_schedule(self.schedule)
         transform = self.transform
         anchored = isinstance(transform, LearnedTransform) and transform.gate == "anchored"
         if anchored and getattr(self.schedule, "learn_endpoints", False):
