@@ -36,14 +36,17 @@ if TYPE_CHECKING:
     from ndm.inference.sampling import sample, sample_batches
     from ndm.method.bounds import BoundTerms
     from ndm.method.decoders import Decoder, DiscretizedDecoder, GaussianDecoder, WeightedDecoder
-    from ndm.method.denoisers import Denoiser, DirectDenoiser, Estimate, GuidedDenoiser
+    from ndm.method.denoised_decoder import DenoisedDecoder
+    from ndm.method.denoisers import Denoiser, DirectDenoiser, Estimate
     from ndm.method.encoding import TableEncoding
     from ndm.method.given_schedules import TableSchedule, VPSchedule
     from ndm.method.grids import optimal_grid
+    from ndm.method.guidance import GuidedDenoiser
     from ndm.method.learned_schedule import LearnedSchedule
     from ndm.method.mixed import MixedDecoder
     from ndm.method.mixed_denoiser import MixedDenoiser
     from ndm.method.mixture import MixtureBase
+    from ndm.method.named_variances import LargeVariance, RangeVariance
     from ndm.method.parts import Part
     from ndm.method.schedules import CosineSchedule, DDPMSchedule, LinearSchedule, NoiseLevel, OTSchedule, Schedule
     from ndm.method.standardization import Standardize
@@ -71,13 +74,15 @@ _HOMES = {
     "Curve": "method.transforms",
     "DDPMSchedule": "method.schedules",
     "Decoder": "method.decoders",
+    "DenoisedDecoder": "method.denoised_decoder",
     "Denoiser": "method.denoisers",
     "DirectDenoiser": "method.denoisers",
     "DiscretizedDecoder": "method.decoders",
     "Estimate": "method.denoisers",
     "GaussianDecoder": "method.decoders",
-    "GuidedDenoiser": "method.denoisers",
+    "GuidedDenoiser": "method.guidance",
     "Identity": "method.transforms",
+    "LargeVariance": "method.named_variances",
     "LearnedSchedule": "method.learned_schedule",
     "LearnedVariance": "method.variances",
     "LearnedVolatility": "method.volatility",
@@ -94,6 +99,7 @@ _HOMES = {
     "PathCost": "inference.dynamics",
     "PosteriorVariance": "method.variances",
     "PredictedVariance": "method.variances",
+    "RangeVariance": "method.named_variances",
     "ReverseVariance": "method.variances",
     "SampleDistance": "evaluation.distances",
     "SamplerOptions": "inference.options",
@@ -129,6 +135,7 @@ __all__ = [
     "Curve",
     "DDPMSchedule",
     "Decoder",
+    "DenoisedDecoder",
     "Denoiser",
     "DirectDenoiser",
     "DiscretizedDecoder",
@@ -136,6 +143,7 @@ __all__ = [
     "GaussianDecoder",
     "GuidedDenoiser",
     "Identity",
+    "LargeVariance",
     "LearnedSchedule",
     "LearnedVariance",
     "LearnedVolatility",
@@ -151,6 +159,7 @@ __all__ = [
     "PathCost",
     "PosteriorVariance",
     "PredictedVariance",
+    "RangeVariance",
     "ReverseVariance",
     "SampleDistance",
     "SamplerOptions",

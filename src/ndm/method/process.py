@@ -27,20 +27,14 @@ from ndm.method.clocks import inward
 from ndm.method.decoders import Decoder, GaussianDecoder
 from ndm.method.denoisers import BaseDenoiser, Estimate, as_denoiser
 from ndm.method.encoding import TableEncoding
+from ndm.method.named_variances import variance_named
 from ndm.method.parts import Part
 from ndm.method.schedules import NoiseLevel, Schedule, per_example
 from ndm.method.standardization import Standardize
 from ndm.method.steps import ContinuousTime, DiscreteStep, PathEvaluator
 from ndm.method.transforms.curve import PathValue, Transform
 from ndm.method.transforms.learned import LearnedTransform
-from ndm.method.variances import (
-    Covariance,
-    LearnedVariance,
-    PosteriorVariance,
-    PredictedVariance,
-    ReverseVariance,
-    Step,
-)
+from ndm.method.variances import Covariance, PosteriorVariance, ReverseVariance, Step
 from ndm.method.volatility import ConstantVolatility
 
 __all__ = [
@@ -49,8 +43,6 @@ __all__ = [
     "as_part",
     "frozen",
 ]
-
-_VARIANCES = {"posterior": PosteriorVariance, "learned": LearnedVariance, "predicted": PredictedVariance}
 
 
 @contextmanager
@@ -94,7 +86,8 @@ class Process(Part):
         transform: F(x, gamma).
         denoiser: x_hat, or y for a direct reverse process; any module called as denoiser(z, level) is accepted.
         decoder: p(x | z_0).
-        reverse_variance: ``posterior``, ``learned``, ``predicted``, or an :class:`ndm.ReverseVariance`.
+        reverse_variance: ``posterior``, ``large``, ``learned``, ``predicted``, ``range``, or an
+            :class:`ndm.ReverseVariance`.
         volatility: eta, a positive number, or a module gamma (B,) -> eta (B,).
         standardize: the map from data in original units to x, a Standardize or, for a table of columns of several
             kinds, a TableEncoding; None for the identity.
@@ -147,6 +140,8 @@ class Process(Part):
                 f"which is not the schedule's gamma_0 = {gamma_0:g}; leave gamma_range out or make them equal. "
                 "(The first model that uses a transformation sets its range: create a new one for another model.)"
             )
+        if self.decoder.denoised and self.denoiser.direct:
+            raise ValueError("A decoder around the denoiser's estimate of x needs a Denoiser, not a DirectDenoiser.")
         if self.standardize is not None and self.decoder.levels is not None:
             raise ValueError(
                 "standardize is for continuous data only; K-level data are mapped to the decoder's levels."
@@ -365,7 +360,7 @@ class Process(Part):
         x = x.to(device, precision or x.dtype)
         if check:
             self.decoder.check(x)
-        return x
+        return self.decoder.place(x)
 
     def from_model(self, x: Tensor) -> Tensor:
         """x back to the user's units, (B, \\*shape)."""
@@ -387,13 +382,7 @@ def as_part(name: str, value: Any) -> Any:
     if name == "decoder" and value is None:
         return GaussianDecoder()
     if name == "reverse_variance" and isinstance(value, str):
-        return _variance_named(value)
+        return variance_named(value)
     if name == "volatility" and isinstance(value, (int, float)):
         return ConstantVolatility(value)
     return value
-
-
-def _variance_named(name: str) -> ReverseVariance:
-    if name not in _VARIANCES:
-        raise ValueError(f"There is no reverse variance {name!r}; choose one of {', '.join(_VARIANCES)}.")
-    return _VARIANCES[name]()
