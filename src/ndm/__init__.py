@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     )
     from ndm.method.volatility import ConstantVolatility, LearnedVolatility
     from ndm.model import NDM
+    from ndm.networks.pretrained import from_diffusers
 
 __version__ = "0.1.0"
 
@@ -115,6 +116,7 @@ _HOMES = {
     "WeightedDecoder": "method.decoders",
     "acceleration": "inference.dynamics",
     "curvature": "inference.dynamics",
+    "from_diffusers": "networks.pretrained",
     "log_likelihood": "inference.likelihood",
     "mmd": "evaluation.distances",
     "ode_paths": "inference.dynamics",
@@ -175,6 +177,7 @@ __all__ = [
     "WeightedDecoder",
     "acceleration",
     "curvature",
+    "from_diffusers",
     "log_likelihood",
     "mmd",
     "ode_paths",

@@ -64,7 +64,7 @@ class TableSchedule(Schedule):
 
     def time_at(self, gamma: Tensor) -> Tensor:
         gammas, wanted = self._table(gamma.device), gamma.double()
-        k = torch.searchsorted(gammas, wanted.detach(), right=True).sub(1).clamp(0, self.last_index - 1)
+        k = torch.searchsorted(gammas, wanted.detach().contiguous(), right=True).sub(1).clamp(0, self.last_index - 1)
         place = k + (wanted - gammas[k]) / (gammas[k + 1] - gammas[k])
         return (place / self.last_index).clamp(0, 1).to(gamma.dtype)
 
