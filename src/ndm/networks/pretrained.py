@@ -67,6 +67,8 @@ class DiffusersUNet(Part):
         ValueError: the configuration has other names or does not describe a network.
 
     Attributes:
+        channels: the number of channels of its input.
+        sample_size: the sides of the images that it was trained on; None if unknown.
         classes: the number of class labels, 0 without any.
         knows_no_class: whether there is a label that means no class: never, as diffusers does not define one.
     """
@@ -89,6 +91,7 @@ class DiffusersUNet(Part):
             reason = " ".join(str(error).split())
             raise ValueError(f"The configuration does not describe a UNet2DModel: {reason:.200}") from None
         self.time_factor = time_factor
+        self.channels, self.sample_size = self.unet.config.in_channels, self.unet.config.sample_size
         self.classes = int(given.get("num_class_embeds") or 0)
 
     def forward(self, z: Tensor, u: Tensor, labels: Tensor | None = None) -> Tensor:
