@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from ndm.method.parts import Part
 from ndm.method.schedules import NoiseLevel, per_example
 
-__all__ = ["Decoder", "DiscretizedDecoder", "GaussianDecoder", "WeightedDecoder"]
+__all__ = ["Decoder", "DiscretizedDecoder", "GaussianDecoder", "LevelDecoder", "WeightedDecoder"]
 
 
 class Decoder(Part):

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ndm.method.schedules import NoiseLevel, per_example
 
-__all__ = ["PATHS", "READINGS", "Clipped", "FunctionNetwork", "Reading", "on_path", "v_reading"]
+__all__ = ["Clipped", "FunctionNetwork", "Reading", "on_path", "v_reading"]
 
 PATHS = ("own", "vp", "ve", "ot")
 
