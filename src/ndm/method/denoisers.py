@@ -12,6 +12,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,12 @@ __all__ = [
     "Estimate",
     "as_denoiser",
 ]
+
+
+if TYPE_CHECKING:
+    Network = nn.Module | Callable[..., Tensor]
+else:
+    Network = nn.Module  # for configurations, which cannot name functions
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,7 @@ class _NetworkDenoiser(GammaRange, BaseDenoiser):
 
     def __init__(
         self,
-        net: nn.Module | Callable[..., Tensor],
+        net: Network,
         parameterization: str,
         gamma_range: tuple[float, float] | None,
         base: MixtureBase | None,
@@ -188,7 +195,7 @@ class Denoiser(_NetworkDenoiser):
 
     def __init__(
         self,
-        net: nn.Module | Callable[..., Tensor],
+        net: Network,
         parameterization: str = "v",
         gamma_range: tuple[float, float] | None = None,
         base: MixtureBase | None = None,
