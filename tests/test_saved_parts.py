@@ -16,7 +16,7 @@ import ndm.networks
 from ndm.method.mixed_denoiser import outputs_for
 from ndm.method.parts import Part
 from ndm.method.volatility import ConstantVolatility
-from ndm.networks import ConvNet, ImageTransformer, LevelTable, ResidualMLP, UNet
+from ndm.networks import ConvNet, DiffusersUNet, ImageTransformer, LevelTable, ResidualMLP, UNet
 from ndm.storage.checkpoints import CHECKSUMS, CONFIG
 
 
@@ -49,7 +49,7 @@ def net(**options) -> ResidualMLP:
 def points(**parts) -> tuple[ndm.NDM, Tensor]:
     parts = {"schedule": ndm.LinearSchedule(-9.0, 4.0), "transform": ndm.Identity()} | parts
     denoiser = parts.pop("denoiser", None) or ndm.Denoiser(net())
-    levels = isinstance(parts.get("decoder"), ndm.DiscretizedDecoder)
+    levels = isinstance(parts.get("decoder"), (ndm.DiscretizedDecoder, ndm.DenoisedDecoder))
     return ndm.NDM(denoiser=denoiser, **parts), torch.randint(16, (12, 4)) if levels else torch.randn(12, 4)
 
 
@@ -99,6 +99,7 @@ SCHEDULES = {
     "cosine": lambda: ndm.CosineSchedule(0.01, -8.1, 3.3),
     "ddpm": lambda: ndm.DDPMSchedule(1e-3, 0.3, 30, -8.1),
     "ot": lambda: ndm.OTSchedule(-8.1, 3.3),
+    "vp": lambda: ndm.VPSchedule(0.2, 15.0, -8.1),
     "learned": lambda: ndm.LearnedSchedule(-8.1, 3.3, knots=3),
     "learned ends": lambda: ndm.LearnedSchedule(-8.1, 3.3, learn_endpoints=True, minimize_variance=False),
 }
@@ -111,6 +112,18 @@ RANGED = {
     "learned volatility": lambda: {"volatility": ndm.LearnedVolatility(3)},
     "learned noise": lambda: {"noise": ndm.LearnedNoise(net(heads=2, level=False), 2, "bumps", 0.3)},
     "noise per dimension": lambda: {"noise": ndm.DimensionNoise((4,), 3, limit=0.7)},
+}
+#: A network of diffusers.
+SMALL = {
+    "sample_size": 4,
+    "in_channels": 1,
+    "out_channels": 1,
+    "block_out_channels": [4],
+    "layers_per_block": 1,
+    "down_block_types": ["DownBlock2D"],
+    "up_block_types": ["UpBlock2D"],
+    "norm_num_groups": 2,
+    "add_attention": False,
 }
 MODELS = {
     **{f"schedule {k}": lambda make=make: points(schedule=make()) for k, make in SCHEDULES.items()},
@@ -137,6 +150,18 @@ MODELS = {
     "discretized": lambda: points(decoder=ndm.DiscretizedDecoder(16)),
     "weighted": lambda: points(decoder=ndm.WeightedDecoder(16)),
     "predicted": lambda: points(denoiser=ndm.Denoiser(net(heads=2)), reverse_variance="predicted"),
+    "denoised": lambda: points(
+        denoiser=ndm.Denoiser(net(heads=2), clip=1.0),
+        decoder=ndm.DenoisedDecoder(16, -4.1, -2.3, approximate=True),
+        reverse_variance="range",
+    ),
+    "ends": lambda: points(decoder=ndm.DiscretizedDecoder(16, ends=True), reverse_variance="large"),
+    "score": lambda: points(denoiser=ndm.Denoiser(net(), "score", time="sigma", path="ve")),
+    "clock": lambda: points(denoiser=ndm.Denoiser(net(), "velocity", time="t", clock=ndm.CosineSchedule(0.01))),
+    "index": lambda: points(
+        schedule=ndm.TableSchedule([0.99, 0.7, 0.1]), denoiser=ndm.Denoiser(net(), "eps", time="index")
+    ),
+    "diffusers": lambda: images(DiffusersUNet(SMALL, 7.0)),
     "posterior": lambda: points(reverse_variance=ndm.PosteriorVariance()),
     "constant volatility": lambda: points(volatility=ConstantVolatility(0.9)),
     "mixed": lambda: mixed(),

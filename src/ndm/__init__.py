@@ -36,13 +36,17 @@ if TYPE_CHECKING:
     from ndm.inference.sampling import sample, sample_batches
     from ndm.method.bounds import BoundTerms
     from ndm.method.decoders import Decoder, DiscretizedDecoder, GaussianDecoder, WeightedDecoder
-    from ndm.method.denoisers import Denoiser, DirectDenoiser, Estimate, GuidedDenoiser
+    from ndm.method.denoised_decoder import DenoisedDecoder
+    from ndm.method.denoisers import Denoiser, DirectDenoiser, Estimate
     from ndm.method.encoding import TableEncoding
+    from ndm.method.given_schedules import TableSchedule, VPSchedule
     from ndm.method.grids import optimal_grid
+    from ndm.method.guidance import GuidedDenoiser
     from ndm.method.learned_schedule import LearnedSchedule
     from ndm.method.mixed import MixedDecoder
     from ndm.method.mixed_denoiser import MixedDenoiser
     from ndm.method.mixture import MixtureBase
+    from ndm.method.named_variances import LargeVariance, RangeVariance
     from ndm.method.noise import DimensionNoise, LearnedNoise, Noise
     from ndm.method.parts import Part
     from ndm.method.schedules import CosineSchedule, DDPMSchedule, LinearSchedule, NoiseLevel, OTSchedule, Schedule
@@ -58,6 +62,7 @@ if TYPE_CHECKING:
     )
     from ndm.method.volatility import ConstantVolatility, LearnedVolatility
     from ndm.model import NDM
+    from ndm.networks.pretrained import from_diffusers
 
 __version__ = "0.1.0"
 
@@ -71,14 +76,16 @@ _HOMES = {
     "Curve": "method.transforms",
     "DDPMSchedule": "method.schedules",
     "Decoder": "method.decoders",
+    "DenoisedDecoder": "method.denoised_decoder",
     "Denoiser": "method.denoisers",
     "DimensionNoise": "method.noise",
     "DirectDenoiser": "method.denoisers",
     "DiscretizedDecoder": "method.decoders",
     "Estimate": "method.denoisers",
     "GaussianDecoder": "method.decoders",
-    "GuidedDenoiser": "method.denoisers",
+    "GuidedDenoiser": "method.guidance",
     "Identity": "method.transforms",
+    "LargeVariance": "method.named_variances",
     "LearnedNoise": "method.noise",
     "LearnedSchedule": "method.learned_schedule",
     "LearnedVariance": "method.variances",
@@ -97,6 +104,7 @@ _HOMES = {
     "PathCost": "inference.dynamics",
     "PosteriorVariance": "method.variances",
     "PredictedVariance": "method.variances",
+    "RangeVariance": "method.named_variances",
     "ReverseVariance": "method.variances",
     "SampleDistance": "evaluation.distances",
     "SamplerOptions": "inference.options",
@@ -106,10 +114,13 @@ _HOMES = {
     "Standardize": "method.standardization",
     "TableEncoding": "method.encoding",
     "TableMixtureBase": "method.table_mixture",
+    "TableSchedule": "method.given_schedules",
     "Transform": "method.transforms",
+    "VPSchedule": "method.given_schedules",
     "WeightedDecoder": "method.decoders",
     "acceleration": "inference.dynamics",
     "curvature": "inference.dynamics",
+    "from_diffusers": "networks.pretrained",
     "log_likelihood": "inference.likelihood",
     "mmd": "evaluation.distances",
     "ode_paths": "inference.dynamics",
@@ -130,6 +141,7 @@ __all__ = [
     "Curve",
     "DDPMSchedule",
     "Decoder",
+    "DenoisedDecoder",
     "Denoiser",
     "DimensionNoise",
     "DirectDenoiser",
@@ -138,6 +150,7 @@ __all__ = [
     "GaussianDecoder",
     "GuidedDenoiser",
     "Identity",
+    "LargeVariance",
     "LearnedNoise",
     "LearnedSchedule",
     "LearnedVariance",
@@ -155,6 +168,7 @@ __all__ = [
     "PathCost",
     "PosteriorVariance",
     "PredictedVariance",
+    "RangeVariance",
     "ReverseVariance",
     "SampleDistance",
     "SamplerOptions",
@@ -164,10 +178,13 @@ __all__ = [
     "Standardize",
     "TableEncoding",
     "TableMixtureBase",
+    "TableSchedule",
     "Transform",
+    "VPSchedule",
     "WeightedDecoder",
     "acceleration",
     "curvature",
+    "from_diffusers",
     "log_likelihood",
     "mmd",
     "ode_paths",

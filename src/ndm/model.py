@@ -45,8 +45,9 @@ class NDM(Process):
         transform: F(x, gamma): Identity (the conventional diffusion model), Scale, Blur, Neural, Separable.
         denoiser: Denoiser(net), DirectDenoiser(net), or any module called as denoiser(z, level) -> x_hat.
         decoder: GaussianDecoder() for continuous data (the default), DiscretizedDecoder(levels=K) for K-level data.
-        reverse_variance: ``posterior``, ``learned`` (a function of the noise level), ``predicted`` (a head of the
-            denoiser), or a custom :class:`~ndm.method.variances.ReverseVariance`.
+        reverse_variance: ``posterior``, ``large`` (DDPM's beta), ``learned`` (a function of the noise level),
+            ``predicted`` or ``range`` (a head of the denoiser), or a custom
+            :class:`~ndm.method.variances.ReverseVariance`.
         volatility: eta, a positive number, or a module gamma -> eta such as LearnedVolatility().
         standardize: for continuous data in original units, a Standardize, or for a table with columns of several kinds
             a TableEncoding; bound, sample and log_likelihood then use those units.

@@ -68,6 +68,7 @@ def make_indirect(denoiser: dict) -> None:
     assert denoiser["init_args"]["net"]["init_args"]["heads"] == 2
     denoiser["class_path"] = denoiser["class_path"].replace("Direct", "")
     denoiser["init_args"]["net"]["init_args"]["heads"] = 1
+    denoiser["init_args"] |= {"time": "u", "path": "own", "clip": None, "clock": None}
 
 
 SIZES = [

@@ -94,7 +94,7 @@ def test_parts_that_do_not_fit_are_refused() -> None:
             decoder=ndm.DiscretizedDecoder(4),
             standardize=ndm.Standardize(0.0, 1.0),
         )
-    with pytest.raises(ValueError, match="choose one of posterior, learned, predicted"):
+    with pytest.raises(ValueError, match="choose one of posterior, large, learned, predicted, range"):
         model(ndm.LinearSchedule(), ndm.Identity(), reverse_variance="small")
 
 

@@ -1,4 +1,4 @@
-"""The ``ndm`` command: train, evaluate, sample, score, distill, impute, predict, report, push, demo.
+"""The ``ndm`` command: train, import, evaluate, sample, score, distill, impute, predict, report, push, demo.
 
 Heavy modules are imported only when they are needed, so that ``ndm --help`` is fast. A user error prints one sentence
 on stderr and exits with code 2. A failed training exits with code 1, a command stopped by Ctrl-C or SIGTERM with code
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import keyword
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,7 @@ TRACEBACK = "NDM_TRACEBACK"
 #: The commands and their help texts; `ndm train` is :func:`ndm.cli.train.run`.
 COMMANDS = {
     "train": "train a model from a configuration, and write a run folder",
+    "import": "make a run folder of a trained diffusers model, for the commands below",
     "evaluate": "compute the bound and the likelihood of a run, with standard errors",
     "sample": "draw samples from the model of a run, as a picture or a table",
     "score": "compute the bound and the likelihood of each row of a table, with errors",
@@ -145,7 +147,8 @@ def _dispatch(arguments: list[str]) -> int:
     if name in COMMANDS:
         if name not in SHORT:
             collect_garbage()
-        return _run(importlib.import_module(f"ndm.cli.{name}").run, arguments[1:])
+        module = f"{name}_" if keyword.iskeyword(name) else name
+        return _run(importlib.import_module(f"ndm.cli.{module}").run, arguments[1:])
     if not name.startswith("-"):
         end = did_you_mean(name, COMMANDS, f"there are {', '.join(COMMANDS)}")
         raise ValueError(f"There is no command {name!r}{end}")

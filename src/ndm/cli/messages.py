@@ -17,6 +17,7 @@ LESS_MEMORY = "use a smaller batch, a smaller network, fewer columns, or a compu
 
 #: Advice after an interrupted command; `ndm train` prints its own.
 STOPPED = {
+    "import": "no run was written; run the same command again.",
     "evaluate": "no results were written; run the same command again.",
     "sample": "no samples were written; run the same command again.",
     "score": "run the same command again to resume it.",

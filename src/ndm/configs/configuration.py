@@ -46,7 +46,7 @@ from ndm.storage.memory import free, require
 from ndm.training.automatic import add_base, on_cpu, resolve, width
 from ndm.training.options import TrainerOptions, TrainingOptions
 
-__all__ = ["Built", "Configuration", "read_data"]
+__all__ = ["Built", "Configuration", "given_data", "read_data"]
 
 #: Advice for a model that is too large.
 SMALLER = "make it smaller, for example with a smaller `hidden`, `channels` or `depth`"
@@ -284,6 +284,32 @@ def read_data(path: Path, overrides: Sequence[str] = (), allow: Iterable[str] = 
         except Exception as error:
             explain(str(error), parser)
     return data
+
+
+def given_data(name: str, overrides: Sequence[str], allow: Iterable[str] = ()) -> tuple[Data, str]:
+    """Build a data set from options.
+
+    Args:
+        name: the class of the data set.
+        overrides: ``--data.x value`` or ``--data.x=value``, as on the command line.
+        allow: additional modules whose classes it may use.
+
+    Returns:
+        The data set, and the configuration with its section only, in YAML, for :func:`read_data`.
+
+    Raises:
+        FileNotFoundError: the data do not exist.
+        ValueError: an option is invalid.
+    """
+    with allowing(allow):
+        parser = _bare_parser()
+        parser.add_subclass_arguments(Data, "data", required=True)
+        values = _parsed(parser, {"data": {"class_path": name}}, overrides)
+        try:
+            data: Data = parser.instantiate(values).data
+        except Exception as error:
+            explain(str(error), parser)
+        return data, parser.dump(values.clone(with_meta=False), skip_unset=False)
 
 
 def _data(description: Any) -> Data:

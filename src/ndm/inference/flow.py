@@ -114,13 +114,17 @@ class Flow:
         self.low, self.high = model.schedule.end_points()
         self.evaluations = 0
 
+    def tiled_labels(self, rows: int) -> Tensor | None:
+        """The labels of consecutive copies of the batch, (rows,); None without labels."""
+        return None if self.labels is None else tile(self.labels, rows // len(self.labels))
+
     def log_prob(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """log p(z_0), (probes or 1, B), one estimate per probe, for z_0 = ``z``, (B, \\*shape); its error, (B,); and
         whether that is within the tolerance, (B,). For a path that is not finite they are nan, infinite and false.
 
         The batch may contain several consecutive copies of the labelled batch.
         """
-        labels = None if self.labels is None else tile(self.labels, z.shape[0] // self.labels.shape[0])
+        labels = self.tiled_labels(len(z))
         probes = self._draw_probes(z)
         log_p = z.new_full((max(self.probes, 1), len(z)), math.nan)
         apart, rounding = z.new_full((len(z),), math.inf), z.new_zeros(len(z))

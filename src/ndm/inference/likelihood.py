@@ -25,7 +25,9 @@ from ndm._internal.inputs import Values, as_labels
 from ndm._internal.precision import residual_path
 from ndm._internal.random import normal_like
 from ndm.inference.flow import TOLERANCE, Flow, SolverCalibration, calibrate
+from ndm.method import decoding
 from ndm.method.conditionals import of_given_columns
+from ndm.method.decoders import LevelDecoder
 from ndm.method.process import Process, frozen
 from ndm.method.schedules import per_example
 from ndm.method.transforms.curve import tile
@@ -257,11 +259,11 @@ def portions(samples: int, numbers: int) -> list[int]:
 def _uniform(
     flow: Flow, model: Process, x: Tensor, n: int, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """log p(x + u) + d log(cell) for n draws of u, uniform over a level's cell, whose width is 2 / K, the solver's
+    """log p(x + u) + d log(cell) for n draws of u, uniform over a level's cell, the solver's
     error, and whether it is within the tolerance, each (n, B).
     """
-    assert model.decoder.levels is not None
-    cell, rows = 2 / model.decoder.levels, tile(x, n)
+    assert isinstance(model.decoder, LevelDecoder)
+    cell, rows = model.decoder.cell, tile(x, n)
     level = model.schedule(rows.new_zeros(rows.shape[0]))
     device = x.device if generator is None else generator.device
     u = torch.rand(rows.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)
@@ -284,5 +286,5 @@ def _variational(
     log_q = -((noise**2 + math.log(2 * math.pi)).flatten(1).sum(1) / 2 + x[0].numel() * level.sigma.log())
     # The mean over the probes: the bounds use one unbiased estimate per sample.
     log_p, error, solved = flow.log_prob(per_example(level.alpha, rows) * (rows + gap))
-    log_p = log_p.mean(0) - model.decoder.nll(rows, gap, level.gamma) - log_q
+    log_p = log_p.mean(0) - decoding.nll(model, rows, gap, level, flow.tiled_labels(len(rows))) - log_q
     return log_p.reshape(n, -1), error.reshape(n, -1), solved.reshape(n, -1)

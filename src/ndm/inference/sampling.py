@@ -24,7 +24,8 @@ from ndm._internal.random import normal_like, seed_of
 from ndm.inference.multistep import multistep_states
 from ndm.inference.options import METHODS, MULTISTEP, SamplerOptions, sampler_options
 from ndm.inference.reverse import POINTS, followed_at, ode_adaptive, ode_states, sde_by_torchsde, sde_states
-from ndm.method.denoisers import GuidedDenoiser
+from ndm.method.decoding import decode
+from ndm.method.guidance import GuidedDenoiser
 from ndm.method.mixed_denoiser import MixedDenoiser
 from ndm.method.process import Process, frozen
 
@@ -109,7 +110,7 @@ def sample(
             grid = model.grid(o.steps)
         elif o.has_own_times and trajectory:
             grid = followed_at(model.schedule, len(kept) - 1, z)
-        return _finish(model, kept, trajectory, grid)
+        return _finish(model, kept, trajectory, grid, labels)
 
 
 def default_sampler(model: Process, **changes: Any) -> SamplerOptions:
@@ -263,9 +264,8 @@ def _is_own_process(o: SamplerOptions) -> bool:
     return o.method == "ancestral" and o.eta is None
 
 
-def _finish(model: Process, kept: list[Tensor], trajectory: bool, grid: Tensor | None) -> Tensor:
-    n = kept[-1].shape[0]
-    data = model.from_model(model.decoder.decode(kept[-1], model.schedule(kept[-1].new_zeros(n))))
+def _finish(model: Process, kept: list[Tensor], trajectory: bool, grid: Tensor | None, labels: Tensor | None) -> Tensor:
+    data = model.from_model(decode(model, kept[-1], labels))
     if not trajectory:
         return data
     t = torch.linspace(1, 0, len(kept), dtype=data.dtype, device=data.device) if grid is None else grid.flip(0).to(data)

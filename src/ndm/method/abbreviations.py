@@ -6,12 +6,10 @@ from typing import Any
 
 from ndm.method.decoders import GaussianDecoder
 from ndm.method.denoisers import as_denoiser
-from ndm.method.variances import LearnedVariance, PosteriorVariance, PredictedVariance, ReverseVariance
+from ndm.method.named_variances import variance_named
 from ndm.method.volatility import ConstantVolatility
 
 __all__ = ["as_part"]
-
-_VARIANCES = {"posterior": PosteriorVariance, "learned": LearnedVariance, "predicted": PredictedVariance}
 
 
 def as_part(name: str, value: Any) -> Any:
@@ -21,13 +19,7 @@ def as_part(name: str, value: Any) -> Any:
     if name == "decoder" and value is None:
         return GaussianDecoder()
     if name == "reverse_variance" and isinstance(value, str):
-        return _variance_named(value)
+        return variance_named(value)
     if name == "volatility" and isinstance(value, (int, float)):
         return ConstantVolatility(value)
     return value
-
-
-def _variance_named(name: str) -> ReverseVariance:
-    if name not in _VARIANCES:
-        raise ValueError(f"There is no reverse variance {name!r}; choose one of {', '.join(_VARIANCES)}.")
-    return _VARIANCES[name]()

@@ -22,6 +22,7 @@ from torch import Tensor
 from ndm._internal.inputs import Values, as_labels, as_tensor, check_steps
 from ndm._internal.precision import residual_path
 from ndm._internal.random import Randomness, below_one, low_discrepancy, normal_like
+from ndm.method import decoding
 from ndm.method.encoding import TableEncoding
 from ndm.method.grids import SPACINGS, even_grid, gamma_grid, labelled, optimal_grid
 from ndm.method.mixed import MixedDecoder
@@ -192,7 +193,7 @@ def _bound(
         assert isinstance(at, ContinuousTime)
         columns = columns + process.standardize.sum_by_column(_weight(at)[:, None] * gap**2 + prior)
     else:
-        reconstruction = _reconstruction(process, whole, displacement_0, noise, level_0, states)
+        reconstruction = _reconstruction(process, whole, displacement_0, noise, level_0, states, labels)
     return BoundTerms(
         diffusion=diffusion,
         prior=prior.flatten(1).sum(1),
@@ -216,11 +217,17 @@ def _weight(at: ContinuousTime) -> Tensor:
 
 
 def _reconstruction(
-    process: Process, x: Tensor, displacement: Tensor, noise: Tensor, level: NoiseLevel, states: Tensor | None
+    process: Process,
+    x: Tensor,
+    displacement: Tensor,
+    noise: Tensor,
+    level: NoiseLevel,
+    states: Tensor | None,
+    labels: Tensor | None,
 ) -> Tensor:
     """L_rec in the units of the data, (B,); of the wanted columns only, if there are states."""
     if states is None:
-        return process.decoder.expected_nll(x, displacement, noise, level) - process.log_det(x)
+        return decoding.expected_nll(process, x, displacement, noise, level, labels) - process.log_det(x)
     return (_reconstruction_by_column(process, x, displacement, noise, level) * (states == WANTED)).sum(1)
 
 

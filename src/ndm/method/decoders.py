@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from ndm.method.parts import Part
 from ndm.method.schedules import NoiseLevel, per_example
 
-__all__ = ["Decoder", "DiscretizedDecoder", "GaussianDecoder", "WeightedDecoder"]
+__all__ = ["Decoder", "DiscretizedDecoder", "GaussianDecoder", "LevelDecoder", "WeightedDecoder"]
 
 
 class Decoder(Part):
@@ -25,6 +25,9 @@ class Decoder(Part):
     """
 
     levels: int | None = None
+
+    #: Whether p(x | z_0) depends on the denoiser's estimate at z_0: see :mod:`ndm.method.decoding`.
+    denoised = False
 
     @property
     def discrete(self) -> bool:
@@ -61,6 +64,10 @@ class Decoder(Part):
         if not torch.isfinite(x).all():
             raise ValueError("The data contain NaN or infinite values; remove or replace them.")
 
+    def place(self, x: Tensor) -> Tensor:
+        """Move data that passed :meth:`check`, (B, \\*shape), to the values used by the model; by default they are."""
+        return x
+
     def encode(self, values: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Convert integer data to the values used by the model, in precision ``dtype`` (torch's default if None).
 
@@ -95,14 +102,84 @@ class GaussianDecoder(Decoder):
         return z / per_example(level.alpha, z)
 
 
-class DiscretizedDecoder(Decoder):
+class LevelDecoder(Decoder):
+    """Base class of decoders of data with K levels.
+
+    Data are integers 0..K-1, or floating-point numbers at 2 (k + 1/2) / K - 1; with ``ends`` also at the levels
+    themselves.
+
+    Args:
+        levels: K.
+        ends: whether the first and the last level are -1 and 1, 2 k / (K - 1) - 1, as for networks that were trained on
+            pixels / 127.5 - 1; else they are 2 (k + 1/2) / K - 1.
+
+    Raises:
+        ValueError: there are fewer than two levels.
+    """
+
+    levels: int
+
+    def __init__(self, levels: int, ends: bool) -> None:
+        super().__init__()
+        if levels < 2:
+            raise ValueError(f"Discretised data have at least 2 levels, got levels={levels}.")
+        self.levels = levels
+        self.ends = ends
+
+    @property
+    def cell(self) -> float:
+        """The distance between two levels."""
+        return 2 / (self.levels - 1) if self.ends else 2 / self.levels
+
+    def level_values(self, like: Tensor) -> Tensor:
+        """The K levels in [-1, 1], (K,), in the precision and on the device of ``like``."""
+        return _values(self.levels, self.ends, like)
+
+    def nearest(self, x: Tensor) -> Tensor:
+        """The index k, 0..K-1, of the level nearest to x, an integer tensor of the same shape."""
+        place = (x + 1) / 2 * (self.levels - 1) + 0.5 if self.ends else (x + 1) / 2 * self.levels
+        return torch.floor(place).clamp(0, self.levels - 1).long()
+
+    def place(self, x: Tensor) -> Tensor:
+        return self.level_values(x)[self.nearest(x)] if self.ends else x
+
+    def encode(self, values: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        values = values.long()  # a comparison of uint8 with 256 would wrap
+        if values.numel() and (values.min() < 0 or values.max() >= self.levels):
+            raise ValueError(
+                f"The data have integer values from {values.min().item()} to {values.max().item()}, but the decoder "
+                f"has K = {self.levels} levels, 0 to {self.levels - 1}; use DiscretizedDecoder(levels="
+                f"{int(values.max()) + 1}) or rescale the data."
+            )
+        return self.level_values(torch.empty(0, device=values.device, dtype=dtype))[values]
+
+    def check(self, x: Tensor) -> None:
+        super().check(x)
+        k = self.nearest(x)
+        distances = [(x - _values(self.levels, ends, x)[k]).abs() for ends in {False, self.ends}]
+        off = torch.stack(distances).amin(0).max() if x.numel() else 0.0
+        if off > 0.01 / self.levels:
+            raise ValueError(
+                f"The data do not lie on the decoder's K = {self.levels} levels, 2 (k + 1/2)/{self.levels} - 1 for k = "
+                f"0..{self.levels - 1} (largest distance: {float(off):.3g}). Pass integers 0..K-1, which are mapped to "
+                "the levels, or use GaussianDecoder for continuous data."
+            )
+
+
+def _values(levels: int, ends: bool, like: Tensor) -> Tensor:
+    k = torch.arange(levels, device=like.device, dtype=like.dtype)
+    return 2 * k / (levels - 1) - 1 if ends else (2 * k + 1) / levels - 1
+
+
+class DiscretizedDecoder(LevelDecoder):
     """p(x | z_0), a product over dimensions of a softmax over K levels with logits -(z_0/alpha_0 - level)^2 / (2
     e^{gamma_0}).
 
-    The levels are 2 (k + 1/2) / K - 1 for k = 0..K-1: VDM, arXiv 2107.00630, equation 8 and appendix A. Logits that are
-    negligible in floating point are left out: with Delta = 2 / K, a level m + 1 or more places from the nearest one has
-    at most e^{-m (m + 1) Delta^2 / (2 e^{gamma_0})} of its probability, and m is chosen so that this is below the
-    machine precision. With K = 256 and float32 this leaves 3 levels at gamma_0 = -13.3, 13 at -10, 85 at -6.
+    The levels are 2 (k + 1/2) / K - 1 for k = 0..K-1, unless ``ends`` is set: VDM, arXiv 2107.00630, equation 8 and
+    appendix A. Logits that are negligible in floating point are left out: with Delta the distance of two levels, a
+    level m + 1 or more places from the nearest one has at most e^{-m (m + 1) Delta^2 / (2 e^{gamma_0})} of its
+    probability, and m is chosen so that this is below the machine precision. With K = 256 and float32 this leaves 3
+    levels at gamma_0 = -13.3, 13 at -10, 85 at -6.
 
     The first derivatives with respect to z_0 and gamma_0 are computed with the value, so the logits are not stored for
     the backward pass. Second derivatives are not supported.
@@ -110,22 +187,15 @@ class DiscretizedDecoder(Decoder):
     Args:
         levels: K: 256 for 8-bit pixels.
         chunk: the number of rows of K logits in memory at a time, for any batch size.
+        ends: see :class:`~ndm.method.decoders.LevelDecoder`.
 
     Raises:
         ValueError: there are fewer than two levels.
     """
 
-    def __init__(self, levels: int = 256, chunk: int = 65536) -> None:
-        super().__init__()
-        if levels < 2:
-            raise ValueError(f"Discretised data have at least 2 levels, got levels={levels}.")
-        self.levels: int = levels
+    def __init__(self, levels: int = 256, chunk: int = 65536, ends: bool = False) -> None:
+        super().__init__(levels, ends)
         self.chunk = chunk
-
-    def level_values(self, like: Tensor) -> Tensor:
-        """The K levels in [-1, 1], (K,), in the precision and on the device of ``like``."""
-        k = torch.arange(self.levels, device=like.device, dtype=like.dtype)
-        return (2 * k + 1) / self.levels - 1
 
     def nll(self, x: Tensor, gap: Tensor, gamma_0: Tensor) -> Tensor:
         gamma_0 = per_example(gamma_0, gap).expand_as(gap)
@@ -139,7 +209,7 @@ class DiscretizedDecoder(Decoder):
     def _window(self, gamma_0: Tensor) -> int:
         """The number of levels around the one nearest to z_0 / alpha_0 whose probability is not negligible."""
         unseen = self._spread() + math.log(self.levels / torch.finfo(gamma_0.dtype).eps)  # K of them together: eps
-        squares = 2 * math.exp(gamma_0.detach().max().item()) * unseen / (2 / self.levels) ** 2
+        squares = 2 * math.exp(gamma_0.detach().max().item()) * unseen / self.cell**2
         m = math.ceil((math.sqrt(1 + 4 * squares) - 1) / 2) if math.isfinite(squares) else self.levels
         return min(2 * m + 1, self.levels)
 
@@ -161,43 +231,19 @@ class DiscretizedDecoder(Decoder):
             window: the number of levels.
         """
         # The position of z_0 / alpha_0 in units of levels; rounding it gives the nearest level.
-        near = torch.round(own + gap * (self.levels / 2)).clamp(0, self.levels - 1).long()
+        near = torch.round(own + gap / self.cell).clamp(0, self.levels - 1).long()
         first = (near - window // 2).clamp(0, self.levels - window)
         places = (first - own)[:, None].to(gap.dtype) + torch.arange(window, device=gap.device, dtype=gap.dtype)
         # z_0/alpha_0 - level = gap + (x - level), and x - level is a whole number of levels. Relative to x's own level
         # the square of gap cancels: the difference of logits is -(step^2 + 2 step gap) / (2 e^{gamma_0}), where step =
-        # x - level equals -2 places / K.
-        square = (2 / self.levels**2) * torch.exp(-gamma_0)
-        line = (2 / self.levels) * torch.exp(-gamma_0) * gap
+        # x - level equals -cell * places.
+        square = (self.cell**2 / 2) * torch.exp(-gamma_0)
+        line = self.cell * torch.exp(-gamma_0) * gap
         values = torch.addcmul(line[:, None], places, square[:, None], value=-1).mul_(places)
         return _Logits(first, places, values)
 
     def decode(self, z: Tensor, level: NoiseLevel) -> Tensor:
         return self.level_values(z)[self.nearest(z / per_example(level.alpha, z))]
-
-    def nearest(self, x: Tensor) -> Tensor:
-        """The index k, 0..K-1, of the level nearest to x, an integer tensor of the same shape."""
-        return torch.floor((x + 1) / 2 * self.levels).clamp(0, self.levels - 1).long()
-
-    def encode(self, values: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        values = values.long()  # a comparison of uint8 with 256 would wrap
-        if values.numel() and (values.min() < 0 or values.max() >= self.levels):
-            raise ValueError(
-                f"The data have integer values from {values.min().item()} to {values.max().item()}, but the decoder "
-                f"has K = {self.levels} levels, 0 to {self.levels - 1}; use DiscretizedDecoder(levels="
-                f"{int(values.max()) + 1}) or rescale the data."
-            )
-        return self.level_values(torch.empty(0, device=values.device, dtype=dtype))[values]
-
-    def check(self, x: Tensor) -> None:
-        super().check(x)
-        off = (x - self.level_values(x)[self.nearest(x)]).abs().max() if x.numel() else 0.0
-        if off > 0.01 / self.levels:
-            raise ValueError(
-                f"The data do not lie on the decoder's K = {self.levels} levels, 2 (k + 1/2)/{self.levels} - 1 for k = "
-                f"0..{self.levels - 1} (largest distance: {float(off):.3g}). Pass integers 0..K-1, which are mapped to "
-                "the levels, or use GaussianDecoder for continuous data."
-            )
 
 
 class WeightedDecoder(DiscretizedDecoder):
@@ -212,6 +258,7 @@ class WeightedDecoder(DiscretizedDecoder):
     Args:
         levels: K: 256 for 8-bit pixels.
         chunk: the number of rows of K logits in memory at a time.
+        ends: see :class:`~ndm.method.decoders.LevelDecoder`.
 
     Attributes:
         log_weights: log w_k up to a constant, (K,).
@@ -220,8 +267,8 @@ class WeightedDecoder(DiscretizedDecoder):
         ValueError: there are fewer than two levels.
     """
 
-    def __init__(self, levels: int = 256, chunk: int = 65536) -> None:
-        super().__init__(levels, chunk)
+    def __init__(self, levels: int = 256, chunk: int = 65536, ends: bool = False) -> None:
+        super().__init__(levels, chunk, ends)
         self.log_weights = nn.Parameter(torch.zeros(levels))
 
     def _spread(self) -> float:
@@ -269,7 +316,7 @@ class _Categorical(torch.autograd.Function):
     """-log p(x | z_0) of each number, (N,), with its derivatives with respect to gap, gamma_0 and the levels' weights.
 
     With probabilities p of the levels, and their logits l relative to that of x's own level, nll = log sum e^l and (d
-    nll / d theta) = sum p dl / d theta. The derivative is 2 / (K e^gamma_0) sum p k for gap, where k are the levels'
+    nll / d theta) = sum p dl / d theta. The derivative is cell / e^gamma_0 sum p k for gap, where k are the levels'
     places; -sum p l for gamma_0, with l without the weights; and p for a level's log-weight, less 1 for x's own level.
     """
 
@@ -284,7 +331,7 @@ class _Categorical(torch.autograd.Function):
             own = decoder.nearest(xs)
             logits = decoder._logits(own, gaps, gammas, window)
             p = _probabilities(logits, own, weights, nlls)
-            by[0].copy_((p * logits.places).sum(1) * torch.exp(-gammas) * (2 / decoder.levels))
+            by[0].copy_((p * logits.places).sum(1) * torch.exp(-gammas) * decoder.cell)
             by[1].copy_(-(p * logits.values).sum(1))
             if len(xs) == len(x) and ctx.needs_input_grad[4]:  # a single piece: keep it for the backward pass
                 kept = own, logits.first, p

@@ -1,9 +1,9 @@
 r"""Denoisers: estimate the data, or the combination y needed by the reverse process, from z_t and its noise level.
 
-A network is called as net(z, u) with u the noise level mapped to [0, 1]. A denoiser interprets its output in a
-parameterisation (v, eps or x) and, for the bound, computes the residual between the target and the estimate without
-subtracting two nearly equal numbers (method, section 6): at gamma = -13.3 an error of one unit in the last place of a
-float32 x would otherwise be amplified by e^{-gamma} = 6e5.
+A network is called as net(z, u) with u the noise level mapped to [0, 1], or another function of it. A denoiser
+interprets its output in a parameterisation (:mod:`ndm.method.readings`) and, for the bound, computes the residual
+between the target and the estimate without subtracting two nearly equal numbers (method, section 6): at gamma = -13.3
+an error of one unit in the last place of a float32 x would otherwise be amplified by e^{-gamma} = 6e5.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,8 @@ from torch import Tensor, nn
 from ndm._internal.precision import run_network
 from ndm.method.mixture import MixtureBase
 from ndm.method.parts import Part
-from ndm.method.schedules import NoiseLevel, per_example
+from ndm.method.readings import PATHS, READINGS, Clipped, FunctionNetwork, Reading, on_path
+from ndm.method.schedules import NoiseLevel, Schedule
 from ndm.method.transforms.curve import unit_interval
 from ndm.method.transforms.ranges import GammaRange
 
@@ -29,10 +31,14 @@ __all__ = [
     "Denoiser",
     "DirectDenoiser",
     "Estimate",
-    "GuidedDenoiser",
     "as_denoiser",
-    "v_reading",
 ]
+
+
+if TYPE_CHECKING:
+    Network = nn.Module | Callable[..., Tensor]
+else:
+    Network = nn.Module  # for configurations, which cannot name functions
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,8 @@ class Estimate:
     Attributes:
         mean: x_hat; for a direct denoiser the estimate of y, the combination of F needed by the reverse process.
         residual: (target, displacement, noise) -> target - mean, where z = alpha (target + displacement) + sigma noise.
-        log_ratio: log(w / v), the log-ratio of predicted and posterior variance, if the network has that head.
+        log_ratio: the head for the reverse variance, if the network has one: log(w / v), the log-ratio of predicted and
+            posterior variance, or what the model's reverse variance reads.
         transformed: the estimate of F(x, gamma_t), if a direct denoiser has that head.
         transformed_loss: (F, noise) -> (B,), the regression loss of that head.
     """
@@ -52,68 +59,6 @@ class Estimate:
     log_ratio: Tensor | None = None
     transformed: Tensor | None = None
     transformed_loss: Callable[[Tensor, Tensor], Tensor] | None = None
-
-
-class _Reading:
-    """A network's output interpreted in a parameterisation at the noise level of one batch."""
-
-    def __init__(self, output: Tensor, z: Tensor, level: NoiseLevel) -> None:
-        self.output = output
-        self.z = z
-        self.alpha = per_example(level.alpha, z)
-        self.sigma = per_example(level.sigma, z)
-
-    @abstractmethod
-    def mean(self) -> Tensor:
-        """The estimate of the target."""
-
-    @abstractmethod
-    def residual(self, target: Tensor, displacement: Tensor, noise: Tensor) -> Tensor:
-        """target - mean, given z = alpha (target + displacement) + sigma noise."""
-
-
-class _V(_Reading):
-    r"""v = alpha noise - sigma x (Salimans and Ho, arXiv 2202.00512, appendix D), so x = (alpha z - sigma v) / n.
-
-    n = alpha^2 + sigma^2 is 1 for a variance-preserving schedule. Substituting z gives the residual x - x_hat = (sigma
-    (v_hat - v) - alpha^2 displacement) / n.
-    """
-
-    def mean(self) -> Tensor:
-        return (self.alpha * self.z - self.sigma * self.output) / (self.alpha**2 + self.sigma**2)
-
-    def residual(self, target: Tensor, displacement: Tensor, noise: Tensor) -> Tensor:
-        v = self.alpha * noise - self.sigma * target
-        gap = self.sigma * (self.output - v) - self.alpha**2 * displacement
-        return gap / (self.alpha**2 + self.sigma**2)
-
-
-class _Eps(_Reading):
-    """The noise (DDPM, arXiv 2006.11239, section 3.2): x_hat = (z - sigma eps_hat) / alpha."""
-
-    def mean(self) -> Tensor:
-        return (self.z - self.sigma * self.output) / self.alpha
-
-    def residual(self, target: Tensor, displacement: Tensor, noise: Tensor) -> Tensor:
-        return self.sigma / self.alpha * (self.output - noise) - displacement
-
-
-class _X(_Reading):
-    """The data itself: x_hat is the output."""
-
-    def mean(self) -> Tensor:
-        return self.output
-
-    def residual(self, target: Tensor, displacement: Tensor, noise: Tensor) -> Tensor:
-        return target - self.output
-
-
-def v_reading(output: Tensor, z: Tensor, level: NoiseLevel) -> _Reading:
-    """A network's output as v, see :class:`Denoiser`."""
-    return _V(output, z, level)
-
-
-_READINGS: dict[str, type[_Reading]] = {"v": _V, "eps": _Eps, "x": _X}
 
 
 class BaseDenoiser(Part):
@@ -139,34 +84,58 @@ class BaseDenoiser(Part):
     def set_gamma_range(self, gamma_min: float, gamma_max: float) -> None:
         """Set the schedule's end points. Denoisers that do not need them ignore the call."""
 
+    def set_schedule(self, schedule: Schedule) -> None:
+        """Set the model's schedule. Denoisers that do not need it ignore the call.
+
+        Raises:
+            ValueError: the denoiser does not fit the schedule.
+        """
+
+    def check_schedule(self, schedule: Schedule) -> None:
+        """Raise a ValueError unless :meth:`set_schedule` can be called with the schedule."""
+
 
 class _NetworkDenoiser(GammaRange, BaseDenoiser):
-    """A denoiser with a network, a parameterisation, and a noise level mapped to [0, 1]."""
+    """A denoiser with a network, a parameterisation, and a number for the noise level."""
+
+    path = "own"
 
     def __init__(
         self,
-        net: nn.Module,
+        net: Network,
         parameterization: str,
         gamma_range: tuple[float, float] | None,
         base: MixtureBase | None,
     ) -> None:
         super().__init__()
-        if parameterization not in _READINGS:
-            raise ValueError(
-                f"There is no parameterization {parameterization!r}; choose one of {', '.join(_READINGS)}."
-            )
-        self.net = net
-        self.base = base
+        if parameterization not in READINGS:
+            raise ValueError(f"There is no parameterization {parameterization!r}; choose one of {', '.join(READINGS)}.")
+        if not callable(net):
+            raise ValueError(f"The network of a denoiser must be a module or a function, got {net!r:.60}.")
+        self.net = net if isinstance(net, nn.Module) else FunctionNetwork(net)
         self.parameterization = parameterization
+        self.base: MixtureBase | None = None
+        if base is not None:
+            self.start_from(base)
         self._take_range(gamma_range)
 
     def start_from(self, base: MixtureBase) -> None:
-        """Set the base."""
+        """Set the base.
+
+        Raises:
+            ValueError: the base has no estimate in this parameterisation.
+        """
+        if self.parameterization not in ("v", "eps", "x") or self.path != "own":
+            raise ValueError('A base is for the parameterizations v, eps and x with path="own"; leave base out.')
         self.base = base
+
+    def _number(self, level: NoiseLevel) -> Tensor:
+        """The number that the network receives for a noise level on its path, (B,)."""
+        return unit_interval(level.gamma, self.gamma_range)
 
     def _heads(self, z: Tensor, level: NoiseLevel, labels: Tensor | None, allowed: tuple[int, ...]) -> list[Tensor]:
         """The network's output split into heads, each (B, \\*shape), in the precision of z."""
-        u = unit_interval(level.gamma, self.gamma_range)
+        u = self._number(level)
         if level.shared:
             u = u[:1].expand(len(z))
         output = run_network(self.net, z, u, **({} if labels is None else {"labels": labels}))
@@ -178,10 +147,13 @@ class _NetworkDenoiser(GammaRange, BaseDenoiser):
             )
         return list(output.chunk(heads, dim=1))
 
-    def _read(self, output: Tensor, z: Tensor, level: NoiseLevel) -> _Reading:
+    def _read(self, output: Tensor, z: Tensor, level: NoiseLevel) -> Reading:
         if self.base is not None:
             output = output + self.base(z, level, self.parameterization)
-        return _READINGS[self.parameterization](output, z, level)
+        return READINGS[self.parameterization](output, z, level)
+
+
+TIMES = ("u", "gamma", "sigma", "t", "index")
 
 
 class Denoiser(_NetworkDenoiser):
@@ -190,29 +162,100 @@ class Denoiser(_NetworkDenoiser):
     Args:
         net: called as net(z, u), z (B, \\*shape), u (B,) in [0, 1]; with class labels as net(z, u, labels=labels). It
             returns (B, \\*shape), or twice the channels: the second half is then log(w / v), the log-ratio of reverse
-            and posterior variance per example and dimension, used with ``reverse_variance="predicted"``.
-        parameterization: what the network predicts: ``v`` (Salimans and Ho, arXiv 2202.00512), ``eps`` (DDPM) or ``x``.
+            and posterior variance per example and dimension, used with ``reverse_variance="predicted"``. A function
+            that is not a module is accepted; a model with one cannot be saved.
+        parameterization: what the network predicts: ``v`` (Salimans and Ho, arXiv 2202.00512), ``eps`` (DDPM), ``x``,
+            ``score`` (the gradient of the log-density of the network's input), or ``velocity`` (noise - x, the target
+            of flow matching and rectified flow with data at t = 0).
         gamma_range: the noise levels mapped to u = 0 and u = 1; by default the end points of the schedule of the first
             model that uses the denoiser.
         base: a module whose output is added to the network's; None for no base.
+        time: the second argument of the network: ``u``, gamma mapped to [0, 1]; ``gamma``; ``sigma``, the standard
+            deviation of the noise in its input (EDM's sigma with ``path="ve"``, flow matching's t with ``path="ot"``);
+            ``t``, the time of the schedule; or ``index``, 0..N-1, the index of a :class:`ndm.TableSchedule`'s noise
+            level, which is fractional between two of them.
+        path: the path of the network's input: ``own``, z as it is; ``vp``, ``ve`` or ``ot``, z times the factor for
+            which alpha^2 + sigma^2 = 1, alpha = 1 or alpha + sigma = 1. The output is read on the same path.
+        clip: the largest absolute value of x_hat, beyond which it is clipped; None for no limit.
+        clock: the schedule of ``time="t"`` and ``time="index"``; by default that of the model, which then cannot be
+            replaced.
 
     Raises:
-        ValueError: the parameterisation is unknown, the range is empty, or the network returns another shape.
+        ValueError: the parameterisation, the time or the path is unknown, the range is empty, ``clip`` is not positive,
+            a base is combined with another path or parameterisation than it has, or the network returns another shape.
+
+    Example:
+        >>> import torch, ndm
+        >>> edm = ndm.Denoiser(lambda x, sigma: x / (1 + sigma[:, None] ** 2), "x", time="sigma", path="ve")
+        >>> ndm.NDM(ndm.LinearSchedule(), ndm.Identity(), edm).bound(torch.randn(5, 2)).total.shape
+        torch.Size([5])
     """
+
+    _of_model: tuple[Schedule, ...] = ()  # in a tuple, so that it is not a submodule
 
     def __init__(
         self,
-        net: nn.Module,
+        net: Network,
         parameterization: str = "v",
         gamma_range: tuple[float, float] | None = None,
         base: MixtureBase | None = None,
+        time: str = "u",
+        path: str = "own",
+        clip: float | None = None,
+        clock: Schedule | None = None,
     ) -> None:
+        for value, name, known in ((time, "time", TIMES), (path, "path", PATHS)):
+            if value not in known:
+                raise ValueError(f"There is no {name} {value!r} of a denoiser; choose one of {', '.join(known)}.")
+        if clip is not None and not 0 < clip < math.inf:
+            raise ValueError(f"clip must be a positive number or None, got {clip}.")
+        object.__setattr__(self, "path", path)  # read by start_from
         super().__init__(net, parameterization, gamma_range, base)
+        self.time = time
+        self.path = path
+        self.clip = clip
+        self.clock = clock
+        if clock is not None:
+            self._require_index(clock)
+
+    def set_schedule(self, schedule: Schedule) -> None:
+        self.check_schedule(schedule)
+        if self.clock is None and self.time in ("t", "index"):
+            self._of_model = (schedule,)
+
+    def check_schedule(self, schedule: Schedule) -> None:
+        if self.clock is not None or self.time not in ("t", "index"):
+            return
+        self._require_index(schedule)
+        if self._of_model and self._of_model[0] is not schedule:
+            raise ValueError(
+                f"The denoiser's network receives the {self.time} of its first model's schedule: for a model with "
+                "another schedule create a new denoiser, with clock= for the schedule that the network was trained on."
+            )
+
+    def _require_index(self, schedule: Schedule) -> None:
+        if self.time == "index" and schedule.last_index is None:
+            raise ValueError(
+                f'time="index" is for a TableSchedule, not for a {type(schedule).__name__}; use time="t", and clock= '
+                "for the schedule that the network was trained on."
+            )
+
+    def _number(self, level: NoiseLevel) -> Tensor:
+        if self.time in ("t", "index"):
+            clock = self.clock or (self._of_model[0] if self._of_model else None)
+            if clock is None:
+                raise ValueError(f'time="{self.time}" needs a schedule: use the denoiser in a model, or give clock=.')
+            t = clock.time_at(level.gamma)
+            return t if self.time == "t" else t * (clock.last_index or 1)
+        return {"gamma": level.gamma, "sigma": level.sigma}.get(self.time, super()._number(level))
 
     def estimate(self, z: Tensor, level: NoiseLevel, labels: Tensor | None = None) -> Estimate:
+        z, level = on_path(self.path, z, level)
         heads = self._heads(z, level, labels, allowed=(1, 2))
         reading = self._read(heads[0], z, level)
-        return Estimate(mean=reading.mean(), residual=reading.residual, log_ratio=heads[1] if len(heads) == 2 else None)
+        if self.clip is not None:
+            reading = Clipped(reading, self.clip)
+        return Estimate(reading.mean(), reading.residual, log_ratio=heads[1] if len(heads) == 2 else None)
 
 
 #: The weight of the regression loss of the head for E[F | z]. The head's own weights have no other gradient, and Adam
@@ -235,7 +278,7 @@ class DirectDenoiser(_NetworkDenoiser):
 
     Args:
         net: as for :class:`Denoiser`; one more head with ``ode``.
-        parameterization: ``v``, ``eps`` or ``x``.
+        parameterization: see :class:`Denoiser`.
         gamma_range: see :class:`Denoiser`.
         ode: whether the network has the head for E[F | z].
         base: as for :class:`Denoiser`; both estimates start from it.
@@ -296,63 +339,3 @@ class BareDenoiser(BaseDenoiser):
 def as_denoiser(module: nn.Module) -> BaseDenoiser:
     """The module itself if it is a denoiser, else wrapped as one."""
     return module if isinstance(module, BaseDenoiser) else BareDenoiser(module)
-
-
-class GuidedDenoiser(BaseDenoiser):
-    """Classifier-free guidance (Ho and Salimans, arXiv 2207.12598, equation 6), for sampling with class labels.
-
-    x_hat = (1 + w) x_hat(z, label) - w x_hat(z, no class). w = 0 is the conditional model and w = -1 the unconditional
-    one; some papers call 1 + w the guidance scale. Guidance is the same in all parameterisations, because x, v and eps
-    are affine functions of each other given z. For a direct denoiser it applies to y and, if there is such a head, to
-    the estimate of F, hence to both the SDE and the ODE. The reverse variance is that of the conditional estimate.
-
-    A guided model is only a sampler: it has no bound.
-
-    Args:
-        denoiser: a denoiser whose network accepts labels, with label K for "no class".
-        weight: w.
-        classes: K; by default that of the denoiser's network.
-
-    Raises:
-        ValueError: the weight is not finite, or K is unknown.
-    """
-
-    def __init__(self, denoiser: BaseDenoiser, weight: float, classes: int | None = None) -> None:
-        super().__init__()
-        if not math.isfinite(weight):
-            raise ValueError(f"The weight of guidance must be a finite number, got {weight}.")
-        network = getattr(denoiser, "net", getattr(denoiser, "module", None))
-        known = classes or getattr(network, "classes", 0)
-        if not known:
-            raise ValueError(
-                "Guidance needs a network with classes: build it with classes=K and train it with some of the labels "
-                "replaced by K, which means no class."
-            )
-        self.denoiser = denoiser
-        self.weight = weight
-        self.classes = int(known)
-        self.direct = denoiser.direct
-
-    def set_gamma_range(self, gamma_min: float, gamma_max: float) -> None:
-        self.denoiser.set_gamma_range(gamma_min, gamma_max)
-
-    def estimate(self, z: Tensor, level: NoiseLevel, labels: Tensor | None = None) -> Estimate:
-        if labels is None:
-            raise ValueError("Guidance needs labels: give the class of each example.")
-        twice = level.map(lambda a: torch.cat([a, a]))
-        none = torch.full_like(labels, self.classes)
-        both = self.denoiser.estimate(torch.cat([z, z]), twice, torch.cat([labels, none]))
-        return Estimate(
-            mean=self._guided(both.mean),
-            residual=_no_residual,
-            log_ratio=None if both.log_ratio is None else both.log_ratio.chunk(2)[0],
-            transformed=None if both.transformed is None else self._guided(both.transformed),
-        )
-
-    def _guided(self, both: Tensor) -> Tensor:
-        conditional, unconditional = both.chunk(2)
-        return conditional + self.weight * (conditional - unconditional)
-
-
-def _no_residual(target: Tensor, displacement: Tensor, noise: Tensor) -> Tensor:
-    raise ValueError("A guided model has no bound: evaluate the model without guidance.")

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 
 from ndm._internal.precision import run_network
 from ndm.method.columns import closeness, codes_of, log_frequencies
-from ndm.method.denoisers import BaseDenoiser, Estimate, v_reading
+from ndm.method.denoisers import BaseDenoiser, Estimate
+from ndm.method.readings import v_reading
 from ndm.method.schedules import NoiseLevel, per_example
 from ndm.method.table_mixture import TableMixtureBase
 from ndm.method.transforms.curve import unit_interval

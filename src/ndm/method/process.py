@@ -91,7 +91,8 @@ class Process(InUnits):
         transform: F(x, gamma).
         denoiser: x_hat, or y for a direct reverse process; any module called as denoiser(z, level) is accepted.
         decoder: p(x | z_0).
-        reverse_variance: ``posterior``, ``learned``, ``predicted``, or an :class:`ndm.ReverseVariance`.
+        reverse_variance: ``posterior``, ``large``, ``learned``, ``predicted``, ``range``, or an
+            :class:`ndm.ReverseVariance`.
         volatility: eta, a positive number, or a module gamma (B,) -> eta (B,).
         standardize: the map from data in original units to x, a Standardize or, for a table of columns of several
             kinds, a TableEncoding; None for the identity.
@@ -125,12 +126,14 @@ class Process(InUnits):
         self._tell_ranges()
 
     def _tell_ranges(self) -> None:
-        """Pass the schedule's end points to the parts that map gamma to [0, 1]."""
+        """Pass the schedule's end points to the parts that map gamma to [0, 1], and the schedule to the denoiser."""
         for part in (self.transform, self.denoiser, self.reverse_variance, self.volatility):
             if isinstance(part, Ranged):
                 part.set_gamma_range(*self.schedule.end_points())
+        self.denoiser.set_schedule(self.schedule)
 
     def _check_fit(self) -> None:
+        self.denoiser.check_schedule(self.schedule)
         transform = self.transform
         anchored = isinstance(transform, LearnedTransform) and transform.gate == "anchored"
         if anchored and getattr(self.schedule, "learn_endpoints", False):
@@ -145,6 +148,8 @@ class Process(InUnits):
                 f"which is not the schedule's gamma_0 = {gamma_0:g}; leave gamma_range out or make them equal. "
                 "(The first model that uses a transformation sets its range: create a new one for another model.)"
             )
+        if self.decoder.denoised and self.denoiser.direct:
+            raise ValueError("A decoder around the denoiser's estimate of x needs a Denoiser, not a DirectDenoiser.")
         if self.standardize is not None and self.decoder.levels is not None:
             raise ValueError(
                 "standardize is for continuous data only; K-level data are mapped to the decoder's levels."

@@ -155,6 +155,9 @@ class Schedule(Part):
         """
         return self(t)
 
+    #: The index of the last noise level of a table's; None for a schedule that is not given by a table.
+    last_index: int | None = None
+
     @property
     def spacing(self) -> str:
         """The default spacing of a sampler's steps: even in ``time`` or in ``gamma`` (:meth:`even_in_gamma`)."""
@@ -191,16 +194,42 @@ class Schedule(Part):
             raise ValueError(f"The number of steps must be at least 1, got {steps}.")
         low, high = self.end_points()
         wanted = torch.linspace(low, high, steps + 1, dtype=torch.float64, device=self._device())
+        last = torch.arange(steps + 1, device=wanted.device) == steps
+        times = self._times_of(wanted, last & (wanted >= high))
+        # Removes rounding errors at the ends if nothing is clipped.
+        return torch.where(times < ROUNDING, 0.0, torch.where(times > 1 - ROUNDING, 1.0, times))
+
+    def time_at(self, gamma: Tensor) -> Tensor:
+        """The time t at which the noise level is gamma, (B,): the inverse of :meth:`gamma`, in [0, 1].
+
+        Where a schedule is clipped it is the time nearest to the noise levels in between. By default it is found by
+        bisection and can be differentiated with respect to gamma.
+
+        Example:
+            >>> schedule = CosineSchedule()
+            >>> schedule.time_at(schedule(torch.tensor([0.25, 0.75])).gamma)
+            tensor([0.2500, 0.7500])
+        """
+        low, high = self.end_points()
+        wanted = gamma.double().clamp(low, high)
+        with torch.no_grad():
+            found = self._times_of(wanted, wanted >= high)
+        reached, slope = self.gamma(found)
+        rate = torch.where(slope > 0, 1 / slope, torch.zeros_like(slope)).detach()
+        # The difference is zero up to rounding, and has the derivative of the inverse.
+        return (found + rate * (wanted - reached)).to(gamma.dtype)
+
+    def _times_of(self, wanted: Tensor, first: Tensor) -> Tensor:
+        """The last time with a gamma of at most ``wanted``, float64 (P,), by bisection; where ``first``, bool (P,), is
+        true the first one with at least ``wanted``.
+        """
         before, after = torch.zeros_like(wanted), torch.ones_like(wanted)
         for _ in range(BISECTIONS):  # works for every schedule, since gamma never decreases
             middle = (before + after) / 2
             gamma, _ = self.gamma(middle)
-            late = gamma > wanted
-            late[-1] = gamma[-1] >= high
+            late = torch.where(first, gamma >= wanted, gamma > wanted)
             before, after = torch.where(late, before, middle), torch.where(late, middle, after)
-        times = (before + after) / 2
-        # Removes rounding errors at the ends if nothing is clipped.
-        return torch.where(times < ROUNDING, 0.0, torch.where(times > 1 - ROUNDING, 1.0, times))
+        return (before + after) / 2
 
     def endpoint_parameters(self) -> list[nn.Parameter]:
         """The parameters of the end points, which may have their own learning rate; empty if they are fixed."""
@@ -218,7 +247,7 @@ def check_range(gamma_min: float, gamma_max: float) -> None:
         )
 
 
-def _clip(gamma: Tensor, dgamma: Tensor, gamma_min: float, gamma_max: float) -> tuple[Tensor, Tensor]:
+def clip(gamma: Tensor, dgamma: Tensor, gamma_min: float, gamma_max: float) -> tuple[Tensor, Tensor]:
     inside = (gamma > gamma_min) & (gamma < gamma_max)
     return gamma.clamp(gamma_min, gamma_max), torch.where(inside, dgamma, torch.zeros_like(dgamma))
 
@@ -243,6 +272,9 @@ class LinearSchedule(Schedule):
     def gamma(self, t: Tensor) -> tuple[Tensor, Tensor]:
         gamma = torch.lerp(t.new_tensor(self.gamma_min), t.new_tensor(self.gamma_max), t)
         return gamma, torch.full_like(t, self.gamma_max - self.gamma_min)
+
+    def time_at(self, gamma: Tensor) -> Tensor:
+        return ((gamma - self.gamma_min) / (self.gamma_max - self.gamma_min)).clamp(0, 1)
 
 
 class CosineSchedule(Schedule):
@@ -277,7 +309,7 @@ class CosineSchedule(Schedule):
         # equals rate t, which is never rounded below zero.
         gamma = torch.log(torch.sin(rate * t) * torch.sin(a + a_0)) - 2 * torch.log(torch.cos(a).abs())
         dgamma = rate * (1 / torch.tan(rate * t) + 1 / torch.tan(a + a_0) + 2 * torch.tan(a))
-        return _clip(gamma, dgamma, self.gamma_min, self.gamma_max)
+        return clip(gamma, dgamma, self.gamma_min, self.gamma_max)
 
 
 class DDPMSchedule(Schedule):
@@ -324,7 +356,7 @@ class DDPMSchedule(Schedule):
         slope = self.steps * (math.log(d) + torch.digamma(a_plus_1 - k))
         gamma = torch.log(torch.expm1(-log_alpha_squared).clamp(min=0))
         dgamma = slope / torch.expm1(log_alpha_squared)
-        gamma, dgamma = _clip(gamma, dgamma, self.gamma_min, math.inf)
+        gamma, dgamma = clip(gamma, dgamma, self.gamma_min, math.inf)
         return gamma.to(t.dtype), dgamma.to(t.dtype)
 
 
@@ -351,7 +383,7 @@ class OTSchedule(Schedule):
 
     def gamma(self, t: Tensor) -> tuple[Tensor, Tensor]:
         gamma = 2 * (torch.log(t) - torch.log1p(-t))
-        return _clip(gamma, 2 / (t * (1 - t)), self.gamma_min, self.gamma_max)
+        return clip(gamma, 2 / (t * (1 - t)), self.gamma_min, self.gamma_max)
 
     def level_at(self, gamma: Tensor, dgamma: Tensor | None = None) -> NoiseLevel:
         """The noise level at a given gamma, with alpha + sigma = 1; see :meth:`Schedule.level_at`."""
@@ -360,3 +392,6 @@ class OTSchedule(Schedule):
         return NoiseLevel(
             alpha=alpha, sigma=sigma, gamma=gamma.contiguous(), dgamma=dgamma, dlog_sigma=alpha * dgamma / 2
         )
+
+    def time_at(self, gamma: Tensor) -> Tensor:
+        return torch.sigmoid(gamma / 2)

@@ -52,7 +52,7 @@ class InUnits(Part):
         x = x.to(device, precision or x.dtype)
         if check:
             self.decoder.check(x)
-        return x
+        return self.decoder.place(x)
 
     def from_model(self, x: Tensor) -> Tensor:
         """x back to the user's units, (B, \\*shape)."""

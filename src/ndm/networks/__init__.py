@@ -12,15 +12,26 @@ if TYPE_CHECKING:
     from ndm.networks.base import Backbone, LevelFeatures
     from ndm.networks.conv import ConvNet
     from ndm.networks.mlp import ResidualMLP
+    from ndm.networks.pretrained import DiffusersUNet
     from ndm.networks.table import LevelTable
     from ndm.networks.transformer import ImageTransformer
     from ndm.networks.unet import UNet
 
-__all__ = ["Backbone", "ConvNet", "ImageTransformer", "LevelFeatures", "LevelTable", "ResidualMLP", "UNet"]
+__all__ = [
+    "Backbone",
+    "ConvNet",
+    "DiffusersUNet",
+    "ImageTransformer",
+    "LevelFeatures",
+    "LevelTable",
+    "ResidualMLP",
+    "UNet",
+]
 
 _HOMES = {
     "Backbone": "ndm.networks.base",
     "ConvNet": "ndm.networks.conv",
+    "DiffusersUNet": "ndm.networks.pretrained",
     "ImageTransformer": "ndm.networks.transformer",
     "LevelFeatures": "ndm.networks.base",
     "LevelTable": "ndm.networks.table",
