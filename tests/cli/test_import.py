@@ -106,5 +106,8 @@ def test_wrong_input_is_one_sentence_and_writes_nothing(
     assert "(1, 8, 8)" in error(capsys, *words, *PATTERNS[:4], "--data.channels", "1")
     latent = saved(tmp_path / "latent", unet(4))
     assert "is of latents, not of pixels" in error(capsys, "import", str(latent), "--out", str(out), *PATTERNS)
+    damaged = saved(tmp_path / "latent" / "damaged")  # of another network
+    (damaged / "unet" / "config.json").write_text((latent / "unet" / "config.json").read_text())
+    assert "diffusion_pytorch_model" in error(capsys, "import", str(damaged), "--out", str(out), *PATTERNS)
     assert not out.exists()
     assert sorted(f.name for f in tmp_path.iterdir()) == ["latent"]

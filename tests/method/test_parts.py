@@ -132,3 +132,22 @@ def test_arguments_that_do_not_fit_are_refused(arguments) -> None:
 def test_a_configuration_without_a_class_is_refused(config) -> None:
     with pytest.raises(ValueError, match="class_path"):
         from_config(config)
+
+
+def test_left_out_arguments_of_parts_are_at_their_defaults() -> None:
+    from ndm.method.parts import with_defaults
+
+    net = ndm.networks.ResidualMLP(2)
+    config = ndm.Denoiser(net, "eps").config()
+    earlier = {
+        "class_path": "ndm.Denoiser",
+        "init_args": {
+            "net": {"class_path": "ndm.networks.ResidualMLP", "init_args": {"features": 2}},
+            "parameterization": "eps",
+        },
+    }
+    assert with_defaults(earlier) == config
+    other = ndm.Denoiser(net, "eps", path="ve").config()
+    assert with_defaults(earlier) != with_defaults(other) == other
+    for unknown in ({"class_path": "ndm.Nothing"}, {"class_path": "mine.Denoiser", "init_args": {"a": 1}}, 3, [None]):
+        assert with_defaults(unknown) == unknown

@@ -249,6 +249,19 @@ def test_missing_pickled_and_damaged_files_are_refused(tmp_path: Path) -> None:
         ndm.from_diffusers(folder)
 
 
+def test_the_names_of_attention_weights_of_early_versions_are_read(tmp_path: Path) -> None:
+    """Those of google/ddpm-cifar10-32 and its like."""
+    folder = saved(tmp_path / "pipeline")
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    early = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
+    tensors = load_file(weights)
+    for new, old in early.items():
+        assert any(new in name for name in tensors)
+        tensors = {name.replace(new, old): value for name, value in tensors.items()}
+    save_file(tensors, weights)
+    assert torch.equal(bits(ndm.from_diffusers(folder)), bits(ndm.from_diffusers((unet(), ddpm()))))
+
+
 def test_code_in_a_pipelines_folder_is_not_run(tmp_path: Path) -> None:
     folder = edited(saved(tmp_path / "pipeline"), "model_index.json", _class_name=["pipeline", "Mine"])
     for name in ("pipeline.py", "unet/model.py"):

@@ -11,7 +11,7 @@ import torch
 import ndm
 from ndm.data import Tensors, from_levels
 from ndm.networks import ResidualMLP
-from ndm.training import TrainerOptions, TrainingOptions, fit
+from ndm.training import Run, TrainerOptions, TrainingOptions, checks, fit
 
 NUMBERS = torch.arange(60).reshape(30, 2) % 5
 
@@ -95,3 +95,13 @@ def test_python_refuses_labels_that_are_no_classes(labels: list[Any]) -> None:
             call(model(classes=3))
     # What stands for no class is none of them: its samples are those without guidance by the label.
     assert ndm.sample(model(classes=3), 2, (2,), steps=2, labels=[0, 1], guidance=-1.0).isfinite().all()
+
+
+def test_a_configuration_of_an_earlier_version_is_not_another_one(tmp_path: Path) -> None:
+    """A run can be resumed by a version whose parts have more arguments."""
+    run = Run(tmp_path)
+    text = "model: {{denoiser: {{class_path: ndm.Denoiser, init_args: {{parameterization: eps{more}}}}}}}\n"
+    run.config.write_text(text.format(more=""))
+    checks._require_same(run, text.format(more=", time: u, path: own, clip: null, clock: null, base: null"))
+    with pytest.raises(ValueError, match="trained with another model"):
+        checks._require_same(run, text.format(more=", path: ve"))

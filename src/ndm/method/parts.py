@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-__all__ = ["Part", "class_path", "current_path", "from_config"]
+__all__ = ["Part", "class_path", "current_path", "from_config", "with_defaults"]
 
 
 class Part(nn.Module):
@@ -215,6 +215,32 @@ def from_config(config: Mapping[str, Any] | None, allow: Iterable[type[nn.Module
     if not (isinstance(config, Mapping) and "class_path" in config):
         raise ValueError("The configuration does not say which class to build: it has no 'class_path'.")
     return build(config)
+
+
+def with_defaults(config: Any) -> Any:
+    """A configuration with the arguments that it leaves out, of the parts of ndm, at their defaults.
+
+    A configuration of an earlier version has no arguments that parts had not yet.
+
+    Example:
+        >>> with_defaults({"class_path": "ndm.LinearSchedule", "init_args": {"gamma_min": -7.0}})
+        {'class_path': 'ndm.LinearSchedule', 'init_args': {'gamma_min': -7.0, 'gamma_max': 5.0}}
+    """
+    if isinstance(config, list):
+        return [with_defaults(value) for value in config]
+    if not isinstance(config, Mapping):
+        return config
+    filled = {k: with_defaults(v) for k, v in config.items()}
+    path, given = config.get("class_path"), filled.get("init_args") or {}
+    if not (isinstance(path, str) and path.startswith("ndm.") and isinstance(given, Mapping)):
+        return filled
+    try:
+        parameters = inspect.signature(_named_class(path, ())).parameters.values()
+    except ValueError:
+        return filled
+    defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+    left_out = {k: list(v) if isinstance(v, tuple) else v for k, v in defaults.items() if k not in given}
+    return filled | {"init_args": {**given, **left_out}}
 
 
 def _require_fitting(cls: type, arguments: Mapping[str, Any], path: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
+from diffusers.utils import logging
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -299,6 +300,8 @@ def _read_unet(folder: Path) -> Any:
     advice = "its weights are of a smaller network, so that one of the two files is damaged or another model's"
     with Allowance(_MANY * weights.stat().st_size + _SOME, str(folder / _CONFIG), advice):
         DiffusersUNet(config)  # checks the configuration and its size before diffusers reads the weights
+        said = logging.get_verbosity()
+        logging.set_verbosity_error()  # missing weights are an error below
         try:
             unet, told = UNet2DModel.from_pretrained(
                 folder,
@@ -312,6 +315,8 @@ def _read_unet(folder: Path) -> Any:
         except (SafetensorError, OSError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"{weights} cannot be read as the network of {_CONFIG}: {reason:.300}") from None
+        finally:
+            logging.set_verbosity(said)
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if told.get(problem):
             what = f"{problem.replace('_', ' ')}, such as {next(iter(told[problem]))!s:.100}"

@@ -10,6 +10,7 @@ from torch import Tensor
 from ndm.data import require_labels
 from ndm.data.base import Data
 from ndm.data.choosing import part_of
+from ndm.method.parts import with_defaults
 from ndm.model import NDM
 from ndm.storage.texts import LARGEST_YAML, parse_yaml, read_text
 from ndm.training.callbacks import best_value
@@ -79,7 +80,7 @@ def _require_same(run: Run, config: str) -> None:
     except (ValueError, TypeError) as error:
         raise ValueError(f"{run.config} is damaged: {error}.") from None
     for key in ("model", "data", "seed"):
-        if key in old and key in new and _without_places(old[key]) != _without_places(new[key]):
+        if key in old and key in new and _comparable(old[key]) != _comparable(new[key]):
             raise _other(run, key)
     for key in ("standardize", "base"):  # these change the model
         then, now = ((tree.get("training") or {}).get(key) for tree in (old, new))
@@ -93,8 +94,11 @@ def _other(run: Run, key: str) -> ValueError:
     )
 
 
-def _without_places(section: Any) -> Any:
-    """Return a section of a configuration without the location of the data, whose contents are compared instead."""
+def _comparable(section: Any) -> Any:
+    """Return a section of a configuration without the location of the data, whose contents are compared instead, and
+    with the arguments that an earlier version did not have.
+    """
+    section = with_defaults(section)
     if not (isinstance(section, dict) and isinstance(section.get("init_args"), dict)):
         return section
     return section | {"init_args": {k: v for k, v in section["init_args"].items() if k not in PLACES}}
