@@ -205,10 +205,8 @@ def test_the_ode_of_a_constant_estimate_follows_its_path(make, solver: str) -> N
     x = torch.randn(1, D).double()
     process = model(make, learned)
     process.denoiser = Constant(x)
-    z = torch.randn(B, D).double()
-    options = {"method": "ode", "steps": 200, "solver": solver}
-    found = ndm.sample(process, B, (D,), **options, trajectory=True, generator=torch.Generator().manual_seed(0))
-    z = ndm.sample(process, B, (D,), **options, trajectory=True, generator=torch.Generator().manual_seed(0))[0]
+    found = ndm.sample(process, B, (D,), method="ode", steps=60, solver=solver, trajectory=True)
+    z = found[0]
     level_0, level_1 = process.schedule(times(0.0, 1)), process.schedule(times(1.0, 1))
     (std_0, mean_0), (std_1, mean_1) = (std_and_mean(process, x, level) for level in (level_0, level_1))
     noise = (z * level_1.alpha - mean_1) / std_1
