@@ -55,8 +55,8 @@ def _sections(audit: Audit) -> list[Section]:
         numbers.blocks.append(_block(table))
         if table.title.startswith("The diffusion term"):
             numbers.blocks.append(Gallery([Figure(_drawing(audit), "")], "The table above; bars are standard errors."))
-    numbers.blocks += map(Text, notes(audit))
-    return [*first, numbers]
+    last = Section("left-out", "Left out", [*map(Text, notes(audit))])
+    return [*first, numbers, *([last] if last.blocks else [])]
 
 
 def _block(table: AuditTable) -> Table:

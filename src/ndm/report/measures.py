@@ -19,7 +19,6 @@ from torch import Tensor
 
 from ndm._internal.precision import residual_path
 from ndm._internal.random import below_one, normal_like, seed_of
-from ndm.evaluation.cost import cost
 from ndm.inference.sampling import sample
 from ndm.method.denoisers import Estimate
 from ndm.method.process import frozen
@@ -35,7 +34,7 @@ from ndm.method.variances import (
 )
 from ndm.model import NDM
 
-__all__ = ["Profile", "Walk", "cost", "noise_profile", "steps_of_interest", "time_of", "variance_ratio", "walk"]
+__all__ = ["Profile", "Walk", "noise_profile", "steps_of_interest", "time_of", "variance_ratio", "walk"]
 
 #: Batch size.
 BLOCK = 128

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ndm._internal.distributed import is_first
 from ndm.data import Data
 from ndm.evaluation.auditing.bounds import CALIBRATED, Part, bounds
-from ndm.evaluation.auditing.ends import end_rows, ends_left_out, lowest_allowed, possible_ends
+from ndm.evaluation.auditing.ends import end_rows, ends_left_out, known_levels, lowest_allowed, possible_ends
 from ndm.evaluation.auditing.findings import advice, quote
 from ndm.evaluation.auditing.flow import POINTS, integral, likelihoods
 from ndm.evaluation.auditing.levels import profile
@@ -183,6 +183,9 @@ def _add_bounds(found: Audit, work: _Work) -> None:
 def _add_levels(found: Audit, work: _Work) -> None:
     """The diffusion term by noise level, and the bound by end of the schedule, from one profile."""
     model, part, scale = work.model, work.part, work.scale
+    if not known_levels(model):
+        found.left_out["part by noise level"] = ends_left_out(model)
+        return
     low, high = model.schedule.end_points()
     even = [low + (high - low) * i / INTERVALS for i in range(INTERVALS)] + [high]
     ends = [low]
@@ -207,6 +210,8 @@ def _add_ode(found: Audit, work: _Work) -> None:
     model, o = work.model, work.o
     if not model.has_ode:
         found.left_out["ODE"] = "the denoiser is direct and has no head for F, so the model has no ODE"
+    elif not known_levels(model):
+        found.left_out["ODE"] = ends_left_out(model)
     elif not work.ode:
         reason = "the network is large: give the number of examples" if o.ode is None else "it is for 0 examples"
         found.left_out["ODE"] = reason
@@ -217,5 +222,5 @@ def _add_ode(found: Audit, work: _Work) -> None:
 def _add_integral(found: Audit, work: _Work) -> None:
     model, o = work.model, work.o
     plain = not model.decoder.discrete and len(work.data.shape) == 1 and work.data.shape[0] in POINTS
-    if plain and model.has_ode and o.grid and not work.data.given:
+    if plain and model.has_ode and known_levels(model) and o.grid and not work.data.given:
         found.integral = integral(model, work.data, o.split, o)

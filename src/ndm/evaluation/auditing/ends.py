@@ -13,10 +13,11 @@ from ndm.evaluation.auditing.levels import Profile, reconstructions
 from ndm.evaluation.auditing.results import EndRow, value_of
 from ndm.method.decoders import Decoder, DiscretizedDecoder, LevelDecoder
 from ndm.method.denoisers import Denoiser
+from ndm.method.schedules import Schedule
 from ndm.method.transforms.ranges import GammaRange
 from ndm.model import NDM
 
-__all__ = ["end_rows", "ends_left_out", "lowest_allowed", "possible_ends"]
+__all__ = ["end_rows", "ends_left_out", "known_levels", "lowest_allowed", "possible_ends"]
 
 #: Changes of gamma_0.
 CHANGES = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
@@ -77,12 +78,19 @@ def possible_ends(model: NDM, lowest: float | None) -> list[float]:
 
 def ends_left_out(model: NDM) -> str:
     """Why the ends of the schedule cannot be moved with the same networks; empty if they can be."""
+    if not known_levels(model):
+        return "the schedule does not give its noise level as a function of gamma"
     if model.noise is not None:
         return "the learned noise of the forward process is a function of the schedule's end points"
     states = getattr(model.denoiser, "default_states", None)
     if states is not None and states(1) is not None:
         return "the model is that of some columns given others"
     return ""
+
+
+def known_levels(model: NDM) -> bool:
+    """Whether the schedule's noise level is known as a function of gamma; see :meth:`ndm.Schedule.level_at`."""
+    return type(model.schedule).forward is Schedule.forward
 
 
 def lowest_allowed(model: NDM, asked: float | None) -> tuple[float | None, str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
+from typing import Any
 
 from ndm.evaluation.auditing.bounds import CALIBRATED
 from ndm.evaluation.auditing.results import Audit, BoundRow, EndRow, Value, value_of
@@ -66,7 +67,7 @@ def _bound_to_quote(audit: Audit) -> Iterator[str]:
     if about["examples"] < about["split_examples"]:
         yield (
             f"It is the mean of {about['examples']:,} random examples of {about['split_examples']:,}: compute the "
-            "number to quote on the whole split, by ndm evaluate."
+            f"number to quote on the whole split, by ndm evaluate{_arguments(row, about)}."
         )
     lower = row.steps is not None and best(audit, row.steps)
     if lower and lower is not row and _matters(audit, _saving(row, lower)):
@@ -78,11 +79,18 @@ def _bound_to_quote(audit: Audit) -> Iterator[str]:
         yield f"{row.not_finite:,} examples have no finite bound and are left out; their number must be quoted as well."
 
 
+def _arguments(row: BoundRow, about: Mapping[str, Any]) -> str:
+    """The arguments of ndm evaluate for this bound alone, with every step."""
+    if row.steps is None:
+        return " --steps continuous"
+    return f" --steps {row.steps} --variances own" + (f" --times {row.steps}" if row.steps > about["times"] else "")
+
+
 def _of_the_ode(audit: Audit) -> Iterator[str]:
     """The numbers of the ODE are always said to be of another model."""
     if not audit.ode:
         return
-    said = [f"{rounded(*row.value)}, {row.kind}" for row in audit.ode]
+    said = [f"{rounded(*row.value)}, {row.name}" for row in audit.ode]
     yield (
         f"The numbers of the ODE ({'; '.join(said)}; {audit.unit}) are those of another model, the flow with the same "
         "network: they are no tighter values of the bound, and are compared only with those of other ODEs."
@@ -143,12 +151,14 @@ def _end(audit: Audit) -> Iterator[str]:
     yield from _decoder(audit, own, others)
     moved = [row for row in others if row.gamma_0 != own.gamma_0]
     gain = max(moved, key=lambda row: row.saving.value, default=None)
+    looked_at = [row.gamma_0 for row in audit.ends]
     if gain is not None and _matters(audit, gain.saving):
+        further = "; the best may be further on" if gain.gamma_0 in (min(looked_at), max(looked_at)) else ""
         low = "low" if gain.gamma_0 > own.gamma_0 else "high"
         yield (
             f"gamma_0 = {own.gamma_0:.4g} is too {low}: with {gain.gamma_0:.4g}, the same networks and the "
             f"{gain.decoder}, the bound in continuous time is {_with_unit(audit, gain.total)}, "
-            f"{_with_unit(audit, gain.saving)} less."
+            f"{_with_unit(audit, gain.saving)} less{further}."
         )
         return
     higher = [row for row in moved if row.gamma_0 > own.gamma_0 and row.decoder == own.decoder]

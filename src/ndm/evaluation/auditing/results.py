@@ -110,6 +110,14 @@ class OdeRow:
     unsolved: int
     nfe: int
 
+    @property
+    def name(self) -> str:
+        """What -log p is, in short."""
+        if self.dequantization is None:
+            return "density"
+        way = "importance-weighted" if self.dequantization == "importance" else f"{self.dequantization} dequantisation"
+        return f"estimate, not a bound, {way} with probes" if "not a bound" in self.kind else f"at most, {way}"
+
 
 @dataclass(frozen=True)
 class Integral:

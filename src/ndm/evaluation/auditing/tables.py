@@ -52,7 +52,7 @@ def tables(audit: Audit) -> list[AuditTable]:
 
 def notes(audit: Audit) -> list[str]:
     """What is left out, and why."""
-    return [f"Left out: {what}, because {why}." for what, why in audit.left_out.items()]
+    return [f"The {what}: {why}." for what, why in audit.left_out.items()]
 
 
 def _cell(value: Value) -> str:
@@ -110,7 +110,7 @@ def _ends(audit: Audit) -> Iterator[AuditTable]:
 
 def _ode(audit: Audit) -> Iterator[AuditTable]:
     rows = [
-        [r.kind, _cell(r.value), f"{r.solver_error:.2g}", str(r.examples), str(r.unsolved), f"{r.nfe:,}"]
+        [r.name, _cell(r.value), f"{r.solver_error:.2g}", str(r.examples), str(r.unsolved), f"{r.nfe:,}"]
         for r in audit.ode
     ]
     if rows:
@@ -146,7 +146,7 @@ def plain_text(audit: Audit) -> str:
         ("Warnings", audit.warnings),
         ("What to quote", audit.quote),
         ("What would lower it", audit.advice or ["Nothing that was looked at."]),
-        ("", notes(audit)),
+        ("Left out", notes(audit)),
     ):
         if sentences:
             parts.append("\n".join([*([title] if title else []), *(_wrapped(s, "- ") for s in sentences)]))

@@ -85,6 +85,8 @@ def _of_units(model: NDM, data: Data, x: Tensor) -> Iterator[str]:
 
 def _of_precision(model: NDM) -> Iterator[str]:
     """Warnings about weights that are, or were, in half precision."""
+    if torch.is_autocast_enabled(device_of(model).type):
+        yield "The networks run in lower precision (autocast): the numbers to quote are those in single precision."
     half = {p.dtype for p in model.parameters() if p.dtype in (torch.float16, torch.bfloat16)}
     if half:
         yield (
@@ -95,7 +97,7 @@ def _of_precision(model: NDM) -> Iterator[str]:
     weights = [p.detach().flatten() for p in model.denoiser.parameters() if p.dtype in (torch.float32, torch.float64)]
     whole = torch.cat(weights) if weights else torch.zeros(0)
     whole = whole[(whole != 0) & (whole != 1)]
-    for dtype, name in ((torch.float16, "float16"), (torch.bfloat16, "bfloat16")):
+    for dtype, name in ((torch.bfloat16, "bfloat16"), (torch.float16, "float16")):
         if len(whole) >= WEIGHTS and (whole.to(dtype).to(whole.dtype) == whole).all():
             yield (
                 f"Every weight of the network is a number of {name}: the checkpoint was stored in half precision, "
@@ -112,7 +114,7 @@ def _of_network(model: NDM, data: Tensor, labels: Tensor | None) -> Iterator[str
         return
     x = model.to_model(data, check=False)
     low, high = model.schedule.end_points()
-    level = model.schedule.level_at(x.new_full((len(x),), min(max(GAMMA, low), high)))
+    level = model.schedule(model.schedule.time_at(x.new_full((len(x),), min(max(GAMMA, low), high))))
     noise = normal_like(x, torch.Generator(x.device).manual_seed(0))
     with frozen(model), residual_path(x.device):
         z = per_example(level.alpha, x) * model.transform(x)(level.gamma) + per_example(level.sigma, x) * noise
