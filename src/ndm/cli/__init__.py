@@ -34,7 +34,7 @@ COMMANDS = {
     "train": "train a model from a configuration, and write a run folder",
     "import": "make a run folder of a trained diffusers model, for the commands below",
     "evaluate": "compute the bound and the likelihood of a run, with standard errors",
-    "audit": "show what the bound of a run is made of, what to quote, and what would lower it",
+    "audit": "show what the bound of a run is made of",
     "sample": "draw samples from the model of a run, as a picture or a table",
     "score": "compute the bound and the likelihood of each row of a table, with errors",
     "distill": "fit a small network to the log-density of a table's model, for `ndm score --fast`",
