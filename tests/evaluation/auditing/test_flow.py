@@ -55,8 +55,8 @@ def test_pixels_have_every_dequantisation(pixels: ndm.NDM, images: Tensors) -> N
 @pytest.mark.parametrize("d", [1, 2])
 def test_a_density_integrates_to_one(far: ndm.NDM, d: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(flow.POINTS, d, 65)
-    data = Gaussian(features=d, variance=R, train=10, validation=10, test=2000)
-    found = integral(far, data, "test", AuditOptions())
+    data = Gaussian(features=d, variance=R, train=2000, validation=10, test=10)
+    found = integral(far, data, AuditOptions())
     assert abs(found.value - 1) < found.grid_error + found.solver_error + 1e-3
     assert found.grid_error < 1e-3
     assert found.points == 65
@@ -66,13 +66,13 @@ def test_a_density_integrates_to_one(far: ndm.NDM, d: int, monkeypatch: pytest.M
 
 @pytest.mark.slow
 def test_a_density_of_three_dimensions_integrates_to_one(far: ndm.NDM) -> None:
-    data = Gaussian(features=3, variance=R, train=10, validation=10, test=2000)
-    assert integral(far, data, "test", AuditOptions()).value == pytest.approx(1, abs=5e-3)
+    data = Gaussian(features=3, variance=R, train=2000, validation=10, test=10)
+    assert integral(far, data, AuditOptions()).value == pytest.approx(1, abs=5e-3)
 
 
 def test_the_integral_over_a_part_of_the_density_is_its_probability(far: ndm.NDM) -> None:
     data = Tensors(test=torch.linspace(-1, 1, 50)[:, None])
-    found = integral(far, data, "test", AuditOptions())
+    found = integral(far, data, AuditOptions())
     edge = 1 + flow.MARGIN * 2
     assert found.low == pytest.approx([-edge])
     assert found.high == pytest.approx([edge])
@@ -83,7 +83,7 @@ def test_the_integral_over_a_part_of_the_density_is_its_probability(far: ndm.NDM
 def test_a_coarse_grid_says_so(far: ndm.NDM, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(flow.POINTS, 1, 5)
     data = Gaussian(features=1, variance=R, train=10, validation=10, test=500)
-    found = integral(far, data, "test", AuditOptions())
+    found = integral(far, data, AuditOptions())
     assert found.grid_error > abs(found.value - 1)
     assert found.grid_error > 0.02
 
@@ -101,6 +101,6 @@ class Shifted(Exact):
 def test_the_density_of_a_model_with_classes_is_that_of_the_first() -> None:
     model = ndm.NDM(ndm.LinearSchedule(LOW, 13.0), ndm.Identity(), Shifted())
     data = Tensors(test=torch.linspace(-9, -0.5, 50)[:, None])
-    found = integral(model, data, "test", AuditOptions())
+    found = integral(model, data, AuditOptions())
     assert found.label == 0
     assert found.value > 0.85  # of the second class only 2% lie below 0.35 * 8.5 - 0.5

@@ -223,4 +223,4 @@ def _add_integral(found: Audit, work: _Work) -> None:
     model, o = work.model, work.o
     plain = not model.decoder.discrete and len(work.data.shape) == 1 and work.data.shape[0] in POINTS
     if plain and model.has_ode and known_levels(model) and o.grid and not work.data.given:
-        found.integral = integral(model, work.data, o.split, o)
+        found.integral = integral(model, work.data, o)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ndm.data import Data
+from ndm.data import SPLITS, Data
 from ndm.evaluation.auditing.bounds import Part
 from ndm.evaluation.auditing.options import AuditOptions
 from ndm.evaluation.auditing.results import Integral, OdeRow, value_of
@@ -56,21 +57,16 @@ def likelihoods(model: NDM, part: Part, o: AuditOptions, scale: float) -> list[O
     return rows
 
 
-def integral(model: NDM, data: Data, split: str, o: AuditOptions) -> Integral:
-    """The integral of the ODE's density over a grid that covers a split and the margin, by the trapezoidal rule.
+def integral(model: NDM, data: Data, o: AuditOptions) -> Integral:
+    """The integral of the ODE's density over a grid that covers the data and a margin, by the trapezoidal rule.
 
     Args:
         model: a model with an ODE of continuous data, of at most 3 dimensions.
-        data: the data set.
-        split: the split that the grid covers.
+        data: the data set, all splits of which are covered.
         o: tolerance, seed, batch size.
     """
-    x = data.examples(split)[:].double()
-    d = x.shape[1]
-    n = POINTS[d]
-    low, high = x.amin(0), x.amax(0)
-    room = MARGIN * torch.where(high > low, high - low, torch.ones_like(low))
-    low, high = low - room, high + room
+    d, n = data.shape[0], POINTS[data.shape[0]]
+    low, high = _box(data)
     axes = [torch.linspace(a, b, n, dtype=torch.float64) for a, b in zip(low.tolist(), high.tolist(), strict=True)]
     points = torch.cartesian_prod(*axes).reshape(-1, d)
     label = 0 if model.num_classes else None
@@ -88,6 +84,18 @@ def integral(model: NDM, data: Data, split: str, o: AuditOptions) -> Integral:
     return Integral(
         value, abs(value - coarse), relative, n, low.tolist(), high.tolist(), int((~held).sum()), label
     )  # fmt: skip
+
+
+def _box(data: Data) -> tuple[Tensor, Tensor]:
+    """The lower and the upper ends of a box around all splits and the margin, float64 (d,)."""
+    found = []
+    for split in SPLITS:
+        with contextlib.suppress(ValueError):  # the data set may lack a split
+            found.append(data.examples(split)[:].double())
+    x = torch.cat(found)
+    low, high = x.amin(0), x.amax(0)
+    room = MARGIN * torch.where(high > low, high - low, torch.ones_like(low))
+    return low - room, high + room
 
 
 def _trapezoidal(values: Tensor, axes: list[Tensor]) -> float:
