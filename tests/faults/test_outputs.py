@@ -251,7 +251,7 @@ def output_of(command: str, run: Path, tmp_path: Path) -> tuple[list[str], Path]
                 "cpu"], run / "evaluation.json"  # fmt: skip
     if command == "audit":
         out = tmp_path / "out" / "audit.json"
-        return ["audit", str(run), "--out", str(out), "--steps", "2", "--times", "2", "--examples", "8", "--ode", "2",
+        return ["audit", str(run), "--out", str(out), "--steps", "2", "--times", "2", "--examples", "8", "--ode", "0",
                 "--no-grid", "--device", "cpu"], out  # fmt: skip
     if command == "report":
         out = tmp_path / "out" / "report.html"

@@ -60,6 +60,22 @@ def _parser() -> Parser:
         help="noise levels per example for a bound with more steps than that, in continuous time and by noise level "
         "(default: 100, or fewer for a large network)",
     )  # fmt: skip
+    _add_likelihood(parser)
+    parser.add_argument(
+        "--lowest-gamma", type=_number, metavar="GAMMA",
+        help="the lowest noise level on which the networks were trained, if it is below the schedule's: the audit then "
+        "also looks at lower ends of the schedule",
+    )  # fmt: skip
+    parser.add_argument(
+        "--data.path", metavar="PATH", help="path of the data, if they were moved; any --data.x of `ndm train`"
+    )
+    parser.add_argument("--other-data", action="store_true", help="allow data other than those of the training")
+    add_common(parser, seeded="random seed, also of the choice of examples")
+    add_workers(parser)
+    return parser
+
+
+def _add_likelihood(parser: Parser) -> None:
     parser.add_argument(
         "--ode", type=natural, metavar="N",
         help="number of these examples for the ODE likelihood, 0 for none (default: 16, or fewer for a large network)",
@@ -74,18 +90,6 @@ def _parser() -> Parser:
         help="tolerance of the likelihood's ODE solver, in nats (default: 0.01 per dimension)",
     )  # fmt: skip
     parser.add_argument("--no-grid", action="store_true", help="do not integrate the density of points")
-    parser.add_argument(
-        "--lowest-gamma", type=_number, metavar="GAMMA",
-        help="the lowest noise level on which the networks were trained, if it is below the schedule's: the audit then "
-        "also looks at lower ends of the schedule",
-    )  # fmt: skip
-    parser.add_argument(
-        "--data.path", metavar="PATH", help="path of the data, if they were moved; any --data.x of `ndm train`"
-    )
-    parser.add_argument("--other-data", action="store_true", help="allow data other than those of the training")
-    add_common(parser, seeded="random seed, also of the choice of examples")
-    add_workers(parser)
-    return parser
 
 
 def _number(text: str) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from ndm.method.process import frozen
 from ndm.method.steps import DiscreteStep
@@ -16,6 +15,8 @@ __all__ = ["cost"]
 @torch.no_grad()
 def cost(model: NDM, shape: tuple[int, ...], labels: Tensor | None = None) -> float:
     """Count the floating-point operations of one reverse step of one example."""
+    from torch.utils.flop_counter import FlopCounterMode  # loads PyTorch's compiler, which makes a temporary folder
+
     like = next(iter(model.parameters()), torch.empty(0))
     z = torch.zeros(1, *model.latent_shape(shape), device=like.device, dtype=like.dtype)
     t = z.new_tensor([0.5])

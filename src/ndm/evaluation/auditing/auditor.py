@@ -114,13 +114,14 @@ class _Work:
         steps = tuple(o.steps) if o.steps is not None else (*STEPS, *([last] if last else []))
         steps = tuple(sorted(set(steps)))
         labelled = model.num_classes > 0
-        one = torch.zeros(1, dtype=torch.long, device=device_of(model)) if labelled else None
-        affordable = BUDGET["cpu" if device_of(model).type == "cpu" else "cuda"] / max(cost(model, data.shape, one), 1)
-        n = o.examples or int(min(EXAMPLES, max(FEWEST_EXAMPLES, affordable / _evaluations(steps, TIMES))))
-        fits = affordable / n / _evaluations(steps, TIMES)  # the part of the default times that fits
-        times = o.times or int(max(FEWEST_TIMES, min(TIMES, TIMES * fits)))
+        n, times, ode = o.examples, o.times, o.ode
+        if n is None or times is None or ode is None:
+            affordable = _affordable(model, data, labelled)
+            n = n or int(min(EXAMPLES, max(FEWEST_EXAMPLES, affordable / _evaluations(steps, TIMES))))
+            fits = affordable / n / _evaluations(steps, TIMES)  # the part of the default times that fits
+            times = times or int(max(FEWEST_TIMES, min(TIMES, TIMES * fits)))
+            ode = _affordable_ode(model, data, o, affordable) if ode is None else ode
         part = Part.of(data, o.split, n, o.seed, labelled)
-        ode = _affordable_ode(model, data, o, affordable) if o.ode is None else o.ode
         return _Work(model, data, o, part, steps, times, ode)
 
     @property
@@ -152,6 +153,13 @@ class _Work:
 
     def common(self) -> dict[str, Any]:
         return {"times": self.times, "seed": self.o.seed, "batch_size": self.o.batch_size}
+
+
+def _affordable(model: NDM, data: Data, labelled: bool) -> float:
+    """The number of evaluations of the network within the budget."""
+    device = device_of(model)
+    one = torch.zeros(1, dtype=torch.long, device=device) if labelled else None
+    return BUDGET["cpu" if device.type == "cpu" else "cuda"] / max(cost(model, data.shape, one), 1)
 
 
 def _evaluations(steps: tuple[int, ...], times: int) -> int:
