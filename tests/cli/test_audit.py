@@ -12,6 +12,7 @@ from ndm.cli import main
 from ndm.evaluation import audit
 from ndm.evaluation.auditing.results import Audit
 from tests.cli.commands import Capture, error
+from tests.networks.pipelines import N, saved
 
 SMALL = ["--steps", "3", "--times", "4", "--ode", "2", "--no-grid", "--device", "cpu"]
 
@@ -125,3 +126,30 @@ def test_no_finite_bound_is_an_error(run: Path, capsys: Capture, monkeypatch: py
     monkeypatch.setattr(bounds, "bound_per_example", infinite)
     assert main(["audit", str(run), *SMALL]) == 2
     assert "ndm: error: No example has a finite bound" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_an_imported_model_has_the_bound_of_its_steps_and_two_decoders(tmp_path: Path, capsys: Capture) -> None:
+    run, out = str(tmp_path / "run"), tmp_path / "audit.json"
+    patterns = ["--data", "Patterns", "--data.size", "8", "--data.channels", "3"]
+    assert main(["import", str(saved(tmp_path / "pipeline")), "--out", run, *patterns]) == 0
+    few = ["--examples", "8", "--times", "4", "--ode", "2", "--samples", "1", "--probes", "1", "--tolerance", "100"]
+    assert main(["audit", run, *few, "--device", "cpu", "--out", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert found["unit"] == "bits/dim"
+    assert {row["steps"] for row in found["bounds"]} == {10, 50, 1000, N - 1, None}
+    assert f"the bound for T = {N - 1} with the posterior variance" in found["quote"][0]
+    assert f"--steps {N - 1} --variances own --times {N - 1}" in found["quote"][1]
+    assert [row["decoder"] for row in found["ends"]][:2] == ["DenoisedDecoder", "DiscretizedDecoder"]
+    assert any("in the place of the DenoisedDecoder" in sentence for sentence in found["advice"])
+
+
+@pytest.mark.slow
+def test_a_table_of_any_columns_has_an_audit(mixed: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "audit.json"
+    assert main(["audit", str(mixed / "run"), *SMALL, "--examples", "6", "--out", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert found["unit"] == "nats"
+    assert [row["dequantization"] for row in found["ode"]] == ["variational", "importance"]
+    assert {row["decoder"] for row in found["ends"]} == {"MixedDecoder"}
+    assert found["integral"] is None
