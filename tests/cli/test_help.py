@@ -55,7 +55,7 @@ def test_the_version_is_told(capsys: Capture) -> None:
     assert capsys.readouterr().out == f"ndm {ndm.__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "sample", "score", "impute", "predict", "demo"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "audit", "sample", "score", "impute", "predict", "demo"])
 def test_every_command_has_help(capsys: Capture, command: str) -> None:
     assert main([command, "--help"]) == 0
     out = capsys.readouterr().out

@@ -66,7 +66,7 @@ def without_torch(*commands: list[str]) -> str:
 
 
 def test_no_help_imports_torch() -> None:
-    names = ["train", "evaluate", "sample", "score", "impute", "predict", "report", "push", "demo"]
+    names = ["train", "evaluate", "audit", "sample", "score", "impute", "predict", "report", "push", "demo"]
     told = without_torch(["--help"], *([name, "--help"] for name in names))
     assert all(f"usage: ndm {name}" in told for name in names)
 
@@ -92,6 +92,7 @@ def test_no_wrong_word_imports_torch(table: Path) -> None:
         *(["impute", *words] for words in ([nowhere, data, "--out", out], [run, nowhere, "--out", out])),
         *(["predict", run, data, "--out", out, *words] for words in ([], ["--column", "d"])),
         ["evaluate", nowhere],
+        *(["audit", *words] for words in ([nowhere], [run, "--out", taken], [run, "--out", nowhere])),
         ["report", nowhere, "--out", str(table / "x.html")],
         ["push", nowhere, "me/x"],
     ]

@@ -55,6 +55,7 @@ def interruptible() -> Iterator[None]:
             "evaluate",
             "no results were written; run the same command again.",
         ),
+        (["audit", "{run}", "--out", "x.json"], "ndm.evaluation", "audit", "no file was written; .*command again"),
         (
             ["sample", "{run}", "--out", "x.csv"],
             "ndm.inference.sampling",

@@ -241,7 +241,7 @@ def test_a_process_of_two_that_dies(tally: Any, run: Path, tmp_path: Path, lost:
 
 # ---- the other commands
 
-WRITTEN = {"evaluate": "results are", "report": "report is", "score": "scores are"}
+WRITTEN = {"evaluate": "results are", "audit": "audit is", "report": "report is", "score": "scores are"}
 
 
 def output_of(command: str, run: Path, tmp_path: Path) -> tuple[list[str], Path]:
@@ -249,6 +249,10 @@ def output_of(command: str, run: Path, tmp_path: Path) -> tuple[list[str], Path]
     if command == "evaluate":
         return ["evaluate", str(run), "--steps", "2", "--no-likelihood", "--no-mixture", "--times", "2", "--device",
                 "cpu"], run / "evaluation.json"  # fmt: skip
+    if command == "audit":
+        out = tmp_path / "out" / "audit.json"
+        return ["audit", str(run), "--out", str(out), "--steps", "2", "--times", "2", "--examples", "8", "--ode", "0",
+                "--no-grid", "--device", "cpu"], out  # fmt: skip
     if command == "report":
         out = tmp_path / "out" / "report.html"
         return ["report", str(run), "--out", str(out), "--examples", "8", "--device", "cpu"], out
@@ -261,7 +265,7 @@ def output_of(command: str, run: Path, tmp_path: Path) -> tuple[list[str], Path]
     return ["push", str(run), "somebody/model"], run / "none"
 
 
-@pytest.mark.parametrize("command", ["evaluate", "report", "push", "score"])
+@pytest.mark.parametrize("command", ["evaluate", "audit", "report", "push", "score"])
 def test_other_outputs_under_a_limit_on_files(
     start: Any, tally: Any, plain: Path, tmp_path: Path, command: str
 ) -> None:
@@ -292,7 +296,7 @@ def test_other_outputs_under_a_limit_on_files(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["term", "ctrl-c"])
-@pytest.mark.parametrize("command", ["evaluate", "report", "score"])
+@pytest.mark.parametrize("command", ["evaluate", "audit", "report", "score"])
 def test_what_is_said_of_a_command_that_is_stopped_is_true(
     start: Any, tally: Any, plain: Path, tmp_path: Path, command: str, number: int
 ) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from ndm.evaluation.cost import cost
 from ndm.report import findings
 from ndm.report.findings import affordable_examples, measure, numbers_of_steps
-from ndm.report.measures import cost
 from ndm.report.subjects import Subject, named_data, subjects
 
 

@@ -17,7 +17,7 @@ from ndm.evaluation import bound_per_example
 from ndm.method.schedules import per_example
 from ndm.method.variances import LearnedVariance, PosteriorVariance, PredictedVariance
 from ndm.networks import ResidualMLP
-from ndm.report.measures import WALK, cost, noise_profile, steps_of_interest, time_of, variance_ratio, walk
+from ndm.report.measures import WALK, noise_profile, steps_of_interest, time_of, variance_ratio, walk
 
 R, LOW, HIGH = 1.7, -8.0, 6.0
 
@@ -166,7 +166,7 @@ def test_the_steps_of_interest() -> None:
     model.reverse_variance = PosteriorVariance()
 
 
-# ---- samples on their way, and what they cost
+# ---- samples on their way
 
 
 def test_a_walk_is_that_of_the_sampler() -> None:
@@ -181,16 +181,3 @@ def test_a_walk_is_that_of_the_sampler() -> None:
     level = model.schedule(torch.zeros(1, dtype=torch.float64))
     ends = model.from_model(found.z[-1] / level.alpha)
     torch.testing.assert_close(ends, found.data, check_dtype=False, rtol=1e-5, atol=1e-6)
-
-
-def test_the_cost_of_a_step_is_that_of_its_products() -> None:
-    class Product(nn.Module):
-        def __init__(self, d: int) -> None:
-            super().__init__()
-            self.weight = nn.Linear(d, d)
-
-        def forward(self, z: Tensor, level) -> Tensor:
-            return self.weight(z)
-
-    model = ndm.NDM(ndm.LinearSchedule(), ndm.Identity(), Product(12))
-    assert cost(model, (12,)) == 2 * 12 * 12

@@ -1,4 +1,4 @@
-"""The ``ndm`` command: train, import, evaluate, sample, score, distill, impute, predict, report, push, demo.
+"""The ``ndm`` command: train, import, evaluate, audit, sample, score, distill, impute, predict, report, push, demo.
 
 Heavy modules are imported only when they are needed, so that ``ndm --help`` is fast. A user error prints one sentence
 on stderr and exits with code 2. A failed training exits with code 1, a command stopped by Ctrl-C or SIGTERM with code
@@ -34,6 +34,7 @@ COMMANDS = {
     "train": "train a model from a configuration, and write a run folder",
     "import": "make a run folder of a trained diffusers model, for the commands below",
     "evaluate": "compute the bound and the likelihood of a run, with standard errors",
+    "audit": "show what the bound of a run is made of",
     "sample": "draw samples from the model of a run, as a picture or a table",
     "score": "compute the bound and the likelihood of each row of a table, with errors",
     "distill": "fit a small network to the log-density of a table's model, for `ndm score --fast`",

@@ -19,6 +19,7 @@ LESS_MEMORY = "use a smaller batch, a smaller network, fewer columns, or a compu
 STOPPED = {
     "import": "no run was written; run the same command again.",
     "evaluate": "no results were written; run the same command again.",
+    "audit": "no file was written; run the same command again.",
     "sample": "no samples were written; run the same command again.",
     "score": "run the same command again to resume it.",
     "distill": "no fast score was written; run the same command again.",

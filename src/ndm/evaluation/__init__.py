@@ -5,6 +5,9 @@ from typing import TYPE_CHECKING
 from ndm._internal.lazy import lazy
 
 if TYPE_CHECKING:
+    from ndm.evaluation.auditing.auditor import audit
+    from ndm.evaluation.auditing.options import AuditOptions
+    from ndm.evaluation.auditing.results import Audit
     from ndm.evaluation.calibration import own_variance
     from ndm.evaluation.evaluator import evaluate
     from ndm.evaluation.options import EvaluationOptions
@@ -12,8 +15,11 @@ if TYPE_CHECKING:
     from ndm.evaluation.results import Evaluation, mean_and_error, read_per_example, read_places, row_name
 
 _HOMES = {
+    "Audit": "auditing.results",
+    "AuditOptions": "auditing.options",
     "Evaluation": "results",
     "EvaluationOptions": "options",
+    "audit": "auditing.auditor",
     "bound_per_example": "per_example",
     "evaluate": "evaluator",
     "likelihood_per_example": "per_example",
@@ -25,8 +31,11 @@ _HOMES = {
 }
 
 __all__ = [
+    "Audit",
+    "AuditOptions",
     "Evaluation",
     "EvaluationOptions",
+    "audit",
     "bound_per_example",
     "evaluate",
     "likelihood_per_example",

@@ -16,7 +16,7 @@ from ndm.data.base import Examples
 from ndm.inference.likelihood import calibrate_solver, log_likelihood
 from ndm.model import NDM
 
-__all__ = ["BLOCK", "TIMES", "bound_per_example", "device_of", "likelihood_per_example", "solved"]
+__all__ = ["BLOCK", "TIMES", "block_by_block", "bound_per_example", "device_of", "likelihood_per_example", "solved"]
 
 #: Times per example if the number of steps is larger, or infinite; otherwise every step is evaluated.
 TIMES = 100
@@ -70,7 +70,7 @@ def bound_per_example(
             sums += torch.stack([getattr(terms, name).double() for name in names], dim=1)
         return (sums / repeats).cpu()
 
-    found = _block_by_block(measure, data, labels, batch_size, device, columns=len(names))
+    found = block_by_block(measure, data, labels, batch_size, device, columns=len(names))
     return dict(zip(names, found.unbind(1), strict=True))
 
 
@@ -113,7 +113,7 @@ def likelihood_per_example(
         kinds[0] = kind or kinds[0]
         return found[:, [0, 2]]
 
-    found = _block_by_block(measure, data, labels, batch_size, device, columns=2)
+    found = block_by_block(measure, data, labels, batch_size, device, columns=2)
     values = {"log_prob": found[:, 0], "solver_error": found[:, 1]}
     return values, from_some(kinds[0]), int(all_reduce(evaluations).item())
 
@@ -150,7 +150,7 @@ def device_of(model: NDM) -> torch.device:
     return next(iter(model.parameters()), torch.empty(0)).device
 
 
-def _block_by_block(
+def block_by_block(
     measure: Callable[[int, Tensor, Tensor | None], Tensor],
     data: Examples,
     labels: Tensor | None,

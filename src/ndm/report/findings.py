@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ndm.data.choosing import part_of
-from ndm.report.measures import Profile, Walk, cost, noise_profile, steps_of_interest, variance_ratio, walk
+from ndm.evaluation.cost import cost
+from ndm.report.measures import Profile, Walk, noise_profile, steps_of_interest, variance_ratio, walk
 from ndm.report.subjects import Subject
 from ndm.report.tables import TableFindings, conditional_walk, measure_table
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from ndm._internal.precision import residual_path
 from ndm._internal.random import below_one, normal_like, seed_of
@@ -24,7 +23,6 @@ from ndm.inference.sampling import sample
 from ndm.method.denoisers import Estimate
 from ndm.method.process import frozen
 from ndm.method.schedules import Schedule, per_example
-from ndm.method.steps import DiscreteStep
 from ndm.method.variances import (
     CalibratedVariance,
     Diagonal,
@@ -36,7 +34,7 @@ from ndm.method.variances import (
 )
 from ndm.model import NDM
 
-__all__ = ["Profile", "Walk", "cost", "noise_profile", "steps_of_interest", "time_of", "variance_ratio", "walk"]
+__all__ = ["Profile", "Walk", "noise_profile", "steps_of_interest", "time_of", "variance_ratio", "walk"]
 
 #: Batch size.
 BLOCK = 128
@@ -236,15 +234,3 @@ def walk(
     with torch.no_grad():
         alpha = model.schedule(t.to(device)).alpha.cpu()
     return Walk(t, alpha.reshape(-1, 1, *(1,) * len(shape)) * model_states, states[:-1], states[-1])
-
-
-@torch.no_grad()
-def cost(model: NDM, shape: tuple[int, ...], labels: Tensor | None = None) -> float:
-    """Count the floating-point operations of one reverse step of one example."""
-    like = next(iter(model.parameters()), torch.empty(0))
-    z = torch.zeros(1, *model.latent_shape(shape), device=like.device, dtype=like.dtype)
-    t = z.new_tensor([0.5])
-    with FlopCounterMode(display=False) as counter, frozen(model):
-        stride = DiscreteStep(model.step(t * 0.8, t, t.long(), None))
-        model.y_hat(z, model.denoiser.estimate(z, stride.level, labels), stride)
-    return float(counter.get_total_flops())

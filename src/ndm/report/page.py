@@ -34,7 +34,7 @@ from ndm.report.subjects import DataReader, named_data, subjects
 from ndm.storage.atomic import atomic_write
 from ndm.storage.texts import require_regular
 
-__all__ = ["render", "report"]
+__all__ = ["render", "render_page", "report"]
 
 #: In page order.
 _SECTIONS = (
@@ -103,19 +103,31 @@ def report(
 def render(sections: Sequence[Section], findings: Sequence[Findings], seed: int) -> str:
     """Render the page as HTML. Everything except :class:`markupsafe.Markup` is escaped."""
     names = [f.subject.name for f in findings]
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
-    here = files("ndm.report")
-    return environment.from_string(here.joinpath("page.html").read_text(encoding="utf-8")).render(
+    return render_page(
+        sections,
         title=" and ".join(names) if len(names) < 3 else ", ".join(names[:-1]) + " and " + names[-1],
         lead=_lead(findings),
-        sections=sections,
-        css=Markup(here.joinpath("page.css").read_text(encoding="utf-8")),
-        swatch=swatch,
-        version=version("ndm"),
         footer=(
             f"Made by ndm report {version('ndm')} with seed {seed}. Training curves and evaluations are read from the "
             "run folders; all other results were measured for this report."
         ),
+        kind="ndm report",
+    )
+
+
+def render_page(sections: Sequence[Section], *, title: str, lead: str, footer: str, kind: str) -> str:
+    """Render a page as HTML. Everything except :class:`markupsafe.Markup` is escaped."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
+    here = files("ndm.report")
+    return environment.from_string(here.joinpath("page.html").read_text(encoding="utf-8")).render(
+        title=title,
+        lead=lead,
+        sections=sections,
+        css=Markup(here.joinpath("page.css").read_text(encoding="utf-8")),
+        swatch=swatch,
+        version=version("ndm"),
+        footer=footer,
+        kind=kind,
     )
 
 
