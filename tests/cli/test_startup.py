@@ -117,6 +117,14 @@ def test_a_run_folder_and_the_options_are_read_without_torch(table: Path) -> Non
     subprocess.run([sys.executable, "-c", program, str(table / "run")], check=True)
 
 
+def test_the_data_of_a_run_are_read_without_libraries_of_networks(table: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from ndm.training import Run; from ndm.configs.recorded import *;"
+        "read_run_data(Run(Path(sys.argv[1])), [], []); sys.exit('diffusers' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program, str(table / "run")], check=True)
+
+
 def test_the_stored_help_is_what_the_parser_prints() -> None:
     program = "from ndm.configs.helptext import text; print(text(), end='')"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -376,7 +376,8 @@ def _bare_parser(**options: Any) -> ArgumentParser:
     """Create a parser that only has the configuration argument."""
     for package in (ndm, ndm.data):
         for name in package.__all__:
-            getattr(package, name)  # jsonargparse only finds imported classes
+            if name[:1].isupper():  # not from_diffusers, which would import diffusers
+                getattr(package, name)  # jsonargparse only finds imported classes
     parser = ArgumentParser(prog="ndm train", exit_on_error=False, allow_abbrev=False, parser_mode=MODE, **options)
     parser.add_argument("--config", action="config", help="read before the other options; the same as CONFIG")
     return parser

@@ -71,7 +71,7 @@ class NoiseCurve:
 
 
 class Noise(Part):
-    """Base class of the learned standard deviation: call it with x and gamma's ends and get the :class:`NoiseCurve`."""
+    """Base class of the learned standard deviation: call it with x and gamma's ends and get the :class:`~ndm.method.noise.NoiseCurve`."""
 
     def __init__(self, terms: int, basis: str, limit: float) -> None:
         super().__init__()

@@ -111,7 +111,7 @@ class _Work:
     @staticmethod
     def of(model: NDM, data: Data, o: AuditOptions) -> _Work:
         last = getattr(model.schedule, "last_index", None)
-        steps = tuple(o.steps) if o.steps is not None else (*STEPS, *([last] if last else []))
+        steps = tuple(o.steps) if o.steps is not None else _default_steps(last)
         steps = tuple(sorted(set(steps)))
         labelled = model.num_classes > 0
         n, times, ode = o.examples, o.times, o.ode
@@ -232,3 +232,10 @@ def _add_integral(found: Audit, work: _Work) -> None:
     plain = not model.decoder.discrete and len(work.data.shape) == 1 and work.data.shape[0] in POINTS
     if plain and model.has_ode and known_levels(model) and o.grid and not work.data.given:
         found.integral = integral(model, work.data, o)
+
+
+def _default_steps(last: int | None) -> tuple[int, ...]:
+    """The numbers of steps, with the N - 1 of a schedule of N levels in the place of a number close to it."""
+    if not last:
+        return STEPS
+    return (*(steps for steps in STEPS if abs(steps - last) > last / 100), last)
