@@ -62,7 +62,7 @@ def texts(notebook: NotebookNode) -> list[str]:
     return found
 
 
-def test_there_are_seven() -> None:
+def test_there_are_eight() -> None:
     assert [path.stem for path in NOTEBOOKS] == [
         "classes",
         "digits",

@@ -71,7 +71,10 @@ class NoiseCurve:
 
 
 class Noise(Part):
-    """Base class of the learned standard deviation: call it with x and gamma's ends and get the :class:`~ndm.method.noise.NoiseCurve`."""
+    """Base class of the learned standard deviation.
+
+    It is called with x and gamma's ends, and returns the :class:`~ndm.method.noise.NoiseCurve`.
+    """
 
     def __init__(self, terms: int, basis: str, limit: float) -> None:
         super().__init__()
