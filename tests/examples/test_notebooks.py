@@ -71,6 +71,7 @@ def test_there_are_eight() -> None:
         "table",
         "tables",
         "tour-2d",
+        "trained",
     ]
     assert all(path.name in (EXAMPLES / "README.md").read_text() for path in NOTEBOOKS)
     assert sum(path.stat().st_size for path in NOTEBOOKS) < 800_000
