@@ -12,7 +12,6 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from ndm._internal.precision import run_network
 from ndm.method.mixture import MixtureBase
 from ndm.method.parts import Part
-from ndm.method.readings import PATHS, READINGS, Clipped, FunctionNetwork, Reading, on_path
+from ndm.method.readings import PATHS, READINGS, Clipped, FunctionNetwork, Network, Reading, on_path
 from ndm.method.schedules import NoiseLevel, Schedule
 from ndm.method.transforms.curve import unit_interval
 from ndm.method.transforms.ranges import GammaRange
@@ -33,12 +32,6 @@ __all__ = [
     "Estimate",
     "as_denoiser",
 ]
-
-
-if TYPE_CHECKING:
-    Network = nn.Module | Callable[..., Tensor]
-else:
-    Network = nn.Module  # for configurations, which cannot name functions
 
 
 @dataclass(frozen=True)

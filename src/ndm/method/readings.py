@@ -16,14 +16,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ndm.method.schedules import NoiseLevel, per_example
 
-__all__ = ["Clipped", "FunctionNetwork", "Reading", "on_path", "v_reading"]
+__all__ = ["Clipped", "FunctionNetwork", "Network", "Reading", "on_path", "v_reading"]
 
 PATHS = ("own", "vp", "ve", "ot")
 
@@ -139,6 +139,14 @@ class Clipped(Reading):
     def residual(self, target: Tensor, displacement: Tensor, noise: Tensor) -> Tensor:
         beyond = self.reading.mean().abs() > self.most
         return torch.where(beyond, target - self.mean(), self.reading.residual(target, displacement, noise))
+
+
+if TYPE_CHECKING:
+    Network = nn.Module | Callable[..., Tensor]
+else:
+    # For configurations, which cannot name functions. It is not in the module of the denoisers: jsonargparse would read
+    # the line above there, and its errors would be about unions.
+    Network = nn.Module
 
 
 class FunctionNetwork(nn.Module):
