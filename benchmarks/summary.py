@@ -343,6 +343,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "vectors": lambda: against_reference("table-tuned", "pinwheel-tuned", "checkerboard-tuned"),
     "table-density": lambda: models_of("table-density"),
     "ablations": lambda: models_of("digits-ablations"),
+    "digits-noise": lambda: models_of("digits-noise"), "table-noise": lambda: models_of("table-noise"),
     "reverse-variance": reverse_variance, "samples": samples, "tables": tables, "score": score, "many-rows": many_rows,
     "anomalies-digits": anomalies_digits, "anomalies-table": anomalies_table, "likelihood": likelihood,
     "likelihood ratios": likelihood_ratios, "scale": scale, "fast": fast,

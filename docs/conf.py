@@ -38,6 +38,7 @@ exclude_patterns = ["extensions", "static"]
 nitpicky = True  # a name in a docstring that leads nowhere is a warning, and `make docs` takes warnings for errors
 nitpick_ignore = [
     ("py:class", "collections.abc.Callable"),  # in aliases of types
+    ("py:class", "torch.nn.modules.module.Module"),  # likewise
     ("py:class", "torch.Tensor"),
     ("py:class", "ndm.tabular.conditional_methods.ConditionalMethods"),  # a base without a page of its own
 ]
