@@ -344,6 +344,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "table-density": lambda: models_of("table-density"),
     "ablations": lambda: models_of("digits-ablations"),
     "digits-noise": lambda: models_of("digits-noise"), "table-noise": lambda: models_of("table-noise"),
+    "cifar10-noise": lambda: models_of("cifar10-noise"),
     "reverse-variance": reverse_variance, "samples": samples, "tables": tables, "score": score, "many-rows": many_rows,
     "anomalies-digits": anomalies_digits, "anomalies-table": anomalies_table, "likelihood": likelihood,
     "likelihood ratios": likelihood_ratios, "scale": scale, "fast": fast,
