@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import ndm
+import ndm.networks
+from ndm.method.mixed_denoiser import outputs_for
 from ndm.method.schedules import per_example
 from ndm.method.steps import ContinuousTime, DiscreteStep
 from tests.method.gaussians import HIGH, LOW, R, diffusion, f64, network
@@ -272,3 +274,16 @@ def test_what_does_not_fit_is_refused() -> None:
     assert not process.has_ode
     with pytest.raises(ValueError, match="has no ODE and no volatility but its own"):
         ndm.log_likelihood(process, x)
+
+
+@pytest.mark.parametrize("options", [{"conditionals": "any"}, {"given": [0]}])
+def test_a_model_of_columns_given_others_has_no_learned_noise(options) -> None:
+    columns = [{"name": name, "counts": [9], "map": {"scale": 2.0}} for name in "ab"]
+    encoding = ndm.TableEncoding(columns)
+    layouts = encoding.layouts()
+    net = ndm.networks.ResidualMLP(2, 8, 1, outputs=outputs_for(layouts), context=4)
+    denoiser = ndm.MixedDenoiser(net, layouts, **options)
+    parts = ndm.LinearSchedule(), ndm.Identity(), denoiser
+    ndm.NDM(*parts, standardize=encoding)
+    with pytest.raises(ValueError, match="A model of some columns given others has no learned noise"):
+        ndm.NDM(*parts, standardize=encoding, noise=ndm.DimensionNoise((2,)))

@@ -23,7 +23,7 @@ from ndm.cli.options import (
     require_run,
 )
 from ndm.cli.parsing import Parser, natural, positive, tolerance, without_data
-from ndm.storage.texts import require_regular
+from ndm.storage.texts import require_free
 
 if TYPE_CHECKING:
     from ndm.evaluation import Audit
@@ -162,12 +162,7 @@ def _check_out(out: Path, overwrite: bool) -> None:
     """Check the file before anything is computed."""
     if out.suffix.lower() not in SUFFIXES:
         raise ValueError(f"The name of the file, {out}, must end in .html or .json.")
-    if out.exists() and not overwrite:
-        raise FileExistsError(f"{out} exists; nothing was written: choose another --out, or give --overwrite.")
-    if out.exists() and not out.is_dir():
-        require_regular(out)
-    if not out.parent.is_dir():
-        raise FileNotFoundError(f"There is no folder {out.parent} to write {out.name} in.")
+    require_free(out, overwrite)
 
 
 def _show(found: Audit, out: Path | None, name: str) -> None:

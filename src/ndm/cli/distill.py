@@ -11,6 +11,8 @@ from ndm.cli.options import add_allow, find_allowed, load_model, require_run
 from ndm.cli.parsing import Parser, at_least, seed, without_data
 
 if TYPE_CHECKING:
+    from ndm.data import Data
+    from ndm.model import NDM
     from ndm.scoring.distilled import DistilledScore
 
 __all__ = ["run"]
@@ -62,7 +64,7 @@ def run(arguments: list[str]) -> None:
     say(f"next: ndm score {options.run} DATA --fast --out scores.csv")
 
 
-def _distill(model: object, data: object, options: argparse.Namespace) -> DistilledScore:
+def _distill(model: NDM, data: Data, options: argparse.Namespace) -> DistilledScore:
     from tqdm import tqdm
 
     from ndm.scoring.distilling import distill
@@ -77,7 +79,7 @@ def _distill(model: object, data: object, options: argparse.Namespace) -> Distil
         if done == end:
             bars[stage].close()
 
-    return distill(model, data, options.rows, options.steps, options.seed, report)  # type: ignore[arg-type]
+    return distill(model, data, options.rows, options.steps, options.seed, report)
 
 
 def _table(distilled: DistilledScore) -> list[str]:

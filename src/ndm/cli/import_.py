@@ -109,11 +109,11 @@ def _image_options(model: NDM, name: str, overrides: Sequence[str]) -> list[str]
 
 def _check_kind(model: NDM, data: Data, name: str) -> None:
     """Raise a ValueError unless the data are images with the network's channels and levels."""
-    channels: Any = model.denoiser.net.channels  # type: ignore[union-attr]
-    if data.levels != model.decoder.levels or len(data.shape) != 3 or data.shape[0] != channels:
+    net: Any = model.denoiser.net
+    if data.levels != model.decoder.levels or len(data.shape) != 3 or data.shape[0] != net.channels:
         levels = "continuous values" if data.levels is None else f"{data.levels} levels"
         raise ValueError(
-            f"The network takes images of {channels} channels and {model.decoder.levels} levels, but {name} has "
+            f"The network takes images of {net.channels} channels and {model.decoder.levels} levels, but {name} has "
             f"examples of shape {tuple(data.shape)} and {levels}: choose other data."
         )
 

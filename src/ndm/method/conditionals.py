@@ -118,8 +118,6 @@ def conditional(
             "This model was not trained for that conditional: train it with --training.conditionals any, or with the "
             "given columns as --data.given."
         )
-    if model.noise is not None:
-        raise ValueError("Conditionals of a model with learned noise are not implemented: leave model.noise out.")
     coordinates = encoding.coordinates(a)
     states = torch.full((len(encoding.table),), LEFT_OUT)
     states[a], states[b] = WANTED, GIVEN

@@ -60,6 +60,11 @@ class BaseDenoiser(Part):
     #: Whether the denoiser estimates y, the combination of F needed by the reverse process, instead of x.
     direct = False
 
+    @property
+    def conditional(self) -> bool:
+        """Whether some columns of a table may be given."""
+        return False
+
     @abstractmethod
     def estimate(self, z: Tensor, level: NoiseLevel, labels: Tensor | None = None) -> Estimate:
         """Run the network once.

@@ -88,13 +88,17 @@ class MixedDenoiser(GammaRange, BaseDenoiser):
         if base is not None:
             self.start_from(base)
 
+    @property
+    def conditional(self) -> bool:
+        return self.conditionals == "any" or bool(self.given)
+
     def start_from(self, base: TableMixtureBase) -> None:
         """Set the base. The weights of the atoms become factors of the base's frequencies, 1 at first.
 
         Raises:
             ValueError: the denoiser is not of the joint density, or the base has other columns.
         """
-        if self.conditionals == "any" or self.given:
+        if self.conditional:
             raise ValueError("A mixture is a base of the joint density only: conditionals must be none, without given.")
         if base.columns != [(len(part.counts), part.rest) for part in self.parts]:
             raise ValueError("The base has other columns than the denoiser.")

@@ -51,22 +51,21 @@ def _log_largest(step: Step) -> Tensor:
     return 2 * (step.t.sigma.log() - step.s.sigma.log())
 
 
+_NAMED: dict[str, type[ReverseVariance]] = {
+    "posterior": PosteriorVariance,
+    "large": LargeVariance,
+    "learned": LearnedVariance,
+    "predicted": PredictedVariance,
+    "range": RangeVariance,
+}
+
+
 def variance_named(name: str) -> ReverseVariance:
     """The reverse variance of an abbreviation.
 
     Raises:
         ValueError: there is none.
     """
-    if name == "posterior":
-        return PosteriorVariance()
-    if name == "large":
-        return LargeVariance()
-    if name == "learned":
-        return LearnedVariance()
-    if name == "predicted":
-        return PredictedVariance()
-    if name == "range":
-        return RangeVariance()
-    raise ValueError(
-        f"There is no reverse variance {name!r}; choose one of posterior, large, learned, predicted, range."
-    )
+    if name not in _NAMED:
+        raise ValueError(f"There is no reverse variance {name!r}; choose one of {', '.join(_NAMED)}.")
+    return _NAMED[name]()

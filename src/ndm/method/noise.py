@@ -25,9 +25,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ndm._internal.precision import run_network
 from ndm.method.parts import Part
 from ndm.method.transforms.bases import basis_named
+from ndm.method.transforms.curve import unit_interval
+from ndm.method.transforms.learned import combined, functions_of
+from ndm.method.variances import LARGEST_SHARE
 
 __all__ = ["DimensionNoise", "LearnedNoise", "Noise", "NoiseCurve"]
 
@@ -51,23 +53,13 @@ class NoiseCurve:
     def __call__(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
         r"""h and dh/dgamma at fixed x, both (\*gamma.shape, \*shape), for gamma (B,) or (P, B)."""
         low, high = self.ends.to(gamma)
-        u = ((gamma - low) / (high - low)).clamp(0, 1)
+        u = unit_interval(gamma, (low, high)).clamp(0, 1)
         window, slope = 16 * (u * (1 - u)) ** 2, 32 * u * (1 - u) * (1 - 2 * u)
         phi, dphi = basis_named(self.basis)(u, self.terms.shape[1])
         factors = torch.stack([window[..., None] * phi, slope[..., None] * phi + window[..., None] * dphi])
-        inside, derivative = self._sum(factors)
+        inside, derivative = combined(factors, self.terms)
         bent = torch.tanh(inside / self.limit)
         return self.limit * bent, (1 - bent**2) * derivative / (high - low)
-
-    def _sum(self, factors: Tensor) -> Tensor:
-        r"""sum_k factors_k h_k, (..., B, \*shape), for factors (..., B, K)."""
-        shape = self.terms.shape[2:]
-        each = factors.reshape(-1, *factors.shape[-2:])  # (points, B, K)
-        if len(self.terms) == 1:
-            combined = each @ self.terms[0].flatten(1)
-        else:
-            combined = torch.bmm(each.transpose(0, 1), self.terms.flatten(2)).transpose(0, 1)
-        return combined.reshape(*factors.shape[:-1], *shape)
 
 
 class Noise(Part):
@@ -88,7 +80,7 @@ class Noise(Part):
     @property
     def largest_share(self) -> float:
         """The largest v / sigma_s^2 of a step, for which v is below std(x, s)^2 for every x."""
-        return math.exp(-2 * self.limit) * (1 - 1e-6)
+        return math.exp(-2 * self.limit) * LARGEST_SHARE
 
     @abstractmethod
     def functions(self, x: Tensor) -> Tensor:
@@ -121,14 +113,7 @@ class LearnedNoise(Noise):
         self.net = net
 
     def functions(self, x: Tensor) -> Tensor:
-        h = run_network(self.net, x)
-        expected = (x.shape[0], self.terms * x.shape[1], *x.shape[2:])
-        if h.shape != expected:
-            raise ValueError(
-                f"The network of LearnedNoise(terms={self.terms}) must return shape {expected} for x of shape "
-                f"{tuple(x.shape)}: the terms times the channels; it returned {tuple(h.shape)}."
-            )
-        return h.reshape(x.shape[0], self.terms, *x.shape[1:])
+        return functions_of(self.net, x, self.terms, "LearnedNoise")
 
 
 class DimensionNoise(Noise):

@@ -36,12 +36,7 @@ from ndm.method.steps import ContinuousTime, DiscreteStep, PathEvaluator
 from ndm.method.transforms.curve import Curve, PathValue, Transform
 from ndm.method.transforms.learned import LearnedTransform
 from ndm.method.units import InUnits
-from ndm.method.variances import (
-    Covariance,
-    PosteriorVariance,
-    ReverseVariance,
-    Step,
-)
+from ndm.method.variances import LARGEST_SHARE, Covariance, PosteriorVariance, ReverseVariance, Step
 
 __all__ = [
     "Kernel",
@@ -148,6 +143,11 @@ class Process(InUnits):
                 f"which is not the schedule's gamma_0 = {gamma_0:g}; leave gamma_range out or make them equal. "
                 "(The first model that uses a transformation sets its range: create a new one for another model.)"
             )
+        if self.noise is not None and self.denoiser.conditional:
+            raise ValueError(
+                "A model of some columns given others has no learned noise: leave noise out, or train without given "
+                "columns and conditionals."
+            )
         if self.decoder.denoised and self.denoiser.direct:
             raise ValueError("A decoder around the denoiser's estimate of x needs a Denoiser, not a DirectDenoiser.")
         if self.standardize is not None and self.decoder.levels is not None:
@@ -174,7 +174,7 @@ class Process(InUnits):
     @property
     def largest_share(self) -> float:
         """The largest v / sigma_s^2 of a step."""
-        return 1 - 1e-6 if self.noise is None else self.noise.largest_share
+        return LARGEST_SHARE if self.noise is None else self.noise.largest_share
 
     def curve(self, x: Tensor) -> Curve:
         """The curve of x, (B, \\*shape), with its noise."""

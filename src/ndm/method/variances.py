@@ -28,6 +28,7 @@ from ndm.method.transforms.curve import unit_interval
 from ndm.method.transforms.ranges import GammaRange
 
 __all__ = [
+    "LARGEST_SHARE",
     "CalibratedVariance",
     "Covariance",
     "Diagonal",
@@ -38,6 +39,9 @@ __all__ = [
     "ReverseVariance",
     "Step",
 ]
+
+#: The largest v / sigma_s^2 of a step: the mean of z_s depends on z_t by a root of the rest.
+LARGEST_SHARE = 1 - 1e-6
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class Step:
 
     @classmethod
     def between(
-        cls, s: NoiseLevel, t: NoiseLevel, eta: Tensor, index: Tensor, steps: int | None, largest: float = 1 - 1e-6
+        cls, s: NoiseLevel, t: NoiseLevel, eta: Tensor, index: Tensor, steps: int | None, largest: float = LARGEST_SHARE
     ) -> Step:
         """The step from level t to level s with v = eta^2 v_DDPM and at most ``largest`` sigma_s^2; eta (B,), 0 for
         DDIM.
@@ -84,7 +88,7 @@ class Step:
         return cls(t=t, s=s, v=q * s.sigma**2, c=c, gain=gain, scale=scale, index=index, steps=steps)
 
     @classmethod
-    def of_sde(cls, s: NoiseLevel, t: NoiseLevel, eta: Tensor, largest: float = 1 - 1e-6) -> Step:
+    def of_sde(cls, s: NoiseLevel, t: NoiseLevel, eta: Tensor, largest: float = LARGEST_SHARE) -> Step:
         r"""The step from level t to level s, not equal, that solves the reverse SDE exactly for a constant x_hat.
 
         v = sigma_s^2 (1 - e^{-eta^2 h}) with h = gamma_t - gamma_s; eta (B,), 0 for the ODE. For eta = 0 and eta = 1

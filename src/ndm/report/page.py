@@ -32,7 +32,7 @@ from ndm.report.sections import (
 )
 from ndm.report.subjects import DataReader, named_data, subjects
 from ndm.storage.atomic import atomic_write
-from ndm.storage.texts import require_regular
+from ndm.storage.texts import require_free
 
 __all__ = ["render", "render_page", "report"]
 
@@ -148,12 +148,7 @@ def _check(out: Path, examples: int | None, seed: int, overwrite: bool) -> None:
     """Check the arguments before the measurements."""
     if out.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"The name of the report, {out}, must end in .html.")
-    if out.exists() and not overwrite:
-        raise FileExistsError(f"{out} exists; nothing was written: choose another --out, or give --overwrite.")
-    if out.exists() and not out.is_dir():
-        require_regular(out)
-    if not out.parent.is_dir():
-        raise FileNotFoundError(f"There is no folder {out.parent} to write {out.name} in.")
+    require_free(out, overwrite)
     if examples is not None and examples < 2:
         raise ValueError(f"A standard error needs at least 2 examples, got {examples}.")
     if not 0 <= seed < 2**63:

@@ -6,7 +6,7 @@ import importlib
 import os
 from pathlib import Path
 
-from ndm.storage.texts import require_regular
+from ndm.storage.texts import require_free
 
 __all__ = ["FORMATS", "require_place", "require_table_place"]
 
@@ -33,12 +33,7 @@ def require_place(out: Path, overwrite: bool = False) -> None:
         raise ValueError(f"The output file {out} must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}.")
     if out.is_dir():
         raise IsADirectoryError(f"{out} is a folder; nothing was written: choose another --out.")
-    if out.exists() and not overwrite:
-        raise FileExistsError(f"{out} exists; nothing was written: choose another --out, or give --overwrite.")
-    if out.exists():
-        require_regular(out)
-    if not out.parent.is_dir():
-        raise FileNotFoundError(f"There is no folder {out.parent} to write {out.name} in.")
+    require_free(out, overwrite)
     if not os.access(out.parent, os.W_OK):
         raise PermissionError(
             f"There is no permission to write {out.name} in the folder {out.parent}: choose another --out."

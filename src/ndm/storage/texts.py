@@ -13,6 +13,7 @@ import re
 import stat
 from collections.abc import Iterable
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "read_json",
     "read_text",
     "read_yaml",
+    "require_free",
     "require_regular",
 ]
 
@@ -82,6 +84,25 @@ def require_regular(path: str | os.PathLike[str]) -> None:
     what = _kind(os.stat(path).st_mode)
     if what is not None:
         raise ValueError(f"{path} is {what}, not a regular file: remove it, or rename it.")
+
+
+def require_free(out: Path, overwrite: bool) -> None:
+    """Check that an output file can be written, before it is computed.
+
+    Args:
+        out: the file.
+        overwrite: whether an existing file may be replaced.
+
+    Raises:
+        OSError: it exists and may not be replaced, or its folder does not exist.
+        ValueError: it is a device, a pipe or a socket.
+    """
+    if out.exists() and not overwrite:
+        raise FileExistsError(f"{out} exists; nothing was written: choose another --out, or give --overwrite.")
+    if out.exists() and not out.is_dir():
+        require_regular(out)
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {out.parent} to write {out.name} in.")
 
 
 def _kind(mode: int) -> str | None:

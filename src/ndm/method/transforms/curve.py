@@ -126,7 +126,7 @@ class LinearTransform(Transform):
         return residual + evaluate(self(residual)).offset
 
 
-def unit_interval(gamma: Tensor, gamma_range: tuple[float, float]) -> Tensor:
+def unit_interval(gamma: Tensor, gamma_range: tuple[float | Tensor, float | Tensor]) -> Tensor:
     """u = (gamma - gamma_min) / (gamma_max - gamma_min), the noise level passed to networks, of gamma's shape."""
     low, high = gamma_range
     return (gamma - low) / (high - low)

@@ -15,7 +15,7 @@ from ndm.method.transforms.curve import Curve, Transform, check_batch, tile, uni
 from ndm.method.transforms.gates import gate_named
 from ndm.method.transforms.ranges import GammaRange
 
-__all__ = ["LearnedTransform", "Neural", "Separable"]
+__all__ = ["LearnedTransform", "Neural", "Separable", "combined", "functions_of"]
 
 
 class LearnedTransform(GammaRange, Transform):
@@ -124,14 +124,7 @@ class Separable(LearnedTransform):
         self.basis = basis
 
     def forward(self, x: Tensor) -> Curve:
-        h = run_network(self.net, x)
-        expected = (x.shape[0], self.terms * x.shape[1], *x.shape[2:])
-        if h.shape != expected:
-            raise ValueError(
-                f"The network of Separable(terms={self.terms}) must return shape {expected} for x of shape "
-                f"{tuple(x.shape)}: the terms times the channels; it returned {tuple(h.shape)}."
-            )
-        return _SeparableCurve(x, h.reshape(x.shape[0], self.terms, *x.shape[1:]), self)
+        return _SeparableCurve(x, functions_of(self.net, x, self.terms, "Separable"), self)
 
     def factors(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
         """b(gamma) phi_k(u) and its derivative d/dgamma, both (\\*gamma.shape, K)."""
@@ -165,7 +158,33 @@ class _SeparableCurve(Curve):
         return found[0], found[-1], found[1:-1]
 
     def _combine(self, factors: Tensor) -> Tensor:
-        """sum_k factors_k h_k, (..., B, \\*shape), for factors (..., B, K)."""
-        each = factors.reshape(-1, *factors.shape[-2:]).transpose(0, 1)  # (B, points, K)
-        combined = torch.bmm(each, self.h.flatten(2)).transpose(0, 1)
-        return combined.reshape(factors.shape[:-1] + self.x.shape[1:])
+        return combined(factors, self.h)
+
+
+def functions_of(net: nn.Module, x: Tensor, terms: int, owner: str) -> Tensor:
+    """The K functions h_k(x) of a network, (B, K, \\*shape), for x (B, \\*shape).
+
+    Args:
+        net: called as net(x); returns K times the channels (or features), the terms outermost.
+        x: (B, \\*shape).
+        terms: K.
+        owner: the name of the part in the error.
+
+    Raises:
+        ValueError: the network returns another shape.
+    """
+    h = run_network(net, x)
+    expected = (x.shape[0], terms * x.shape[1], *x.shape[2:])
+    if h.shape != expected:
+        raise ValueError(
+            f"The network of {owner}(terms={terms}) must return shape {expected} for x of shape {tuple(x.shape)}: the "
+            f"terms times the channels; it returned {tuple(h.shape)}."
+        )
+    return h.reshape(x.shape[0], terms, *x.shape[1:])
+
+
+def combined(factors: Tensor, h: Tensor) -> Tensor:
+    """sum_k factors_k h_k, (..., B, \\*shape), for factors (..., B, K) and h (B, K, \\*shape), or (1, K, \\*shape)."""
+    each = factors.reshape(-1, *factors.shape[-2:]).transpose(0, 1)  # (B, points, K)
+    found = torch.bmm(each, h.flatten(2).expand(len(each), -1, -1)).transpose(0, 1)
+    return found.reshape(*factors.shape[:-1], *h.shape[2:])
