@@ -142,6 +142,11 @@ MODELS = {
         reverse_variance=ndm.LearnedVariance(4, gamma_range=(-5, 1)),
         volatility=ndm.LearnedVolatility(2, gamma_range=(-4, 1.7)),
     ),
+    "latent": lambda: points(
+        denoiser=ndm.Denoiser(net(latent=3)),
+        noise=ndm.LatentNoise(ResidualMLP(3, 8, 1, level=False, outputs=8), (4,), 2, "legendre", 0.4),
+        latent=ndm.GaussianLatent(net(level=False, outputs=6), 3),
+    ),
     "scale": lambda: points(transform=ndm.Scale(Rising())),
     "blur": lambda: images(ConvNet(1, width=4, embedding=8, zero_init=False), ndm.Blur(1.3)),
     "bare": lambda: points(denoiser=Bare()),
@@ -226,7 +231,8 @@ def test_no_part_is_left_out() -> None:
     tried = {type(part) for make in MODELS.values() for part in make()[0].modules()}
     public = [getattr(ndm, name) for name in ndm.__all__] + [getattr(ndm.networks, n) for n in ndm.networks.__all__]
     parts = {c for c in public if inspect.isclass(c) and issubclass(c, Part) and not inspect.isabstract(c)}
-    bases = {ndm.Part, ndm.Schedule, ndm.Transform, ndm.Decoder, ndm.Noise, ndm.ReverseVariance, ndm.networks.Backbone}
+    bases = {ndm.Part, ndm.Schedule, ndm.Transform, ndm.Decoder, ndm.Noise, ndm.Latent, ndm.ReverseVariance}
+    bases |= {ndm.networks.Backbone}
     elsewhere = {ndm.GuidedDenoiser}  # which has no bound: see below
     assert parts - bases - elsewhere <= tried
 

@@ -42,12 +42,13 @@ if TYPE_CHECKING:
     from ndm.method.given_schedules import TableSchedule, VPSchedule
     from ndm.method.grids import optimal_grid
     from ndm.method.guidance import GuidedDenoiser
+    from ndm.method.latents import GaussianLatent, Latent
     from ndm.method.learned_schedule import LearnedSchedule
     from ndm.method.mixed import MixedDecoder
     from ndm.method.mixed_denoiser import MixedDenoiser
     from ndm.method.mixture import MixtureBase
     from ndm.method.named_variances import LargeVariance, RangeVariance
-    from ndm.method.noise import DimensionNoise, LearnedNoise, Noise
+    from ndm.method.noise import DimensionNoise, LatentNoise, LearnedNoise, Noise
     from ndm.method.parts import Part
     from ndm.method.schedules import CosineSchedule, DDPMSchedule, LinearSchedule, NoiseLevel, OTSchedule, Schedule
     from ndm.method.standardization import Standardize
@@ -83,9 +84,12 @@ _HOMES = {
     "DiscretizedDecoder": "method.decoders",
     "Estimate": "method.denoisers",
     "GaussianDecoder": "method.decoders",
+    "GaussianLatent": "method.latents",
     "GuidedDenoiser": "method.guidance",
     "Identity": "method.transforms",
     "LargeVariance": "method.named_variances",
+    "Latent": "method.latents",
+    "LatentNoise": "method.noise",
     "LearnedNoise": "method.noise",
     "LearnedSchedule": "method.learned_schedule",
     "LearnedVariance": "method.variances",
@@ -148,9 +152,12 @@ __all__ = [
     "DiscretizedDecoder",
     "Estimate",
     "GaussianDecoder",
+    "GaussianLatent",
     "GuidedDenoiser",
     "Identity",
     "LargeVariance",
+    "Latent",
+    "LatentNoise",
     "LearnedNoise",
     "LearnedSchedule",
     "LearnedVariance",

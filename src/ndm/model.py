@@ -18,10 +18,12 @@ from ndm.inference.options import SamplerOptions
 from ndm.inference.sampling import sample
 from ndm.method.abbreviations import as_part
 from ndm.method.bounds import BoundTerms, bound, calibrate
+from ndm.method.compatibility import check_fit
 from ndm.method.conditionals import conditional
 from ndm.method.decoders import Decoder
 from ndm.method.denoisers import Estimate
 from ndm.method.encoding import TableEncoding
+from ndm.method.latents import Latent
 from ndm.method.noise import Noise
 from ndm.method.process import Process
 from ndm.method.schedules import Schedule
@@ -34,7 +36,17 @@ from ndm.storage.hub import find, push, save_with_card
 __all__ = ["NDM"]
 
 #: The parts of a model.
-_PARTS = ("schedule", "transform", "denoiser", "decoder", "reverse_variance", "volatility", "standardize", "noise")
+_PARTS = (
+    "schedule",
+    "transform",
+    "denoiser",
+    "decoder",
+    "reverse_variance",
+    "volatility",
+    "standardize",
+    "noise",
+    "latent",
+)
 
 
 class NDM(Process):
@@ -52,8 +64,10 @@ class NDM(Process):
         standardize: for continuous data in original units, a Standardize, or for a table with columns of several kinds
             a TableEncoding; bound, sample and log_likelihood then use those units.
         calibrations: reverse variances for given numbers of steps, as created by :meth:`calibrate`.
-        noise: the learned standard deviation of the forward process, LearnedNoise(net) or DimensionNoise(shape); None
-            for that of the schedule.
+        noise: the learned standard deviation of the forward process, LearnedNoise(net), DimensionNoise(shape) or
+            LatentNoise(net, shape); None for that of the schedule.
+        latent: a latent variable that the denoiser is given, and the noise, if it is a LatentNoise:
+            GaussianLatent(net, size); None for none.
 
     Raises:
         ValueError: the parts are incompatible.
@@ -79,8 +93,11 @@ class NDM(Process):
         standardize: Standardize | TableEncoding | None = None,
         calibrations: Mapping[str, CalibratedVariance] | None = None,
         noise: Noise | None = None,
+        latent: Latent | None = None,
     ) -> None:
-        super().__init__(schedule, transform, denoiser, decoder, reverse_variance, volatility, standardize, noise)
+        super().__init__(
+            schedule, transform, denoiser, decoder, reverse_variance, volatility, standardize, noise, latent
+        )
         self.calibrations = nn.ModuleDict(dict(calibrations or {}))
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -95,7 +112,7 @@ class NDM(Process):
         before = getattr(self, name)
         super().__setattr__(name, as_part(name, value))
         try:
-            self._check_fit()
+            check_fit(self)
         except ValueError:
             super().__setattr__(name, before)
             raise

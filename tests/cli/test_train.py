@@ -26,6 +26,35 @@ def test_train_writes_a_run(run: Path, capsys: Capture) -> None:
     assert (run / "checkpoints" / "last.ckpt").is_file()
 
 
+def test_a_model_with_a_latent_is_trained_and_used(tiny: str, tmp_path: Path, capsys: Capture) -> None:
+    mlp = {"features": 2, "hidden": 8, "depth": 1}
+    denoiser = {"class_path": "ResidualMLP", "init_args": {**mlp, "latent": 2}}
+    encoder = {"class_path": "ResidualMLP", "init_args": {**mlp, "level": False, "outputs": 4}}
+    tree = yaml.safe_load(Path(tiny).read_text())
+    tree["model"]["denoiser"]["init_args"]["net"] = denoiser
+    tree["model"]["latent"] = {"class_path": "GaussianLatent", "init_args": {"size": 2, "net": encoder}}
+    noise = {"class_path": "ResidualMLP", "init_args": {**mlp, "level": False, "outputs": 6}}
+    tree["model"]["noise"] = {"class_path": "LatentNoise", "init_args": {"net": noise, "shape": None}}
+    (tmp_path / "latent.yaml").write_text(yaml.safe_dump(tree))
+    out = str(tmp_path / "run")
+    assert main(["train", str(tmp_path / "latent.yaml"), "--out", out]) == 0
+    assert ndm.NDM.from_pretrained(tmp_path / "run" / "model").noise.shape == [2]
+    assert main(["evaluate", out, "--steps", "3", "continuous"]) == 0
+    assert "lower bound on the log-likelihood under the ODE" in capsys.readouterr().out
+    assert main(["sample", out, "-n", "5", "--out", str(tmp_path / "x.csv")]) == 0
+    assert main(["score", out, str(tmp_path / "x.csv"), "--out", str(tmp_path / "s.csv")]) == 0
+    assert pandas.read_csv(tmp_path / "s.csv")[["nelbo", "log_prob"]].notna().all().all()
+    assert main(["audit", out]) == 0
+    assert main(["report", out, "--out", str(tmp_path / "r.html")]) == 0
+    assert "GaussianLatent (ResidualMLP, size 2)" in (tmp_path / "r.html").read_text()
+    del tree["model"]["latent"]
+    (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(tree))
+    capsys.readouterr()
+    said = error(capsys, "train", str(tmp_path / "wrong.yaml"), "--out", str(tmp_path / "other"))
+    assert "give the model latent=GaussianLatent" in said or "LatentNoise needs a latent" in said
+    assert not (tmp_path / "other").exists()
+
+
 def test_the_configuration_kept_is_the_one_printed_and_does_the_same_again(
     run: Path, tiny: str, tmp_path: Path, capsys: Capture
 ) -> None:

@@ -178,6 +178,19 @@ def test_networks_get_the_number_of_channels_of_the_images(tmp_path: Path, mode:
     assert built.model.bound(built.data.test).total.isfinite().all()
 
 
+def test_noise_gets_the_shape_of_the_data() -> None:
+    built = Configuration.read("digits", ["--model.noise", "DimensionNoise"]).build()
+    assert built.model.noise.coefficients.shape == (1, 5, 1, 8, 8)
+    assert built.model.bound(built.data.test[:3]).total.isfinite().all()
+    given = Configuration.read(
+        "digits", ["--model.noise", "DimensionNoise", "--model.noise.shape", "[1, 1, 1]"]
+    ).build()
+    assert given.model.noise.coefficients.shape == (1, 5, 1, 1, 1)
+    for part in (ndm.DimensionNoise, lambda shape: ndm.LatentNoise(torch.nn.Identity(), shape)):
+        with pytest.raises(ValueError, match="needs the shape of an example"):
+            part(None)
+
+
 @pytest.mark.parametrize("net", [UNet, ConvNet, ImageTransformer])
 def test_a_network_that_is_not_told_its_channels_says_so(net: type) -> None:
     with pytest.raises(ValueError, match=f"{net.__name__} needs the number of channels"):

@@ -157,7 +157,7 @@ def test_an_ornstein_uhlenbeck_process_has_its_moments(method, steps):
     n = 4000
     states = solve_sde(
         lambda t, z: 2 * (z - 3),
-        lambda t: 1 + t,
+        lambda t, z: 1 + t,
         torch.full((n, 1, 2), 5.0, dtype=torch.float64),
         steps, method, 1e-2, 1e-2, torch.Generator().manual_seed(1),
     )  # fmt: skip
@@ -171,7 +171,9 @@ def test_an_ornstein_uhlenbeck_process_has_its_moments(method, steps):
 def test_the_brownian_path_is_the_generators(method):
     def end(seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
-        return solve_sde(lambda t, z: z, torch.ones_like, torch.zeros(3, 2), 10, method, 1e-3, 1e-3, generator)
+        return solve_sde(
+            lambda t, z: z, lambda t, z: torch.ones_like(t), torch.zeros(3, 2), 10, method, 1e-3, 1e-3, generator
+        )
 
     before = torch.get_rng_state()
     assert torch.equal(end(0), end(0))

@@ -126,7 +126,7 @@ def test_small_steps_tend_to_the_drift(make, schedule, eta: float) -> None:
     for h in (1e-3, 1e-4):
         step = process.step(t - h, t, torch.ones(B), None, eta)
         gaps.append(((z - process.kernel(z, step, override=True).mean) / h - drift).abs().max().item())
-        torch.testing.assert_close(step.v / h, process.diffusion(t, eta) ** 2, rtol=40 * h, atol=1e-12)
+        torch.testing.assert_close(step.v / h, process.diffusion(z, t, eta=eta) ** 2, rtol=40 * h, atol=1e-12)
     assert drift.abs().max() > 0.5
     assert gaps[0] < 1
     assert gaps[1] < 0.15 * gaps[0] + 1e-7  # first order in h
@@ -136,10 +136,10 @@ def test_drift_and_diffusion_take_the_models_own_volatility() -> None:
     process = model(ndm.LinearSchedule(-6.0, 4.0), neural(), volatility=1.7)
     z, t = torch.randn(B, *SHAPE, dtype=torch.float64), torch.linspace(0.2, 0.9, B, dtype=torch.float64)
     torch.testing.assert_close(process.drift(z, t), process.drift(z, t, eta=1.7))
-    torch.testing.assert_close(process.diffusion(t), process.diffusion(t, eta=1.7))
+    torch.testing.assert_close(process.diffusion(z, t), process.diffusion(z, t, eta=1.7))
     assert (process.drift(z, t) - process.drift(z, t, eta=1.0)).abs().max() > 0.1
     level = process.schedule(t)
-    torch.testing.assert_close(process.diffusion(t) ** 2, 1.7**2 * level.sigma**2 * level.dgamma)
+    torch.testing.assert_close(process.diffusion(z, t) ** 2, 1.7**2 * level.sigma**2 * level.dgamma)
 
 
 @every_schedule
@@ -155,7 +155,7 @@ def test_the_exact_denoiser_moves_gaussians_along_their_marginals(schedule, eta:
 
     flow = (variance(t + h).log() - variance(t - h).log()) / (4 * h)  # d log(standard deviation) / dt
     # Fokker-Planck: noise g needs g^2 / 2 times minus the score, z / variance, more.
-    expected = flow + process.diffusion(t, eta) ** 2 / (2 * variance(t))
+    expected = flow + process.diffusion(z, t, eta=eta) ** 2 / (2 * variance(t))
     torch.testing.assert_close(process.drift(z, t, eta=eta), expected[:, None] * z, rtol=1e-6, atol=1e-8)
 
 

@@ -127,7 +127,7 @@ def test_the_drift_at_the_ends_of_a_clipped_schedule_is_the_limit_from_the_insid
     near = torch.tensor([first * 1.001 if first else 0.0, 1 - (1 - last) * 1.001], dtype=torch.float64)
     for found, expected in (
         (process.drift(z, ends, eta=eta), process.drift(z, near, eta=eta)),
-        (process.diffusion(ends, eta), process.diffusion(near, eta)),
+        (process.diffusion(z, ends, eta=eta), process.diffusion(z, near, eta=eta)),
     ):
         torch.testing.assert_close(found, expected, rtol=0.01, atol=0)
         if eta:

@@ -172,6 +172,25 @@ def test_the_bound_of_a_row_is_its_own_to_the_last_bit(tmp_path: Path, levels: i
     assert (nelbo(x, seed=1) != whole).any(1).all()
 
 
+def test_a_row_of_a_model_with_a_latent_has_its_own_noise(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    denoiser = ndm.Denoiser(ResidualMLP(3, hidden=16, depth=1, latent=2, zero_init=False))
+    encoder = ResidualMLP(3, hidden=16, depth=1, level=False, outputs=4, zero_init=False)
+    noise = ndm.LatentNoise(ResidualMLP(2, hidden=16, depth=1, level=False, outputs=9, zero_init=False), (3,))
+    parts = ndm.LinearSchedule(-6, 5), ndm.Identity(), denoiser
+    model, x = ndm.NDM(*parts, noise=noise, latent=ndm.GaussianLatent(encoder, 2)), draw(40)
+    found = []
+    for i, rows in enumerate((x, x[10:13])):
+        score(model, rows, tmp_path / f"{i}.csv", times=40, progress=False)
+        found.append(pandas.read_csv(tmp_path / f"{i}.csv"))
+    np.testing.assert_array_equal(found[0]["nelbo"][10:13], found[1]["nelbo"])
+    with torch.no_grad():
+        expected = torch.stack([model.bound(x).total for _ in range(400)]).mean(0)
+    gap = (found[0]["nelbo"] - expected.numpy()) / found[0]["nelbo_stderr"]
+    assert gap.abs().mean() < 2
+    assert found[0]["log_prob"].notna().all()
+
+
 def test_what_helps_the_bound_is_found_on_samples_of_the_model() -> None:
     """The slopes are those of least squares for the model's data, and no row that is scored has a part in them."""
     found = []

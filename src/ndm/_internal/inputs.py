@@ -25,6 +25,7 @@ __all__ = [
     "check_steps",
     "device_of",
     "known_classes",
+    "network_of",
     "precision_of",
     "state_like",
 ]
@@ -219,14 +220,20 @@ def check_steps(steps: Any) -> None:
 # ---- labels
 
 
+def network_of(denoiser: nn.Module) -> nn.Module:
+    """The network of a denoiser; the denoiser itself if it is one."""
+    return getattr(denoiser, "net", getattr(denoiser, "module", denoiser))
+
+
 def known_classes(denoiser: nn.Module) -> int:
     """K, the number of classes of a denoiser's network; 0 for an unconditional network."""
-    network = getattr(denoiser, "net", getattr(denoiser, "module", denoiser))
-    return int(getattr(network, "classes", 0) or 0)
+    return int(getattr(network_of(denoiser), "classes", 0) or 0)
 
 
 def as_labels(model: Any, labels: Values | None, n: int, check: bool = True) -> Tensor | None:
     """Class labels as a tensor, (n,), on the model's device; integers if the denoiser's network has classes.
+
+    Given columns of a table, (n, columns), and the latent of a model, (n, size), take the place of the labels.
 
     Args:
         model: the model.
@@ -245,6 +252,14 @@ def as_labels(model: Any, labels: Values | None, n: int, check: bool = True) -> 
     if given is not None:  # a conditional of a table, of which the given columns take the place of the labels
         if found.shape != (n, given):
             raise ValueError(f"The given columns of {n} rows have the shape {(n, given)}, not {tuple(found.shape)}.")
+        return found.to(device_of(model), precision_of(model) or found.dtype)
+    if model.latent is not None:
+        size = model.latent.size
+        if found.shape != (n, size):
+            raise ValueError(
+                f"This model has no classes, but a latent: labels are {n} values of it, of shape {(n, size)}, not "
+                f"{tuple(found.shape)}."
+            )
         return found.to(device_of(model), precision_of(model) or found.dtype)
     if found.shape != (n,):
         raise ValueError(f"Each of the {n} examples needs one label, got labels of shape {tuple(found.shape)}.")

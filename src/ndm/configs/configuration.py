@@ -31,6 +31,7 @@ from ndm.data.base import Data
 from ndm.method.conditionals import column_numbers
 from ndm.method.decoders import Decoder, GaussianDecoder
 from ndm.method.denoisers import BaseDenoiser, Denoiser, DirectDenoiser
+from ndm.method.latents import Latent
 from ndm.method.mixed import MixedDecoder
 from ndm.method.mixed_denoiser import MixedDenoiser, outputs_for
 from ndm.method.noise import Noise
@@ -76,6 +77,7 @@ def compose(
     volatility: float | ConstantVolatility | LearnedVolatility = 1.0,
     standardize: Standardize | None = None,
     noise: Noise | None = None,
+    latent: Latent | None = None,
 ) -> NDM:
     """The model.
 
@@ -88,8 +90,11 @@ def compose(
         volatility: volatility eta of the reverse process: a positive number or a class.
         standardize: set by training.standardize.
         noise: learned standard deviation of the forward process: null for that of the schedule, or a class.
+        latent: latent variable that the denoiser and the noise are given: null for none, or GaussianLatent.
     """
-    return NDM(schedule, transform, denoiser, decoder, reverse_variance, volatility, standardize, noise=noise)
+    return NDM(
+        schedule, transform, denoiser, decoder, reverse_variance, volatility, standardize, noise=noise, latent=latent
+    )
 
 
 @dataclass(frozen=True)
@@ -180,8 +185,8 @@ class Configuration:
         Args:
             data: a data set to use in the place of the configuration's.
 
-        If a network's ``features`` or ``channels`` are null, they are set from the data. If ``hidden`` is null, or a
-        training option is ``auto``, it is set by :mod:`ndm.training.automatic`.
+        If a part's ``features``, ``channels`` or ``shape`` are null, they are set from the data. If ``hidden`` is null,
+        or a training option is ``auto``, it is set by :mod:`ndm.training.automatic`.
 
         Raises:
             ValueError: a part rejects its arguments, or the parts are incompatible.
@@ -199,6 +204,7 @@ class Configuration:
         data = _data(self.values.data) if data is None else data
         _fill(self.values.model, "features", lambda: math.prod(data.latent_shape))
         _fill(self.values.model, "channels", lambda: data.shape[0])
+        _fill(self.values.model, "shape", lambda: list(data.latent_shape))
         _fill(self.values.model, "hidden", lambda: width(data))
         try:
             with Allowance(free(), "The model", SMALLER):
@@ -338,7 +344,7 @@ def _parsed(parser: ArgumentParser, tree: dict[str, Any], overrides: Sequence[st
     return values
 
 
-def _fill(part: Any, name: str, value: Callable[[], int]) -> None:
+def _fill(part: Any, name: str, value: Callable[[], Any]) -> None:
     """Set a null argument of any part below ``part``; the value is computed only if needed."""
     if not isinstance(part, Namespace):
         return

@@ -25,7 +25,7 @@ HELP = Path(__file__).with_name("help.txt")
 
 _SECTIONS: dict[str, type] = {"training": TrainingOptions, "trainer": TrainerOptions}
 
-_PARTS = ("schedule", "transform", "denoiser", "decoder", "reverse_variance", "volatility", "noise")
+_PARTS = ("schedule", "transform", "denoiser", "decoder", "reverse_variance", "volatility", "noise", "latent")
 
 #: Options with a class as their value, whose arguments are options too.
 _WITH_ARGUMENTS = (*(f"model.{part}" for part in _PARTS), "data")

@@ -18,6 +18,7 @@ from ndm.configs.early import nearest
 from ndm.data.base import Data
 from ndm.method.decoders import Decoder
 from ndm.method.denoisers import BaseDenoiser
+from ndm.method.latents import Latent
 from ndm.method.noise import Noise
 from ndm.method.schedules import Schedule
 from ndm.method.transforms import Transform
@@ -34,6 +35,7 @@ BASES: dict[str, type] = {
     "decoder": Decoder,
     "reverse_variance": ReverseVariance,
     "noise": Noise,
+    "latent": Latent,
     "net": Backbone,
     "data": Data,
 }

@@ -22,5 +22,7 @@ def cost(model: NDM, shape: tuple[int, ...], labels: Tensor | None = None) -> fl
     t = z.new_tensor([0.5])
     with FlopCounterMode(display=False) as counter, frozen(model):
         stride = DiscreteStep(model.step(t * 0.8, t, t.long(), None))
-        model.y_hat(z, model.denoiser.estimate(z, stride.level, labels), stride)
+        if model.latent is not None:
+            labels = model.latent.prior(1, z)
+        model.y_hat(z, model.denoiser.estimate(z, stride.level, labels), stride, labels)
     return float(counter.get_total_flops())

@@ -199,12 +199,13 @@ def _hopeless(result: Evaluation, places: Tensor) -> Tensor:
 def _add_mixture(result: Evaluation, model: NDM, data: Data, part: _Part, seed: int) -> None:
     """Add the log-density of a mixture, compared with the model's log-likelihood, or else with its bound.
 
-    For tables with probabilities the log-likelihood is a bound as well, and lower than the bound of a trained model.
+    For tables with probabilities and for a model with a latent the log-likelihood is a bound as well, and for the
+    former lower than the bound of a trained model.
     """
     mixture = fit_mixture(model, data, seed)
     values = mixture.log_prob(part.examples[:])
     own, own_name = result.find("log-likelihood"), "log-likelihood under the ODE"
-    if own is None or model.decoder.discrete:
+    if own is None or model.decoder.discrete or model.latent is not None:
         own, own_name = result.find("bound"), "bound"
     if own is not None:  # so that both values use the same examples
         of_model = result.per_example[own] * (-1 if own_name == "bound" else 1)

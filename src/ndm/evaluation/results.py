@@ -171,8 +171,9 @@ class Evaluation:
             said.append(f"{_with_unit(bound)}, {what} {time}{variance}, {self._examples(bound)}; lower is better")
         if likelihood is not None and (bound is None or likelihood["unit"] != "bits/dim"):
             better = "lower" if likelihood["unit"] == "bits/dim" else "higher"
+            lower = "lower bound on the " if likelihood["kind"].startswith("lower bound") else ""
             said.append(
-                f"{_with_unit(likelihood)}, log-likelihood under the ODE, {self._examples(likelihood)}; "
+                f"{_with_unit(likelihood)}, {lower}log-likelihood under the ODE, {self._examples(likelihood)}; "
                 f"{better} is better"
             )
         if not said and fid is not None:

@@ -35,6 +35,7 @@ from ndm._internal.precision import residual_path
 from ndm._internal.random import Randomness, low_discrepancy, normal_like
 from ndm.inference.reverse import ode_states
 from ndm.inference.solvers import FIXED_STEP_ODE
+from ndm.method.latents import given_latent
 from ndm.method.process import Process, frozen
 from ndm.method.schedules import per_example
 
@@ -125,7 +126,8 @@ def curvature(
         # At the ends some schedules are infinite before clipping, so their derivatives are undefined.
         tiny = torch.finfo(t.dtype).eps
         t = t.clamp(tiny, 1 - tiny)
-        mean, std = process.marginal(x, t)
+        labels, _ = given_latent(process, x, labels, generator)
+        mean, std = process.marginal(x, t, labels)
         z = mean + (per_example(std, x) if process.noise is None else std) * normal_like(x, generator)
         return (acceleration(process, z, t, labels) ** 2).flatten(1).sum(1)
 

@@ -9,6 +9,10 @@ computed exactly, by d backward passes, or estimated without bias by Hutchinson'
 The solver and the estimate of its error are in :mod:`ndm.inference.flow`. benchmarks/likelihood.py compares the cost
 with that of another implementation.
 
+For a model with a latent c (:mod:`ndm.method.latents`) the ODE has a density given c, and
+
+    log p(x) >= E_{q(c | x)}[ log p(x | c) + log p(c) - log q(c | x) ].
+
 The bound of :mod:`ndm.method.bounds` is that of the SDE, a different model of the same data; either value may be lower.
 """
 
@@ -49,6 +53,9 @@ _KINDS = {
     "variational": "lower bound on log p(x), z_0 from q(z_0 | x)",
     "importance": "lower bound on log p(x), importance-weighted over q(z_0 | x)",
 }
+#: Added for a model with a latent.
+_LATENT = ", the latent c from q(c | x)"
+_LATENT_ALONE = "lower bound on the log-density of the reverse ODE"
 _PROBED_IMPORTANCE = "estimate of log p(x), importance-weighted over q(z_0 | x) with Hutchinson's probes: not a bound"
 
 
@@ -58,7 +65,7 @@ class LogLikelihood:
 
     Attributes:
         log_prob: (B,), nats: a log-density in the data's original units, or for K-level data a lower bound on the
-            log-probability.
+            log-probability; for a model with a latent, a lower bound on either.
         stderr: (B,), nats: the standard error of the Monte-Carlo parts (probes, dequantisation noise), estimated from
             their spread; 0 if nothing is random, NaN if there is only one sample.
         solver_error: (B,), nats: an estimate of the solver's error, averaged over samples, plus a bound on rounding
@@ -118,10 +125,11 @@ def log_likelihood(
             which suits a transformation with F(x, gamma_0) far from x. With ``importance`` and Hutchinson's probes the
             result is an estimate biased upwards and not a bound, since importance weights are exponentials of the
             probes' errors; ``kind`` says so.
-        samples: the number of z_0 (or dequantised x) drawn for each example.
+        samples: the number of z_0 (or dequantised x), and of c for a model with a latent, drawn for each example.
         tolerance: nats: the number of steps of an example's path, which are even in gamma, is doubled (up to 768) until
             its solver_error is at most the tolerance, or at most the rounding error. By default 0.01 per dimension.
-        labels: class labels, (B,), for a conditional denoiser.
+        labels: class labels, (B,), for a conditional denoiser; for a model with a latent c, (B, size), for
+            log p(x | c).
         generator: for probes and dequantisation noise.
         calibration: of the solver's error for this model, from :func:`ndm.inference.likelihood.calibrate_solver`. It
             saves steps where there are many rows.
@@ -144,20 +152,20 @@ def log_likelihood(
     if probes < 1 or samples < 1:
         raise ValueError(f"probes and samples must be at least 1, got probes={probes}, samples={samples}.")
     flow = Flow(model, labels, 0 if exact else probes, tolerance, generator, calibration)
+    latent = model.latent is not None and labels is None
     with frozen(model), residual_path(data.device):
-        if dequantization is None:
-            level_0 = model.schedule(data.new_zeros(data.shape[0]))
-            # z_0 = alpha_0 x is one-to-one, so its density is that of x up to the Jacobian.
-            log_p, error, solved = flow.log_prob(per_example(level_0.alpha, data) * data)
-            log_p = log_p + data[0].numel() * level_0.alpha.log() + model.log_det(data)
+        if dequantization is None and not latent:
+            log_p, error, solved = _of_density(flow, model, data)
+            log_p = log_p + model.log_det(data)
             mean, stderr = log_p.mean(0), torch.zeros_like(log_p[0]) if exact else _spread(log_p)
         else:
-            draw = _uniform if dequantization == "uniform" else _variational
-            parts = [draw(flow, model, data, n, generator) for n in portions(samples, data.numel())]
+            parts = [
+                _drawn(flow, model, data, n, dequantization, latent, generator) for n in portions(samples, data.numel())
+            ]
             weights, error, solved = (torch.cat(part) for part in zip(*parts, strict=True))
             error, solved = error.mean(0), solved.all(0)
             mean, stderr = _combine(weights + model.log_det(data), importance=dequantization == "importance")
-    kind = _PROBED_IMPORTANCE if dequantization == "importance" and not exact else _KINDS[dequantization]
+    kind = _kind(dequantization, exact, latent)
     held = mean.isfinite()
     error, solved = torch.where(held, error, torch.full_like(error, math.inf)), solved & held
     if not solved.all():
@@ -223,14 +231,15 @@ def calibrate_solver(
         labels: whether the denoiser is conditional on labels.
 
     Returns:
-        The calibration; None for a divergence that is not exact, and for conditional models, which are not calibrated.
+        The calibration; None for a divergence that is not exact, and for conditional models and those with a latent,
+        which are not calibrated.
 
     Raises:
         ValueError: the divergence is unknown, or the data are invalid.
     """
     unconditional, data, given = of_given_columns(model, x, None)
     data = unconditional.to_model(data)
-    if labels or given is not None or not is_exact(divergence, data.shape[1:]):
+    if labels or given is not None or unconditional.latent is not None or not is_exact(divergence, data.shape[1:]):
         return None
     return calibrate(unconditional, data, TOLERANCE * data[0].numel() if tolerance is None else tolerance)
 
@@ -254,6 +263,50 @@ def portions(samples: int, numbers: int) -> list[int]:
     """The numbers of samples per example to process at a time, for a batch of so many numbers."""
     most = max(1, NUMBERS_AT_ONCE // max(1, numbers))
     return [min(most, samples - done) for done in range(0, samples, most)]
+
+
+def _kind(dequantization: str | None, exact: bool, latent: bool) -> str:
+    """What the log-likelihood is."""
+    if dequantization == "importance" and not exact:
+        return _PROBED_IMPORTANCE + (_LATENT if latent else "")
+    if not latent:
+        return _KINDS[dequantization]
+    return (_LATENT_ALONE if dequantization is None else _KINDS[dequantization]) + _LATENT
+
+
+def _drawn(
+    flow: Flow,
+    model: Process,
+    x: Tensor,
+    n: int,
+    dequantization: str | None,
+    latent: bool,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """log p(x) from n draws of z_0 and, for a model with a latent, of c; the solver's error, and whether it is within
+    the tolerance, each (n, B).
+    """
+    log_ratio = x.new_zeros(n, len(x))
+    if latent:
+        assert model.latent is not None
+        draw = model.latent.draw(tile(x, n), generator)
+        # One row of c for each copy of an example.
+        flow.labels, log_ratio = draw.code, draw.log_ratio.reshape(n, -1)
+    if dequantization is None:
+        log_p, error, solved = _of_density(flow, model, tile(x, n))
+        log_p, error, solved = log_p.mean(0).reshape(n, -1), error.reshape(n, -1), solved.reshape(n, -1)
+    else:
+        of = _uniform if dequantization == "uniform" else _variational
+        log_p, error, solved = of(flow, model, x, n, generator)
+    return log_p + log_ratio, error, solved
+
+
+def _of_density(flow: Flow, model: Process, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """log p(x) in the model's units, (probes or 1, B), the solver's error, and whether it is within the tolerance."""
+    level_0 = model.schedule(x.new_zeros(x.shape[0]))
+    # z_0 = alpha_0 x is one-to-one, so its density is that of x up to the Jacobian.
+    log_p, error, solved = flow.log_prob(per_example(level_0.alpha, x) * x)
+    return log_p + x[0].numel() * level_0.alpha.log(), error, solved
 
 
 def _uniform(

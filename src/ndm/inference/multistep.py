@@ -74,9 +74,10 @@ def multistep_states(
             if before is not None and length <= LONGER * before[1]:
                 middle = estimate + length / (2 * before[1]) * (estimate - before[0])
             before = estimate, length
-            z = process.step_mean(z, _y(process, middle, z, step), step)
+            z = process.step_mean(z, _y(process, middle, z, step, labels), step)
             if eta != 0:
-                z = z + per_example(step.v.sqrt(), z) * normal_like(z, generator)
+                noise, spread = normal_like(z, generator), process.spread(z, DiscreteStep(step), labels)
+                z = z + per_example(step.v.sqrt(), z) * (noise if spread is None else spread * noise)
         yield z
 
 
@@ -88,9 +89,9 @@ def _estimate(process: Process, z: Tensor, level: NoiseLevel, labels: Tensor | N
         return process.denoiser(z, level, labels)
 
 
-def _y(process: Process, estimate: Tensor, z: Tensor, step: Step) -> Tensor:
+def _y(process: Process, estimate: Tensor, z: Tensor, step: Step, labels: Tensor | None) -> Tensor:
     r"""y over a step, (B, \*shape), of what is extrapolated."""
     if process.denoiser.direct:
         return estimate
     with residual_path(estimate.device):
-        return process.y_of(estimate, z, DiscreteStep(step))
+        return process.y_of(estimate, z, DiscreteStep(step), labels)

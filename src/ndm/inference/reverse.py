@@ -35,6 +35,7 @@ from ndm.inference.solvers import solve_adaptive, solve_fixed, solve_sde
 from ndm.method.clocks import gamma_at, has_slopes
 from ndm.method.process import Process
 from ndm.method.schedules import Schedule, per_example
+from ndm.method.steps import DiscreteStep
 from ndm.method.variances import Step
 
 __all__ = ["followed_at", "ode_adaptive", "ode_states", "sde_by_torchsde", "sde_states"]
@@ -173,11 +174,14 @@ def sde_states(
             if clipped and (at_an_end or not (pull <= 2).all()):
                 after = schedule.level_at(torch.full_like(level.gamma, gamma_s))
                 step = Step.of_sde(after, level, used, process.largest_share)
+                spread = process.spread(z, DiscreteStep(step), labels)
+                noise = noise if spread is None else spread * noise
                 z = process.step_mean(z, y, step) + per_example(step.v.sqrt(), z) * noise
             else:
                 weight = level.alpha * level.dgamma * (1 + used**2) / 2 * length
-                spread = used * level.sigma * (level.dgamma * length).sqrt()
-                z = per_example(1 - pull, z) * z + per_example(weight, z) * y + per_example(spread, z) * noise
+                g = process.diffusion_at(z, level, labels, eta) * length.sqrt()
+                g = per_example(g, z) if g.ndim == 1 else g
+                z = per_example(1 - pull, z) * z + per_example(weight, z) * y + g * noise
         yield z
 
 
@@ -198,14 +202,14 @@ def sde_by_torchsde(
     """
     schedule = process.schedule
     drift: Callable[[Tensor, Tensor], Tensor]
-    diffusion: Callable[[Tensor], Tensor]
+    diffusion: Callable[[Tensor, Tensor], Tensor]
     if has_slopes(schedule, z):
 
         def drift(t: Tensor, state: Tensor) -> Tensor:
             return process.drift(state, t, labels, eta)
 
-        def diffusion(t: Tensor) -> Tensor:
-            return process.diffusion(t, eta)
+        def diffusion(t: Tensor, state: Tensor) -> Tensor:
+            return process.diffusion(state, t, labels, eta)
 
     else:
         low, high = schedule.end_points()
@@ -215,7 +219,8 @@ def sde_by_torchsde(
             level = schedule.level_at(low + (high - low) * t, torch.full_like(t, high - low))
             return process.drift_at(state, level, labels, eta)
 
-        def diffusion(t: Tensor) -> Tensor:
-            return process.diffusion_at(schedule.level_at(low + (high - low) * t, torch.full_like(t, high - low)), eta)
+        def diffusion(t: Tensor, state: Tensor) -> Tensor:
+            level = schedule.level_at(low + (high - low) * t, torch.full_like(t, high - low))
+            return process.diffusion_at(state, level, labels, eta)
 
     return solve_sde(drift, diffusion, z, steps, solver, rtol, atol, generator)

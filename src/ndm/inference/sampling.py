@@ -60,7 +60,7 @@ def sample(
         options: the sampler. If neither it nor any of its fields is given, that of
             :func:`ndm.inference.sampling.default_sampler`.
         labels: class labels, (B,), for a conditional denoiser, 0..K-1 for its K classes; for samples without a class
-            use ``guidance=-1``.
+            use ``guidance=-1``. For a model with a latent c, (B, size), for samples given c; by default c is drawn.
         generator: the source of all random numbers; the same seed gives the same samples.
         trajectory: also return all intermediate states, from noise to data.
         progress: show a progress bar; by default for long runs on a terminal.
@@ -98,7 +98,10 @@ def sample(
     labels = None if labels is None else as_tensor(labels, "labels")
     _check_labels(n, labels, o.guidance)
     labels = as_labels(model, labels, n)
-    z = normal_like(state_like(model, n, model.latent_shape(shape), o.dtype), generator)
+    like = state_like(model, n, model.latent_shape(shape), o.dtype)
+    if model.latent is not None and labels is None:
+        labels = model.latent.prior(n, like, generator)
+    z = normal_like(like, generator)
     in_gamma = (o.spacing or _own_spacing(model, o)) == "gamma"
     grid = model.schedule.even_in_gamma(o.steps) if in_gamma and o.steps is not None else None
     with _guided(model, o.guidance), frozen(model):

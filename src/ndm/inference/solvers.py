@@ -116,7 +116,7 @@ def solve_fixed(drift: Drift, z: Tensor, times: Iterator[tuple[Tensor, Tensor]],
 
 def solve_sde(
     drift: Drift,
-    diffusion: Callable[[Tensor], Tensor],
+    diffusion: Callable[[Tensor, Tensor], Tensor],
     z: Tensor,
     steps: int | None,
     method: str,
@@ -124,11 +124,11 @@ def solve_sde(
     atol: float,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """Solve dz = drift dt + g(t) dw from t = 1 to 0 with torchsde.
+    """Solve dz = drift dt + g dw from t = 1 to 0 with torchsde.
 
     Args:
         drift: (t, z) -> dz/dt.
-        diffusion: t (B,) -> g (B,).
+        diffusion: (t, z) -> g, (B,) or (B, \\*shape).
         z: the state at t = 1, (B, \\*shape).
         steps: the number of steps; None for adaptive ones.
         method: one of :data:`FIXED_STEP_SDE`.
@@ -152,7 +152,7 @@ def solve_sde(
             return -drift((1 - tau).expand(rows), y.reshape(shape)).reshape(y.shape)
 
         def g(self, tau: Tensor, y: Tensor) -> Tensor:
-            return diffusion((1 - tau).expand(rows))[:, None].expand_as(y)
+            return diffusion((1 - tau).expand(rows), y.reshape(shape)).reshape(rows, -1).expand_as(y)
 
     device = z.device if generator is None else generator.device
     entropy = int(torch.randint(2**31, (), generator=generator, device=device))

@@ -25,6 +25,7 @@ from ndm._internal.random import Randomness, below_one, low_discrepancy, normal_
 from ndm.method import decoding
 from ndm.method.encoding import TableEncoding
 from ndm.method.grids import SPACINGS, even_grid, gamma_grid, labelled, optimal_grid
+from ndm.method.latents import given_latent
 from ndm.method.mixed import MixedDecoder
 from ndm.method.mixed_denoiser import WANTED, MixedDenoiser
 from ndm.method.moments import Moments, folds_for
@@ -43,13 +44,14 @@ class BoundTerms:
 
     Attributes:
         diffusion: L_diff, an unbiased one-sample estimate.
-        prior: L_prior, exact.
+        prior: L_prior, exact; with a latent, that of z_1 and c.
         reconstruction: L_rec; exact for a Gaussian decoder, a one-sample estimate for a discretised one. For data in
             original units it includes the Jacobian of the standardisation.
         dimensions: d, the number of dimensions of one example.
         auxiliary: an additional training loss that is not part of the bound (a direct denoiser's head for E[F | z]);
             zero for most models.
         columns: for a table and on request, the bound of each column, (B, C), whose sum is the total.
+        latent: for a model with a latent c, the part of the prior that is KL( q(c | x) || p(c) ), (B,).
     """
 
     diffusion: Tensor
@@ -58,6 +60,7 @@ class BoundTerms:
     dimensions: int
     auxiliary: Tensor
     columns: Tensor | None = None
+    latent: Tensor | None = None
 
     @property
     def total(self) -> Tensor:
@@ -95,7 +98,8 @@ def bound(
         data: (B, \\*shape): floating-point data, or integers 0..K-1 for a K-level decoder; a tensor, a NumPy array, a
             DataFrame or nested lists.
         steps: T; None for continuous time.
-        labels: class labels, (B,), for a conditional denoiser, 0..K-1 for its K classes.
+        labels: class labels, (B,), for a conditional denoiser, 0..K-1 for its K classes; for a model with a latent c,
+            (B, size), for the bound of -log p(x | c).
         times: evaluation times in [0, 1), (B,); by default low-discrepancy random times. With ``steps``, time u selects
             step floor(T u) + 1.
         generator: for the times and the noise; or a :class:`~ndm._internal.random.Share` of one.
@@ -143,6 +147,7 @@ def _bound(
     states: Tensor | None = None,
     by_column: bool = False,
 ) -> BoundTerms:
+    labels, draw = given_latent(process, x, labels, generator)
     whole, mask = x, None
     if states is not None:
         assert isinstance(process.denoiser, MixedDenoiser)
@@ -160,7 +165,7 @@ def _bound(
     else:
         at = DiscreteStep(process.grid_step((u * steps).long() + 1, steps, x))
 
-    curve = process.curve(x)
+    curve = process.curve(x, labels)
     value, (displacement_0, displacement_1) = at.path_value_and(curve, torch.stack([level_0.gamma, level_1.gamma]))
     z = process.perturbed(x, value, noise, at.level)
     if states is None:
@@ -168,7 +173,7 @@ def _bound(
     else:
         assert isinstance(process.denoiser, MixedDenoiser)
         estimate = process.denoiser.estimate(z, at.level, labels, states, whole)
-    gap = process.mismatch(value, noise, x, estimate, at)
+    gap = value.standardized(process.mismatch(value, noise, x, estimate, at, labels))
     gap = gap if mask is None else gap * mask
 
     if isinstance(at, DiscreteStep):
@@ -196,11 +201,12 @@ def _bound(
         reconstruction = _reconstruction(process, whole, displacement_0, noise, level_0, states, labels)
     return BoundTerms(
         diffusion=diffusion,
-        prior=prior.flatten(1).sum(1),
+        prior=prior.flatten(1).sum(1) + (0.0 if draw is None else draw.kl),
         reconstruction=reconstruction,
         dimensions=x[0].numel(),
         auxiliary=auxiliary,
         columns=columns,
+        latent=None if draw is None else draw.kl,
     )
 
 
@@ -361,7 +367,8 @@ def error_moments(
     with frozen(process), residual_path(x.device):
         times = even_grid(steps, x) if grid is None else grid
         moments = Moments(steps, x[0].numel(), full, folds_for(steps, x[0].numel(), full)) if more is None else more
-        curve = process.curve(x)
+        labels, _ = given_latent(process, x, labels, generator)
+        curve = process.curve(x, labels)
         for i in range(1, steps + 1):
             step = process.grid_step(torch.full((x.shape[0],), i, device=x.device), steps, x, grid=times)
             moments.add(i - 1, _error(process, step, x, curve, labels, generator).flatten(1))
@@ -375,5 +382,5 @@ def _error(
     at = DiscreteStep(step)
     value, noise = at.path_value(curve), normal_like(x, generator)
     z = process.perturbed(x, value, noise, step.t)
-    gap = process.mismatch(value, noise, x, process.denoiser.estimate(z, step.t, labels), at)
-    return per_example(step.scale, gap) * gap
+    gap = process.mismatch(value, noise, x, process.denoiser.estimate(z, step.t, labels), at, labels)
+    return per_example(step.scale, gap) * value.standardized(gap)

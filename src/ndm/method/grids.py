@@ -27,6 +27,7 @@ from torch import Tensor
 from ndm._internal.inputs import Values, as_labels, as_tensor
 from ndm._internal.precision import residual_path
 from ndm._internal.random import Randomness, normal_like
+from ndm.method.latents import given_latent
 from ndm.method.moments import Moments
 from ndm.method.process import Process, frozen
 from ndm.method.schedules import per_example
@@ -154,7 +155,8 @@ def pair_moments(
     with frozen(process), residual_path(x.device):
         isotropic = covariance == "isotropic"
         moments = Moments(candidates * (candidates + 1) // 2, 1 if isotropic else x[0].numel(), full=False)
-        curve, index = process.curve(x), torch.ones(len(x), dtype=torch.long, device=x.device)
+        labels, _ = given_latent(process, x, labels, generator)
+        curve, index = process.curve(x, labels), torch.ones(len(x), dtype=torch.long, device=x.device)
         times = even_grid(candidates, x)
         for pair, (i, j) in enumerate(_pairs(candidates)):
             step = process.step(times[i].expand(len(x)), times[j].expand(len(x)), index, None)
@@ -163,8 +165,8 @@ def pair_moments(
             if i == 0:  # a new t: evaluate the network once for all s
                 noise = normal_like(x, generator)
                 estimate = process.denoiser.estimate(process.perturbed(x, value, noise, step.t), step.t, labels)
-            gap = process.mismatch(value, noise, x, estimate, at)
-            e = (per_example(step.scale, gap) * gap).flatten(1)
+            gap = process.mismatch(value, noise, x, estimate, at, labels)
+            e = (per_example(step.scale, gap) * value.standardized(gap)).flatten(1)
             # Moments squares its input, so the root mean square represents all dimensions.
             moments.add(pair, e.square().mean(1, keepdim=True).sqrt() if isotropic else e)
     return moments

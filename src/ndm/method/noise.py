@@ -9,11 +9,19 @@ The reverse process is that of :mod:`ndm.method.process`, with another y, which 
 
     y = F(x, t) + slope - tilt (z / alpha_t - F(x, t))
 
-    tilt = 2 / (1 + eta^2) (dh/dgamma + eta^2 / 2 (e^{-2h} - 1))                                  in continuous time
-    tilt = -rho / gain (c(x) / c - 1),  c(x) = sqrt(std(x, s)^2 - v) / std(x, t),  rho = 1 - gain  over a step
+    tilt = 2 / (1 + eta^2) (dh/dgamma + eta^2 / 2 (r - 1))                                        in continuous time
+    tilt = -rho / gain (c(x) / c - 1),  c(x) = std(x, s) sqrt(1 - q) / std(x, t),  rho = 1 - gain  over a step
 
-The bound, the steps, the SDE and the ODE are then the same functions of y. The variance v of a step must be below
-std(x, s)^2 for every x: h is limited, and v is at most e^{-2 limit} sigma_s^2.
+with r and q those of the variance of a step, q = v / std(x, s)^2. There are two kinds:
+
+- A noise of x (:class:`LearnedNoise`). The variance of a step may not depend on x. It is that of the schedule: v is at
+  most e^{-2 limit} sigma_s^2, and r = e^{-2h}.
+- A noise given to the reverse process (:class:`DimensionNoise`, :class:`LatentNoise`). Each dimension has its own noise
+  schedule, gamma + 2 h, and the variance of a step is that of it, as in MuLAN. With eta = 1 the forward process is a
+  Markov chain, and r = 1 + 2 dh/dgamma. Where gamma + 2 h does not increase, r is a small positive number.
+
+The bound, the steps, the SDE and the ODE are then the same functions of y, in which the standard deviation of a step is
+multiplied by ``spread``: 1 for the first kind, e^h sqrt(r) for the second in continuous time.
 """
 
 from __future__ import annotations
@@ -21,17 +29,38 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ndm._internal.precision import run_network
 from ndm.method.parts import Part
+from ndm.method.schedules import per_example
 from ndm.method.transforms.bases import basis_named
 from ndm.method.transforms.curve import unit_interval
 from ndm.method.transforms.learned import combined, functions_of
-from ndm.method.variances import LARGEST_SHARE
+from ndm.method.variances import LARGEST_SHARE, Step
 
-__all__ = ["DimensionNoise", "LearnedNoise", "Noise", "NoiseCurve"]
+__all__ = ["DimensionNoise", "LatentNoise", "LearnedNoise", "Noise", "NoiseCurve", "NoiseValue"]
+
+
+class NoiseValue(NamedTuple):
+    r"""The noise for a step or a time of the reverse process, all (B, \*shape) or (1, \*shape).
+
+    Attributes:
+        log_ratio: h, log(std / sigma), at t.
+        tilt: see :mod:`ndm.method.noise`.
+        spread: the standard deviation of the reverse process in units of the schedule's; None for 1.
+    """
+
+    log_ratio: Tensor
+    tilt: Tensor
+    spread: Tensor | None
+
+
+#: r, relative to that of the schedule, below which it is continued by an exponential, so that it is positive.
+LEAST = 0.1
 
 
 class NoiseCurve:
@@ -45,10 +74,11 @@ class NoiseCurve:
         basis: the name of the functions phi_k, see :mod:`ndm.method.transforms.bases`.
         limit: the limit of \|h\|.
         ends: gamma at t = 0 and t = 1, (2,).
+        given: whether the reverse process knows h.
     """
 
-    def __init__(self, terms: Tensor, basis: str, limit: float, ends: Tensor) -> None:
-        self.terms, self.basis, self.limit, self.ends = terms, basis, limit, ends
+    def __init__(self, terms: Tensor, basis: str, limit: float, ends: Tensor, given: bool) -> None:
+        self.terms, self.basis, self.limit, self.ends, self.given = terms, basis, limit, ends, given
 
     def __call__(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
         r"""h and dh/dgamma at fixed x, both (\*gamma.shape, \*shape), for gamma (B,) or (P, B)."""
@@ -61,12 +91,48 @@ class NoiseCurve:
         bent = torch.tanh(inside / self.limit)
         return self.limit * bent, (1 - bent**2) * derivative / (high - low)
 
+    def at_time(self, gamma: Tensor, eta: Tensor) -> NoiseValue:
+        """The noise in continuous time, for gamma and eta (B,)."""
+        h, dh = self(gamma)
+        change = _positive(1 + 2 * dh) - 1 if self.given else torch.expm1(-2 * h)
+        tilt = per_example(2 / (1 + eta**2), h) * (dh + per_example(eta**2 / 2, h) * change)
+        return NoiseValue(h, tilt, torch.exp(h) * (1 + change).sqrt() if self.given else None)
+
+    def over_step(self, step: Step) -> NoiseValue:
+        """The noise over a step."""
+        ends = torch.stack([step.t.gamma, step.s.gamma])
+        (h_t, h_s), _ = self(ends)
+        q = per_example(step.v / step.s.sigma**2, h_t)
+        spread = None
+        if self.given:
+            drop = per_example(step.s.gamma - step.t.gamma, h_t)
+            empty = drop == 0
+            own, of_schedule = torch.expm1(drop + 2 * (h_s - h_t)), torch.expm1(drop)
+            r = _positive(torch.where(empty, torch.ones_like(own), own / torch.where(empty, -1.0, of_schedule)))
+            share = (q * r).clamp(max=LARGEST_SHARE)
+            # r is also the ratio for q = 0, as of DDIM.
+            spread = torch.exp(h_s) * torch.where(q > 0, share / torch.where(q > 0, q, 1.0), r).sqrt()
+        else:
+            share = q * torch.exp(-2 * h_s)
+        change = torch.expm1((torch.log1p(-share) - torch.log1p(-q)) / 2 + h_s - h_t)
+        # An empty step (of a clipped schedule) has zero gain.
+        gain = torch.where(step.gain == 0, torch.ones_like(step.gain), step.gain)
+        return NoiseValue(h_t, -per_example((1 - step.gain) / gain, h_t) * change, spread)
+
+
+def _positive(r: Tensor) -> Tensor:
+    """r where it is at least ``LEAST``, below that an exponential with the same value and slope there."""
+    return torch.where(r >= LEAST, r, LEAST * torch.exp(r.clamp(max=LEAST) / LEAST - 1))
+
 
 class Noise(Part):
     """Base class of the learned standard deviation.
 
     It is called with x and gamma's ends, and returns the :class:`~ndm.method.noise.NoiseCurve`.
     """
+
+    #: Whether the reverse process knows the noise, which then does not depend on x.
+    given = False
 
     def __init__(self, terms: int, basis: str, limit: float) -> None:
         super().__init__()
@@ -79,16 +145,22 @@ class Noise(Part):
 
     @property
     def largest_share(self) -> float:
-        """The largest v / sigma_s^2 of a step, for which v is below std(x, s)^2 for every x."""
-        return math.exp(-2 * self.limit) * LARGEST_SHARE
+        """The largest v / sigma_s^2 of a step of the schedule, for which v is below std(x, s)^2 for every x."""
+        return LARGEST_SHARE if self.given else math.exp(-2 * self.limit) * LARGEST_SHARE
 
     @abstractmethod
-    def functions(self, x: Tensor) -> Tensor:
+    def functions(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         r"""h_k, (B, K, \*shape) or (1, K, \*shape), for x of shape (B, \*shape)."""
 
-    def forward(self, x: Tensor, ends: Tensor) -> NoiseCurve:
-        r"""The curve of x, (B, \*shape); ``ends`` is gamma at t = 0 and t = 1, (2,)."""
-        return NoiseCurve(self.functions(x), self.basis, self.limit, ends)
+    def forward(self, x: Tensor, ends: Tensor, labels: Tensor | None = None) -> NoiseCurve:
+        r"""The curve of x.
+
+        Args:
+            x: (B, \*shape).
+            ends: gamma at t = 0 and t = 1, (2,).
+            labels: the classes, (B,), or the latent c, (B, size); None without them.
+        """
+        return NoiseCurve(self.functions(x, labels), self.basis, self.limit, ends, self.given)
 
 
 class LearnedNoise(Noise):
@@ -112,31 +184,86 @@ class LearnedNoise(Noise):
         super().__init__(terms, basis, limit)
         self.net = net
 
-    def functions(self, x: Tensor) -> Tensor:
+    def functions(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         return functions_of(self.net, x, self.terms, "LearnedNoise")
 
 
 class DimensionNoise(Noise):
-    """log(std / sigma) as a function of the noise level alone, one for each dimension: learned noise schedules.
+    """log(std / sigma) as a function of the noise level alone, one for each dimension: learned noise schedules, as in
+    MuLAN without its latent (arXiv 2312.13236, section 3.2).
 
     Args:
         shape: the shape of one example, such as (columns,) or (channels, height, width); 1 in the place of a size for
-            one function along that axis, such as (channels, 1, 1).
+            one function along that axis, such as (channels, 1, 1). In a configuration, null means that of the data.
         terms: K, the number of functions of the noise level.
         basis: as for :class:`LearnedNoise`.
         limit: as for :class:`LearnedNoise`.
 
     Raises:
-        ValueError: an argument is out of range, the basis is unknown, or an example has another shape.
+        ValueError: an argument is out of range, ``shape`` is None, the basis is unknown, or an example has another
+            shape.
     """
 
-    def __init__(self, shape: Sequence[int], terms: int = 5, basis: str = "cosine", limit: float = 0.5) -> None:
+    given = True
+
+    def __init__(self, shape: Sequence[int] | None, terms: int = 5, basis: str = "cosine", limit: float = 0.5) -> None:
         super().__init__(terms, basis, limit)
-        self.shape = [int(n) for n in shape]
+        self.shape = _as_shape(self, shape)
         self.coefficients = nn.Parameter(torch.zeros(1, terms, *self.shape))
 
-    def functions(self, x: Tensor) -> Tensor:
-        sizes = x.shape[1:]
-        if len(sizes) != len(self.shape) or any(n not in (1, size) for n, size in zip(self.shape, sizes, strict=True)):
-            raise ValueError(f"DimensionNoise has shape {tuple(self.shape)}, and examples have {tuple(x.shape[1:])}.")
+    def functions(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        _check_shape(self, self.shape, x)
         return self.coefficients.to(x)
+
+
+class LatentNoise(Noise):
+    r"""log(std / sigma) from the model's latent c: a noise schedule of each dimension that depends on the example.
+
+    It is that of MuLAN (arXiv 2312.13236, section 3.2), with another latent and another function of the noise level.
+    The model needs a latent, :class:`ndm.GaussianLatent`.
+
+    Args:
+        net: called as net(c), c (B, size); returns ``terms`` times the product of ``shape`` features.
+        shape: as for :class:`DimensionNoise`.
+        terms: as for :class:`LearnedNoise`.
+        basis: as for :class:`LearnedNoise`.
+        limit: as for :class:`LearnedNoise`.
+
+    Raises:
+        ValueError: an argument is out of range, ``shape`` is None, the basis is unknown, an example has another shape,
+            the network returns another number of features, or there is no latent.
+    """
+
+    given = True
+
+    def __init__(
+        self, net: nn.Module, shape: Sequence[int] | None, terms: int = 3, basis: str = "cosine", limit: float = 0.5
+    ) -> None:
+        super().__init__(terms, basis, limit)
+        self.net = net
+        self.shape = _as_shape(self, shape)
+
+    def functions(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        _check_shape(self, self.shape, x)
+        if labels is None or labels.ndim != 2:
+            raise ValueError("LatentNoise needs the latent c of each example: give the model a GaussianLatent.")
+        found, wanted = run_network(self.net, labels), self.terms * math.prod(self.shape)
+        if found.shape != (len(x), wanted):
+            raise ValueError(
+                f"The network of a LatentNoise with terms={self.terms} and shape {tuple(self.shape)} must return "
+                f"{wanted} features, {(len(x), wanted)}, and returned {tuple(found.shape)}."
+            )
+        return found.reshape(len(x), self.terms, *self.shape)
+
+
+def _as_shape(noise: Noise, shape: Sequence[int] | None) -> list[int]:
+    if shape is None:
+        raise ValueError(f"{type(noise).__name__} needs the shape of an example, as in shape=(1, 8, 8).")
+    return [int(n) for n in shape]
+
+
+def _check_shape(noise: Noise, shape: Sequence[int], x: Tensor) -> None:
+    """Raise a ValueError unless the shape broadcasts to that of an example."""
+    sizes = x.shape[1:]
+    if len(sizes) != len(shape) or any(n not in (1, size) for n, size in zip(shape, sizes, strict=True)):
+        raise ValueError(f"{type(noise).__name__} has shape {tuple(shape)}, and examples have {tuple(sizes)}.")

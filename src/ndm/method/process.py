@@ -26,15 +26,16 @@ from torch import Tensor, nn
 from ndm._internal.precision import residual_path
 from ndm.method.abbreviations import as_part
 from ndm.method.clocks import inward
+from ndm.method.compatibility import check_fit
 from ndm.method.decoders import Decoder
 from ndm.method.denoisers import BaseDenoiser, Estimate
 from ndm.method.encoding import TableEncoding
-from ndm.method.noise import Noise
+from ndm.method.latents import Latent
+from ndm.method.noise import Noise, NoiseCurve
 from ndm.method.schedules import NoiseLevel, Schedule, per_example
 from ndm.method.standardization import Standardize
 from ndm.method.steps import ContinuousTime, DiscreteStep, PathEvaluator
 from ndm.method.transforms.curve import Curve, PathValue, Transform
-from ndm.method.transforms.learned import LearnedTransform
 from ndm.method.units import InUnits
 from ndm.method.variances import LARGEST_SHARE, Covariance, PosteriorVariance, ReverseVariance, Step
 
@@ -67,15 +68,20 @@ class Ranged(Protocol):
 
 @dataclass(frozen=True)
 class Kernel:
-    """p(z_s | z_t) = N(mean, W): mean (B, \\*shape), v (B,), and W / v as a covariance."""
+    """p(z_s | z_t) = N(mean, W): mean (B, \\*shape), the schedule's v (B,), and W over v spread^2 as a covariance.
+
+    ``spread``, (B, \\*shape), is that of a noise that the process is given (:mod:`ndm.method.noise`), or None for 1.
+    """
 
     mean: Tensor
     v: Tensor
     covariance: Covariance
+    spread: Tensor | None = None
 
     def sample(self, noise: Tensor) -> Tensor:
         """z_s from standard normal noise, both (B, \\*shape)."""
-        return self.mean + per_example(self.v.sqrt(), noise) * self.covariance.apply_sqrt(noise)
+        noise = self.covariance.apply_sqrt(noise)
+        return self.mean + per_example(self.v.sqrt(), noise) * (noise if self.spread is None else self.spread * noise)
 
 
 class Process(InUnits):
@@ -92,6 +98,7 @@ class Process(InUnits):
         standardize: the map from data in original units to x, a Standardize or, for a table of columns of several
             kinds, a TableEncoding; None for the identity.
         noise: the learned standard deviation of the forward process; None for sigma.
+        latent: a latent variable given to the reverse process, and to the noise; None for none.
 
     Raises:
         ValueError: the parts are incompatible; the message says which.
@@ -107,6 +114,7 @@ class Process(InUnits):
         volatility: float | nn.Module = 1.0,
         standardize: Standardize | TableEncoding | None = None,
         noise: Noise | None = None,
+        latent: Latent | None = None,
     ) -> None:
         super().__init__()
         self.schedule = schedule
@@ -117,7 +125,8 @@ class Process(InUnits):
         self.volatility: nn.Module = as_part("volatility", volatility)
         self.standardize = standardize
         self.noise = noise
-        self._check_fit()
+        self.latent = latent
+        check_fit(self)
         self._tell_ranges()
 
     def _tell_ranges(self) -> None:
@@ -126,42 +135,6 @@ class Process(InUnits):
             if isinstance(part, Ranged):
                 part.set_gamma_range(*self.schedule.end_points())
         self.denoiser.set_schedule(self.schedule)
-
-    def _check_fit(self) -> None:
-        self.denoiser.check_schedule(self.schedule)
-        transform = self.transform
-        anchored = isinstance(transform, LearnedTransform) and transform.gate == "anchored"
-        if anchored and getattr(self.schedule, "learn_endpoints", False):
-            raise ValueError(
-                'A transformation with gate="anchored" holds F(x, gamma_0) = x at a fixed gamma_0, but the schedule '
-                'learns its end points; use gate="sigma2" or learn_endpoints=False.'
-            )
-        gamma_0 = self.schedule.end_points()[0]
-        if isinstance(transform, LearnedTransform) and anchored and transform.holds_elsewhere(gamma_0):
-            raise ValueError(
-                'A transformation with gate="anchored" holds F(x, gamma_0) = x at the low end of its gamma_range, '
-                f"which is not the schedule's gamma_0 = {gamma_0:g}; leave gamma_range out or make them equal. "
-                "(The first model that uses a transformation sets its range: create a new one for another model.)"
-            )
-        if self.noise is not None and self.denoiser.conditional:
-            raise ValueError(
-                "A model of some columns given others has no learned noise: leave noise out, or train without given "
-                "columns and conditionals."
-            )
-        if self.decoder.denoised and self.denoiser.direct:
-            raise ValueError("A decoder around the denoiser's estimate of x needs a Denoiser, not a DirectDenoiser.")
-        if self.standardize is not None and self.decoder.levels is not None:
-            raise ValueError(
-                "standardize is for continuous data only; K-level data are mapped to the decoder's levels."
-            )
-        if isinstance(self.standardize, TableEncoding):
-            mixed = self.standardize.discrete
-            if mixed != self.decoder.discrete or self.decoder.levels is not None:
-                raise ValueError(
-                    f"A table with{'' if mixed else 'out'} categories, whole numbers or recurring values needs a "
-                    f"{'MixedDecoder' if mixed else 'GaussianDecoder'}, and the model has a "
-                    f"{type(self.decoder).__name__}."
-                )
 
     # ---- the forward process
 
@@ -176,11 +149,11 @@ class Process(InUnits):
         """The largest v / sigma_s^2 of a step."""
         return LARGEST_SHARE if self.noise is None else self.noise.largest_share
 
-    def curve(self, x: Tensor) -> Curve:
-        """The curve of x, (B, \\*shape), with its noise."""
+    def curve(self, x: Tensor, labels: Tensor | None = None) -> Curve:
+        """The curve of x, (B, \\*shape), with its noise; labels, or the latent c, as for the denoiser."""
         curve = self.transform(x)
         if self.noise is not None:
-            curve.noise = self.noise(x, self.schedule.gamma(x.new_tensor([0.0, 1.0]))[0])
+            curve.noise = self._noise_curve(x, labels)
         return curve
 
     def perturbed(self, x: Tensor, value: PathValue, noise: Tensor, level: NoiseLevel) -> Tensor:
@@ -220,19 +193,35 @@ class Process(InUnits):
             t, s = grid[index], grid[index - 1]
         return self.step(s, t, index, steps, eta)
 
-    def marginal(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    def marginal(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """q(z_t | x): its mean alpha F(x, t), (B, \\*shape), and its standard deviation sigma, (B,), or with learned
         noise sigma e^h, (B, \\*shape).
         """
-        level, curve = self.schedule(t), self.curve(x)
+        level, curve = self.schedule(t), self.curve(x, labels)
         mean = per_example(level.alpha, x) * curve(level.gamma)
         if curve.noise is None:
             return mean, level.sigma
         return mean, per_example(level.sigma, x) * curve.noise(level.gamma)[0].exp()
 
-    def posterior(self, x: Tensor, z: Tensor, step: Step) -> tuple[Tensor, Tensor]:
-        """q(z_s | z_t, x): its mean, (B, \\*shape), and its variance v, (B,)."""
-        return self.step_mean(z, self.y_of(x, z, DiscreteStep(step)), step), step.v
+    def posterior(self, x: Tensor, z: Tensor, step: Step, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """q(z_s | z_t, x): its mean, (B, \\*shape), and its variance v, (B,); (B, \\*shape) for a given noise."""
+        at = DiscreteStep(step)
+        spread = self.spread(z, at, labels)
+        v = step.v if spread is None else per_example(step.v, z) * spread**2
+        return self.step_mean(z, self.y_of(x, z, at, labels), step), v
+
+    def spread(self, z: Tensor, at: PathEvaluator, labels: Tensor | None = None) -> Tensor | None:
+        """The standard deviation of the reverse process in units of the schedule's, (B, \\*shape), for z of that shape;
+        None for 1.
+        """
+        if self.noise is None or not self.noise.given:
+            return None
+        spread = at.noise_value(self._noise_curve(z, labels)).spread
+        return None if spread is None else spread.expand_as(z)
+
+    def _noise_curve(self, x: Tensor, labels: Tensor | None) -> NoiseCurve:
+        assert self.noise is not None
+        return self.noise(x, self.schedule.gamma(x.new_tensor([0.0, 1.0]))[0], labels)
 
     def step_mean(self, z: Tensor, y: Tensor, step: Step) -> Tensor:
         """The mean of z_s, c z_t + alpha_s gain y, for z_t and y, all (B, \\*shape)."""
@@ -249,19 +238,27 @@ class Process(InUnits):
         """The reverse step's covariance over v."""
         return self.reverse_variance(step, estimate)
 
-    def y_hat(self, z: Tensor, estimate: Estimate, at: PathEvaluator) -> Tensor:
+    def y_hat(self, z: Tensor, estimate: Estimate, at: PathEvaluator, labels: Tensor | None = None) -> Tensor:
         """The reverse process's estimate of y from z_t, (B, \\*shape)."""
-        return estimate.mean if self.denoiser.direct else self.y_of(estimate.mean, z, at)
+        return estimate.mean if self.denoiser.direct else self.y_of(estimate.mean, z, at, labels)
 
-    def y_of(self, x: Tensor, z: Tensor, at: PathEvaluator) -> Tensor:
+    def y_of(self, x: Tensor, z: Tensor, at: PathEvaluator, labels: Tensor | None = None) -> Tensor:
         """y for data x and z_t, all (B, \\*shape)."""
-        value = at.path_value(self.curve(x))
+        value = at.path_value(self.curve(x, labels))
         y = x + value.offset
         if value.tilt is None:
             return y
         return y - value.tilt * (z / per_example(at.level.alpha, z) - x - value.displacement)
 
-    def mismatch(self, value: PathValue, noise: Tensor, x: Tensor, estimate: Estimate, at: PathEvaluator) -> Tensor:
+    def mismatch(
+        self,
+        value: PathValue,
+        noise: Tensor,
+        x: Tensor,
+        estimate: Estimate,
+        at: PathEvaluator,
+        labels: Tensor | None = None,
+    ) -> Tensor:
         """y - y_hat, (B, \\*shape), without cancellation, for z_t = alpha F(x, t) + std(x, t) noise.
 
         Args:
@@ -270,6 +267,7 @@ class Process(InUnits):
             x: (B, \\*shape).
             estimate: the denoiser's output for z_t.
             at: the step or the instant.
+            labels: class labels, (B,), or the latent c.
         """
         noise = value.scaled(noise)  # in units of sigma
         if self.denoiser.direct:
@@ -279,7 +277,7 @@ class Process(InUnits):
         residual = estimate.residual(x, value.displacement, noise)
         if value.tilt is None:
             return self.transform.difference(value, estimate.mean, residual, at.path_value)
-        other = at.path_value(self.curve(estimate.mean))
+        other = at.path_value(self.curve(estimate.mean, labels))
         assert other.tilt is not None
         gap = residual + (value.offset - other.offset) - (value.tilt - other.tilt) * self._from_path(noise, at.level)
         return gap + other.tilt * (residual + (value.displacement - other.displacement))
@@ -300,7 +298,7 @@ class Process(InUnits):
         """
         with residual_path(z.device):
             estimate = self.denoiser.estimate(z, step.t, labels)
-            y_hat = self.y_hat(z, estimate, DiscreteStep(step))
+            y_hat = self.y_hat(z, estimate, DiscreteStep(step), labels)
             if override and self.denoiser.direct:
                 own = Step.between(
                     step.s, step.t, self.volatility(step.t.gamma), step.index, step.steps, self.largest_share
@@ -312,7 +310,8 @@ class Process(InUnits):
                 )
                 y_hat = self._other_y(estimate, ratio)
             covariance = PosteriorVariance()(step, estimate) if override else self.covariance(step, estimate)
-            return Kernel(self.step_mean(z, y_hat, step), step.v, covariance)
+            spread = self.spread(z, DiscreteStep(step), labels)
+            return Kernel(self.step_mean(z, y_hat, step), step.v, covariance, spread)
 
     def drift(self, z: Tensor, t: Tensor, labels: Tensor | None = None, eta: Tensor | float | None = None) -> Tensor:
         r"""dz/dt of the reverse SDE with volatility eta, run from t = 1 to 0; the ODE's with eta = 0 (method, section
@@ -355,18 +354,25 @@ class Process(InUnits):
         with residual_path(z.device):
             own, used = self.volatility(level.gamma), self.volatility_at(level, eta)
             estimate = self.denoiser.estimate(z, level, labels)
-            y_hat = self.y_hat(z, estimate, ContinuousTime(level, used))
+            y_hat = self.y_hat(z, estimate, ContinuousTime(level, used), labels)
             if eta is not None and self.denoiser.direct:
                 y_hat = self._other_y(estimate, (1 + own**2) / (1 + used**2))
             return y_hat, used
 
-    def diffusion(self, t: Tensor, eta: Tensor | float | None = None) -> Tensor:
-        """g of the reverse SDE, (B,)."""
-        return self.diffusion_at(self.schedule(inward(self.schedule, t)), eta)
+    def diffusion(
+        self, z: Tensor, t: Tensor, labels: Tensor | None = None, eta: Tensor | float | None = None
+    ) -> Tensor:
+        """g of the reverse SDE, (B,), with the arguments of :meth:`drift`; (B, \\*shape) for a given noise."""
+        return self.diffusion_at(z, self.schedule(inward(self.schedule, t)), labels, eta)
 
-    def diffusion_at(self, level: NoiseLevel, eta: Tensor | float | None = None) -> Tensor:
+    def diffusion_at(
+        self, z: Tensor, level: NoiseLevel, labels: Tensor | None = None, eta: Tensor | float | None = None
+    ) -> Tensor:
         """Like :meth:`diffusion`, per unit of the variable of the level's derivatives."""
-        return self.volatility_at(level, eta) * level.sigma * level.dgamma.sqrt()
+        used = self.volatility_at(level, eta)
+        g = used * level.sigma * level.dgamma.sqrt()
+        spread = self.spread(z, ContinuousTime(level, used), labels)
+        return g if spread is None else per_example(g, z) * spread
 
     def volatility_at(self, level: NoiseLevel, eta: Tensor | float | None = None) -> Tensor:
         """eta, (B,), if it is given, else the model's own volatility at a noise level."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,6 +12,9 @@ from torch import Tensor
 from ndm.method.schedules import NoiseLevel, per_example
 from ndm.method.transforms.curve import Curve, PathValue
 from ndm.method.variances import Step
+
+if TYPE_CHECKING:
+    from ndm.method.noise import NoiseCurve, NoiseValue
 
 __all__ = ["ContinuousTime", "DiscreteStep", "PathEvaluator"]
 
@@ -30,6 +34,10 @@ class PathEvaluator:
     @abstractmethod
     def path_value_and(self, curve: Curve, others: Tensor) -> tuple[PathValue, Tensor]:
         """Like :meth:`path_value`, and also the displacement at other noise levels: (P, B) -> (P, B, \\*shape)."""
+
+    @abstractmethod
+    def noise_value(self, noise: NoiseCurve) -> NoiseValue:
+        """The value of a learned noise."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +60,10 @@ class DiscreteStep(PathEvaluator):
         # An empty step (of a clipped schedule) has zero gain, and F does not change over it.
         gain = torch.where(self.step.gain == 0, torch.ones_like(self.step.gain), self.step.gain)
         value = PathValue(at_t, (at_s - at_t) / per_example(gain, at_t))
-        if curve.noise is not None:
-            (h_t, h_s), _ = curve.noise(ends)
-            q = per_example(self.step.v / self.step.s.sigma**2, h_t)
-            change = torch.expm1((torch.log1p(-q * torch.exp(-2 * h_s)) - torch.log1p(-q)) / 2 + h_s - h_t)
-            value = value._replace(log_ratio=h_t, tilt=-per_example((1 - self.step.gain) / gain, h_t) * change)
-        return value, displacement[2:]
+        return value.with_noise(None if curve.noise is None else self.noise_value(curve.noise)), displacement[2:]
+
+    def noise_value(self, noise: NoiseCurve) -> NoiseValue:
+        return noise.over_step(self.step)
 
 
 @dataclass(frozen=True)
@@ -81,9 +87,7 @@ class ContinuousTime(PathEvaluator):
     def _path_value(self, curve: Curve, displacement: Tensor, derivative: Tensor) -> PathValue:
         weight = per_example(2 / (1 + self.eta**2), derivative)
         value = PathValue(displacement, -weight * derivative)
-        if curve.noise is not None:
-            h, dh = curve.noise(self.at.gamma)
-            value = value._replace(
-                log_ratio=h, tilt=weight * (dh + per_example(self.eta**2 / 2, h) * torch.expm1(-2 * h))
-            )
-        return value
+        return value.with_noise(None if curve.noise is None else self.noise_value(curve.noise))
+
+    def noise_value(self, noise: NoiseCurve) -> NoiseValue:
+        return noise.at_time(self.at.gamma, self.eta)

@@ -37,17 +37,19 @@ class Backbone(Part):
 
     With ``level=False`` it is called as ``net(x)``. With ``classes=K`` it also takes ``labels``, where label ``K``
     means "no class", as needed for classifier-free guidance (arXiv 2207.12598). This label has its own embedding,
-    trained by the examples with that label. Any module with the same signature can be used instead.
+    trained by the examples with that label. With ``latent=m`` the ``labels`` are the latent c of a model with a
+    :class:`ndm.GaussianLatent`. Any module with the same signature can be used instead.
 
     Shapes:
-        z: (B, C, ...), u: (B,), labels: (B,) integers in [0, classes]; the output is (B, heads * C, ...), the heads
-        stacked along dimension 1. Under autocast the output may be in half precision.
+        z: (B, C, ...), u: (B,), labels: (B,) integers in [0, classes], or (B, latent); the output is
+        (B, heads * C, ...), the heads stacked along dimension 1. Under autocast the output may be in half precision.
     """
 
     level: bool
     classes: int
+    latent: int = 0
     embed_level: LevelEmbedding | None
-    embed_class: nn.Embedding | None
+    embed_class: nn.Embedding | nn.Linear | None
 
     def _check_conditions(self, u: Tensor | None, labels: Tensor | None) -> None:
         name = type(self).__name__
@@ -57,14 +59,35 @@ class Backbone(Part):
             raise ValueError(f"This {name} was built with level=False: call it as net(x), without a noise level.")
         if self.classes and labels is None:
             raise ValueError(f"This {name} was built with classes={self.classes}: give it labels.")
-        if not self.classes and labels is not None:
+        if self.latent and (labels is None or labels.shape[1:] != (self.latent,)):
+            raise ValueError(
+                f"This {name} was built with latent={self.latent}: give it the latent of each example as its labels, "
+                f"(B, {self.latent})."
+            )
+        if not self.classes and not self.latent and labels is not None:
             raise ValueError(f"This {name} got labels but has no classes: build it with classes=K.")
+
+    def _take_conditions(self, level: bool, classes: int, latent: int) -> None:
+        """Set what the network is given besides z.
+
+        Raises:
+            ValueError: it has classes and a latent.
+        """
+        if classes and latent:
+            raise ValueError(f"A {type(self).__name__} has classes or a latent, not both.")
+        self.level, self.classes, self.latent = level, classes, latent
 
     def _build_embeddings(self, width: int) -> int:
         """Create the embeddings of the network's conditions; returns their width, 0 without conditions."""
         self.embed_level = LevelEmbedding(width) if self.level else None
-        self.embed_class = nn.Embedding(self.classes + 1, width) if self.classes else None
-        return width if self.level or self.classes else 0
+        self.embed_class = self._class_embedding(width)
+        return width if self.level or self.embed_class is not None else 0
+
+    def _class_embedding(self, width: int) -> nn.Embedding | nn.Linear | None:
+        """The embedding of the class or of the latent; None without either."""
+        if self.latent:
+            return nn.Linear(self.latent, width)
+        return nn.Embedding(self.classes + 1, width) if self.classes else None
 
     def _condition(self, u: Tensor | None, labels: Tensor | None) -> Tensor | None:
         """The conditioning vector of the blocks, (B or 1, width): the sum of the level's and the class's embeddings.

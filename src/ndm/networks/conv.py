@@ -27,6 +27,7 @@ class ConvNet(Backbone):
         heads: number of outputs of the image's shape, stacked along the channels.
         level: whether the noise level is an input; if false, the network is called as ``net(x)``.
         classes: number of classes for a network with labels, else 0.
+        latent: size of the latent of a model with one, which the network is given as its labels, else 0.
         embedding: width of the embedding of the noise level and of the class.
         zero_init: initialise the output to zero.
         dropout: fraction of hidden units dropped in training.
@@ -56,6 +57,7 @@ class ConvNet(Backbone):
         zero_init: bool = True,
         dropout: float = 0.0,
         patch: int = 1,
+        latent: int = 0,
     ) -> None:
         super().__init__()
         if channels is None:
@@ -66,7 +68,8 @@ class ConvNet(Backbone):
             raise ValueError(f"kernel must be odd, so that the output has the size of the image, got {kernel}.")
         if patch < 1:
             raise ValueError(f"patch, the side of a block in pixels, must be at least 1, got {patch}.")
-        self.channels, self.level, self.classes, self.patch = channels, level, classes, patch
+        self.channels, self.patch = channels, patch
+        self._take_conditions(level, classes, latent)
         conditions = self._build_embeddings(embedding)
         self.modulation = nn.Linear(conditions, 2 * width * (depth - 1)) if conditions else None
         padding = kernel // 2
@@ -84,7 +87,7 @@ class ConvNet(Backbone):
         Args:
             z: (B, channels, H, W).
             u: (B,) noise level, about [0, 1].
-            labels: (B,) integers in [0, classes]; ``classes`` means no class.
+            labels: (B,) integers in [0, classes]; ``classes`` means no class; or the latent, (B, latent).
 
         Returns:
             (B, heads * channels, H, W).

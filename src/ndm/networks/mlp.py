@@ -27,6 +27,7 @@ class ResidualMLP(Backbone):
         heads: number of outputs of the example's shape, stacked along dimension 1.
         level: whether the noise level is an input; if false, the network is called as ``net(x)``.
         classes: number of classes for a network with labels, else 0.
+        latent: size of the latent of a model with one, which the network is given as its labels, else 0.
         embedding: width of the embedding of the noise level and of the class.
         zero_init: initialise the output to zero.
         dropout: fraction of hidden units dropped in training.
@@ -56,13 +57,15 @@ class ResidualMLP(Backbone):
         dropout: float = 0.0,
         outputs: int | None = None,
         context: int = 0,
+        latent: int = 0,
     ) -> None:
         super().__init__()
         if features is None:
             raise ValueError("ResidualMLP needs the number of features of an example, as in features=2.")
         if hidden is None:
             raise ValueError("ResidualMLP needs a width, as in hidden=128.")
-        self.features, self.heads, self.level, self.classes = features, heads, level, classes
+        self.features, self.heads = features, heads
+        self._take_conditions(level, classes, latent)
         conditions = self._build_embeddings(embedding)
         self.outputs, self.context = outputs, context
         self.input = nn.Linear(features + context, hidden)
@@ -81,7 +84,7 @@ class ResidualMLP(Backbone):
         Args:
             z: (B, \\*shape), the product of shape being ``features``.
             u: (B,) noise level, about [0, 1].
-            labels: (B,) integers in [0, classes]; ``classes`` means no class.
+            labels: (B,) integers in [0, classes]; ``classes`` means no class; or the latent, (B, latent).
             context: (B, context) further inputs, for a network built with them.
 
         Returns:

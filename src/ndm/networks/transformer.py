@@ -33,6 +33,7 @@ class ImageTransformer(Backbone):
         heads: number of outputs of the image's shape, stacked along the channels.
         level: whether the noise level is an input; if false, the network is called as ``net(x)``.
         classes: number of classes for a network with labels, else 0.
+        latent: size of the latent of a model with one, which the network is given as its labels, else 0.
         embedding: width of the embedding of the noise level and of the class.
         zero_init: initialise the blocks to the identity and the output to zero.
         dropout: fraction of hidden units dropped in training.
@@ -62,13 +63,15 @@ class ImageTransformer(Backbone):
         zero_init: bool = True,
         dropout: float = 0.0,
         checkpointing: bool = False,
+        latent: int = 0,
     ) -> None:
         super().__init__()
         if channels is None:
             raise ValueError("ImageTransformer needs the number of channels of an image, as in channels=3.")
         if width % 4 or width % attention_heads:
             raise ValueError(f"width must be divisible by 4 and by attention_heads={attention_heads}, got {width}.")
-        self.channels, self.patch, self.level, self.classes = channels, patch, level, classes
+        self.channels, self.patch = channels, patch
+        self._take_conditions(level, classes, latent)
         self.checkpointing = checkpointing
         conditions = self._build_embeddings(embedding)
         self.input = nn.Conv2d(channels, width, patch, stride=patch)
@@ -87,7 +90,7 @@ class ImageTransformer(Backbone):
         Args:
             z: (B, channels, H, W), H and W divisible by ``patch``.
             u: (B,) noise level, about [0, 1].
-            labels: (B,) integers in [0, classes]; ``classes`` means no class.
+            labels: (B,) integers in [0, classes]; ``classes`` means no class; or the latent, (B, latent).
 
         Returns:
             (B, heads * channels, H, W).

@@ -40,6 +40,7 @@ class UNet(Backbone):
         attention_heads: number of attention heads; must divide the channels where there is attention.
         level: whether the noise level is an input; if false, the network is called as ``net(x)``.
         classes: number of classes for a network with labels, else 0.
+        latent: size of the latent of a model with one, which the network is given as its labels, else 0.
         groups: groups of every group normalisation; must divide the channels at each resolution.
         fourier: exponents n of the Fourier features sin(2^n pi z) and cos(2^n pi z) that are concatenated to the input
             of the first convolution. 256 levels in [-1, 1] are 2^-7 apart: adjacent levels differ by half a period at n
@@ -77,6 +78,7 @@ class UNet(Backbone):
         zero_init: bool = True,
         dropout: float = 0.0,
         checkpointing: bool = False,
+        latent: int = 0,
     ) -> None:
         super().__init__()
         if channels is None:
@@ -90,7 +92,8 @@ class UNet(Backbone):
                 f"attention_heads={attention_heads} must divide the channels wherever there is attention; "
                 f"those of the resolutions are {widths}."
             )
-        self.channels, self.level, self.classes = channels, level, classes
+        self.channels = channels
+        self._take_conditions(level, classes, latent)
         self.stride = 2 ** (len(widths) - 1)
         self.unet = UNet2DModel(
             in_channels=channels * (1 + 2 * len(fourier)),
@@ -103,6 +106,7 @@ class UNet(Backbone):
             add_attention=attention is not False,
             attention_head_dim=None,
             norm_num_groups=groups,
+            class_embed_type="identity" if latent else None,
             num_class_embeds=classes + 1 if classes else None,
             dropout=dropout,
         )
@@ -110,6 +114,7 @@ class UNet(Backbone):
         features = LevelFeatures()
         self.unet.time_proj = features
         self.unet.time_embedding = TimestepEmbedding(features.width, 4 * widths[0])
+        self.embed_latent = nn.Linear(latent, 4 * widths[0]) if latent else None
         for module in list(self.unet.modules()):
             for name, norm in module.named_children():
                 if isinstance(norm, nn.GroupNorm):
@@ -129,7 +134,7 @@ class UNet(Backbone):
         Args:
             z: (B, channels, H, W), H and W divisible by 2 ** (number of resolutions - 1).
             u: (B,) noise level, about [0, 1].
-            labels: (B,) integers in [0, classes]; ``classes`` means no class.
+            labels: (B,) integers in [0, classes]; ``classes`` means no class; or the latent, (B, latent).
 
         Returns:
             (B, heads * channels, H, W).
@@ -145,6 +150,8 @@ class UNet(Backbone):
             )
         if u is None:  # the blocks require a level; a constant one acts as a learned bias
             u = z.new_zeros(len(z))
+        if self.embed_latent is not None:
+            labels = self.embed_latent(labels)
         return self.unet(z, u, class_labels=labels, return_dict=False)[0]
 
 

@@ -21,8 +21,10 @@ from ndm._internal.precision import residual_path
 from ndm._internal.random import below_one, normal_like, seed_of
 from ndm.inference.sampling import sample
 from ndm.method.denoisers import Estimate
+from ndm.method.latents import given_latent
 from ndm.method.process import frozen
-from ndm.method.schedules import Schedule, per_example
+from ndm.method.schedules import Schedule
+from ndm.method.steps import DiscreteStep
 from ndm.method.variances import (
     CalibratedVariance,
     Diagonal,
@@ -181,9 +183,9 @@ def _estimate(model: NDM, x: Tensor, step: Step, labels: Tensor | None, generato
     """Return the denoiser's estimate for noisy x; most variances only need its shape, without a network evaluation."""
     if str(step.steps) in model.calibrations or isinstance(model.reverse_variance, _WITHOUT_NETWORK):
         return Estimate(mean=x, residual=lambda target, displacement, noise: target - x)
-    z = per_example(step.t.alpha, x) * model.transform(x)(step.t.gamma)
-    z = z + per_example(step.t.sigma, x) * normal_like(x, generator)
-    return model.denoiser.estimate(z, step.t, labels)
+    labels, _ = given_latent(model, x, labels, generator)
+    value = DiscreteStep(step).path_value(model.curve(x, labels))
+    return model.denoiser.estimate(model.perturbed(x, value, normal_like(x, generator), step.t), step.t, labels)
 
 
 _WITHOUT_NETWORK = (PosteriorVariance, LearnedVariance, CalibratedVariance)

@@ -121,11 +121,15 @@ class Scorer:
             variance += (pair[0] - pair[1]) ** 2 / self.times**2
         return mean, variance.sqrt()
 
-    def _noise_of(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Uniform numbers, (times, n), and noise for the bound, (times, 2, n, \\*shape), from the seed and the row."""
+    def _noise_of(self, x: Tensor) -> tuple[Tensor, list[list[Tensor]]]:
+        """Uniform numbers, (times, n), and the noise of the bound at each time, from the seed and the row.
+
+        The noise is what the bound requests in turn: that of the latent, if there is one, of z_t, and of z_0.
+        """
         u = torch.empty(len(x), self.times, dtype=torch.float64)
         shape = self.model.latent_shape(x.shape[1:])
         noise = torch.empty(len(x), self.times, 2, *shape, dtype=self.dtype)
+        of_latent = torch.empty(len(x), self.times, self._latent_size, dtype=self.dtype)
         generator, key = torch.Generator(), self.seed.to_bytes(16, "little")
         rows = (
             (x.detach().cpu().to(torch.promote_types(x.dtype, torch.float32)) + 0.0).flatten(1).numpy()
@@ -135,10 +139,21 @@ class Scorer:
             generator.manual_seed(int.from_bytes(digest, "little") >> 1)
             torch.rand(u[i].shape, generator=generator, out=u[i])
             torch.randn(noise[i].shape, generator=generator, out=noise[i])
-        return u.T.to(self.device), noise.movedim(0, 2).to(self.device)
+            torch.randn(of_latent[i].shape, generator=generator, out=of_latent[i])
+        parts = zip(of_latent.to(self.device).unbind(1), noise.movedim(0, 2).to(self.device), strict=True)
+        return u.T.to(self.device), [self._in_turn(code, two) for code, two in parts]
+
+    @property
+    def _latent_size(self) -> int:
+        return 0 if self.model.latent is None else self.model.latent.size
+
+    @staticmethod
+    def _in_turn(code: Tensor, two: Tensor) -> list[Tensor]:
+        """The noise of a time: of the latent, (n, size), if its size is not 0, and of z_t and z_0, (2, n, \\*shape)."""
+        return [*([code] if code.shape[1] else []), *two]
 
     def _draw(
-        self, x: Tensor, labels: Tensor | None, stratum: int, u: Tensor, noise: Tensor, check: bool
+        self, x: Tensor, labels: Tensor | None, stratum: int, u: Tensor, noise: list[Tensor], check: bool
     ) -> tuple[Tensor, Tensor]:
         """Compute the bound at a noise level of a stratum, and a control variate of mean zero, each (n,).
 
@@ -148,7 +163,7 @@ class Scorer:
         times = 2 * (stratum + u) / self.times
         total = self.model.bound(x, labels=labels, times=times, generator=Drawn(noise), check=check).total
         weight = self.model.schedule(times.to(x)).dgamma / 2
-        return total.double().cpu(), (weight * (noise[0].square() - 1).flatten(1).sum(1)).double().cpu()
+        return total.double().cpu(), (weight * (noise[-2].square() - 1).flatten(1).sum(1)).double().cpu()
 
     def prepare(self, x: Tensor) -> None:
         """Check some rows, calibrate the solver, and fit the control variates of :meth:`_draw` to samples of the model,
@@ -184,7 +199,10 @@ class Scorer:
             for _ in range(2):
                 u = torch.rand(len(some), generator=generator, dtype=torch.float64, device=self.device)
                 shape = (2, len(some), *self.model.latent_shape(some.shape[1:]))
-                noise = torch.randn(shape, generator=generator, dtype=self.dtype, device=self.device)
+                two = torch.randn(shape, generator=generator, dtype=self.dtype, device=self.device)
+                size = len(some), self._latent_size
+                code = torch.randn(size, generator=generator, dtype=self.dtype, device=self.device)
+                noise = self._in_turn(code, two)
                 pair.append(torch.stack(self._draw(some, labels, stratum, u, noise, check=False)))
             y, control = pair[0] - pair[1]
             products = ((y * control).tensor_split(GROUPS), control.square().tensor_split(GROUPS))

@@ -198,7 +198,9 @@ def _likelihood(
     d = own.latent_shape(x.shape[1:])[0]
     samples = options.get("samples", SAMPLES)
     exact = is_exact(options.get("divergence", "auto"), torch.Size((d,)))
-    by_row = own.decoder.discrete and exact and options.get("dequantization") in (None, "variational")
+    by_row = (
+        own.latent is None and own.decoder.discrete and exact and options.get("dequantization") in (None, "variational")
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         if not by_row:
@@ -233,11 +235,14 @@ def _bound(
 ) -> tuple[Tensor, Tensor]:
     """Minus the bound and its standard error, (n,); the random numbers of a row depend on it and the seed only."""
     d = own.latent_shape(x.shape[1:])[0]
-    noise, u = _noise_of_rows(x, (times, 2, d), generator.initial_seed())
+    size = 0 if own.latent is None else own.latent.size
+    noise, u = _noise_of_rows(x, (times, 2 * d + size), generator.initial_seed())
     every = []
     for i in range(times):
+        # What the bound requests in turn: the noise of the latent, of z_t and of z_0.
+        parts = [part for part in noise[:, i].split([size, d, d], 1) if part.shape[1]]
         terms = bound(
-            own, x, labels=labels, times=(i + u[:, i].double()) / times, generator=Drawn(noise[:, i].unbind(1)),
+            own, x, labels=labels, times=(i + u[:, i].double()) / times, generator=Drawn(parts),
             check=i == 0, states=states,
         )  # fmt: skip
         every.append(terms.total.double())

@@ -319,7 +319,7 @@ class NDMModule(LightningModule):
         # that a run can be resumed either way.
         network = {id(p) for p in getattr(self.model.denoiser, "net", nn.Identity()).parameters()}
         # They do not depend on the learning rates, so that a run can be resumed with others.
-        path = [self.model.transform, *([] if self.model.noise is None else [self.model.noise])]
+        path = [p for p in (self.model.transform, self.model.noise, self.model.latent) if p is not None]
         own = {id(p): "transform" for part in path for p in part.parameters()}
         own |= {id(p): "end points" for p in self.model.schedule.endpoint_parameters()}
         rates = {"": 1.0, "transform": self.options.transform_rate, "end points": self.options.endpoint_rate}

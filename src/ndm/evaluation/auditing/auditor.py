@@ -147,6 +147,7 @@ class _Work:
             "schedule": type(self.model.schedule).__name__,
             "gamma_0": low,
             "gamma_1": high,
+            "latent": 0 if self.model.latent is None else self.model.latent.size,
             "steps_of_schedule": getattr(self.model.schedule, "last_index", None),
             "seed": self.o.seed,
         }
@@ -229,8 +230,9 @@ def _add_ode(found: Audit, work: _Work) -> None:
 
 def _add_integral(found: Audit, work: _Work) -> None:
     model, o = work.model, work.o
-    plain = not model.decoder.discrete and len(work.data.shape) == 1 and work.data.shape[0] in POINTS
-    if plain and model.has_ode and known_levels(model) and o.grid and not work.data.given:
+    whole = not work.data.given and model.latent is None
+    plain = whole and not model.decoder.discrete and len(work.data.shape) == 1 and work.data.shape[0] in POINTS
+    if plain and model.has_ode and known_levels(model) and o.grid:
         found.integral = integral(model, work.data, o)
 
 

@@ -191,7 +191,8 @@ def _decoder(audit: Audit, own: EndRow, others: list[EndRow]) -> Iterator[str]:
 def _prior(audit: Audit) -> str:
     """The prior is above 0.01 per dimension."""
     row = audit.find(None)
-    if row is None or row.prior.value <= PRIOR * _dimensions(audit):
+    of_latent = bool(audit.about.get("latent"))  # a part of the prior is the divergence of the latent
+    if row is None or row.prior.value <= PRIOR * _dimensions(audit) or of_latent:
         return ""
     return (
         f"The prior is {_with_unit(audit, row.prior)}: gamma_1 = {audit.about['gamma_1']:.4g} is too low, since the "

@@ -22,6 +22,7 @@ from ndm.data.base import Examples
 from ndm.evaluation.per_example import block_by_block, device_of
 from ndm.method import decoding
 from ndm.method.decoders import Decoder
+from ndm.method.latents import given_latent
 from ndm.method.schedules import NoiseLevel, Schedule
 from ndm.model import NDM
 
@@ -164,7 +165,8 @@ def reconstructions(
         found = torch.zeros(len(data), len(ends), dtype=torch.float64, device=device)
         x = model.to_model(data)
         with residual_path(x.device):
-            curve = model.curve(x)
+            y, _ = given_latent(model, x, y, generator)
+            curve = model.curve(x, y)
             levels = [model.schedule.level_at(x.new_full((len(x),), gamma)) for gamma in ends]
             shifts = [curve.displacement(level.gamma) for level in levels]
             for _ in range(samples):

@@ -12,8 +12,9 @@ from ndm._internal.random import normal_like
 from ndm.data import Data
 from ndm.evaluation.auditing.bounds import Part
 from ndm.evaluation.per_example import device_of
+from ndm.method.latents import given_latent
 from ndm.method.process import frozen
-from ndm.method.schedules import per_example
+from ndm.method.steps import ContinuousTime
 from ndm.model import NDM
 
 __all__ = ["require_labels", "warnings_about"]
@@ -115,9 +116,11 @@ def _of_network(model: NDM, data: Tensor, labels: Tensor | None) -> Iterator[str
     x = model.to_model(data, check=False)
     low, high = model.schedule.end_points()
     level = model.schedule(model.schedule.time_at(x.new_full((len(x),), min(max(GAMMA, low), high))))
-    noise = normal_like(x, torch.Generator(x.device).manual_seed(0))
+    generator = torch.Generator(x.device).manual_seed(0)
     with frozen(model), residual_path(x.device):
-        z = per_example(level.alpha, x) * model.transform(x)(level.gamma) + per_example(level.sigma, x) * noise
+        labels, _ = given_latent(model, x, labels, generator)
+        value = ContinuousTime(level, torch.ones_like(level.gamma)).path_value(model.curve(x, labels))
+        z = model.perturbed(x, value, normal_like(x, generator), level)
         first, second = (model.denoiser.estimate(z, level, labels).mean for _ in range(2))
     size = first.abs().max().item()
     if (first - second).abs().max().item() > ROUNDING * max(size, 1e-30):

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.func import jvp
 
 from ndm.method.parts import Part
+
+if TYPE_CHECKING:
+    from ndm.method.noise import NoiseCurve, NoiseValue
 
 __all__ = ["Curve", "LinearTransform", "PathValue", "Transform"]
 
@@ -29,8 +32,8 @@ class Curve:
     from it without cancellation (method, section 6).
     """
 
-    #: gamma -> log(std / sigma) and its derivative, for a process with learned noise (:mod:`ndm.method.noise`).
-    noise: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+    #: The learned noise of the process, if it has one (:mod:`ndm.method.noise`).
+    noise: NoiseCurve | None = None
 
     def __init__(self, x: Tensor) -> None:
         self.x = x
@@ -73,12 +76,20 @@ class PathValue(NamedTuple):
         slope: the change of F over the step, in the units of the reverse process: see :mod:`ndm.method.process`.
         log_ratio: log(std / sigma) at t; None for a process without learned noise, in which it is 0.
         tilt: the part of z / alpha_t - F(x, gamma_t) that y is lower by (:mod:`ndm.method.noise`); None for 0.
+        spread: the standard deviation of the reverse process in units of the schedule's; None for 1.
     """
 
     displacement: Tensor
     slope: Tensor
     log_ratio: Tensor | None = None
     tilt: Tensor | None = None
+    spread: Tensor | None = None
+
+    def with_noise(self, noise: NoiseValue | None) -> PathValue:
+        """This value with that of the noise; itself without a noise."""
+        if noise is None:
+            return self
+        return self._replace(log_ratio=noise.log_ratio, tilt=noise.tilt, spread=noise.spread)
 
     @property
     def offset(self) -> Tensor:
@@ -88,6 +99,10 @@ class PathValue(NamedTuple):
     def scaled(self, noise: Tensor) -> Tensor:
         """The noise of z_t in units of sigma, e^{log_ratio} noise, (B, \\*shape)."""
         return noise if self.log_ratio is None else self.log_ratio.exp() * noise
+
+    def standardized(self, gap: Tensor) -> Tensor:
+        """An error of y over the spread, (B, \\*shape)."""
+        return gap if self.spread is None else gap / self.spread
 
 
 class Transform(Part):

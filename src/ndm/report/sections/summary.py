@@ -77,11 +77,6 @@ def _variance(f: Findings) -> str:
     return own + (f"; calibrated: {calibrated}" if calibrated else "")
 
 
-def _noise(f: Findings) -> str:
-    noise = f.subject.model.noise
-    return "" if noise is None else _part(noise, terms="terms", limit="limit")
-
-
 def _volatility(f: Findings) -> str:
     volatility = f.subject.model.volatility
     eta = getattr(volatility, "eta", None)
@@ -134,6 +129,7 @@ _FACTS: dict[str, Callable[[Findings], str]] = {
     "learned noise": lambda f: (
         _part(f.subject.model.noise, terms="terms", limit="limit") if f.subject.model.noise else ""
     ),
+    "latent": lambda f: _part(f.subject.model.latent, size="size") if f.subject.model.latent else "",
     "schedule": _schedule,
     "denoiser": lambda f: _part(f.subject.model.denoiser, parameterization="predicts"),
     "decoder": lambda f: type(f.subject.model.decoder).__name__,
