@@ -30,7 +30,7 @@ def build(model: Model, comparison: Comparison, data: Data) -> ndm.NDM:
     # The order in which the parts draw their weights is schedule, transformation, denoiser.
     parts = _schedule(model), _transform(model, data), _denoiser(model, comparison, data.shape)
     rest |= {"volatility": ndm.LearnedVolatility() if model.volatility == "learned" else 1.0}
-    return ndm.NDM(*parts, noise=_noise(model, data.shape), **rest)
+    return ndm.NDM(*parts, noise=_noise(model, data.shape), latent=_latent(model, data.shape), **rest)
 
 
 def check_sizes(built: dict[str, ndm.NDM], comparison: Comparison) -> None:
@@ -83,14 +83,29 @@ def _noise(model: Model, shape: tuple[int, ...]) -> ndm.Noise | None:
         return ndm.LearnedNoise(ResidualMLP(math.prod(shape), model.noise_width, 0, heads=NOISE_TERMS, level=False))
     if model.noise == "conv":
         return ndm.LearnedNoise(ConvNet(shape[0], model.noise_width, heads=NOISE_TERMS, level=False))
-    raise ValueError(f"noise must be none, mlp, conv or dimension, not {model.noise}.")
+    if model.noise == "latent":
+        shape = (1, *shape[1:]) if len(shape) > 1 else shape
+        outputs = NOISE_TERMS * math.prod(shape)
+        net = ResidualMLP(model.latent, model.noise_width, 0, level=False, outputs=outputs)
+        return ndm.LatentNoise(net, shape, NOISE_TERMS)
+    raise ValueError(f"noise must be none, mlp, conv, dimension or latent, not {model.noise}.")
+
+
+def _latent(model: Model, shape: tuple[int, ...]) -> ndm.GaussianLatent | None:
+    if not model.latent:
+        return None
+    net = ResidualMLP(math.prod(shape), model.latent_width, 0, level=False, outputs=2 * model.latent)
+    return ndm.GaussianLatent(net, model.latent)
 
 
 def _denoiser(model: Model, comparison: Comparison, shape: tuple[int, ...]) -> ndm.Denoiser | ndm.DirectDenoiser:
     heads = 2 if model.direct == "ode" else 1
     if comparison.network == "mlp":
         size = math.prod(shape), model.denoiser[0], comparison.depth
-        net: nn.Module = ResidualMLP(*size, heads=heads, embedding=model.embedding)
+        net: nn.Module = ResidualMLP(*size, heads=heads, embedding=model.embedding, latent=model.latent)
     else:
-        net = UNet(shape[0], width=1, multipliers=model.denoiser, blocks=comparison.depth, heads=heads, groups=GROUPS)
+        net = UNet(
+            shape[0], width=1, multipliers=model.denoiser, blocks=comparison.depth, heads=heads, groups=GROUPS,
+            latent=model.latent,
+        )  # fmt: skip
     return ndm.DirectDenoiser(net, ode=model.direct == "ode") if model.direct else ndm.Denoiser(net)

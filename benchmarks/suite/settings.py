@@ -28,7 +28,9 @@ class Model:
         volatility: ``one`` or ``learned``.
         noise: the standard deviation of the forward process: ``none`` for sigma, ``mlp`` or ``conv`` for a network of x
             with ``noise_width`` hidden units or channels, ``dimension`` for a function of the noise level for each
-            dimension, or for each channel of an image of more than one.
+            dimension, or for each channel of an image of more than one; ``latent`` for a function of the latent for
+            each pixel or column.
+        latent: the size of the model's latent, whose encoder has ``latent_width`` hidden units; 0 for none.
         learning_rate: of AdamW.
         f_rate: the learning rate of the transformation in multiples of ``learning_rate``.
         size: the number of parameters in multiples of the first model's.
@@ -51,6 +53,8 @@ class Model:
     volatility: str = "one"
     noise: str = "none"
     noise_width: int = 16
+    latent: int = 0
+    latent_width: int = 16
     learning_rate: float = 2e-3
     f_rate: float = 1.0
     size: float = 1.0
