@@ -1,8 +1,8 @@
 """The bound of an imported diffusers model against Improved DDPM's own calculation, with the same noise.
 
 A ``UNet2DModel`` is trained on MNIST by a plain loop of diffusers, saved by it, and read by ``ndm.from_diffusers``. All
-terms of the bound of some test images are then computed by this package in single precision, and by an implementation of
-the calculation of Improved DDPM (tests/networks/improved_diffusion.py) in double precision.
+terms of the bound of some test images are then computed by this package in single precision, and by an implementation
+of the calculation of Improved DDPM (tests/networks/improved_diffusion.py) in double precision.
 
     python benchmarks/imported.py --data FOLDER     # a folder with mnist-train.parquet and mnist-test.parquet
     python benchmarks/imported.py --data FOLDER --model PIPELINE     # one that is trained already

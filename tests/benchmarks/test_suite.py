@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -88,7 +88,7 @@ def test_models_have_the_parameters_of_the_results() -> None:
 
 
 def test_results_are_of_the_settings_seeds_and_budgets_of_the_suite() -> None:
-    from suite.settings import read
+    from suite.settings import Model, read
 
     found = lines(BENCHMARKS / "results" / "suite.jsonl")
     for name, comparison in read().items():
@@ -98,7 +98,7 @@ def test_results_are_of_the_settings_seeds_and_budgets_of_the_suite() -> None:
             assert line["budget"] == {"seconds": comparison.seconds}
             assert line["settings"] == json.loads(json.dumps(comparison.common()))
             for model, settings in comparison.models.items():
-                assert line["models"][model]["settings"] == json.loads(json.dumps(asdict(settings)))
+                assert Model(**line["models"][model]["settings"]) == settings
             seconds = [facts["seconds"] for facts in line["models"].values()]
             assert max(seconds) < (1.35 if name.endswith("-noise") else 1.02) * min(seconds)
 
