@@ -337,6 +337,27 @@ def dynamics() -> str:
     return bench.table(rows, header)
 
 
+def imported() -> str:
+    """The bound of an imported model, by two implementations."""
+    (row,) = read("imported")
+    header = ["", "bound, bits/dim"]
+    rows = [[name, pm(row[name], 5)] for name in ("ndm", "improved diffusion")]
+    return bench.table(rows, header)
+
+
+def by_budget(*names: str) -> str:
+    """The differences from the reference in continuous time by the seconds of training, for the same seeds."""
+    every = [found(bench.read("suite"), comparison=name) for name in names]
+    seeds = set.intersection(*({line["seed"] for line in lines} for lines in every))
+    every = [[line for line in lines if line["seed"] in seeds] for lines in every]
+    models = list(every[0][0]["models"])
+    rows = []
+    for lines in every:
+        row = [f"{lines[0]['budget']['seconds']:g} s", shown(lines, models[0], CONTINUOUS)]
+        rows.append([*row, *(shown(lines, m, CONTINUOUS, "difference", sign="+") for m in models[1:])])
+    return bench.table(rows, ["each", *models])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "levels": lambda: against_reference("digits-tuned", "digits-recommended", "mnist-recommended"),
     "cifar10": lambda: against_reference("cifar10-recommended"),
@@ -345,6 +366,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ablations": lambda: models_of("digits-ablations"),
     "digits-noise": lambda: models_of("digits-noise"), "table-noise": lambda: models_of("table-noise"),
     "cifar10-noise": lambda: models_of("cifar10-noise"),
+    "cifar10-budgets": lambda: by_budget("cifar10-noise-60", "cifar10-noise-120", "cifar10-noise"), "imported": imported,
     "reverse-variance": reverse_variance, "samples": samples, "tables": tables, "score": score, "many-rows": many_rows,
     "anomalies-digits": anomalies_digits, "anomalies-table": anomalies_table, "likelihood": likelihood,
     "likelihood ratios": likelihood_ratios, "scale": scale, "fast": fast,
