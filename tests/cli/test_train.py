@@ -39,7 +39,7 @@ def test_a_model_with_a_latent_is_trained_and_used(tiny: str, tmp_path: Path, ca
     out = str(tmp_path / "run")
     assert main(["train", str(tmp_path / "latent.yaml"), "--out", out]) == 0
     assert ndm.NDM.from_pretrained(tmp_path / "run" / "model").noise.shape == [2]
-    assert main(["evaluate", out, "--steps", "3", "continuous"]) == 0
+    assert main(["evaluate", out, "--steps", "3", "continuous", "--likelihood-examples", "4"]) == 0
     assert "lower bound on the log-likelihood under the ODE" in capsys.readouterr().out
     assert main(["sample", out, "-n", "5", "--out", str(tmp_path / "x.csv")]) == 0
     assert main(["score", out, str(tmp_path / "x.csv"), "--out", str(tmp_path / "s.csv")]) == 0

@@ -36,6 +36,24 @@ def test_without_a_condition_it_is_the_density_of_the_data():
     assert own.sample((4, 5), steps=2).shape == (4, 5, 2)
 
 
+def test_a_latent_is_a_condition_of_its_own_width():
+    net = ResidualMLP(2, 8, 1, embedding=8, latent=4, zero_init=False)
+    latent = ndm.GaussianLatent(ResidualMLP(2, 8, 1, level=False, outputs=8), 4)
+    standardize = ndm.Standardize([1.0, 2.0], [1.0, 3.0])
+    parts = ndm.LinearSchedule(), ndm.Identity(), ndm.Denoiser(net)
+    model, x, code = (
+        ndm.NDM(*parts, standardize=standardize, latent=latent).eval(),
+        torch.randn(5, 2),
+        torch.randn(5, 4),
+    )
+    assert model(code).batch_shape == (5,)
+    assert torch.equal(model(code).log_prob(x), ndm.log_likelihood(model, x, labels=code).log_prob)
+    assert model(code).sample((3,), steps=2).shape == (3, 5, 2)
+    assert model(code[0]).batch_shape == ()
+    assert model(code[0]).log_prob(x).shape == (5,)
+    assert model().log_prob(x).shape == (5,)
+
+
 def test_labels_are_a_batch():
     model, x = vectors(classes=3), torch.randn(2, 2)
     own = model([0, 2])

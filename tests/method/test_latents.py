@@ -237,7 +237,7 @@ def test_a_model_with_a_latent_is_saved_calibrated_and_sampled(tmp_path) -> None
 
 def test_what_does_not_fit_is_refused() -> None:
     x, parts = torch.randn(4, D), (ndm.LinearSchedule(), ndm.Identity())
-    with pytest.raises(ValueError, match="at least one component"):
+    with pytest.raises(ValueError, match="must be a whole number of at least 1"):
         ndm.GaussianLatent(network(D), 0)
     latent = ndm.GaussianLatent(network(D, level=False), M)
     with pytest.raises(ValueError, match=r"must return 4 features, \(4, 4\), and returned \(4, 3\)"):
@@ -246,7 +246,7 @@ def test_what_does_not_fit_is_refused() -> None:
         ndm.NDM(*parts, ndm.Denoiser(network(D, latent=M)))
     with pytest.raises(ValueError, match="The latent has size 2, and the denoiser's network is given one of size 0"):
         ndm.NDM(*parts, ndm.Denoiser(network(D)), latent=latent)
-    with pytest.raises(ValueError, match="A model with class labels"):
+    with pytest.raises(ValueError, match="A model with class labels has no latent"):
         ndm.NDM(*parts, ndm.Denoiser(network(D, classes=3)), latent=latent)
     with pytest.raises(ValueError, match="LatentNoise needs a latent"):
         ndm.NDM(*parts, ndm.Denoiser(network(D)), noise=ndm.LatentNoise(noise_net(), (D,)))
@@ -262,6 +262,19 @@ def test_what_does_not_fit_is_refused() -> None:
     process.noise = ndm.LatentNoise(noise_net().double(), (2,))
     with pytest.raises(ValueError, match=r"LatentNoise has shape \(2,\), and examples have \(3,\)"):
         process.bound(x)
+    with pytest.raises(ValueError, match="takes 3 features, and the latent has 2: build it with features=2"):
+        process.noise = ndm.LatentNoise(noise_net(D, 3), (D,))
+    with pytest.raises(ValueError, match="The network of GaussianLatent is not given the noise level"):
+        process.latent = ndm.GaussianLatent(network(D, outputs=2 * M), M)
+    with pytest.raises(ValueError, match="latent must be a Latent, such as"):
+        process.latent = network(D)
+    with pytest.raises(ValueError, match="noise must be a Noise, such as"):
+        process.noise = network(D)
+    with pytest.raises(ValueError, match="must be finite"):
+        process.bound(x, labels=torch.full((4, M), torch.nan))
+    for shape in (2, (-1,), (0,), ()):
+        with pytest.raises(ValueError, match="DimensionNoise needs the shape of an example"):
+            ndm.DimensionNoise(shape)
     process.noise = ndm.LatentNoise(noise_net(2).double(), (D,))
     with pytest.raises(ValueError, match=r"must return 9 features, \(4, 9\), and returned \(4, 6\)"):
         process.bound(x)

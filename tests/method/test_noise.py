@@ -54,7 +54,7 @@ def share_of(process: ndm.NDM, step, std_s: Tensor, std_t: Tensor, eta: float) -
     ratio = std_s**2 * per_example(step.t.alpha**2, std_s) / (std_t**2 * per_example(step.s.alpha**2, std_s))
     of_schedule = -torch.expm1(step.s.gamma - step.t.gamma)[:, None]
     r = (1 - ratio) / of_schedule
-    r = torch.where(r >= LEAST, r, LEAST * torch.exp(r / LEAST - 1))
+    r = torch.where(r >= LEAST, r, LEAST / (2 - r / LEAST))
     return (per_example(step.v / step.s.sigma**2, r) * r).clamp(max=1 - 1e-6)
 
 
@@ -208,6 +208,41 @@ def test_the_density_of_the_ode_is_that_of_gaussian_data() -> None:
     spread = variance_0 / variance_1
     expected = -(z**2 / spread + torch.log(2 * math.pi * spread)) / 2 + level_0.alpha.log()
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("solver", ["heun", "rk4", "dpm++2m"])
+def test_the_ode_of_a_clipped_schedule_has_the_variance_of_the_data(solver: str) -> None:
+    """The default steps are even in gamma: even in time, the first one would cross half of the noise levels."""
+    process, part = gaussian()
+    process.schedule = ndm.CosineSchedule(0.008, LOW, HIGH)
+    part.coefficients.data.mul_(2)
+    found = ndm.sample(process, 4000, (1,), method="ode", solver=solver, steps=100, generator=torch.Generator())
+    assert found.std().item() == pytest.approx(R**0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("steps", [None, 10, 1000])
+def test_a_schedule_of_a_dimension_that_falls_has_a_finite_bound(steps: int | None) -> None:
+    """gamma + 2 h falls at some noise levels: the variance of a step is small there, but no underflow."""
+    parts = ndm.LinearSchedule(-8.0, 6.0), ndm.Identity(), ndm.Denoiser(network(D))
+    process = ndm.NDM(*parts, noise=per_dimension(scale=3.0))
+    gamma = torch.linspace(-8, 6, 500)
+    assert (1 + 2 * process.noise(torch.zeros(500, D), torch.tensor([-8.0, 6.0]))(gamma)[1]).min() < -1
+    total = process.bound(torch.randn(2000, D), steps).total.mean()
+    total.backward()
+    assert total.isfinite()
+    assert process.noise.coefficients.grad.isfinite().all()
+
+
+@every_noise
+def test_single_precision_suffices_for_a_volatility_above_one(noise) -> None:
+    process, x, z = model(ndm.Identity, noise), torch.randn(B, D).double(), torch.randn(B, D).double()
+    found = []
+    for dtype in (torch.float64, torch.float32):
+        process.to(dtype)
+        s, t = times(0.1, B).to(dtype), times(0.9, B).to(dtype)
+        step = process.step(s, t, torch.ones(B).long(), None, 1.5)
+        found.append(process.posterior(x.to(dtype), z.to(dtype), step)[0].double())
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
 
 
 class Constant(nn.Module):

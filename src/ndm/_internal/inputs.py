@@ -260,6 +260,8 @@ def as_labels(model: Any, labels: Values | None, n: int, check: bool = True) -> 
                 f"This model has no classes, but a latent: labels are {n} values of it, of shape {(n, size)}, not "
                 f"{tuple(found.shape)}."
             )
+        if not found.isfinite().all():
+            raise ValueError("The values of the latent must be finite numbers.")
         return found.to(device_of(model), precision_of(model) or found.dtype)
     if found.shape != (n,):
         raise ValueError(f"Each of the {n} examples needs one label, got labels of shape {tuple(found.shape)}.")

@@ -7,10 +7,9 @@ messages for unknown names suggest the closest valid ones.
 from __future__ import annotations
 
 import argparse
-import math
 import random
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,6 +24,7 @@ from ndm import configs
 from ndm.configs.allowing import allowing, as_modules, require_classes, require_harmless
 from ndm.configs.early import pairs
 from ndm.configs.explaining import UNLISTED, explain
+from ndm.configs.filling import fill_from_data
 from ndm.configs.reading import forget_other_classes, has_section, import_networks, read_tree, take_texts
 from ndm.configs.yamltext import MODE, dump
 from ndm.data.base import Data
@@ -44,7 +44,7 @@ from ndm.model import NDM
 from ndm.networks import ResidualMLP
 from ndm.storage.allowance import Allowance
 from ndm.storage.memory import free, require
-from ndm.training.automatic import add_base, on_cpu, resolve, width
+from ndm.training.automatic import add_base, on_cpu, resolve
 from ndm.training.options import TrainerOptions, TrainingOptions
 
 __all__ = ["Built", "Configuration", "given_data", "read_data"]
@@ -202,10 +202,7 @@ class Configuration:
         np.random.seed(seed % 2**32)
         torch.manual_seed(seed)
         data = _data(self.values.data) if data is None else data
-        _fill(self.values.model, "features", lambda: math.prod(data.latent_shape))
-        _fill(self.values.model, "channels", lambda: data.shape[0])
-        _fill(self.values.model, "shape", lambda: list(data.latent_shape))
-        _fill(self.values.model, "hidden", lambda: width(data))
+        fill_from_data(self.values.model, data)
         try:
             with Allowance(free(), "The model", SMALLER):
                 built = self.parser.instantiate(self.values)
@@ -342,17 +339,6 @@ def _parsed(parser: ArgumentParser, tree: dict[str, Any], overrides: Sequence[st
         explain(str(error), parser)
     require_classes(values)
     return values
-
-
-def _fill(part: Any, name: str, value: Callable[[], Any]) -> None:
-    """Set a null argument of any part below ``part``; the value is computed only if needed."""
-    if not isinstance(part, Namespace):
-        return
-    for key, below in vars(part).items():
-        if key == name and below is None:
-            part[key] = value()
-        else:
-            _fill(below, name, value)
 
 
 def _parser() -> ArgumentParser:

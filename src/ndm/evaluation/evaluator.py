@@ -83,7 +83,8 @@ def evaluate(
                 _add_likelihood(result, model, data, chosen, o)
                 bar.update()
             if mixture:
-                _add_mixture(result, model, data, chosen if likelihood and not model.decoder.discrete else part, o.seed)
+                by_ode = likelihood and not _is_bounded(model)
+                _add_mixture(result, model, data, chosen if by_ode else part, o.seed)
                 bar.update()
             if o.quality is not None:
                 _add_quality(result, model, data, o.quality, o)
@@ -196,6 +197,11 @@ def _hopeless(result: Evaluation, places: Tensor) -> Tensor:
     return found
 
 
+def _is_bounded(model: NDM) -> bool:
+    """Whether the log-likelihood under the ODE is a lower bound."""
+    return model.decoder.discrete or model.latent is not None
+
+
 def _add_mixture(result: Evaluation, model: NDM, data: Data, part: _Part, seed: int) -> None:
     """Add the log-density of a mixture, compared with the model's log-likelihood, or else with its bound.
 
@@ -205,7 +211,7 @@ def _add_mixture(result: Evaluation, model: NDM, data: Data, part: _Part, seed: 
     mixture = fit_mixture(model, data, seed)
     values = mixture.log_prob(part.examples[:])
     own, own_name = result.find("log-likelihood"), "log-likelihood under the ODE"
-    if own is None or model.decoder.discrete or model.latent is not None:
+    if own is None or _is_bounded(model):
         own, own_name = result.find("bound"), "bound"
     if own is not None:  # so that both values use the same examples
         of_model = result.per_example[own] * (-1 if own_name == "bound" else 1)

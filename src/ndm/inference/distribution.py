@@ -24,8 +24,9 @@ class ModelDistribution:
 
     Args:
         model: the model.
-        condition: None for the density of the data; class labels, a number or (B,), for a class-conditional model; or,
-            for a model of a table, a dictionary from given columns to their cells as numbers, (B,) each.
+        condition: None for the density of the data; class labels, a number or (B,), for a class-conditional model;
+            values of the latent of a model with one, (size,) or (B, size); or, for a model of a table, a dictionary
+            from given columns to their cells as numbers, (B,) each.
 
     Attributes:
         batch_shape: () without a condition or for one label, else (B,).
@@ -45,11 +46,14 @@ class ModelDistribution:
             shape = self.model.standardize.shape  # type: ignore[union-attr]
         elif condition is not None:
             labels = as_tensor(condition, "labels")
-            self.batch_shape, self.labels = labels.shape, labels.reshape(-1)
+            width = () if model.latent is None else labels.shape[-1:]
+            self.batch_shape = labels.shape[: labels.ndim - len(width)]
+            self.labels = labels.reshape(-1, *width)
         self.event_shape = None if not shape else torch.Size(shape)
 
     def log_prob(self, x: Values, **options: Any) -> Tensor:
-        r"""log p(x) or log p(x \| condition), in nats: :func:`ndm.log_likelihood`.
+        r"""log p(x) or log p(x \| condition), in nats: :func:`ndm.log_likelihood`, for K-level data and for a model
+        with a latent a lower bound.
 
         Args:
             x: (\*batch, \*event_shape); its batch is broadcast with ``batch_shape``.

@@ -257,6 +257,8 @@ def _own_spacing(model: Process, o: SamplerOptions) -> str:
         return "time"
     if o.solver_name == MULTISTEP:
         return "gamma"  # its error depends on the lengths in gamma alone
+    if o.method == "ode" and model.noise is not None:
+        return "gamma"  # the noise is a function of gamma, which a clipped schedule crosses in few steps
     if _is_own_process(o) and o.steps is not None and model.calibrated(o.steps):
         return "time"  # the model's own steps are used
     return model.schedule.spacing

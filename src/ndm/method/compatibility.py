@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from ndm._internal.inputs import known_classes, network_of
 from ndm.method.encoding import TableEncoding
+from ndm.method.latents import Latent
 from ndm.method.mixed_denoiser import MixedDenoiser
-from ndm.method.noise import LatentNoise
+from ndm.method.noise import LatentNoise, Noise
 from ndm.method.transforms.learned import LearnedTransform
 
 if TYPE_CHECKING:
@@ -44,13 +45,23 @@ def _check_transform(process: Process) -> None:
 
 
 def _check_noise(process: Process) -> None:
-    if process.noise is not None and process.denoiser.conditional:
+    noise = process.noise
+    wanted = (
+        ("noise", noise, Noise, "DimensionNoise(shape)"),
+        ("latent", process.latent, Latent, "GaussianLatent(net, size)"),
+    )
+    for name, part, kind, example in wanted:
+        if part is not None and not isinstance(part, kind):
+            raise ValueError(f"{name} must be a {kind.__name__}, such as {example}, not a {type(part).__name__}.")
+    if noise is not None and process.denoiser.conditional:
         raise ValueError(
             "A model of some columns given others has no learned noise: leave noise out, or train without given "
             "columns and conditionals."
         )
-    if isinstance(process.noise, LatentNoise) and process.latent is None:
-        raise ValueError("LatentNoise needs a latent: give the model latent=GaussianLatent(net, size).")
+    if isinstance(noise, LatentNoise):
+        if process.latent is None:
+            raise ValueError("LatentNoise needs a latent: give the model latent=GaussianLatent(net, size).")
+        _check_input(noise.net, "LatentNoise", process.latent)
 
 
 def _check_latent(process: Process) -> None:
@@ -64,16 +75,37 @@ def _check_latent(process: Process) -> None:
                 f"size={size}), or build the network with latent=0."
             )
         return
-    if isinstance(process.denoiser, MixedDenoiser) or known_classes(process.denoiser):
+    if known_classes(process.denoiser):
         raise ValueError(
-            "A model with class labels, with given columns, or of a table with columns of several kinds has no latent: "
-            "leave latent out."
+            "A model with class labels has no latent: leave latent out, or build the network without classes."
         )
+    if isinstance(process.denoiser, MixedDenoiser):
+        raise ValueError(
+            "A model of a table with categories, whole numbers, recurring or missing values, or with given columns, "
+            "has no latent: leave latent out, or read all columns as real numbers, by ndm train --data.kinds numeric."
+        )
+    _check_level(getattr(latent, "net", None), type(latent).__name__)
     if size is not None and size != latent.size:
         raise ValueError(
             f"The latent has size {latent.size}, and the denoiser's network is given one of size {size}: build it with "
             f"latent={latent.size}."
         )
+
+
+def _check_input(net: object, name: str, latent: Latent) -> None:
+    """Raise a ValueError if a network of :mod:`ndm.networks` does not take the latent as its input."""
+    _check_level(net, name)
+    features = getattr(net, "features", latent.size)
+    if features != latent.size:
+        raise ValueError(
+            f"The network of {name} takes {features} features, and the latent has {latent.size}: build it with "
+            f"features={latent.size}."
+        )
+
+
+def _check_level(net: object, name: str) -> None:
+    if getattr(net, "level", False) is True:
+        raise ValueError(f"The network of {name} is not given the noise level: build it with level=False.")
 
 
 def _check_decoder(process: Process) -> None:

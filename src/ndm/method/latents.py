@@ -55,8 +55,8 @@ class Latent(Part):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        if size < 1:
-            raise ValueError(f"The latent needs at least one component, got size={size}.")
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"The size of a latent must be a whole number of at least 1, got {size!r}.")
         self.size = size
 
     @abstractmethod
@@ -83,7 +83,7 @@ class GaussianLatent(Latent):
         size: the number of components of c.
 
     Raises:
-        ValueError: ``size`` is below 1, or the network returns another shape.
+        ValueError: ``size`` is not a whole number of at least 1, or the network returns another shape.
 
     Example:
         >>> import torch, ndm

@@ -22,7 +22,8 @@ __all__ = ["LargeVariance", "RangeVariance", "variance_named"]
 class LargeVariance(ReverseVariance):
     """w = sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2: DDPM's beta_t, the "large" variance (arXiv 2006.11239, 3.2).
 
-    With eta = 1, w / v = sigma_t^2 / sigma_s^2 for every schedule.
+    With eta = 1, w / v = sigma_t^2 / sigma_s^2 for every schedule. With a noise that the reverse process is given v is
+    that of each dimension, and the ratio that of the model's schedule.
     """
 
     def forward(self, step: Step, estimate: Estimate) -> Covariance:

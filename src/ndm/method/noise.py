@@ -18,7 +18,7 @@ with r and q those of the variance of a step, q = v / std(x, s)^2. There are two
   most e^{-2 limit} sigma_s^2, and r = e^{-2h}.
 - A noise given to the reverse process (:class:`DimensionNoise`, :class:`LatentNoise`). Each dimension has its own noise
   schedule, gamma + 2 h, and the variance of a step is that of it, as in MuLAN. With eta = 1 the forward process is a
-  Markov chain, and r = 1 + 2 dh/dgamma. Where gamma + 2 h does not increase, r is a small positive number.
+  Markov chain, and r = 1 + 2 dh/dgamma. Where gamma + 2 h hardly increases or falls, r is a small positive number.
 
 The bound, the steps, the SDE and the ODE are then the same functions of y, in which the standard deviation of a step is
 multiplied by ``spread``: 1 for the first kind, e^h sqrt(r) for the second in continuous time.
@@ -59,7 +59,7 @@ class NoiseValue(NamedTuple):
     spread: Tensor | None
 
 
-#: r, relative to that of the schedule, below which it is continued by an exponential, so that it is positive.
+#: r, relative to that of the schedule, below which it is continued by a hyperbola, so that it is positive.
 LEAST = 0.1
 
 
@@ -102,7 +102,7 @@ class NoiseCurve:
         """The noise over a step."""
         ends = torch.stack([step.t.gamma, step.s.gamma])
         (h_t, h_s), _ = self(ends)
-        q = per_example(step.v / step.s.sigma**2, h_t)
+        q = per_example(step.q, h_t)
         spread = None
         if self.given:
             drop = per_example(step.s.gamma - step.t.gamma, h_t)
@@ -121,8 +121,8 @@ class NoiseCurve:
 
 
 def _positive(r: Tensor) -> Tensor:
-    """r where it is at least ``LEAST``, below that an exponential with the same value and slope there."""
-    return torch.where(r >= LEAST, r, LEAST * torch.exp(r.clamp(max=LEAST) / LEAST - 1))
+    """r where it is at least ``LEAST``, below that a hyperbola with the same value and slope there."""
+    return torch.where(r >= LEAST, r, LEAST / (2 - r.clamp(max=LEAST) / LEAST))
 
 
 class Noise(Part):
@@ -197,7 +197,7 @@ class DimensionNoise(Noise):
             one function along that axis, such as (channels, 1, 1). In a configuration, null means that of the data.
         terms: K, the number of functions of the noise level.
         basis: as for :class:`LearnedNoise`.
-        limit: as for :class:`LearnedNoise`.
+        limit: the limit of the absolute value of log(std / sigma).
 
     Raises:
         ValueError: an argument is out of range, ``shape`` is None, the basis is unknown, or an example has another
@@ -227,7 +227,7 @@ class LatentNoise(Noise):
         shape: as for :class:`DimensionNoise`.
         terms: as for :class:`LearnedNoise`.
         basis: as for :class:`LearnedNoise`.
-        limit: as for :class:`LearnedNoise`.
+        limit: the limit of the absolute value of log(std / sigma).
 
     Raises:
         ValueError: an argument is out of range, ``shape`` is None, the basis is unknown, an example has another shape,
@@ -257,9 +257,9 @@ class LatentNoise(Noise):
 
 
 def _as_shape(noise: Noise, shape: Sequence[int] | None) -> list[int]:
-    if shape is None:
-        raise ValueError(f"{type(noise).__name__} needs the shape of an example, as in shape=(1, 8, 8).")
-    return [int(n) for n in shape]
+    if not isinstance(shape, Sequence) or not shape or not all(isinstance(n, int) and n > 0 for n in shape):
+        raise ValueError(f"{type(noise).__name__} needs the shape of an example, as in shape=(1, 8, 8), not {shape!r}.")
+    return [*shape]
 
 
 def _check_shape(noise: Noise, shape: Sequence[int], x: Tensor) -> None:

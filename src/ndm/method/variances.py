@@ -55,6 +55,7 @@ class Step:
         t: the noise level at the start of the step.
         s: the noise level at its end.
         v: the variance of q(z_s | z_t, x).
+        q: v / sigma_s^2.
         c: the coefficient of z_t in its mean, sqrt(sigma_s^2 - v) / sigma_t.
         gain: 1 - rho with rho = c alpha_t / alpha_s, so that the mean is c z_t + alpha_s gain y,
             y = F(x, t) + (F(x, s) - F(x, t)) / gain.
@@ -66,6 +67,7 @@ class Step:
     t: NoiseLevel
     s: NoiseLevel
     v: Tensor
+    q: Tensor
     c: Tensor
     gain: Tensor
     scale: Tensor
@@ -85,7 +87,7 @@ class Step:
         safe = torch.where(q > 0, q, torch.ones_like(q))
         scale = torch.where(q > 0, torch.exp(-s.gamma / 2) * gain / safe.sqrt(), torch.zeros_like(q))
         c = s.sigma / t.sigma * (1 - q).sqrt()
-        return cls(t=t, s=s, v=q * s.sigma**2, c=c, gain=gain, scale=scale, index=index, steps=steps)
+        return cls(t=t, s=s, v=q * s.sigma**2, q=q, c=c, gain=gain, scale=scale, index=index, steps=steps)
 
     @classmethod
     def of_sde(cls, s: NoiseLevel, t: NoiseLevel, eta: Tensor, largest: float = LARGEST_SHARE) -> Step:

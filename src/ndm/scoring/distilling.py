@@ -57,10 +57,10 @@ HIDDEN, DEPTH, BATCH, RATE, WARM, AVERAGE, QUADRATIC = 256, 3, 512, 1e-3, 200, 0
 def check_distillable(model: NDM, given: bool = False) -> None:
     """Raise a ValueError unless the log-likelihood of the model is the exact density of the rows of a table."""
     vectors = not isinstance(model.standardize, TableEncoding) or len(model.standardize.table) > 0
-    if not model.has_ode or model.decoder.discrete or model.num_classes or given or not vectors:
+    if not model.has_ode or model.decoder.discrete or model.num_classes or model.latent or given or not vectors:
         raise ValueError(
-            "Only a model of a table of real numbers, without labels and given columns, can be distilled: its "
-            "log-likelihood must be an exact density. Score this one without --fast."
+            "Only a model of a table of real numbers, without labels, given columns and a latent, can be distilled: "
+            "its log-likelihood must be an exact density. Score this one without --fast."
         )
 
 

@@ -70,7 +70,9 @@ def finish(
     """
     earlier = _earlier_best(run, module.validations) if training.keep == "best" else None
     said = verdict(module.validations, module.unit, training.keep, trainer, run if as_command else None, earlier)
-    if as_command and len(data.shape) == 1 and data.shape[0] <= COLUMNS and has_mixture(model, data):
+    small = len(data.shape) == 1 and data.shape[0] <= COLUMNS
+    # With a latent the log-likelihood is only a bound.
+    if as_command and small and has_mixture(model, data) and model.latent is None:
         said.append(_against_a_mixture(model, data, seed))
     for line in filter(None, said):
         logger.info("%s", line)

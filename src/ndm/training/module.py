@@ -23,6 +23,7 @@ from ndm._internal.random import Share, seed_of
 from ndm.inference.dynamics import curvature
 from ndm.method.conditionals import random_states
 from ndm.method.mixed_denoiser import MixedDenoiser
+from ndm.method.noise import DimensionNoise
 from ndm.method.transforms import Neural
 from ndm.model import NDM
 from ndm.training.batches import DROPOUT, NOISE, VALIDATION, Batch, InOrder
@@ -319,8 +320,10 @@ class NDMModule(LightningModule):
         # that a run can be resumed either way.
         network = {id(p) for p in getattr(self.model.denoiser, "net", nn.Identity()).parameters()}
         # They do not depend on the learning rates, so that a run can be resumed with others.
-        path = [p for p in (self.model.transform, self.model.noise, self.model.latent) if p is not None]
+        noise = self.model.noise
+        path = (part for part in (self.model.transform, noise, self.model.latent) if part is not None)
         own = {id(p): "transform" for part in path for p in part.parameters()}
+        of_schedules = {id(p) for p in noise.parameters()} if isinstance(noise, DimensionNoise) else set()
         own |= {id(p): "end points" for p in self.model.schedule.endpoint_parameters()}
         rates = {"": 1.0, "transform": self.options.transform_rate, "end points": self.options.endpoint_rate}
         groups: list[dict[str, Any]] = []
@@ -330,14 +333,13 @@ class NDMModule(LightningModule):
                 for p in self.parameters()
                 if p.requires_grad and (id(p) in network) is divided and own.get(id(p), "") == kind
             ]
-            matrices = [p for p in parameters if p.ndim >= 2]
-            # No decay for biases, gains and the parameters of the schedule: their scale is meaningful.
-            others = [p for p in parameters if p.ndim < 2]
+            # No decay for biases, gains and the parameters of the schedules: their scale is meaningful.
+            matrices = [p for p in parameters if p.ndim >= 2 and id(p) not in of_schedules]
+            others = [p for p in parameters if p.ndim < 2 or id(p) in of_schedules]
             here = {"lr": self.options.learning_rate * rate}
-            groups.append({"params": matrices, "weight_decay": self.options.weight_decay, **here})
-            groups.append({"params": others, "weight_decay": 0.0, **here})
-        groups = [g for g in groups if g["params"]]
-        betas = (0.9, self.options.beta2)
+            for some, decay in ((matrices, self.options.weight_decay), (others, 0.0)):
+                groups.append({"params": some, "weight_decay": decay, **here})
+        groups, betas = [g for g in groups if g["params"]], (0.9, self.options.beta2)
         self._asked = [{"lr": g["lr"], "weight_decay": g["weight_decay"], "betas": betas} for g in groups]
         optimizer = torch.optim.AdamW(
             groups,

@@ -114,7 +114,7 @@ class OdeRow:
     def name(self) -> str:
         """What -log p is, in short."""
         if self.dequantization is None:
-            return "density"
+            return "at most, latent from q(c | x)" if self.kind.startswith("lower bound") else "density"
         way = "importance-weighted" if self.dequantization == "importance" else f"{self.dequantization} dequantisation"
         return f"estimate, not a bound, {way} with probes" if "not a bound" in self.kind else f"at most, {way}"
 
