@@ -3,7 +3,7 @@ r"""A latent variable of the model: its distribution given the data, and the for
     p(x) = E_{p(c)}[ p(x | c) ],    p(c) = N(0, I),    q(c | x) = N( mean(x), diag(std(x)^2) )
 
 The forward process q(z_t | x, c) may depend on c through its noise (:class:`ndm.LatentNoise`), and the reverse process
-is given c. The bound has one more term (MuLAN, Sahoo et al., arXiv 2312.13236, section 3.3 and equation 11):
+is given c. The bound has one more term (MuLAN, Sahoo et al., arXiv 2312.13236, section 3):
 
     -log p(x) <= KL( q(c | x) || p(c) ) + E_{q(c | x)}[ bound of -log p(x | c) ]
 

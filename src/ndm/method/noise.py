@@ -190,7 +190,7 @@ class LearnedNoise(Noise):
 
 class DimensionNoise(Noise):
     """log(std / sigma) as a function of the noise level alone, one for each dimension: learned noise schedules, as in
-    MuLAN without its latent (arXiv 2312.13236, section 3.2).
+    MuLAN without its latent (arXiv 2312.13236, section 3).
 
     Args:
         shape: the shape of one example, such as (columns,) or (channels, height, width); 1 in the place of a size for
@@ -219,7 +219,7 @@ class DimensionNoise(Noise):
 class LatentNoise(Noise):
     r"""log(std / sigma) from the model's latent c: a noise schedule of each dimension that depends on the example.
 
-    It is that of MuLAN (arXiv 2312.13236, section 3.2), with another latent and another function of the noise level.
+    It is that of MuLAN (arXiv 2312.13236, section 3), with another latent and another function of the noise level.
     The model needs a latent, :class:`ndm.GaussianLatent`.
 
     Args:
