@@ -366,7 +366,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ablations": lambda: models_of("digits-ablations"),
     "digits-noise": lambda: models_of("digits-noise"), "table-noise": lambda: models_of("table-noise"),
     "cifar10-noise": lambda: models_of("cifar10-noise"),
-    "cifar10-budgets": lambda: by_budget("cifar10-noise-60", "cifar10-noise-120", "cifar10-noise"),
+    "cifar10-budgets": lambda: by_budget("cifar10-noise-60", "cifar10-noise"),
     "imported": imported,
     "reverse-variance": reverse_variance, "samples": samples, "tables": tables, "score": score, "many-rows": many_rows,
     "anomalies-digits": anomalies_digits, "anomalies-table": anomalies_table, "likelihood": likelihood,
