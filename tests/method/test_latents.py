@@ -107,7 +107,14 @@ def test_the_log_density_given_the_latent() -> None:
     torch.testing.assert_close(found.log_prob, expected, rtol=0, atol=2e-3)
 
 
-@pytest.mark.parametrize("options", [{}, {"method": "ancestral", "steps": 200}, {"method": "sde", "steps": 200}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        pytest.param({"method": "ancestral", "steps": 200}, marks=pytest.mark.slow),
+        pytest.param({"method": "sde", "steps": 200}, marks=pytest.mark.slow),
+    ],
+)
 def test_samples_draw_the_latent_from_its_prior(options) -> None:
     found = ndm.sample(gaussian(), 5000, (2,), generator=torch.Generator().manual_seed(0), **options)
     torch.testing.assert_close(found.var(0), A**2 + S, rtol=0.08, atol=0)
