@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -61,3 +64,34 @@ class Exact(nn.Module):
     def forward(self, z: Tensor, level) -> Tensor:
         a = self.a(level.gamma)
         return per_example(level.alpha * a * self.r / (level.alpha**2 * a**2 * self.r + level.sigma**2), z) * z
+
+
+def assert_gradient_is_right(value: Callable[[], Tensor], parameter: Tensor) -> None:
+    """The derivative of a value, a number, along a random direction of a parameter is that of finite differences."""
+    value().backward()
+    assert parameter.grad is not None
+    direction = torch.randn_like(parameter)
+    slope, values = (parameter.grad * direction).sum().item(), []
+    with torch.no_grad():
+        for sign in (1, -1):
+            parameter.add_(direction, alpha=sign * 1e-5)
+            values.append(value().item())
+            parameter.sub_(direction, alpha=sign * 1e-5)
+    assert abs(slope) > 1e-6
+    assert slope == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-5)
+
+
+def assert_saved_calibrated_and_sampled(process: ndm.NDM, x: Tensor, path: Path) -> None:
+    """A calibration lowers the bound of x, (N, d), and the model that was saved draws the same samples."""
+    before = process.bound(x, 10, generator=torch.Generator().manual_seed(0)).total.mean()
+    process.calibrate([x], 10, "diagonal", spacing="optimal")
+    assert process.bound(x, 10, generator=torch.Generator().manual_seed(0)).total.mean() < before
+    process.save_pretrained(path / "model")
+    loaded = ndm.NDM.from_pretrained(path / "model")
+    for name in ("ancestral", "sde", "ode", "ddim"):
+        draws = [
+            m.sample(4, x.shape[1:], method=name, steps=10, generator=torch.Generator().manual_seed(0))
+            for m in (process, loaded)
+        ]
+        assert draws[0].isfinite().all()
+        torch.testing.assert_close(*draws)

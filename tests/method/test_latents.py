@@ -16,7 +16,7 @@ from ndm.method.latents import LIMIT, given_latent
 from ndm.method.schedules import per_example
 from ndm.networks import ResidualMLP
 from tests.method.gaussians import f64, network
-from tests.method.processes import times
+from tests.method.processes import assert_gradient_is_right, assert_saved_calibrated_and_sampled, times
 
 B, D, M = 5, 3, 2
 WIDE = -14.0, 20.0  # at the ends z is x, and noise, to four digits
@@ -190,17 +190,7 @@ def test_the_gradient_is_that_of_finite_differences(part: str, steps: int | None
     def total() -> Tensor:
         return process.bound(x, steps, times=u, generator=torch.Generator().manual_seed(0)).total.mean()
 
-    parameter = next(getattr(process, part).parameters())
-    total().backward()
-    direction = torch.randn_like(parameter)
-    slope, values = (parameter.grad * direction).sum().item(), []
-    with torch.no_grad():
-        for sign in (1, -1):
-            parameter.add_(direction, alpha=sign * 1e-5)
-            values.append(total().item())
-            parameter.sub_(direction, alpha=sign * 1e-5)
-    assert abs(slope) > 1e-6
-    assert slope == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-5)
+    assert_gradient_is_right(total, next(getattr(process, part).parameters()))
 
 
 def test_the_draw_states_its_divergence_and_its_densities() -> None:
@@ -227,19 +217,7 @@ def test_the_latent_is_drawn_unless_it_is_given() -> None:
 
 def test_a_model_with_a_latent_is_saved_calibrated_and_sampled(tmp_path) -> None:
     process = model().requires_grad_(False)
-    x = torch.randn(300, D).double()
-    before = process.bound(x, 10, generator=torch.Generator().manual_seed(0)).total.mean()
-    process.calibrate([x], 10, "diagonal", spacing="optimal")
-    assert process.bound(x, 10, generator=torch.Generator().manual_seed(0)).total.mean() < before
-    process.save_pretrained(tmp_path / "model")
-    loaded = ndm.NDM.from_pretrained(tmp_path / "model")
-    for name in ("ancestral", "sde", "ode", "ddim"):
-        draws = [
-            m.sample(4, (D,), method=name, steps=10, generator=torch.Generator().manual_seed(0))
-            for m in (process, loaded)
-        ]
-        assert draws[0].isfinite().all()
-        torch.testing.assert_close(*draws)
+    assert_saved_calibrated_and_sampled(process, torch.randn(300, D).double(), tmp_path)
 
 
 def test_what_does_not_fit_is_refused() -> None:

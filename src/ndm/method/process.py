@@ -31,7 +31,7 @@ from ndm.method.decoders import Decoder
 from ndm.method.denoisers import BaseDenoiser, Estimate
 from ndm.method.encoding import TableEncoding
 from ndm.method.latents import Latent
-from ndm.method.noise import Noise, NoiseCurve
+from ndm.method.noise import Noise
 from ndm.method.schedules import NoiseLevel, Schedule, per_example
 from ndm.method.standardization import Standardize
 from ndm.method.steps import ContinuousTime, DiscreteStep, PathEvaluator
@@ -39,11 +39,7 @@ from ndm.method.transforms.curve import Curve, PathValue, Transform
 from ndm.method.units import InUnits
 from ndm.method.variances import LARGEST_SHARE, Covariance, PosteriorVariance, ReverseVariance, Step
 
-__all__ = [
-    "Kernel",
-    "Process",
-    "frozen",
-]
+__all__ = ["Kernel", "Process", "frozen"]
 
 
 @contextmanager
@@ -153,14 +149,13 @@ class Process(InUnits):
         """The curve of x, (B, \\*shape), with its noise; labels, or the latent c, as for the denoiser."""
         curve = self.transform(x)
         if self.noise is not None:
-            curve.noise = self._noise_curve(x, labels)
+            curve.noise = self.noise(x, self._ends(x), labels)
         return curve
 
     def perturbed(self, x: Tensor, value: PathValue, noise: Tensor, level: NoiseLevel) -> Tensor:
         """z_t = alpha F(x, t) + std(x, t) noise for the curve's value at that level, all (B, \\*shape)."""
-        return per_example(level.alpha, x) * (x + value.displacement) + per_example(level.sigma, x) * value.scaled(
-            noise
-        )
+        mean = per_example(level.alpha, x) * (x + value.displacement)
+        return mean + per_example(level.sigma, x) * value.scaled(noise)
 
     def calibrated(self, steps: int) -> bool:
         """Whether there is a reverse variance calibrated for T = ``steps``, with its own grid of steps."""
@@ -205,10 +200,9 @@ class Process(InUnits):
 
     def posterior(self, x: Tensor, z: Tensor, step: Step, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """q(z_s | z_t, x): its mean, (B, \\*shape), and its variance v, (B,); (B, \\*shape) for a given noise."""
-        at = DiscreteStep(step)
-        spread = self.spread(z, at, labels)
+        y, spread = self._y_and_spread(x, z, DiscreteStep(step), labels)
         v = step.v if spread is None else per_example(step.v, z) * spread**2
-        return self.step_mean(z, self.y_of(x, z, at, labels), step), v
+        return self.step_mean(z, y, step), v
 
     def spread(self, z: Tensor, at: PathEvaluator, labels: Tensor | None = None) -> Tensor | None:
         """The standard deviation of the reverse process in units of the schedule's, (B, \\*shape), for z of that shape;
@@ -216,12 +210,11 @@ class Process(InUnits):
         """
         if self.noise is None or not self.noise.given:
             return None
-        spread = at.noise_value(self._noise_curve(z, labels)).spread
-        return None if spread is None else spread.expand_as(z)
+        value = at.noise_value(self.noise(z, self._ends(z), labels))
+        return None if value.spread is None else value.spread.expand_as(z)
 
-    def _noise_curve(self, x: Tensor, labels: Tensor | None) -> NoiseCurve:
-        assert self.noise is not None
-        return self.noise(x, self.schedule.gamma(x.new_tensor([0.0, 1.0]))[0], labels)
+    def _ends(self, x: Tensor) -> Tensor:
+        return self.schedule.gamma(x.new_tensor([0.0, 1.0]))[0]
 
     def step_mean(self, z: Tensor, y: Tensor, step: Step) -> Tensor:
         """The mean of z_s, c z_t + alpha_s gain y, for z_t and y, all (B, \\*shape)."""
@@ -244,11 +237,17 @@ class Process(InUnits):
 
     def y_of(self, x: Tensor, z: Tensor, at: PathEvaluator, labels: Tensor | None = None) -> Tensor:
         """y for data x and z_t, all (B, \\*shape)."""
+        return self._y_and_spread(x, z, at, labels)[0]
+
+    def _y_and_spread(
+        self, x: Tensor, z: Tensor, at: PathEvaluator, labels: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """:meth:`y_of` and :meth:`spread` from one evaluation of the curve."""
         value = at.path_value(self.curve(x, labels))
         y = x + value.offset
-        if value.tilt is None:
-            return y
-        return y - value.tilt * (z / per_example(at.level.alpha, z) - x - value.displacement)
+        if value.tilt is not None:
+            y = y - value.tilt * (z / per_example(at.level.alpha, z) - x - value.displacement)
+        return y, None if value.spread is None else value.spread.expand_as(z)
 
     def mismatch(
         self,
@@ -277,7 +276,10 @@ class Process(InUnits):
         residual = estimate.residual(x, value.displacement, noise)
         if value.tilt is None:
             return self.transform.difference(value, estimate.mean, residual, at.path_value)
-        other = at.path_value(self.curve(estimate.mean, labels))
+        if value.spread is not None:  # the noise of x_hat is that of x
+            other = at.path_value(self.transform(estimate.mean))._replace(tilt=value.tilt)
+        else:
+            other = at.path_value(self.curve(estimate.mean, labels))
         assert other.tilt is not None
         gap = residual + (value.offset - other.offset) - (value.tilt - other.tilt) * self._from_path(noise, at.level)
         return gap + other.tilt * (residual + (value.displacement - other.displacement))
@@ -297,20 +299,19 @@ class Process(InUnits):
             override: the step's eta is not the model's own, so use v instead of the model's variance.
         """
         with residual_path(z.device):
-            estimate = self.denoiser.estimate(z, step.t, labels)
-            y_hat = self.y_hat(z, estimate, DiscreteStep(step), labels)
+            estimate, at = self.denoiser.estimate(z, step.t, labels), DiscreteStep(step)
+            if self.denoiser.direct:
+                y_hat, spread = estimate.mean, self.spread(z, at, labels)
+            else:
+                y_hat, spread = self._y_and_spread(estimate.mean, z, at, labels)
             if override and self.denoiser.direct:
-                own = Step.between(
-                    step.s, step.t, self.volatility(step.t.gamma), step.index, step.steps, self.largest_share
-                )
+                eta = self.volatility(step.t.gamma)
+                own = Step.between(step.s, step.t, eta, step.index, step.steps, self.largest_share)
                 # Both gains of an empty step are zero, and its mean is z for every y.
                 empty = step.gain == 0
-                ratio = torch.where(
-                    empty, own.gain, own.gain / torch.where(empty, torch.ones_like(own.gain), step.gain)
-                )
+                ratio = torch.where(empty, own.gain, own.gain / torch.where(empty, 1.0, step.gain))
                 y_hat = self._other_y(estimate, ratio)
             covariance = PosteriorVariance()(step, estimate) if override else self.covariance(step, estimate)
-            spread = self.spread(z, DiscreteStep(step), labels)
             return Kernel(self.step_mean(z, y_hat, step), step.v, covariance, spread)
 
     def drift(self, z: Tensor, t: Tensor, labels: Tensor | None = None, eta: Tensor | float | None = None) -> Tensor:
