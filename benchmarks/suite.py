@@ -5,8 +5,9 @@
     python benchmarks/suite.py digits-tuned --tune  try its learning rates on validation data, and print the bounds
     python benchmarks/suite.py --list               print the comparisons
 
-Comparisons on MNIST and CIFAR-10 need --data FOLDER with mnist-*.parquet or cifar10-*.parquet. A result is one line of
-results/suite.jsonl per comparison and seed; differences are from the first model and paired by test example.
+Comparisons on MNIST, CIFAR-10 and magic need --data FOLDER with mnist-*.parquet, cifar10-*.parquet or tables/magic. A
+result is one line of results/suite.jsonl per comparison and seed; differences are from the first model and paired by
+test example.
 
 Each model is trained by ``ndm.training.fit`` on one thread. The number of its steps is the budget over the CPU seconds
 of a step, which are measured first with the models in turns. The CPU seconds of each run, with its validation and its

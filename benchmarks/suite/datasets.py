@@ -1,4 +1,4 @@
-"""The data sets of the suite by name, and its files. Images are read from a folder that the user gives."""
+"""The data sets of the suite by name, and its files. Images and real tables are read from a folder of the user."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ import torch
 from score import TRAINED, Mixture
 from torch import Tensor
 
-from ndm.data import Checkerboard, Data, Digits, Images, Pinwheel
+from ndm.data import Checkerboard, Data, Digits, Images, Pinwheel, Table
 
 #: Validation examples that are taken out of MNIST's and CIFAR-10's training splits.
 TAKEN = 1000
 
 IMAGES = {"mnist": ("mnist", 1), "cifar10": ("cifar10", 3)}
+
+#: Tables of real columns, each a folder of the user's folder with the splits as files.
+TABLES = {"magic": "tables/magic"}
 
 
 class Mixtures(Data):
@@ -34,17 +37,23 @@ class Mixtures(Data):
 
 
 def dataset(name: str, folder: Path | None = None) -> Data:
-    """The data set called pinwheel, checkerboard, table, digits, mnist or cifar10."""
+    """The data set called pinwheel, checkerboard, table, magic, digits, mnist or cifar10."""
+    if (lacking := missing(name, folder)) is not None:
+        raise FileNotFoundError(lacking)
+    if name in TABLES:
+        return Table(f"{folder}/{TABLES[name]}")
     if name in IMAGES:
         prefix, channels = IMAGES[name]
-        if (lacking := missing(name, folder)) is not None:
-            raise FileNotFoundError(lacking)
         return Images(f"{folder}/{prefix}-*.parquet", channels=channels, validation=TAKEN)
     return {"pinwheel": Pinwheel, "checkerboard": Checkerboard, "table": Mixtures, "digits": Digits}[name]()
 
 
 def missing(name: str, folder: Path | None) -> str | None:
     """What to say if the data are not there; None if they are."""
+    if name in TABLES:
+        if folder is None:
+            return f"{name} needs a table: --data FOLDER, with the table's files in {TABLES[name]} of it."
+        return None if (folder / TABLES[name]).is_dir() else f"There is no {TABLES[name]} in {folder}."
     if name not in IMAGES:
         return None
     prefix = IMAGES[name][0]

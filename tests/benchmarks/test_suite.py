@@ -66,7 +66,7 @@ class Shape:
 
 SHAPES = {
     "digits": ((1, 8, 8), 17), "mnist": ((1, 28, 28), 256), "cifar10": ((3, 32, 32), 256),
-    "table": ((8,), None), "pinwheel": ((2,), None), "checkerboard": ((2,), None),
+    "table": ((8,), None), "magic": ((10,), None), "pinwheel": ((2,), None), "checkerboard": ((2,), None),
 }  # fmt: skip
 
 
@@ -101,6 +101,28 @@ def test_results_are_of_the_settings_seeds_and_budgets_of_the_suite() -> None:
                 assert Model(**line["models"][model]["settings"]) == settings
             seconds = [facts["seconds"] for facts in line["models"].values()]
             assert max(seconds) < (1.35 if "-noise" in name else 1.02) * min(seconds)
+
+
+@pytest.mark.parametrize(("name", "file"), [("mnist", "mnist-*.parquet"), ("magic", "tables/magic")])
+def test_data_that_are_not_there_are_one_sentence(name: str, file: str, tmp_path: Path) -> None:
+    from suite.datasets import dataset, missing
+
+    assert missing(name, tmp_path) == f"There is no {file} in {tmp_path}."
+    assert "--data FOLDER" in (missing(name, None) or "")
+    with pytest.raises(FileNotFoundError, match="There is no"):
+        dataset(name, tmp_path)
+
+
+def test_a_real_table_is_read_from_its_folder(tmp_path: Path) -> None:
+    from suite.datasets import dataset, missing
+
+    folder = tmp_path / "tables" / "magic"
+    folder.mkdir(parents=True)
+    for split, rows in {"train": 30, "validation": 20, "test": 10}.items():
+        (folder / f"{split}.csv").write_text("a,b\n" + "".join(f"{i}.5,{i * i}\n" for i in range(rows)))
+    assert missing("magic", tmp_path) is None
+    data = dataset("magic", tmp_path)
+    assert (data.shape, data.levels, len(data.train), len(data.validation), len(data.test)) == ((2,), None, 30, 20, 10)
 
 
 def test_models_of_another_size_are_refused() -> None:
