@@ -215,8 +215,13 @@ def test_the_latent_is_drawn_unless_it_is_given() -> None:
     assert mean.shape == std.shape == (B, D)
 
 
-def test_a_model_with_a_latent_is_saved_calibrated_and_sampled(tmp_path) -> None:
-    process = model().requires_grad_(False)
+@pytest.mark.parametrize("direct", [False, True])
+def test_a_model_with_a_latent_is_saved_calibrated_and_sampled(direct: bool, tmp_path) -> None:
+    process = model()
+    if direct:
+        process.denoiser = ndm.DirectDenoiser(network(D, heads=2, latent=M).double(), ode=True)
+        assert ndm.log_likelihood(process, torch.randn(2, D).double()).log_prob.isfinite().all()
+    process.requires_grad_(False)
     assert_saved_calibrated_and_sampled(process, torch.randn(300, D).double(), tmp_path)
 
 

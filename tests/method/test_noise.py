@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import ndm
 import ndm.networks
+from ndm.method.denoisers import BaseDenoiser, Estimate
 from ndm.method.mixed_denoiser import outputs_for
 from ndm.method.noise import LEAST
 from ndm.method.schedules import per_example
@@ -210,6 +211,52 @@ def test_the_density_of_the_ode_is_that_of_gaussian_data() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
+class Constant(BaseDenoiser):
+    def __init__(self, x: Tensor) -> None:
+        super().__init__()
+        self.x = x
+
+    def estimate(self, z: Tensor, level, labels: Tensor | None = None) -> Estimate:
+        x_hat = self.x.expand_as(z)
+        return Estimate(mean=x_hat, residual=lambda target, displacement, noise: target - x_hat)
+
+
+class Direct(BaseDenoiser):
+    """A direct denoiser with estimates of y and of F that are given, whatever z is."""
+
+    direct = ode = True
+
+    def __init__(self, y: Tensor, transformed: Tensor) -> None:
+        super().__init__()
+        self.found = Estimate(mean=y, residual=lambda *of: of[0] - y, transformed=transformed)
+
+    def estimate(self, z: Tensor, level, labels: Tensor | None = None) -> Estimate:
+        return self.found
+
+
+@every_transform
+@pytest.mark.parametrize("eta", [0.0, 0.6])
+def test_a_direct_denoiser_has_the_ode_and_the_steps_of_its_estimates(make, eta: float) -> None:
+    """y of its own volatility and F of one x_hat give what x_hat gives for another volatility."""
+    process = model(make, per_dimension, volatility=0.9)
+    z, x_hat = torch.randn(2, B, D).double()
+    level, s, t, index = process.schedule(times(0.45, B)), times(0.3, B), times(0.45, B), torch.ones(B).long()
+    step, other = process.step(s, t, index, None), process.step(s, t, index, None, eta)
+    transformed = process.curve(x_hat)(level.gamma)
+    y = process.y_of(x_hat, z, ContinuousTime(level, times(0.9)))
+    y_of_step = process.y_of(x_hat, z, DiscreteStep(step))
+    process.denoiser = Constant(x_hat)
+    expected = process.drift_at(z, level), process.drift_at(z, level, eta=eta), process.kernel(z, other, override=True)
+    process.denoiser = Direct(y, transformed)
+    assert process.has_ode
+    torch.testing.assert_close(process.drift_at(z, level), expected[0])
+    torch.testing.assert_close(process.drift_at(z, level, eta=eta), expected[1])
+    process.denoiser = Direct(y_of_step, transformed)
+    found = process.kernel(z, other, override=True)
+    torch.testing.assert_close(found.mean, expected[2].mean)
+    torch.testing.assert_close(found.sample(z), expected[2].sample(z))
+
+
 @pytest.mark.parametrize("solver", ["heun", "rk4", "dpm++2m"])
 def test_the_ode_of_a_clipped_schedule_has_the_variance_of_the_data(solver: str) -> None:
     """The default steps are even in gamma: even in time, the first one would cross half of the noise levels."""
@@ -245,15 +292,6 @@ def test_single_precision_suffices_for_a_volatility_above_one(noise) -> None:
     torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
 
 
-class Constant(nn.Module):
-    def __init__(self, x: Tensor) -> None:
-        super().__init__()
-        self.x = x
-
-    def forward(self, z: Tensor, level) -> Tensor:
-        return self.x.expand_as(z)
-
-
 @every_transform
 @pytest.mark.parametrize("solver", ["dpm++2m", "rk4"])
 def test_the_ode_of_a_constant_estimate_follows_its_path(make, solver: str) -> None:
@@ -280,8 +318,11 @@ def test_the_gradient_is_that_of_finite_differences(noise, steps: int | None) ->
     assert_gradient_is_right(total, next(process.noise.parameters()))
 
 
-def test_a_model_with_noise_is_saved_calibrated_and_sampled(tmp_path) -> None:
-    process = model(ndm.Identity, learned)
+@pytest.mark.parametrize("direct", [False, True])
+def test_a_model_with_noise_is_saved_calibrated_and_sampled(direct: bool, tmp_path) -> None:
+    process = model(ndm.Identity, per_dimension if direct else learned)
+    if direct:
+        process.denoiser = ndm.DirectDenoiser(network(D, heads=2).double(), ode=True).requires_grad_(False)
     assert_saved_calibrated_and_sampled(process, torch.randn(200, D).double(), tmp_path)
 
 
@@ -302,7 +343,7 @@ def test_what_does_not_fit_is_refused() -> None:
     process = model(ndm.Identity, learned)
     process.denoiser = ndm.DirectDenoiser(network(D, heads=2).double(), ode=True)
     assert not process.has_ode
-    with pytest.raises(ValueError, match="has no ODE and no volatility but its own"):
+    with pytest.raises(ValueError, match="with a noise of x has no ODE and no volatility but its own"):
         ndm.log_likelihood(process, x)
 
 

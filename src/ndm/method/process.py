@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -37,9 +36,9 @@ from ndm.method.standardization import Standardize
 from ndm.method.steps import ContinuousTime, DiscreteStep, PathEvaluator
 from ndm.method.transforms.curve import Curve, PathValue, Transform
 from ndm.method.units import InUnits
-from ndm.method.variances import LARGEST_SHARE, Covariance, PosteriorVariance, ReverseVariance, Step
+from ndm.method.variances import LARGEST_SHARE, Covariance, Kernel, PosteriorVariance, ReverseVariance, Step
 
-__all__ = ["Kernel", "Process", "frozen"]
+__all__ = ["Process", "frozen"]
 
 
 @contextmanager
@@ -60,24 +59,6 @@ class Ranged(Protocol):
     """A part that maps gamma to [0, 1] and therefore needs the schedule's end points."""
 
     def set_gamma_range(self, gamma_min: float, gamma_max: float) -> None: ...
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """p(z_s | z_t) = N(mean, W): mean (B, \\*shape), the schedule's v (B,), and W over v spread^2 as a covariance.
-
-    ``spread``, (B, \\*shape), is that of a noise that the process is given (:mod:`ndm.method.noise`), or None for 1.
-    """
-
-    mean: Tensor
-    v: Tensor
-    covariance: Covariance
-    spread: Tensor | None = None
-
-    def sample(self, noise: Tensor) -> Tensor:
-        """z_s from standard normal noise, both (B, \\*shape)."""
-        noise = self.covariance.apply_sqrt(noise)
-        return self.mean + per_example(self.v.sqrt(), noise) * (noise if self.spread is None else self.spread * noise)
 
 
 class Process(InUnits):
@@ -225,7 +206,8 @@ class Process(InUnits):
     @property
     def has_ode(self) -> bool:
         """Whether the model has a reverse ODE, and with it a log-likelihood."""
-        return not self.denoiser.direct or (self.noise is None and bool(getattr(self.denoiser, "ode", False)))
+        known = self.noise is None or self.noise.given
+        return not self.denoiser.direct or (known and bool(getattr(self.denoiser, "ode", False)))
 
     def covariance(self, step: Step, estimate: Estimate) -> Covariance:
         """The reverse step's covariance over v."""
@@ -307,10 +289,7 @@ class Process(InUnits):
             if override and self.denoiser.direct:
                 eta = self.volatility(step.t.gamma)
                 own = Step.between(step.s, step.t, eta, step.index, step.steps, self.largest_share)
-                # Both gains of an empty step are zero, and its mean is z for every y.
-                empty = step.gain == 0
-                ratio = torch.where(empty, own.gain, own.gain / torch.where(empty, 1.0, step.gain))
-                y_hat = self._other_y(estimate, ratio)
+                y_hat = self._other_y(z, estimate, DiscreteStep(own), at, labels)
             covariance = PosteriorVariance()(step, estimate) if override else self.covariance(step, estimate)
             return Kernel(self.step_mean(z, y_hat, step), step.v, covariance, spread)
 
@@ -355,10 +334,10 @@ class Process(InUnits):
         with residual_path(z.device):
             own, used = self.volatility(level.gamma), self.volatility_at(level, eta)
             estimate = self.denoiser.estimate(z, level, labels)
-            y_hat = self.y_hat(z, estimate, ContinuousTime(level, used), labels)
+            at = ContinuousTime(level, used)
             if eta is not None and self.denoiser.direct:
-                y_hat = self._other_y(estimate, (1 + own**2) / (1 + used**2))
-            return y_hat, used
+                return self._other_y(z, estimate, ContinuousTime(level, own), at, labels), used
+            return self.y_hat(z, estimate, at, labels), used
 
     def diffusion(
         self, z: Tensor, t: Tensor, labels: Tensor | None = None, eta: Tensor | float | None = None
@@ -380,11 +359,13 @@ class Process(InUnits):
         own = self.volatility(level.gamma)
         return own if eta is None else torch.as_tensor(eta).to(own).expand_as(own)
 
-    def _other_y(self, estimate: Estimate, ratio: Tensor) -> Tensor:
-        """y for a volatility other than that of a direct denoiser's training: F + ratio (y - F)."""
-        if self.noise is not None:
+    def _other_y(
+        self, z: Tensor, estimate: Estimate, own: PathEvaluator, at: PathEvaluator, labels: Tensor | None
+    ) -> Tensor:
+        """y of another volatility, that of ``at``, from a direct denoiser's for its own, with its estimate of F."""
+        if self.noise is not None and not self.noise.given:
             raise ValueError(
-                "A direct reverse process with learned noise has no ODE and no volatility but its own: sample with "
+                "A direct reverse process with a noise of x has no ODE and no volatility but its own: sample with "
                 'method="sde" or "ancestral", or use a Denoiser.'
             )
         if estimate.transformed is None:
@@ -394,4 +375,11 @@ class Process(InUnits):
                 'train again; or sample with method="sde" or "ancestral".'
             )
         f = estimate.transformed
-        return f + per_example(ratio, f) * (estimate.mean - f)
+        # Both gains of an empty step (of a clipped schedule) are zero, and its mean is z for every y.
+        empty = at.gain == 0
+        ratio = per_example(own.gain / torch.where(empty, 1.0, at.gain), f)
+        if self.noise is None:
+            return f + ratio * (estimate.mean - f)
+        noise, from_path = self.noise(z, self._ends(z), labels), z / per_example(at.level.alpha, z) - f
+        slope = estimate.mean - f + own.noise_value(noise).tilt * from_path
+        return f + ratio * slope - at.noise_value(noise).tilt * from_path

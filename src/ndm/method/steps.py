@@ -27,6 +27,11 @@ class PathEvaluator:
     def level(self) -> NoiseLevel:
         """The noise level of z_t."""
 
+    @property
+    @abstractmethod
+    def gain(self) -> Tensor:
+        """(B,): the slope is the change of F over it, in continuous time -dF/dgamma over it."""
+
     @abstractmethod
     def path_value(self, curve: Curve) -> PathValue:
         """The curve's displacement at t, and its slope."""
@@ -49,6 +54,10 @@ class DiscreteStep(PathEvaluator):
     @property
     def level(self) -> NoiseLevel:
         return self.step.t
+
+    @property
+    def gain(self) -> Tensor:
+        return self.step.gain
 
     def path_value(self, curve: Curve) -> PathValue:
         return self.path_value_and(curve, self.step.t.gamma.new_empty(0, len(self.step.t.gamma)))[0]
@@ -77,6 +86,10 @@ class ContinuousTime(PathEvaluator):
     def level(self) -> NoiseLevel:
         return self.at
 
+    @property
+    def gain(self) -> Tensor:
+        return (1 + self.eta**2) / 2
+
     def path_value(self, curve: Curve) -> PathValue:
         return self._path_value(curve, *curve.displacement_with_derivative(self.at.gamma))
 
@@ -85,8 +98,7 @@ class ContinuousTime(PathEvaluator):
         return self._path_value(curve, displacement, derivative), elsewhere
 
     def _path_value(self, curve: Curve, displacement: Tensor, derivative: Tensor) -> PathValue:
-        weight = per_example(2 / (1 + self.eta**2), derivative)
-        value = PathValue(displacement, -weight * derivative)
+        value = PathValue(displacement, -derivative / per_example(self.gain, derivative))
         return value.with_noise(None if curve.noise is None else self.noise_value(curve.noise))
 
     def noise_value(self, noise: NoiseCurve) -> NoiseValue:

@@ -32,6 +32,7 @@ __all__ = [
     "CalibratedVariance",
     "Covariance",
     "Diagonal",
+    "Kernel",
     "LearnedVariance",
     "LowRank",
     "PosteriorVariance",
@@ -180,6 +181,24 @@ class LowRank(Covariance):
             out[here] = result
         assert out is not None
         return out
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """p(z_s | z_t) = N(mean, W): mean (B, \\*shape), the schedule's v (B,), and W over v spread^2 as a covariance.
+
+    ``spread``, (B, \\*shape), is that of a noise that the process is given (:mod:`ndm.method.noise`), or None for 1.
+    """
+
+    mean: Tensor
+    v: Tensor
+    covariance: Covariance
+    spread: Tensor | None = None
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """z_s from standard normal noise, both (B, \\*shape)."""
+        noise = self.covariance.apply_sqrt(noise)
+        return self.mean + per_example(self.v.sqrt(), noise) * (noise if self.spread is None else self.spread * noise)
 
 
 class ReverseVariance(Part):

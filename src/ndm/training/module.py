@@ -135,8 +135,8 @@ class NDMModule(LightningModule):
             return
         if not self.model.has_ode:
             raise ValueError(
-                "training.curvature needs a reverse ODE, which a DirectDenoiser only has with ode=True and one more "
-                "head of its network: set ode=True, or use Denoiser."
+                "training.curvature needs a reverse ODE, which a DirectDenoiser only has with ode=True, one more "
+                "head of its network and no noise of x: change these, or use Denoiser."
             )
         if self.limits.compile or self.limits.strategy == "fsdp":
             raise ValueError(

@@ -94,7 +94,11 @@ def test_a_model_without_an_ode_leaves_it_out_and_says_so(gaussian: Gaussian) ->
     found = audit(ndm.NDM(ndm.LinearSchedule(), ndm.Identity(), direct), gaussian, **SMALL | {"grid": True})
     assert found.ode == []
     assert found.integral is None
-    assert "no ODE" in found.left_out["ODE"]
+    assert found.left_out["ODE"] == "the denoiser is direct and has no head for F, so the model has no ODE"
+    direct = ndm.DirectDenoiser(ResidualMLP(2, hidden=4, heads=2), ode=True)
+    noise = ndm.LearnedNoise(ResidualMLP(2, hidden=4, heads=3, level=False))
+    noisy = ndm.NDM(ndm.LinearSchedule(), ndm.Identity(), direct, noise=noise)
+    assert "direct and has a noise of x" in audit(noisy, gaussian, **SMALL).left_out["ODE"]
 
 
 def test_parts_that_are_not_asked_for_or_not_possible(exact: ndm.NDM, gaussian: Gaussian) -> None:

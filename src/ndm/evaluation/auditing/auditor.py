@@ -218,7 +218,8 @@ def _add_levels(found: Audit, work: _Work) -> None:
 def _add_ode(found: Audit, work: _Work) -> None:
     model, o = work.model, work.o
     if not model.has_ode:
-        found.left_out["ODE"] = "the denoiser is direct and has no head for F, so the model has no ODE"
+        lacking = "a noise of x" if getattr(model.denoiser, "ode", False) else "no head for F"
+        found.left_out["ODE"] = f"the denoiser is direct and has {lacking}, so the model has no ODE"
     elif not known_levels(model):
         found.left_out["ODE"] = ends_left_out(model)
     elif not work.ode:
