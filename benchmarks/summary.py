@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -345,18 +346,21 @@ def imported() -> str:
     return bench.table(rows, header)
 
 
-def by_budget(*names: str) -> str:
-    """The differences from the reference in continuous time by the seconds of training, for the same seeds."""
-    every = [found(bench.read("suite"), comparison=name) for name in names]
-    seeds = set.intersection(*({line["seed"] for line in lines} for lines in every))
-    every = [[line for line in lines if line["seed"] in seeds] for lines in every]
-    models = list(every[0][0]["models"])
-    rows = []
-    for lines in every:
-        row = [f"{lines[0]['budget']['seconds']:g} s", shown(lines, models[0], CONTINUOUS)]
-        rows.append([*row, *(shown(lines, m, CONTINUOUS, "difference", sign="+") for m in models[1:])])
-    return bench.table(rows, ["each", *models])
+def across(which: tuple[int | None, str], *names: str, same_seeds: bool = False) -> str:
+    """The models of comparisons in columns: the reference, and the differences from it."""
+    rows, columns, shared = [], {}, [found(bench.read("suite"), comparison=name) for name in names]
+    seeds = set.intersection(*({line["seed"] for line in lines} for lines in shared)) if same_seeds else None
+    for lines in ([line for line in lines if seeds is None or line["seed"] in seeds] for lines in shared):
+        own = {re.sub("^.*, free", "F", model.replace("channel", "dimension")): model for model in lines[0]["models"]}
+        columns = columns or own
+        reference, *others = (own.get(name, name) for name in columns)
+        row = [f"{lines[0]['data']}, {len(lines)}, {lines[0]['budget']['seconds']:g} s", shown(lines, reference, which)]
+        rows.append([*row, *(shown(lines, other, which, "difference", sign="+") for other in others)])
+    return bench.table(rows, ["data, seeds, each", *columns])
 
+
+#: Comparisons of learned noise.
+NOISE = ("table-noise", "magic-noise", "digits-noise", "mnist-noise", "cifar10-noise")
 
 TABLES: dict[str, Callable[[], str]] = {
     "levels": lambda: against_reference("digits-tuned", "digits-recommended", "mnist-recommended"),
@@ -364,9 +368,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "vectors": lambda: against_reference("table-tuned", "pinwheel-tuned", "checkerboard-tuned"),
     "table-density": lambda: models_of("table-density"),
     "ablations": lambda: models_of("digits-ablations"),
-    "digits-noise": lambda: models_of("digits-noise"), "table-noise": lambda: models_of("table-noise"),
-    "cifar10-noise": lambda: models_of("cifar10-noise"),
-    "cifar10-budgets": lambda: by_budget("cifar10-noise-60", "cifar10-noise"),
+    "noise": lambda: across(CONTINUOUS, *NOISE), "noise-steps": lambda: across(EVEN, *NOISE),
+    "noise-budgets": lambda: across(
+        CONTINUOUS, *(f"cifar10-noise{seconds}" for seconds in ("-60", "-120", "", "-900")), same_seeds=True
+    ),
     "imported": imported,
     "reverse-variance": reverse_variance, "samples": samples, "tables": tables, "score": score, "many-rows": many_rows,
     "anomalies-digits": anomalies_digits, "anomalies-table": anomalies_table, "likelihood": likelihood,

@@ -53,8 +53,9 @@ def points(**parts) -> tuple[ndm.NDM, Tensor]:
     return ndm.NDM(denoiser=denoiser, **parts), torch.randint(16, (12, 4)) if levels else torch.randn(12, 4)
 
 
-def images(network: nn.Module, transform: ndm.Transform | None = None) -> tuple[ndm.NDM, Tensor]:
-    model = ndm.NDM(ndm.LinearSchedule(-9.0, 4.0), transform or ndm.Identity(), ndm.Denoiser(network))
+def images(network: nn.Module, transform: ndm.Transform | None = None, **options) -> tuple[ndm.NDM, Tensor]:
+    parts = ndm.LinearSchedule(-9.0, 4.0), transform or ndm.Identity(), ndm.Denoiser(network)
+    model = ndm.NDM(*parts, **options)
     return model, torch.randn(6, 1, 4, 4)
 
 
@@ -149,6 +150,9 @@ MODELS = {
     ),
     "scale": lambda: points(transform=ndm.Scale(Rising())),
     "blur": lambda: images(ConvNet(1, width=4, embedding=8, zero_init=False), ndm.Blur(1.3)),
+    "noise per frequency": lambda: images(
+        ConvNet(1, width=4, embedding=8, zero_init=False), noise=ndm.FrequencyNoise((1, 4, 4), 3, 4, limit=0.7)
+    ),
     "bare": lambda: points(denoiser=Bare()),
     "v": lambda: points(denoiser=ndm.Denoiser(net(), "v")),
     "mixture": lambda: points(denoiser=ndm.Denoiser(net(), base=mixture())),

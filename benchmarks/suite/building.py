@@ -79,6 +79,8 @@ def _noise(model: Model, shape: tuple[int, ...]) -> ndm.Noise | None:
         return None
     if model.noise == "dimension":
         return ndm.DimensionNoise(shape if len(shape) == 1 or shape[0] == 1 else (shape[0], *[1] * (len(shape) - 1)))
+    if model.noise == "frequency":
+        return ndm.FrequencyNoise(shape)
     if model.noise == "mlp":
         return ndm.LearnedNoise(ResidualMLP(math.prod(shape), model.noise_width, 0, heads=NOISE_TERMS, level=False))
     if model.noise == "conv":
@@ -88,7 +90,7 @@ def _noise(model: Model, shape: tuple[int, ...]) -> ndm.Noise | None:
         outputs = NOISE_TERMS * math.prod(shape)
         net = ResidualMLP(model.latent, model.noise_width, 0, level=False, outputs=outputs)
         return ndm.LatentNoise(net, shape, NOISE_TERMS)
-    raise ValueError(f"noise must be none, mlp, conv, dimension or latent, not {model.noise}.")
+    raise ValueError(f"noise must be none, mlp, conv, dimension, frequency or latent, not {model.noise}.")
 
 
 def _latent(model: Model, shape: tuple[int, ...]) -> ndm.GaussianLatent | None:

@@ -28,8 +28,8 @@ class Model:
         volatility: ``one`` or ``learned``.
         noise: the standard deviation of the forward process: ``none`` for sigma, ``mlp`` or ``conv`` for a network of x
             with ``noise_width`` hidden units or channels, ``dimension`` for a function of the noise level for each
-            dimension, or for each channel of an image of more than one; ``latent`` for a function of the latent for
-            each pixel or column.
+            dimension, or for each channel of an image of more than one; ``frequency`` for each band of frequencies of
+            an image; ``latent`` for a function of the latent for each pixel or column.
         latent: the size of the model's latent, whose encoder has ``latent_width`` hidden units; 0 for none.
         learning_rate: of AdamW.
         f_rate: the learning rate of the transformation in multiples of ``learning_rate``.

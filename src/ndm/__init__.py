@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from ndm.method.mixed_denoiser import MixedDenoiser
     from ndm.method.mixture import MixtureBase
     from ndm.method.named_variances import LargeVariance, RangeVariance
-    from ndm.method.noise import DimensionNoise, LatentNoise, LearnedNoise, Noise
+    from ndm.method.noise import DimensionNoise, FrequencyNoise, LatentNoise, LearnedNoise, Noise
     from ndm.method.parts import Part
     from ndm.method.schedules import CosineSchedule, DDPMSchedule, LinearSchedule, NoiseLevel, OTSchedule, Schedule
     from ndm.method.standardization import Standardize
@@ -83,6 +83,7 @@ _HOMES = {
     "DirectDenoiser": "method.denoisers",
     "DiscretizedDecoder": "method.decoders",
     "Estimate": "method.denoisers",
+    "FrequencyNoise": "method.noise",
     "GaussianDecoder": "method.decoders",
     "GaussianLatent": "method.latents",
     "GuidedDenoiser": "method.guidance",
@@ -151,6 +152,7 @@ __all__ = [
     "DirectDenoiser",
     "DiscretizedDecoder",
     "Estimate",
+    "FrequencyNoise",
     "GaussianDecoder",
     "GaussianLatent",
     "GuidedDenoiser",

@@ -64,8 +64,8 @@ class NDM(Process):
         standardize: for continuous data in original units, a Standardize, or for a table with columns of several kinds
             a TableEncoding; bound, sample and log_likelihood then use those units.
         calibrations: reverse variances for given numbers of steps, as created by :meth:`calibrate`.
-        noise: the learned standard deviation of the forward process, LearnedNoise(net), DimensionNoise(shape) or
-            LatentNoise(net, shape); None for that of the schedule.
+        noise: the learned standard deviation of the forward process, LearnedNoise(net), DimensionNoise(shape),
+            FrequencyNoise(shape) or LatentNoise(net, shape); None for that of the schedule.
         latent: a latent variable that the denoiser is given, and the noise, if it is a LatentNoise:
             GaussianLatent(net, size); None for none.
 

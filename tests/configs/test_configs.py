@@ -186,7 +186,10 @@ def test_noise_gets_the_shape_of_the_data() -> None:
         "digits", ["--model.noise", "DimensionNoise", "--model.noise.shape", "[1, 1, 1]"]
     ).build()
     assert given.model.noise.coefficients.shape == (1, 5, 1, 1, 1)
-    for part in (ndm.DimensionNoise, lambda shape: ndm.LatentNoise(torch.nn.Identity(), shape)):
+    built = Configuration.read("digits", ["--model.noise", "FrequencyNoise", "--model.noise.bands", "4"]).build()
+    assert built.model.noise.coefficients.shape == (1, 5, 1, 4)
+    assert built.model.bound(built.data.test[:3]).total.isfinite().all()
+    for part in (ndm.DimensionNoise, ndm.FrequencyNoise, lambda shape: ndm.LatentNoise(torch.nn.Identity(), shape)):
         with pytest.raises(ValueError, match="needs the shape of an example"):
             part(None)
 

@@ -128,7 +128,8 @@ def curvature(
         t = t.clamp(tiny, 1 - tiny)
         labels, _ = given_latent(process, x, labels, generator)
         mean, std = process.marginal(x, t, labels)
-        z = mean + (per_example(std, x) if process.noise is None else std) * normal_like(x, generator)
+        std = per_example(std, x) if process.noise is None else std
+        z = mean + process.coordinates.back(std * normal_like(x, generator))
         return (acceleration(process, z, t, labels) ** 2).flatten(1).sum(1)
 
 

@@ -77,7 +77,8 @@ def multistep_states(
             z = process.step_mean(z, _y(process, middle, z, step, labels), step)
             if eta != 0:
                 noise, spread = normal_like(z, generator), process.spread(z, DiscreteStep(step), labels)
-                z = z + per_example(step.v.sqrt(), z) * (noise if spread is None else spread * noise)
+                noise = noise if spread is None else process.coordinates.back(spread * noise)
+                z = z + per_example(step.v.sqrt(), z) * noise
         yield z
 
 

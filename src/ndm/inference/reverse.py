@@ -24,7 +24,7 @@ the same noise levels, but the slope is not used:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
@@ -32,9 +32,9 @@ from torch import Tensor
 
 from ndm._internal.random import normal_like
 from ndm.inference.solvers import solve_adaptive, solve_fixed, solve_sde
-from ndm.method.clocks import gamma_at, has_slopes
+from ndm.method.clocks import gamma_at, has_slopes, inward
 from ndm.method.process import Process
-from ndm.method.schedules import Schedule, per_example
+from ndm.method.schedules import NoiseLevel, Schedule, per_example
 from ndm.method.steps import DiscreteStep
 from ndm.method.variances import Step
 
@@ -175,13 +175,13 @@ def sde_states(
                 after = schedule.level_at(torch.full_like(level.gamma, gamma_s))
                 step = Step.of_sde(after, level, used, process.largest_share)
                 spread = process.spread(z, DiscreteStep(step), labels)
-                noise = noise if spread is None else spread * noise
+                noise = noise if spread is None else process.coordinates.back(spread * noise)
                 z = process.step_mean(z, y, step) + per_example(step.v.sqrt(), z) * noise
             else:
                 weight = level.alpha * level.dgamma * (1 + used**2) / 2 * length
                 g = process.diffusion_at(z, level, labels, eta) * length.sqrt()
-                g = per_example(g, z) if g.ndim == 1 else g
-                z = per_example(1 - pull, z) * z + per_example(weight, z) * y + g * noise
+                noise = per_example(g, z) * noise if g.ndim == 1 else process.coordinates.back(g * noise)
+                z = per_example(1 - pull, z) * z + per_example(weight, z) * y + noise
         yield z
 
 
@@ -200,27 +200,22 @@ def sde_by_torchsde(
 
     They are at the times of :func:`followed_at`. See :func:`ndm.inference.solvers.solve_sde` for the arguments.
     """
-    schedule = process.schedule
-    drift: Callable[[Tensor, Tensor], Tensor]
-    diffusion: Callable[[Tensor, Tensor], Tensor]
-    if has_slopes(schedule, z):
+    schedule, (low, high), own_time = process.schedule, process.schedule.end_points(), has_slopes(process.schedule, z)
 
-        def drift(t: Tensor, state: Tensor) -> Tensor:
-            return process.drift(state, t, labels, eta)
-
-        def diffusion(t: Tensor, state: Tensor) -> Tensor:
-            return process.diffusion(state, t, labels, eta)
-
-    else:
-        low, high = schedule.end_points()
-
+    def level_at(t: Tensor) -> NoiseLevel:
+        if own_time:
+            return schedule(inward(schedule, t))
         # The time variable is linear in gamma.
-        def drift(t: Tensor, state: Tensor) -> Tensor:
-            level = schedule.level_at(low + (high - low) * t, torch.full_like(t, high - low))
-            return process.drift_at(state, level, labels, eta)
+        return schedule.level_at(low + (high - low) * t, torch.full_like(t, high - low))
 
-        def diffusion(t: Tensor, state: Tensor) -> Tensor:
-            level = schedule.level_at(low + (high - low) * t, torch.full_like(t, high - low))
-            return process.diffusion_at(state, level, labels, eta)
+    # The noise is diagonal, as the solver needs it, in the process's coordinates.
+    into, back = process.coordinates.into, process.coordinates.back
 
-    return solve_sde(drift, diffusion, z, steps, solver, rtol, atol, generator)
+    def drift(t: Tensor, state: Tensor) -> Tensor:
+        return into(process.drift_at(back(state), level_at(t), labels, eta))
+
+    def diffusion(t: Tensor, state: Tensor) -> Tensor:
+        return process.diffusion_at(state, level_at(t), labels, eta)
+
+    states = solve_sde(drift, diffusion, into(z), steps, solver, rtol, atol, generator)
+    return torch.stack([back(state) for state in states])

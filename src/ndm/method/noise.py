@@ -16,12 +16,14 @@ with r and q those of the variance of a step, q = v / std(x, s)^2. There are two
 
 - A noise of x (:class:`LearnedNoise`). The variance of a step may not depend on x. It is that of the schedule: v is at
   most e^{-2 limit} sigma_s^2, and r = e^{-2h}.
-- A noise given to the reverse process (:class:`DimensionNoise`, :class:`LatentNoise`). Each dimension has its own noise
-  schedule, gamma + 2 h, and the variance of a step is that of it, as in MuLAN. With eta = 1 the forward process is a
-  Markov chain, and r = 1 + 2 dh/dgamma. Where gamma + 2 h hardly increases or falls, r is a small positive number.
+- A noise given to the reverse process (:class:`DimensionNoise`, :class:`FrequencyNoise`, :class:`LatentNoise`). Each
+  dimension has its own noise schedule, gamma + 2 h, and the variance of a step is that of it, as in MuLAN. With eta = 1
+  the forward process is a Markov chain, and r = 1 + 2 dh/dgamma. Where gamma + 2 h hardly increases or falls, r is a
+  small positive number.
 
-The bound, the steps, the SDE and the ODE are then the same functions of y, in which the standard deviation of a step is
-multiplied by ``spread``: 1 for the first kind, e^h sqrt(r) for the second in continuous time.
+All of this is elementwise in the coordinates of the data, or for :class:`FrequencyNoise` in those of the cosine
+transform. The bound, the steps, the SDE and the ODE are then the same functions of y, in which the standard deviation
+of a step is multiplied by ``spread``: 1 for the first kind, e^h sqrt(r) for the second in continuous time.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ import torch
 from torch import Tensor, nn
 
 from ndm._internal.precision import run_network
+from ndm.method.coordinates import DATA, Coordinates, Frequencies
 from ndm.method.parts import Part
 from ndm.method.schedules import per_example
 from ndm.method.transforms.bases import basis_named
@@ -42,7 +45,7 @@ from ndm.method.transforms.curve import unit_interval
 from ndm.method.transforms.learned import combined, functions_of
 from ndm.method.variances import LARGEST_SHARE, Step
 
-__all__ = ["DimensionNoise", "LatentNoise", "LearnedNoise", "Noise", "NoiseCurve", "NoiseValue"]
+__all__ = ["DimensionNoise", "FrequencyNoise", "LatentNoise", "LearnedNoise", "Noise", "NoiseCurve", "NoiseValue"]
 
 
 class NoiseValue(NamedTuple):
@@ -52,11 +55,13 @@ class NoiseValue(NamedTuple):
         log_ratio: h, log(std / sigma), at t.
         tilt: see :mod:`ndm.method.noise`.
         spread: the standard deviation of the reverse process in units of the schedule's; None for 1.
+        coordinates: those of all three.
     """
 
     log_ratio: Tensor
     tilt: Tensor
     spread: Tensor | None
+    coordinates: Coordinates
 
 
 #: r, relative to that of the schedule, below which it is continued by a hyperbola, so that it is positive.
@@ -75,10 +80,14 @@ class NoiseCurve:
         limit: the limit of \|h\|.
         ends: gamma at t = 0 and t = 1, (2,).
         given: whether the reverse process knows h.
+        coordinates: those of h.
     """
 
-    def __init__(self, terms: Tensor, basis: str, limit: float, ends: Tensor, given: bool) -> None:
-        self.terms, self.basis, self.limit, self.ends, self.given = terms, basis, limit, ends, given
+    def __init__(
+        self, terms: Tensor, basis: str, limit: float, ends: Tensor, given: bool, coordinates: Coordinates = DATA
+    ) -> None:
+        self.terms, self.basis, self.limit, self.ends = terms, basis, limit, ends
+        self.given, self.coordinates = given, coordinates
 
     def __call__(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
         r"""h and dh/dgamma at fixed x, both (\*gamma.shape, \*shape), for gamma (B,) or (P, B)."""
@@ -96,7 +105,8 @@ class NoiseCurve:
         h, dh = self(gamma)
         change = _positive(1 + 2 * dh) - 1 if self.given else torch.expm1(-2 * h)
         tilt = per_example(2 / (1 + eta**2), h) * (dh + per_example(eta**2 / 2, h) * change)
-        return NoiseValue(h, tilt, torch.exp(h) * (1 + change).sqrt() if self.given else None)
+        spread = torch.exp(h) * (1 + change).sqrt() if self.given else None
+        return NoiseValue(h, tilt, spread, self.coordinates)
 
     def over_step(self, step: Step) -> NoiseValue:
         """The noise over a step."""
@@ -117,7 +127,7 @@ class NoiseCurve:
         change = torch.expm1((torch.log1p(-share) - torch.log1p(-q)) / 2 + h_s - h_t)
         # An empty step (of a clipped schedule) has zero gain.
         gain = torch.where(step.gain == 0, torch.ones_like(step.gain), step.gain)
-        return NoiseValue(h_t, -per_example((1 - step.gain) / gain, h_t) * change, spread)
+        return NoiseValue(h_t, -per_example((1 - step.gain) / gain, h_t) * change, spread, self.coordinates)
 
 
 def _positive(r: Tensor) -> Tensor:
@@ -133,6 +143,9 @@ class Noise(Part):
 
     #: Whether the reverse process knows the noise, which then does not depend on x.
     given = False
+
+    #: The coordinates in which the noise is independent.
+    coordinates: Coordinates = DATA
 
     def __init__(self, terms: int, basis: str, limit: float) -> None:
         super().__init__()
@@ -160,7 +173,7 @@ class Noise(Part):
             ends: gamma at t = 0 and t = 1, (2,).
             labels: the classes, (B,), or the latent c, (B, size); None without them.
         """
-        return NoiseCurve(self.functions(x, labels), self.basis, self.limit, ends, self.given)
+        return NoiseCurve(self.functions(x, labels), self.basis, self.limit, ends, self.given, self.coordinates)
 
 
 class LearnedNoise(Noise):
@@ -214,6 +227,59 @@ class DimensionNoise(Noise):
     def functions(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         _check_shape(self, self.shape, x)
         return self.coefficients.to(x)
+
+
+class FrequencyNoise(DimensionNoise):
+    r"""log(std / sigma) as a function of the noise level for each band of frequencies of an image, and for the mean and
+    the differences of its channels.
+
+    The noise is independent in the coordinates of the cosine transform (:class:`ndm.method.coordinates.Frequencies`):
+    a learned noise schedule for each of them, as :class:`DimensionNoise` has one for each pixel. Blurring diffusion
+    (arXiv 2209.05557) has such a schedule that is fixed.
+
+    The radius of the frequency (i, j) is r = sqrt((i N / H)^2 + (j N / W)^2) with N the larger of H and W. Its function
+    is linear in log(1 + r) between those of the two nearest bands.
+
+    Args:
+        shape: (channels, height, width). In a configuration, null means that of the data.
+        bands: the number of radii that have a function of their own, evenly spaced in log(1 + r).
+        terms: K, the number of functions of the noise level.
+        basis: as for :class:`LearnedNoise`.
+        limit: the limit of the absolute value of log(std / sigma).
+
+    Raises:
+        ValueError: an argument is out of range, ``shape`` is not that of an image, the basis is unknown, or an example
+            has another shape.
+    """
+
+    coordinates = Frequencies()
+
+    def __init__(
+        self,
+        shape: Sequence[int] | None,
+        bands: int = 8,
+        terms: int = 5,
+        basis: str = "cosine",
+        limit: float = 3.0,
+    ) -> None:
+        super().__init__(shape, terms, basis, limit)
+        if len(self.shape) != 3:
+            raise ValueError(f"FrequencyNoise needs the shape of an image, as in shape=(3, 32, 32), not {self.shape}.")
+        if bands < 1:
+            raise ValueError(f"The noise needs at least one band, got {bands}.")
+        channels, height, width = self.shape
+        self.bands = bands
+        self.coefficients = nn.Parameter(torch.zeros(1, terms, channels, bands))
+        rows, columns = (torch.arange(n) * (max(height, width) / n) for n in (height, width))
+        radius = torch.log1p((rows[:, None] ** 2 + columns**2).sqrt())
+        place = radius / radius.max().clamp(min=1e-6) * (bands - 1)
+        shares = (1 - (place[..., None] - torch.arange(bands)).abs()).clamp(min=0)
+        self.register_buffer("shares", shares, persistent=False)
+
+    def functions(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        if list(x.shape[1:]) != self.shape:
+            raise ValueError(f"FrequencyNoise has shape {tuple(self.shape)}, and examples have {tuple(x.shape[1:])}.")
+        return torch.einsum("akcb,hwb->akchw", self.coefficients.to(x), self.shares.to(x))
 
 
 class LatentNoise(Noise):

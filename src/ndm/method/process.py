@@ -26,6 +26,7 @@ from ndm._internal.precision import residual_path
 from ndm.method.abbreviations import as_part
 from ndm.method.clocks import inward
 from ndm.method.compatibility import check_fit
+from ndm.method.coordinates import DATA, Coordinates
 from ndm.method.decoders import Decoder
 from ndm.method.denoisers import BaseDenoiser, Estimate
 from ndm.method.encoding import TableEncoding
@@ -126,6 +127,11 @@ class Process(InUnits):
         """The largest v / sigma_s^2 of a step."""
         return LARGEST_SHARE if self.noise is None else self.noise.largest_share
 
+    @property
+    def coordinates(self) -> Coordinates:
+        """Those in which the noise of the forward process is independent."""
+        return DATA if self.noise is None else self.noise.coordinates
+
     def curve(self, x: Tensor, labels: Tensor | None = None) -> Curve:
         """The curve of x, (B, \\*shape), with its noise; labels, or the latent c, as for the denoiser."""
         curve = self.transform(x)
@@ -134,7 +140,7 @@ class Process(InUnits):
         return curve
 
     def perturbed(self, x: Tensor, value: PathValue, noise: Tensor, level: NoiseLevel) -> Tensor:
-        """z_t = alpha F(x, t) + std(x, t) noise for the curve's value at that level, all (B, \\*shape)."""
+        """z_t = alpha F(x, t) + V std(x, t) noise for the curve's value at that level, all (B, \\*shape)."""
         mean = per_example(level.alpha, x) * (x + value.displacement)
         return mean + per_example(level.sigma, x) * value.scaled(noise)
 
@@ -171,7 +177,7 @@ class Process(InUnits):
 
     def marginal(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """q(z_t | x): its mean alpha F(x, t), (B, \\*shape), and its standard deviation sigma, (B,), or with learned
-        noise sigma e^h, (B, \\*shape).
+        noise sigma e^h, (B, \\*shape), in its coordinates.
         """
         level, curve = self.schedule(t), self.curve(x, labels)
         mean = per_example(level.alpha, x) * curve(level.gamma)
@@ -180,14 +186,16 @@ class Process(InUnits):
         return mean, per_example(level.sigma, x) * curve.noise(level.gamma)[0].exp()
 
     def posterior(self, x: Tensor, z: Tensor, step: Step, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """q(z_s | z_t, x): its mean, (B, \\*shape), and its variance v, (B,); (B, \\*shape) for a given noise."""
+        """q(z_s | z_t, x): its mean, (B, \\*shape), and its variance v, (B,); (B, \\*shape) for a given noise, in
+        its coordinates.
+        """
         y, spread = self._y_and_spread(x, z, DiscreteStep(step), labels)
         v = step.v if spread is None else per_example(step.v, z) * spread**2
         return self.step_mean(z, y, step), v
 
     def spread(self, z: Tensor, at: PathEvaluator, labels: Tensor | None = None) -> Tensor | None:
-        """The standard deviation of the reverse process in units of the schedule's, (B, \\*shape), for z of that shape;
-        None for 1.
+        """The standard deviation of the reverse process in units of the schedule's, (B, \\*shape), for z of that shape,
+        in the coordinates of the noise; None for 1.
         """
         if self.noise is None or not self.noise.given:
             return None
@@ -228,7 +236,7 @@ class Process(InUnits):
         value = at.path_value(self.curve(x, labels))
         y = x + value.offset
         if value.tilt is not None:
-            y = y - value.tilt * (z / per_example(at.level.alpha, z) - x - value.displacement)
+            y = y - value.tilted(z / per_example(at.level.alpha, z) - x - value.displacement)
         return y, None if value.spread is None else value.spread.expand_as(z)
 
     def mismatch(
@@ -254,17 +262,18 @@ class Process(InUnits):
         if self.denoiser.direct:
             # The denoiser's residual is for F(x, t); y differs from it by the slope and the tilt.
             gap = estimate.residual(x + value.displacement, torch.zeros_like(x), noise) + value.slope
-            return gap if value.tilt is None else gap - value.tilt * self._from_path(noise, at.level)
+            return gap if value.tilt is None else gap - value.tilted(self._from_path(noise, at.level))
         residual = estimate.residual(x, value.displacement, noise)
         if value.tilt is None:
             return self.transform.difference(value, estimate.mean, residual, at.path_value)
         if value.spread is not None:  # the noise of x_hat is that of x
-            other = at.path_value(self.transform(estimate.mean))._replace(tilt=value.tilt)
-        else:
-            other = at.path_value(self.curve(estimate.mean, labels))
+            other = at.path_value(self.transform(estimate.mean))
+            gap = residual + (value.offset - other.offset)
+            return gap + value.tilted(residual + (value.displacement - other.displacement))
+        other = at.path_value(self.curve(estimate.mean, labels))
         assert other.tilt is not None
         gap = residual + (value.offset - other.offset) - (value.tilt - other.tilt) * self._from_path(noise, at.level)
-        return gap + other.tilt * (residual + (value.displacement - other.displacement))
+        return gap + other.tilted(residual + (value.displacement - other.displacement))
 
     @staticmethod
     def _from_path(noise: Tensor, level: NoiseLevel) -> Tensor:
@@ -291,7 +300,7 @@ class Process(InUnits):
                 own = Step.between(step.s, step.t, eta, step.index, step.steps, self.largest_share)
                 y_hat = self._other_y(z, estimate, DiscreteStep(own), at, labels)
             covariance = PosteriorVariance()(step, estimate) if override else self.covariance(step, estimate)
-            return Kernel(self.step_mean(z, y_hat, step), step.v, covariance, spread)
+            return Kernel(self.step_mean(z, y_hat, step), step.v, covariance, spread, self.coordinates)
 
     def drift(self, z: Tensor, t: Tensor, labels: Tensor | None = None, eta: Tensor | float | None = None) -> Tensor:
         r"""dz/dt of the reverse SDE with volatility eta, run from t = 1 to 0; the ODE's with eta = 0 (method, section
@@ -342,7 +351,9 @@ class Process(InUnits):
     def diffusion(
         self, z: Tensor, t: Tensor, labels: Tensor | None = None, eta: Tensor | float | None = None
     ) -> Tensor:
-        """g of the reverse SDE, (B,), with the arguments of :meth:`drift`; (B, \\*shape) for a given noise."""
+        """g of the reverse SDE, (B,), with the arguments of :meth:`drift`; (B, \\*shape) for a given noise, in its
+        coordinates.
+        """
         return self.diffusion_at(z, self.schedule(inward(self.schedule, t)), labels, eta)
 
     def diffusion_at(
@@ -381,5 +392,5 @@ class Process(InUnits):
         if self.noise is None:
             return f + ratio * (estimate.mean - f)
         noise, from_path = self.noise(z, self._ends(z), labels), z / per_example(at.level.alpha, z) - f
-        slope = estimate.mean - f + own.noise_value(noise).tilt * from_path
-        return f + ratio * slope - at.noise_value(noise).tilt * from_path
+        tilt = ratio * own.noise_value(noise).tilt - at.noise_value(noise).tilt
+        return f + ratio * (estimate.mean - f) + self.coordinates.back(tilt * self.coordinates.into(from_path))

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ndm._internal.inputs import check_steps
+from ndm.method.coordinates import DATA, Coordinates
 from ndm.method.denoisers import Estimate
 from ndm.method.moments import Moments
 from ndm.method.parts import Part
@@ -187,18 +188,21 @@ class LowRank(Covariance):
 class Kernel:
     """p(z_s | z_t) = N(mean, W): mean (B, \\*shape), the schedule's v (B,), and W over v spread^2 as a covariance.
 
-    ``spread``, (B, \\*shape), is that of a noise that the process is given (:mod:`ndm.method.noise`), or None for 1.
+    ``spread``, (B, \\*shape), is that of a noise that the process is given (:mod:`ndm.method.noise`), or None for 1. It
+    and W are in the coordinates of the noise.
     """
 
     mean: Tensor
     v: Tensor
     covariance: Covariance
     spread: Tensor | None = None
+    coordinates: Coordinates = DATA
 
     def sample(self, noise: Tensor) -> Tensor:
         """z_s from standard normal noise, both (B, \\*shape)."""
         noise = self.covariance.apply_sqrt(noise)
-        return self.mean + per_example(self.v.sqrt(), noise) * (noise if self.spread is None else self.spread * noise)
+        noise = noise if self.spread is None else self.coordinates.back(self.spread * noise)
+        return self.mean + per_example(self.v.sqrt(), noise) * noise
 
 
 class ReverseVariance(Part):
