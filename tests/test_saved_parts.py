@@ -64,6 +64,11 @@ def calibrated(covariance: str, **options) -> tuple[ndm.NDM, Tensor]:
     return model.calibrate(x, 5, covariance, **options), x
 
 
+def calibrated_images() -> tuple[ndm.NDM, Tensor]:
+    model, x = images(ConvNet(1, width=4, embedding=8, zero_init=False))
+    return model.calibrate(x, 5, "frequency"), x
+
+
 def mixture() -> ndm.MixtureBase:
     root = torch.randn(2, 4, 4)
     return ndm.MixtureBase(4, 2).set(torch.tensor([0.3, 0.7]), torch.randn(2, 4), root @ root.mT)
@@ -179,6 +184,7 @@ MODELS = {
     "isotropic": lambda: calibrated("isotropic"),
     "diagonal": lambda: calibrated("diagonal", spacing="gamma"),
     "full": lambda: calibrated("full"),
+    "frequency": lambda: calibrated_images(),
     "low rank": lambda: calibrated("full", rank=2, spacing="optimal"),
     "convolutions": lambda: images(ConvNet(1, width=4, embedding=8, zero_init=False, patch=2)),
     "u-net": lambda: images(UNet(1, width=8, groups=4, zero_init=False, attention="middle", fourier=(3,))),

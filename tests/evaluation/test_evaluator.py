@@ -20,7 +20,7 @@ from ndm.evaluation import (
     mean_and_error,
     own_variance,
 )
-from ndm.networks import ConvNet, ResidualMLP
+from ndm.networks import ConvNet, ResidualMLP, UNet
 from tests.evaluation.models import HIGH, LOW, Exact, R, stopped, truth
 
 
@@ -120,6 +120,20 @@ def test_images_are_in_bits_per_dimension_and_conditions_reach_the_network() -> 
     assert bound["value"] > math.log2(17)
 
 
+@pytest.mark.parametrize("spacing", ["time", "optimal"])
+def test_every_calibrated_variance_of_images_is_that_of_the_model(spacing: str) -> None:
+    torch.manual_seed(0)
+    net = UNet(1, width=4, multipliers=(1,), blocks=1, groups=2, zero_init=False)
+    model = ndm.NDM(ndm.LinearSchedule(-6, 5), ndm.Identity(), ndm.Denoiser(net), ndm.DiscretizedDecoder(17))
+    names = ("posterior", "isotropic", "diagonal", "frequency", "full")
+    options = {"steps": (2,), "max_examples": 20, "likelihood": False, "calibration": 400, "spacing": spacing}
+    found = {row["variance"]: row["value"] for row in evaluate(model, Digits(), variances=names, **options).rows}
+    alone = evaluate(model, Digits(), variances=("frequency",), **options).rows[0]["value"]
+    assert set(found) == set(names)
+    assert found["frequency"] == pytest.approx(alone, abs=1e-6) or spacing == "optimal"
+    assert max(found["frequency"], found["full"]) < found["posterior"]
+
+
 def test_a_direct_process_without_an_ode_has_no_likelihood(gaussian: Gaussian) -> None:
     model = ndm.NDM(ndm.LinearSchedule(), ndm.Identity(), ndm.DirectDenoiser(ResidualMLP(2, hidden=8, depth=1)))
     result = evaluate(model, gaussian, steps=(2,), variances=("own",), max_examples=10)
@@ -162,7 +176,7 @@ def test_a_bar_is_shown_on_a_terminal_or_as_wanted(
 
 
 def test_wrong_names_are_refused(exact: ndm.NDM, gaussian: Gaussian) -> None:
-    with pytest.raises(ValueError, match="choose one of posterior, own, isotropic, diagonal, full"):
+    with pytest.raises(ValueError, match="choose one of posterior, own, isotropic, diagonal, frequency, full"):
         evaluate(exact, gaussian, steps=(2,), variances=("isotropc",), likelihood=False)
     with pytest.raises(ValueError, match="tset"):
         evaluate(exact, gaussian, split="tset")

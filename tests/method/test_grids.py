@@ -256,7 +256,7 @@ def test_what_cannot_be_asked_for_is_refused() -> None:
         ndm.optimal_grid(model, x, 5, candidates=3)
     with pytest.raises(ValueError, match="at least 1, got 0"):
         ndm.optimal_grid(model, x, 0)
-    with pytest.raises(ValueError, match="isotropic, diagonal, full"):
+    with pytest.raises(ValueError, match="isotropic, diagonal, frequency, full"):
         ndm.optimal_grid(model, x, 3, "diag")
     with pytest.raises(ValueError, match="at least one batch of data"):
         ndm.optimal_grid(model, [], 3)

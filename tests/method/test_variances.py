@@ -12,8 +12,10 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal, kl_divergence
 
 import ndm
+from ndm.method.bounds import error_moments
+from ndm.method.coordinates import DATA, Frequencies
 from ndm.method.denoisers import Estimate
-from ndm.method.variances import Covariance, Diagonal, LowRank, Moments, Step
+from ndm.method.variances import Covariance, Diagonal, DiagonalFrequencies, LowRank, Moments, Step
 
 B, D = 4, 6
 
@@ -85,6 +87,18 @@ def test_a_low_rank_covariance_keeps_the_shape_of_images() -> None:
     covariance = low_rank(2)
     noise = torch.randn(B, 2, 3).double()
     torch.testing.assert_close(covariance.apply_sqrt(noise).flatten(1), covariance.apply_sqrt(noise.flatten(1)))
+
+
+def test_frequencies_are_those_of_the_cosine_transform() -> None:
+    log_ratio, shape = torch.randn(1, 1, 2, 3).double(), (1, 2, 3)
+    covariance, turn = DiagonalFrequencies(log_ratio), Frequencies().into(torch.eye(D).double().reshape(D, *shape))
+    turn = turn.flatten(1).T  # V^T
+    expected = turn.T @ torch.diag(log_ratio.flatten().exp()) @ turn
+    rows = covariance.apply_sqrt(torch.eye(D).double().reshape(D, *shape)).flatten(1)
+    torch.testing.assert_close(rows.T @ rows, expected)
+    e, one = torch.randn(B, D).double(), torch.eye(D).double()
+    q, p = MultivariateNormal(e, one), MultivariateNormal(torch.zeros_like(e), expected)
+    torch.testing.assert_close(covariance.kl(e.reshape(B, *shape)), kl_divergence(q, p))
 
 
 # ---- calibration: optimal among its kind, on the data it was made from
@@ -167,10 +181,54 @@ def test_more_freedom_costs_less() -> None:
     assert (cost(fitted("diagonal", e), e) > costs[-1]).all()
 
 
+def images(n: int = 300) -> tuple[ndm.NDM, Tensor]:
+    """A model that knows the mean of smooth images only, and such images."""
+    process = ndm.NDM(ndm.LinearSchedule(-6.0, 5.0), ndm.Identity(), lambda z, level: 0 * z).double()
+    smooth = torch.linspace(0.1, 2.0, 12).double().flip(0).reshape(1, 3, 4)
+    return process, Frequencies().back(smooth * torch.randn(n, 1, 3, 4).double())
+
+
+def test_frequencies_are_calibrated_on_the_errors_in_their_coordinates() -> None:
+    process, x = images()
+    full, own = (
+        error_moments(process, x, 3, full, generator=torch.Generator().manual_seed(0), coordinates=coordinates)
+        for full, coordinates in ((True, DATA), (False, Frequencies()))
+    )
+    turn = Frequencies().into(torch.eye(12).double().reshape(12, 1, 3, 4)).flatten(1).T
+    for i in range(3):
+        torch.testing.assert_close(own.squares()[i], (turn @ full.matrix(i) @ turn.T).diagonal())
+
+
+@pytest.mark.parametrize("spacing", ["time", "optimal"])
+def test_frequencies_cost_less_where_the_errors_are_smooth(spacing: str) -> None:
+    process, x = images()
+    costs = {}
+    for name in ("isotropic", "diagonal", "frequency", "full"):
+        process.calibrate([x], 4, name, spacing=spacing, generator=torch.Generator().manual_seed(0))
+        costs[name] = process.bound(x, 4, generator=torch.Generator().manual_seed(1)).total.mean().item()
+    assert costs["frequency"] < costs["diagonal"] - 0.5
+    assert costs["frequency"] < costs["isotropic"] - 0.5
+    assert costs["frequency"] == pytest.approx(costs["full"], abs=0.3)
+
+
+def test_of_a_process_in_frequencies_diagonal_and_frequency_are_the_same() -> None:
+    process, x = images()
+    process.noise = ndm.FrequencyNoise((1, 3, 4)).double()
+    found = [
+        process.calibrate([x], 4, name, spacing="optimal", generator=torch.Generator().manual_seed(0))
+        .bound(x, 4, generator=torch.Generator().manual_seed(1))
+        .total
+        for name in ("diagonal", "frequency")
+    ]
+    torch.testing.assert_close(*found)
+
+
 def test_calibrated_variances_refuse_what_they_are_not_for() -> None:
     variance = ndm.CalibratedVariance(5, "isotropic", (D,))
     with pytest.raises(ValueError, match="calibrated for 5 steps, not for 7"):
         variance(step_number(1, 7, 2), Estimate(torch.zeros(2, D), residual=None))
+    with pytest.raises(ValueError, match=r'"frequency" is for images, .*, not examples of shape \(6,\)'):
+        ndm.CalibratedVariance(5, "frequency", (D,))
     for arguments in ((5, "round"), (0, "full"), (5, "full", (D,), 0), (5, "full", (D,), -1)):
         with pytest.raises(ValueError, match=r"covariance|steps"):
             ndm.CalibratedVariance(*arguments)

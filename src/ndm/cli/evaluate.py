@@ -45,8 +45,8 @@ def _parser() -> Parser:
     )  # fmt: skip
     parser.add_argument(
         "--variances", nargs="+", default=["posterior", "own", "isotropic"], metavar="W",
-        help="reverse variances: posterior, own (the model's), isotropic, diagonal, full (the last three calibrated on "
-        "training data; default: posterior own isotropic)",
+        help="reverse variances: posterior, own (the model's), isotropic, diagonal, frequency (for images), full (the "
+        "last four calibrated on training data; default: posterior own isotropic)",
     )  # fmt: skip
     parser.add_argument(
         "--spacing", choices=("time", "gamma", "optimal"), default="time",

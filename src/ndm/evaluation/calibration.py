@@ -14,11 +14,12 @@ from ndm._internal.random import seed_of
 from ndm.data.choosing import Some, part_of
 from ndm.evaluation.per_example import BLOCK, device_of
 from ndm.method.bounds import calibrated_variance, error_moments
+from ndm.method.coordinates import Coordinates
 from ndm.method.grids import candidates_for, gamma_grid, grid_from, pair_moments
 from ndm.method.variances import CalibratedVariance, Moments, PosteriorVariance
 from ndm.model import NDM
 
-__all__ = ["calibrated", "own_variance", "with_variance"]
+__all__ = ["best_covariance", "calibrated", "own_variance", "with_variance"]
 
 #: Maximum number of steps for which an optimal grid is computed: the gain is small beyond, and the number of pairs of
 #: times is quadratic in the steps.
@@ -26,6 +27,11 @@ LARGEST_GRID = 100
 
 #: Number of examples for computing an optimal grid.
 GRID_EXAMPLES = 500
+
+
+def best_covariance(shape: Sequence[int]) -> str:
+    """The calibrated covariance with few parameters that suits examples of this shape: ``frequency`` for images."""
+    return "frequency" if len(shape) == 3 and min(shape[1:]) > 1 else "isotropic"
 
 
 @contextmanager
@@ -55,7 +61,7 @@ def calibrated(
         part: the examples.
         labels: their class labels, (n,).
         steps: T.
-        names: ``isotropic``, ``diagonal``, ``full``.
+        names: ``isotropic``, ``diagonal``, ``frequency``, ``full``.
         seed: seed of the noise.
         spacing: spacing of the steps: uniform in ``time`` or in ``gamma``, or ``optimal`` (up to T = 100).
     """
@@ -66,14 +72,25 @@ def calibrated(
         times = _best_grid(model, part, labels, steps, names, seed)
     like = part[:1].to(device_of(model))
     variances = {name: calibrated_variance(model, like, steps, name, grid=times) for name in names}
+    of_frequencies = {name: variance for name, variance in variances.items() if name == "frequency"}
+    for group in ({k: v for k, v in variances.items() if k not in of_frequencies}, of_frequencies):
+        if group:
+            found = _errors(model, steps, "full" in group, next(iter(group.values())).coordinates, times)
+            moments = _moments(model, part, labels, seed, found)
+            for variance in group.values():
+                variance.fit(moments)
+    return variances
+
+
+def _errors(
+    model: NDM, steps: int, full: bool, coordinates: Coordinates, times: Tensor | None
+) -> Callable[[Tensor, Tensor | None, torch.Generator], Moments]:
+    """The moments of a block of examples, their labels and a generator."""
 
     def found(x: Tensor, y: Tensor | None, generator: torch.Generator) -> Moments:
-        return error_moments(model, x, steps, "full" in names, labels=y, generator=generator, grid=times)
+        return error_moments(model, x, steps, full, labels=y, generator=generator, grid=times, coordinates=coordinates)
 
-    moments = _moments(model, part, labels, seed, found)
-    for variance in variances.values():
-        variance.fit(moments)
-    return variances
+    return found
 
 
 def _best_grid(
@@ -82,7 +99,7 @@ def _best_grid(
     """Compute the best grid of T steps for these reverse variances; None (uniform steps) if T is too large."""
     if steps > LARGEST_GRID:
         return None
-    covariance = "isotropic" if set(names) <= {"isotropic"} else "diagonal"
+    covariance = next((name for name in ("frequency", "diagonal", "full") if name in names), "isotropic")
     candidates = candidates_for(steps)
 
     def found(x: Tensor, y: Tensor | None, generator: torch.Generator) -> Moments:

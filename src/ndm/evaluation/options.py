@@ -11,14 +11,15 @@ from torch import nn
 from ndm.evaluation.per_example import BLOCK, TIMES
 from ndm.inference.options import SamplerOptions
 from ndm.method.grids import SPACINGS
+from ndm.method.variances import COVARIANCES
 
 __all__ = ["VARIANCES", "EvaluationOptions"]
 
 #: Maximum number of network evaluations of a calibration.
 CALIBRATION_BUDGET = 50_000
 
-#: Reverse variances of a bound; the last three are calibrated.
-VARIANCES = ("posterior", "own", "isotropic", "diagonal", "full")
+#: Reverse variances of a bound; the last four are calibrated.
+VARIANCES = ("posterior", "own", *COVARIANCES)
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class EvaluationOptions:
     Args:
         split: ``train``, ``validation`` or ``test``.
         steps: numbers of steps T; None for continuous time, which does not depend on the reverse variance.
-        variances: ``posterior``, ``own`` (the model's), ``isotropic``, ``diagonal``, ``full``.
+        variances: ``posterior``, ``own`` (the model's), ``isotropic``, ``diagonal``, ``frequency`` (for images),
+            ``full``.
         spacing: spacing of the steps for calibrated variances: uniform in ``time`` or in ``gamma``, or ``optimal``,
             which is computed from 500 of those examples (:mod:`ndm.method.grids`), up to T = 100.
         times: times per example, for a bound with more steps than that or in continuous time.

@@ -23,6 +23,7 @@ from ndm._internal.inputs import Values, as_labels, as_tensor, check_steps
 from ndm._internal.precision import residual_path
 from ndm._internal.random import Randomness, below_one, low_discrepancy, normal_like
 from ndm.method import decoding
+from ndm.method.coordinates import DATA, Coordinates
 from ndm.method.encoding import TableEncoding
 from ndm.method.grids import SPACINGS, even_grid, gamma_grid, labelled, optimal_grid
 from ndm.method.latents import given_latent
@@ -281,7 +282,7 @@ def calibrate(
         batches: tensors (B, \\*shape), or pairs of a tensor and its class labels, as from a DataLoader; or one tensor.
             NumPy arrays and DataFrames are accepted as tensors.
         steps: T.
-        covariance: ``isotropic``, ``diagonal`` or ``full``.
+        covariance: ``isotropic``, ``diagonal``, ``frequency`` (for images) or ``full``.
         rank: the rank of a full covariance; see :class:`~ndm.method.variances.CalibratedVariance`.
         spacing: the spacing of the steps: even in ``time`` or in ``gamma`` (:meth:`ndm.Schedule.even_in_gamma`),
             ``optimal``, or their times, (T + 1,), increasing from 0 to 1.
@@ -313,11 +314,12 @@ def calibrate(
     variance: CalibratedVariance | None = None
     total: Moments | None = None
     for data, labels in labelled(batches):
-        total = error_moments(
-            process, data, steps, covariance == "full", labels=labels, generator=generator, grid=times, more=total
-        )
         if variance is None:
             variance = calibrated_variance(process, data, steps, covariance, rank, times)
+        total = error_moments(
+            process, data, steps, covariance == "full", labels=labels, generator=generator, grid=times, more=total,
+            coordinates=variance.coordinates,
+        )  # fmt: skip
     if total is None or variance is None:
         raise ValueError("Calibration needs at least one batch of data, got none.")
     variance.fit(total)
@@ -328,6 +330,8 @@ def calibrated_variance(
     process: Process, data: Values, steps: int, covariance: str, rank: int | None = None, grid: Tensor | None = None
 ) -> CalibratedVariance:
     """The unfitted variance that :func:`calibrate` fits, for data of shape (B, \\*shape)."""
+    if covariance == "frequency" and process.coordinates is not DATA:
+        covariance = "diagonal"  # which is of frequencies already
     like = process.to_model(as_tensor(data)[:1], check=False)
     times = None if grid is None else grid.double().tolist()
     return CalibratedVariance(steps, covariance, like.shape[1:], rank, times).to(like)
@@ -344,6 +348,7 @@ def error_moments(
     generator: Randomness = None,
     grid: Tensor | None = None,
     more: Moments | None = None,
+    coordinates: Coordinates = DATA,
 ) -> Moments:
     r"""The second moments of the errors of the reverse process at every step, from one batch.
 
@@ -358,6 +363,7 @@ def error_moments(
         generator: for the noise.
         grid: the times of the steps, (T + 1,); None for even ones, even if the model has its own.
         more: moments of earlier batches, to which those of this one are added.
+        coordinates: those of the errors.
 
     Raises:
         ValueError: the batch fails the check of :func:`bound`.
@@ -371,7 +377,8 @@ def error_moments(
         curve = process.curve(x, labels)
         for i in range(1, steps + 1):
             step = process.grid_step(torch.full((x.shape[0],), i, device=x.device), steps, x, grid=times)
-            moments.add(i - 1, _error(process, step, x, curve, labels, generator).flatten(1))
+            e = _error(process, step, x, curve, labels, generator)
+            moments.add(i - 1, coordinates.into(e).flatten(1))
     return moments
 
 

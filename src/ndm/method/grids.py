@@ -27,6 +27,7 @@ from torch import Tensor
 from ndm._internal.inputs import Values, as_labels, as_tensor
 from ndm._internal.precision import residual_path
 from ndm._internal.random import Randomness, normal_like
+from ndm.method.coordinates import DATA, Frequencies
 from ndm.method.latents import given_latent
 from ndm.method.moments import Moments
 from ndm.method.process import Process, frozen
@@ -98,7 +99,8 @@ def optimal_grid(
         batches: tensors (B, \*shape), or pairs of a tensor and its class labels, as from a DataLoader; or one tensor. A
             few hundred examples are enough.
         steps: T.
-        covariance: the form of the variance: ``isotropic``, ``diagonal``, or ``full``, which is treated as diagonal.
+        covariance: the form of the variance: ``isotropic``, ``diagonal``, ``frequency``, or ``full``, which is treated
+            as diagonal.
         candidates: M: the times are chosen among i / M; by default max(40, 2 T). M (M + 1) / 2 pairs are evaluated.
         generator: for the noise.
 
@@ -166,7 +168,8 @@ def pair_moments(
                 noise = normal_like(x, generator)
                 estimate = process.denoiser.estimate(process.perturbed(x, value, noise, step.t), step.t, labels)
             gap = process.mismatch(value, noise, x, estimate, at, labels)
-            e = (per_example(step.scale, gap) * value.standardized(gap)).flatten(1)
+            e = per_example(step.scale, gap) * value.standardized(gap)
+            e = (Frequencies().into(e) if covariance == "frequency" and process.coordinates is DATA else e).flatten(1)
             # Moments squares its input, so the root mean square represents all dimensions.
             moments.add(pair, e.square().mean(1, keepdim=True).sqrt() if isotropic else e)
     return moments

@@ -34,10 +34,10 @@ from ndm.method.latents import Latent
 from ndm.method.noise import Noise
 from ndm.method.schedules import NoiseLevel, Schedule, per_example
 from ndm.method.standardization import Standardize
-from ndm.method.steps import ContinuousTime, DiscreteStep, PathEvaluator
+from ndm.method.steps import ContinuousTime, DiscreteStep, Kernel, PathEvaluator
 from ndm.method.transforms.curve import Curve, PathValue, Transform
 from ndm.method.units import InUnits
-from ndm.method.variances import LARGEST_SHARE, Covariance, Kernel, PosteriorVariance, ReverseVariance, Step
+from ndm.method.variances import LARGEST_SHARE, Covariance, PosteriorVariance, ReverseVariance, Step
 
 __all__ = ["Process", "frozen"]
 

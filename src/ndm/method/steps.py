@@ -1,4 +1,4 @@
-r"""Evaluation of a curve F(x, .) over a discrete step or in continuous time (method, section 2)."""
+r"""Evaluation of a curve F(x, .) over a discrete step or in continuous time (method, section 2), and a reverse step."""
 
 from __future__ import annotations
 
@@ -9,14 +9,36 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ndm.method.coordinates import DATA, Coordinates
 from ndm.method.schedules import NoiseLevel, per_example
 from ndm.method.transforms.curve import Curve, PathValue
-from ndm.method.variances import Step
+from ndm.method.variances import Covariance, Step
 
 if TYPE_CHECKING:
     from ndm.method.noise import NoiseCurve, NoiseValue
 
-__all__ = ["ContinuousTime", "DiscreteStep", "PathEvaluator"]
+__all__ = ["ContinuousTime", "DiscreteStep", "Kernel", "PathEvaluator"]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """p(z_s | z_t) = N(mean, W): mean (B, \\*shape), the schedule's v (B,), and W over v spread^2 as a covariance.
+
+    ``spread``, (B, \\*shape), is that of a noise that the process is given (:mod:`ndm.method.noise`), or None for 1. It
+    and W are in the coordinates of the noise.
+    """
+
+    mean: Tensor
+    v: Tensor
+    covariance: Covariance
+    spread: Tensor | None = None
+    coordinates: Coordinates = DATA
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """z_s from standard normal noise, both (B, \\*shape)."""
+        noise = self.covariance.apply_sqrt(noise)
+        noise = noise if self.spread is None else self.coordinates.back(self.spread * noise)
+        return self.mean + per_example(self.v.sqrt(), noise) * noise
 
 
 class PathEvaluator:

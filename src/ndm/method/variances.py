@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ndm._internal.inputs import check_steps
-from ndm.method.coordinates import DATA, Coordinates
+from ndm.method.coordinates import DATA, Coordinates, Frequencies
 from ndm.method.denoisers import Estimate
 from ndm.method.moments import Moments
 from ndm.method.parts import Part
@@ -29,11 +29,12 @@ from ndm.method.transforms.curve import unit_interval
 from ndm.method.transforms.ranges import GammaRange
 
 __all__ = [
+    "COVARIANCES",
     "LARGEST_SHARE",
     "CalibratedVariance",
     "Covariance",
     "Diagonal",
-    "Kernel",
+    "DiagonalFrequencies",
     "LearnedVariance",
     "LowRank",
     "PosteriorVariance",
@@ -138,6 +139,17 @@ class Diagonal(Covariance):
 
 
 @dataclass(frozen=True)
+class DiagonalFrequencies(Diagonal):
+    """W diagonal in the frequencies of images (:class:`ndm.method.coordinates.Frequencies`)."""
+
+    def kl(self, e: Tensor) -> Tensor:
+        return super().kl(Frequencies().into(e))
+
+    def apply_sqrt(self, noise: Tensor) -> Tensor:
+        return Frequencies().back(super().apply_sqrt(noise))
+
+
+@dataclass(frozen=True)
 class LowRank(Covariance):
     """W / v = basis^T diag(e^{log_ratio}) basis + e^{rest} (I - basis^T basis), one matrix per step of the grid.
 
@@ -182,27 +194,6 @@ class LowRank(Covariance):
             out[here] = result
         assert out is not None
         return out
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """p(z_s | z_t) = N(mean, W): mean (B, \\*shape), the schedule's v (B,), and W over v spread^2 as a covariance.
-
-    ``spread``, (B, \\*shape), is that of a noise that the process is given (:mod:`ndm.method.noise`), or None for 1. It
-    and W are in the coordinates of the noise.
-    """
-
-    mean: Tensor
-    v: Tensor
-    covariance: Covariance
-    spread: Tensor | None = None
-    coordinates: Coordinates = DATA
-
-    def sample(self, noise: Tensor) -> Tensor:
-        """z_s from standard normal noise, both (B, \\*shape)."""
-        noise = self.covariance.apply_sqrt(noise)
-        noise = noise if self.spread is None else self.coordinates.back(self.spread * noise)
-        return self.mean + per_example(self.v.sqrt(), noise) * noise
 
 
 class ReverseVariance(Part):
@@ -279,13 +270,18 @@ class PredictedVariance(ReverseVariance):
         return Diagonal(torch.where(empty, torch.zeros_like(estimate.log_ratio), estimate.log_ratio))
 
 
+#: Forms of a calibrated covariance.
+COVARIANCES = ("isotropic", "diagonal", "frequency", "full")
+
+
 class CalibratedVariance(ReverseVariance):
     """The best covariance for T steps, measured on data with a trained model: W = v (I + E[e e^T]), with E[e e^T]
     shrunk according to the number of examples (:mod:`ndm.method.moments`).
 
     Args:
         steps: T.
-        covariance: ``isotropic``, ``diagonal`` (a variance per dimension) or ``full``.
+        covariance: ``isotropic``, ``diagonal`` (a variance per dimension), ``frequency`` (for images: a variance per
+            frequency of the cosine transform) or ``full``.
         shape: the shape of one example.
         rank: the number of leading eigenvectors kept by a full covariance; the other directions share one variance.
             None keeps all of them up to 1024 dimensions, and 256 above.
@@ -293,7 +289,8 @@ class CalibratedVariance(ReverseVariance):
             A model with this variance uses these steps.
 
     Raises:
-        ValueError: the covariance is unknown, ``steps`` or ``rank`` is below one, or the grid is invalid.
+        ValueError: the covariance is unknown or not for this shape, ``steps`` or ``rank`` is below one, or the grid is
+            invalid.
     """
 
     log_ratio: Tensor
@@ -317,11 +314,15 @@ class CalibratedVariance(ReverseVariance):
         self.steps = steps
         self.covariance = covariance
         self.shape = tuple(shape)
+        if covariance == "frequency" and len(self.shape) != 3:
+            raise ValueError(
+                f'covariance="frequency" is for images, (channels, height, width), not examples of shape {self.shape}.'
+            )
         self.grid = None if grid is None else torch.tensor(list(grid), dtype=torch.float64)
         d = torch.Size(self.shape).numel()
         self.rank = min(rank or (d if d <= 1024 else 256), d)
-        size = {"isotropic": (steps, 1), "diagonal": (steps, d), "full": (steps, self.rank)}[covariance]
-        self.register_buffer("log_ratio", torch.zeros(size))
+        size = {"isotropic": 1, "full": self.rank}.get(covariance, d)
+        self.register_buffer("log_ratio", torch.zeros(steps, size))
         if covariance == "full":
             self.register_buffer("basis", torch.zeros(steps, self.rank, d))
             self.register_buffer("rest", torch.zeros(steps))
@@ -338,8 +339,15 @@ class CalibratedVariance(ReverseVariance):
         if self.covariance == "full":
             return LowRank(index, self.basis.to(like), self.log_ratio.to(like), self.rest.to(like))
         log_ratio = self.log_ratio.to(like)[index]
+        if self.covariance == "frequency":
+            return DiagonalFrequencies(log_ratio.reshape(-1, *self.shape))
         shape = self.shape if self.covariance == "diagonal" else (1,) * len(self.shape)
         return Diagonal(log_ratio.reshape(-1, *shape))
+
+    @property
+    def coordinates(self) -> Coordinates:
+        """Those of the moments that :meth:`fit` takes."""
+        return Frequencies() if self.covariance == "frequency" else DATA
 
     def fit(self, moments: Moments) -> None:
         """Set the covariance from the second moments of e at every step.
@@ -357,7 +365,7 @@ class CalibratedVariance(ReverseVariance):
             )
         if self.covariance == "isotropic":
             self.log_ratio.copy_(torch.log1p(moments.squares().mean(1, keepdim=True)))
-        elif self.covariance == "diagonal":
+        elif self.covariance != "full":
             self.log_ratio.copy_(torch.log1p(moments.shrunk_squares()))
         else:
             for i, matrix in enumerate(moments.shrunk_matrices()):
@@ -370,8 +378,8 @@ class CalibratedVariance(ReverseVariance):
 
 def check_calibration(steps: int, covariance: str) -> None:
     """Raise a ValueError unless a covariance of this name can be calibrated for T steps."""
-    if covariance not in ("isotropic", "diagonal", "full"):
-        raise ValueError(f"There is no covariance {covariance!r}; choose one of isotropic, diagonal, full.")
+    if covariance not in COVARIANCES:
+        raise ValueError(f"There is no covariance {covariance!r}; choose one of {', '.join(COVARIANCES)}.")
     check_steps(steps)
 
 

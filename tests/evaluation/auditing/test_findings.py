@@ -23,7 +23,8 @@ def row(steps: int | None, variance: str | None, bound: float, **terms: Any) -> 
 def audit(*bounds: BoundRow, unit: str = "bits/dim", **about: Any) -> Audit:
     known = {
         "split": "test", "examples": 50, "split_examples": 50, "times": 100, "dimensions": 12,
-        "own_variance": "posterior", "gamma_0": -9.0, "gamma_1": 5.0, "steps_of_schedule": None,
+        "own_variance": "posterior", "calibrated_variance": "frequency", "gamma_0": -9.0, "gamma_1": 5.0,
+        "steps_of_schedule": None,
     }  # fmt: skip
     return Audit(known | about, unit, [*bounds, row(None, None, 2.0)])
 
@@ -111,6 +112,7 @@ def test_a_calibrated_variance_and_more_steps() -> None:
     assert best(found, 10) is found.bounds[1]
     variance, steps = advice(found)
     assert variance.startswith("The calibrated reverse variance saves 2.5000 ± < 0.0001 bits/dim at T = 10, compared")
+    assert variance.endswith('model.calibrate(..., covariance="frequency"), or ndm evaluate --variances frequency.')
     assert steps == ("More steps save 1.5000 ± < 0.0001 bits/dim from T = 10 to T = 1000, each with its best variance.")
 
 

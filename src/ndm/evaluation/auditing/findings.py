@@ -121,9 +121,10 @@ def _variance(audit: Audit) -> str:
     if not said:
         return ""
     own = audit.about["own_variance"]
+    kind = audit.about["calibrated_variance"]
     return (
-        f"The calibrated reverse variance saves {_listed(said)}, compared with the {own} one: model.calibrate, or "
-        "ndm evaluate --variances isotropic."
+        f"The calibrated reverse variance saves {_listed(said)}, compared with the {own} one: "
+        f'model.calibrate(..., covariance="{kind}"), or ndm evaluate --variances {kind}.'
     )
 
 
