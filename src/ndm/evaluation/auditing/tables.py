@@ -71,7 +71,11 @@ def _bounds(audit: Audit) -> Iterator[AuditTable]:
         for row in audit.bounds
     ]
     left = sum(row.not_finite for row in audit.bounds)
-    note = "calibrated: the best variance of each step, from training examples."
+    kinds = {
+        "isotropic": "the best variance of each step",
+        "frequency": "the best variances of each step and frequency",
+    }
+    note = f"calibrated: {kinds[audit.about['calibrated_variance']]}, from training examples."
     if left:
         most = max(row.not_finite for row in audit.bounds)
         note += f" Examples without a finite bound, up to {most:,} in a row, are left out."
