@@ -81,13 +81,22 @@ class NoiseCurve:
         ends: gamma at t = 0 and t = 1, (2,).
         given: whether the reverse process knows h.
         coordinates: those of h.
+        shares: of bands in each place, (H, W, bands), if the last axis of the terms is that of bands in place of those
+            of height and width.
     """
 
     def __init__(
-        self, terms: Tensor, basis: str, limit: float, ends: Tensor, given: bool, coordinates: Coordinates = DATA
+        self,
+        terms: Tensor,
+        basis: str,
+        limit: float,
+        ends: Tensor,
+        given: bool,
+        coordinates: Coordinates = DATA,
+        shares: Tensor | None = None,
     ) -> None:
         self.terms, self.basis, self.limit, self.ends = terms, basis, limit, ends
-        self.given, self.coordinates = given, coordinates
+        self.given, self.coordinates, self.shares = given, coordinates, shares
 
     def __call__(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
         r"""h and dh/dgamma at fixed x, both (\*gamma.shape, \*shape), for gamma (B,) or (P, B)."""
@@ -96,9 +105,14 @@ class NoiseCurve:
         window, slope = 16 * (u * (1 - u)) ** 2, 32 * u * (1 - u) * (1 - 2 * u)
         phi, dphi = basis_named(self.basis)(u, self.terms.shape[1])
         factors = torch.stack([window[..., None] * phi, slope[..., None] * phi + window[..., None] * dphi])
-        inside, derivative = combined(factors, self.terms)
+        # The sum over the terms is much cheaper for bands than for places.
+        inside, derivative = combined(factors, self.terms) if self.shares is None else self._placed(factors)
         bent = torch.tanh(inside / self.limit)
         return self.limit * bent, (1 - bent**2) * derivative / (high - low)
+
+    def _placed(self, factors: Tensor) -> Tensor:
+        assert self.shares is not None
+        return torch.einsum("...b,hwb->...hw", combined(factors, self.terms), self.shares)
 
     def at_time(self, gamma: Tensor, eta: Tensor) -> NoiseValue:
         """The noise in continuous time, for gamma and eta (B,)."""
@@ -253,6 +267,7 @@ class FrequencyNoise(DimensionNoise):
     """
 
     coordinates = Frequencies()
+    shares: Tensor
 
     def __init__(
         self,
@@ -277,9 +292,13 @@ class FrequencyNoise(DimensionNoise):
         self.register_buffer("shares", shares, persistent=False)
 
     def functions(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        return torch.einsum("akcb,hwb->akchw", self.coefficients.to(x), self.shares.to(x))
+
+    def forward(self, x: Tensor, ends: Tensor, labels: Tensor | None = None) -> NoiseCurve:
         if list(x.shape[1:]) != self.shape:
             raise ValueError(f"FrequencyNoise has shape {tuple(self.shape)}, and examples have {tuple(x.shape[1:])}.")
-        return torch.einsum("akcb,hwb->akchw", self.coefficients.to(x), self.shares.to(x))
+        terms, shares = self.coefficients.to(x), self.shares.to(x)
+        return NoiseCurve(terms, self.basis, self.limit, ends, self.given, self.coordinates, shares)
 
 
 class LatentNoise(Noise):
