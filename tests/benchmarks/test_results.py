@@ -80,7 +80,7 @@ def test_commands_on_the_page_are_of_scripts_and_comparisons_that_are_there() ->
 def test_the_page_and_the_scripts_stay_short() -> None:
     assert all(len(page.read_text(encoding="utf-8").splitlines()) <= 300 for page in PAGES)
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
-    assert sum(lengths.values()) <= 5400
+    assert sum(lengths.values()) <= 5500
     assert max(lengths.values()) <= 400
     functions = [node for path in MODULES for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
                  if isinstance(node, ast.FunctionDef)]  # fmt: skip
