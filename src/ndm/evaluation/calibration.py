@@ -19,7 +19,7 @@ from ndm.method.grids import candidates_for, gamma_grid, grid_from, pair_moments
 from ndm.method.variances import CalibratedVariance, Moments, PosteriorVariance
 from ndm.model import NDM
 
-__all__ = ["best_covariance", "calibrated", "own_variance", "with_variance"]
+__all__ = ["calibrated", "calibrated_best", "own_variance", "with_variance"]
 
 #: Maximum number of steps for which an optimal grid is computed: the gain is small beyond, and the number of pairs of
 #: times is quadratic in the steps.
@@ -27,11 +27,6 @@ LARGEST_GRID = 100
 
 #: Number of examples for computing an optimal grid.
 GRID_EXAMPLES = 500
-
-
-def best_covariance(shape: Sequence[int]) -> str:
-    """The calibrated covariance with few parameters that suits examples of this shape: ``frequency`` for images."""
-    return "frequency" if len(shape) == 3 and min(shape[1:]) > 1 else "isotropic"
 
 
 @contextmanager
@@ -80,6 +75,23 @@ def calibrated(
             for variance in group.values():
                 variance.fit(moments)
     return variances
+
+
+def calibrated_best(
+    model: NDM, part: Some, labels: Tensor | None, steps: int, kind: str | None, seed: int
+) -> tuple[str, CalibratedVariance]:
+    """Fit the reverse variance of even steps that costs least on the examples: for images ``diagonal`` or
+    ``frequency``, for other data ``isotropic``.
+
+    Args:
+        kind: one of these, to fit that one; None to choose. For the other arguments see :func:`calibrated`.
+    """
+    shape = part[:1].shape[1:]
+    kinds = ["diagonal", "frequency"] if len(shape) == 3 and min(shape[1:]) > 1 else ["isotropic"]
+    variances = calibrated(model, part, labels, steps, kinds if kind is None else [kind], seed, "time")
+    # The expected cost of a step is half the sum of log(w / v).
+    best = min(variances, key=lambda name: variances[name].log_ratio.sum().item())
+    return best, variances[best]
 
 
 def _errors(

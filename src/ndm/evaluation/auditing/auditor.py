@@ -21,7 +21,7 @@ from ndm.evaluation.auditing.levels import profile
 from ndm.evaluation.auditing.options import AuditOptions
 from ndm.evaluation.auditing.results import Audit, LevelRow, value_of
 from ndm.evaluation.auditing.traps import require_labels, warnings_about
-from ndm.evaluation.calibration import best_covariance, own_variance
+from ndm.evaluation.calibration import own_variance
 from ndm.evaluation.cost import cost
 from ndm.evaluation.per_example import TIMES, device_of
 from ndm.inference.likelihood import is_exact
@@ -144,7 +144,6 @@ class _Work:
             "dimensions": math.prod(self.data.shape),
             "decoder": type(self.model.decoder).__name__,
             "own_variance": own_variance(self.model),
-            "calibrated_variance": best_covariance(self.data.shape),
             "schedule": type(self.model.schedule).__name__,
             "gamma_0": low,
             "gamma_1": high,
@@ -182,7 +181,7 @@ def _affordable_ode(model: NDM, data: Data, o: AuditOptions, affordable: float) 
 
 def _add_bounds(found: Audit, work: _Work) -> None:
     n = len(work.part.examples)
-    found.bounds = bounds(
+    found.bounds, found.about["calibrated_variance"] = bounds(
         work.model, work.data, work.part, work.steps, calibration=min(CALIBRATION, 100 * n), scale=work.scale,
         **work.common(),
     )  # fmt: skip

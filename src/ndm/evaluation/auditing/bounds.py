@@ -12,7 +12,7 @@ from torch import Tensor
 from ndm.data import Data
 from ndm.data.choosing import Some, part_of
 from ndm.evaluation.auditing.results import BoundRow, value_of
-from ndm.evaluation.calibration import best_covariance, calibrated, own_variance, with_variance
+from ndm.evaluation.calibration import calibrated_best, own_variance, with_variance
 from ndm.evaluation.per_example import bound_per_example
 from ndm.model import NDM
 
@@ -55,8 +55,10 @@ def bounds(
     times: int,
     seed: int,
     batch_size: int,
-) -> list[BoundRow]:
+) -> tuple[list[BoundRow], str | None]:
     """The bound for each number of steps and reverse variance, then in continuous time; as :func:`evaluate` has them.
+
+    The kind of the calibrated variance, which is returned too, is the best one for the smallest number of steps.
 
     Args:
         model: the model.
@@ -71,16 +73,17 @@ def bounds(
     """
     budget: dict[str, Any] = {"labels": part.labels, "times": times, "seed": seed, "batch_size": batch_size}
     own, rows = own_variance(model), []
+    kind: str | None = None
     for t in steps:
         fitted = None
         if _has_training(data):
             some = Part.of(data, "train", max(1, calibration // t), seed, part.labels is not None)
-            kind = best_covariance(data.shape)
-            fitted = calibrated(model, some.examples, some.labels, t, [kind], seed, "time")[kind]
+            kind, fitted = calibrated_best(model, some.examples, some.labels, t, kind, seed)
         for name in dict.fromkeys(["posterior", own, *([CALIBRATED] if fitted is not None else [])]):
             with with_variance(model, name, t, fitted if name == CALIBRATED else None):
                 rows.append(_row(bound_per_example(model, part.examples, t, **budget), t, name, scale))
-    return [*rows, _row(bound_per_example(model, part.examples, None, **budget), None, None, scale)]
+    rows.append(_row(bound_per_example(model, part.examples, None, **budget), None, None, scale))
+    return rows, kind
 
 
 def _has_training(data: Data) -> bool:

@@ -150,8 +150,8 @@ class Audit:
 
     Attributes:
         about: data, split, ``split_examples``, ``examples``, ``times``, ``dimensions``, decoder, ``gamma_0``,
-            ``gamma_1``, ``own_variance``, ``calibrated_variance`` (its kind), ``steps_of_schedule`` (N - 1 of a
-            schedule of N levels, or None), seed.
+            ``gamma_1``, ``own_variance``, ``calibrated_variance`` (its kind, or None), ``steps_of_schedule`` (N - 1 of
+            a schedule of N levels, or None), seed.
         unit: ``bits/dim`` for K-level data, else ``nats`` (of the whole example).
         bounds: the bound by number of steps and variance.
         levels: the diffusion term by noise level.

@@ -71,11 +71,9 @@ def _bounds(audit: Audit) -> Iterator[AuditTable]:
         for row in audit.bounds
     ]
     left = sum(row.not_finite for row in audit.bounds)
-    kinds = {
-        "isotropic": "the best variance of each step",
-        "frequency": "the best variances of each step and frequency",
-    }
-    note = f"calibrated: {kinds[audit.about['calibrated_variance']]}, from training examples."
+    kind = audit.about["calibrated_variance"]
+    each = {"diagonal": " and dimension", "frequency": " and frequency"}.get(kind, "")
+    note = f"calibrated: the best variance of each step{each}, from training examples."
     if left:
         most = max(row.not_finite for row in audit.bounds)
         note += f" Examples without a finite bound, up to {most:,} in a row, are left out."
