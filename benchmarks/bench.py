@@ -102,22 +102,30 @@ def cuda_ms(work: Callable[[], Any], seconds: float = 0.0, warm: int = 0) -> flo
     return statistics.median(found[warm:] or found[-1:])
 
 
-def seconds_per_step(
-    models: Mapping[str, tuple[ndm.NDM, Data, int]], steps: int = 20, rounds: int = 5
-) -> dict[str, float]:
-    """CPU seconds of a training step of each model, the median over rounds in which the models take turns.
+def seconds(device: str) -> float:
+    """CPU seconds of this process, which leave out the time that others take; on a GPU seconds, with its work done."""
+    if device == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
-    CPU seconds leave out the time that other processes take. Copies are trained, ``steps`` in a round, after one round
-    that is not counted; ``models`` is name -> model, data, batch size.
+
+def seconds_per_step(
+    models: Mapping[str, tuple[ndm.NDM, Data, int]], steps: int = 20, rounds: int = 5, device: str = "cpu"
+) -> dict[str, float]:
+    """Seconds of a training step of each model, the median over rounds in which the models take turns.
+
+    Copies are trained, ``steps`` in a round, after one round that is not counted; ``models`` is name -> model, data,
+    batch size.
     """
-    copies = {name: copy.deepcopy(model) for name, (model, _, _) in models.items()}
+    copies = {name: copy.deepcopy(model).to(device) for name, (model, _, _) in models.items()}
     optimizers = {name: torch.optim.AdamW(model.parameters(), lr=1e-6) for name, model in copies.items()}
     found: dict[str, list[float]] = {name: [] for name in models}
     generator = torch.Generator().manual_seed(0)
     for counted in range(rounds + 1):
         for name, (_, data, batch_size) in models.items():
             examples = data.examples("train")
-            began = time.process_time()
+            began = seconds(device)
             for _ in range(steps):
                 batch = examples[torch.randint(len(examples), (batch_size,), generator=generator)]
                 loss = copies[name].bound(batch, generator=generator, check=False).total.mean()
@@ -125,7 +133,7 @@ def seconds_per_step(
                 loss.backward()
                 optimizers[name].step()
             if counted:
-                found[name].append((time.process_time() - began) / steps)
+                found[name].append((seconds(device) - began) / steps)
     return {name: statistics.median(times) for name, times in found.items()}
 
 

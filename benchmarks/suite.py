@@ -9,9 +9,10 @@ Comparisons on MNIST, CIFAR-10 and magic need --data FOLDER with mnist-*.parquet
 result is one line of results/suite.jsonl per comparison and seed; differences are from the first model and paired by
 test example.
 
-Each model is trained by ``ndm.training.fit`` on one thread. The number of its steps is the budget over the CPU seconds
-of a step, which are measured first with the models in turns. The CPU seconds of each run, with its validation and its
-samples, are in the result. The runs stay in --work: the same command goes on after an interruption.
+Each model is trained by ``ndm.training.fit`` on one thread, or with --device cuda on a GPU. The number of its steps is
+the budget over the CPU seconds (on a GPU, the seconds) of a step, which are measured first with the models in turns.
+The seconds of each run, with its validation and its samples, are in the result. The runs stay in --work: the same
+command goes on after an interruption.
 """
 
 from __future__ import annotations
@@ -21,14 +22,13 @@ import json
 import logging
 import shutil
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from bench import RESULTS, environment, parameters, seconds_per_step, table, write
+from bench import RESULTS, card, environment, parameters, seconds, seconds_per_step, table, write
 from suite.building import build, check_sizes
 from suite.datasets import dataset, entropy, lines, missing, slug
 from suite.measuring import compared, measure, scale, unit
@@ -56,38 +56,41 @@ def keep(file: Path, of: Any, value: Any) -> Any:
     return value
 
 
-def steps_of(models: dict[str, ndm.NDM], comparison: Comparison, data: Data, steps: int | None, file: Path) -> Any:
+def steps_of(
+    models: dict[str, ndm.NDM], comparison: Comparison, data: Data, options: argparse.Namespace, file: Path
+) -> Any:
     """The steps of each model: the same number for all, or as many as fit into the seconds. They stay in a file."""
-    if steps is not None:
-        return dict.fromkeys(models, steps)
+    if options.steps is not None:
+        return dict.fromkeys(models, options.steps)
     of = asdict(comparison)
     if (found := kept(file, of)) is not None:
         return found
-    seconds = seconds_per_step({name: (model, data, comparison.batch_size) for name, model in models.items()})
-    return keep(file, of, {name: max(1, round(comparison.seconds / s)) for name, s in seconds.items()})
+    work = {name: (model, data, comparison.batch_size) for name, model in models.items()}
+    found = seconds_per_step(work, device=options.device)
+    return keep(file, of, {name: max(1, round(comparison.seconds / s)) for name, s in found.items()})
 
 
 def trained(
-    model: ndm.NDM, name: str, comparison: Comparison, data: Data, steps: int, seed: int, folder: Path
+    model: ndm.NDM, name: str, comparison: Comparison, data: Data, steps: int, seed: int, folder: Path, device: str
 ) -> tuple[ndm.NDM, float]:
-    """The model with the averaged weights of its last step, and the CPU seconds; a finished run is read again."""
+    """The model with the averaged weights of its last step, and its seconds; a finished run is read again."""
     settings = comparison.models[name]
     of = [asdict(settings), comparison.common(), steps, seed]
     if (found := kept(folder / "seconds.json", of)) is not None:
-        return ndm.NDM.from_pretrained(Run(folder).model).eval(), found
+        return ndm.NDM.from_pretrained(Run(folder).model).to(device).eval(), found
     training = TrainingOptions(
         learning_rate=settings.learning_rate, transform_rate=settings.f_rate, endpoint_rate=comparison.endpoint_rate,
         weight_decay=comparison.weight_decay, warmup=comparison.warmup, ema=comparison.ema,
         batch_size=comparison.batch_size, keep="last",
     )  # fmt: skip
     limits = TrainerOptions(
-        max_steps=steps, patience=None, accelerator="cpu", gradient_clip_val=comparison.clip, val_check_interval=steps
-    )
+        max_steps=steps, patience=None, accelerator="cpu" if device == "cpu" else "gpu",
+        gradient_clip_val=comparison.clip, val_check_interval=steps,
+    )  # fmt: skip
     shutil.rmtree(folder, ignore_errors=True)  # a run that was stopped, or has other settings
-    began = time.process_time()
+    began = seconds(device)
     fit(model, data, folder, training, limits, seed=seed, progress=False)
-    seconds = round(time.process_time() - began, 3)
-    return model.eval(), keep(folder / "seconds.json", of, seconds)
+    return model.to(device).eval(), keep(folder / "seconds.json", of, round(seconds(device) - began, 3))
 
 
 def result(name: str, comparison: Comparison, seed: int, data: Data, options: argparse.Namespace) -> dict[str, Any]:
@@ -99,21 +102,22 @@ def result(name: str, comparison: Comparison, seed: int, data: Data, options: ar
     check_sizes(models, comparison)
     work = options.work / f"{name}--{seed}"
     budget = {"steps": options.steps} if options.steps else {"seconds": comparison.seconds}
-    steps = steps_of(models, comparison, data, options.steps, work / "steps.json")
+    steps = steps_of(models, comparison, data, options, work / "steps.json")
     line: dict[str, Any] = {
         "comparison": name, "seed": seed, "data": comparison.data, "unit": unit(data), "entropy": entropy(data),
-        "budget": budget, "environment": environment(), "settings": comparison.common(), "models": {},
+        "budget": budget, "environment": environment() | (card() if options.device == "cuda" else {}),
+        "settings": comparison.common(), "models": {},
     }  # fmt: skip
     reference: dict[tuple[int | None, str], torch.Tensor] = {}
     for model, built in models.items():
         print(f"{name}, seed {seed}: {model}, {steps[model]:,} steps", flush=True)
-        done, seconds = trained(built, model, comparison, data, steps[model], seed, work / slug(model))
+        done, spent = trained(built, model, comparison, data, steps[model], seed, work / slug(model), options.device)
         values = measure(done, comparison, data)
         reference = reference or values
         line["models"][model] = {
             "parameters": parameters(done), "parameters_in_f": parameters(done.transform),
             "parameters_in_noise": 0 if done.noise is None else parameters(done.noise), "steps": steps[model],
-            "seconds": seconds, "end_points": list(done.schedule.end_points()),
+            "seconds": spent, "end_points": list(done.schedule.end_points()),
             "settings": asdict(comparison.models[model]), "bounds": compared(values, reference),
         }  # fmt: skip
     return line
@@ -150,8 +154,9 @@ def tune(name: str, comparison: Comparison, options: argparse.Namespace) -> None
             torch.manual_seed(TUNING_SEED)
             built = build(models[model], trial, data)
             work = options.work / f"{name}--tune"
-            steps = steps_of({model: built}, trial, data, options.steps, work / f"{slug(model)}.json")[model]
-            done, _ = trained(built, model, trial, data, steps, TUNING_SEED, work / f"{slug(model)}-{rate:g}")
+            steps = steps_of({model: built}, trial, data, options, work / f"{slug(model)}.json")[model]
+            folder = work / f"{slug(model)}-{rate:g}"
+            done, _ = trained(built, model, trial, data, steps, TUNING_SEED, folder, options.device)
             x = data.examples("validation")[: comparison.examples]
             mean, error = mean_and_error(bound_per_example(done, x, None)["total"] * scale(data))
             bounds.append(f"{mean:.3f} ± {error:.3f}")
@@ -167,6 +172,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     budget.add_argument("--seconds", type=float, help="the budget of each training, in place of the comparison's")
     budget.add_argument("--steps", type=int, help="the same number of steps for every model")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="the folder of MNIST and CIFAR-10")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: %(default)s)")
     parser.add_argument("--redo", action="store_true", help="replace results")
     parser.add_argument("--results", type=Path, default=RESULTS / "suite.jsonl", help="(default: %(default)s)")
     parser.add_argument("--work", type=Path, default=Path("runs/suite"), help="of the runs (default: %(default)s)")
@@ -182,6 +188,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     logging.getLogger("ndm").setLevel(logging.WARNING)
     try:
+        if options.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("--device cuda needs an NVIDIA card, and PyTorch finds none.")
         suite = read(options.suite)
         if unknown := [name for name in options.names if name not in suite]:
             raise ValueError(f"There is no comparison {', '.join(unknown)}: there are {', '.join(suite)}.")

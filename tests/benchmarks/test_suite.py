@@ -125,6 +125,14 @@ def test_a_real_table_is_read_from_its_folder(tmp_path: Path) -> None:
     assert (data.shape, data.levels, len(data.train), len(data.validation), len(data.test)) == ((2,), None, 30, 20, 10)
 
 
+def test_a_gpu_that_is_not_there_is_one_sentence(
+    command: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert command.main(arguments(tmp_path, "--device", "cuda")) == 2
+    assert capsys.readouterr().err == "suite.py: --device cuda needs an NVIDIA card, and PyTorch finds none.\n"
+
+
 def test_models_of_another_size_are_refused() -> None:
     from suite.building import build, check_sizes
     from suite.settings import read
