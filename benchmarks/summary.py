@@ -313,14 +313,13 @@ def precision() -> str:
     return bench.table(rows, header)
 
 
-def reverse_variance() -> str:
-    lines = read("reverse_variance")
-    sets = values(lines, "data")
-    rows = []
+def reverse_variance(name: str) -> str:
+    lines = read(name)
+    sets, rows = values(lines, "data"), []
     for variance in values(lines, "variance"):
-        here = [r for name in sets for r in found(lines, variance=variance, data=name)]
-        rows.append([variance, *(pm((r["bound"], r["stderr"])) for r in here)])
-    units = (f"{name}, {one(lines, data=name, variance='posterior')['unit']}" for name in sets)
+        here = [found(lines, variance=variance, data=name) for name in sets]
+        rows.append([variance, *(pm((r[0]["bound"], r[0]["stderr"])) if r else "" for r in here)])
+    units = (f"{name}, {found(lines, data=name)[0]['unit']}" for name in sets)
     return bench.table(rows, ["reverse variance", *units])
 
 
@@ -360,7 +359,7 @@ def across(which: tuple[int | None, str], *names: str, same_seeds: bool = False)
 
 
 #: Comparisons of learned noise.
-NOISE = ("table-noise", "magic-noise", "digits-noise", "mnist-noise", "cifar10-noise")
+NOISE = ("table-noise", "digits-noise", "mnist-noise", "cifar10-noise")
 
 TABLES: dict[str, Callable[[], str]] = {
     "levels": lambda: against_reference("digits-tuned", "digits-recommended", "mnist-recommended"),
@@ -370,10 +369,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "ablations": lambda: models_of("digits-ablations"),
     "noise": lambda: across(CONTINUOUS, *NOISE), "noise-steps": lambda: across(EVEN, *NOISE),
     "noise-budgets": lambda: across(
-        CONTINUOUS, *(f"cifar10-noise{seconds}" for seconds in ("-60", "-120", "", "-900")), same_seeds=True
+        CONTINUOUS, *(f"cifar10-noise{seconds}" for seconds in ("-60", "", "-900")), same_seeds=True
     ),
+    "frequency": lambda: against_reference("cifar10-frequency", "cifar10-frequency-900", "mnist-frequency"),
     "imported": imported,
-    "reverse-variance": reverse_variance, "samples": samples, "tables": tables, "score": score, "many-rows": many_rows,
+    "reverse-variance": lambda: reverse_variance("reverse_variance"), "samples": samples, "tables": tables,
+    "score": score, "many-rows": many_rows,
     "anomalies-digits": anomalies_digits, "anomalies-table": anomalies_table, "likelihood": likelihood,
     "likelihood ratios": likelihood_ratios, "scale": scale, "fast": fast,
     "fast-anomalies": fast_anomalies, "samplers": samplers, "cost": lambda: cost(lambda share: share < 0.2),
