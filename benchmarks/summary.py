@@ -372,7 +372,7 @@ TABLES: dict[str, Callable[[], str]] = {
         CONTINUOUS, *(f"cifar10-noise{seconds}" for seconds in ("-60", "", "-900")), same_seeds=True
     ),
     "frequency": lambda: against_reference("cifar10-frequency", "cifar10-frequency-900", "mnist-frequency"),
-    "imported": imported,
+    "imported": imported, "image-variance": lambda: reverse_variance("image_variance"),
     "reverse-variance": lambda: reverse_variance("reverse_variance"), "samples": samples, "tables": tables,
     "score": score, "many-rows": many_rows,
     "anomalies-digits": anomalies_digits, "anomalies-table": anomalies_table, "likelihood": likelihood,
