@@ -315,6 +315,7 @@ def calibrate(
     total: Moments | None = None
     for data, labels in labelled(batches):
         if variance is None:
+            process.to_model(data)  # checks the data first
             variance = calibrated_variance(process, data, steps, covariance, rank, times)
         total = error_moments(
             process, data, steps, covariance == "full", labels=labels, generator=generator, grid=times, more=total,
