@@ -120,7 +120,7 @@ def test_images_are_in_bits_per_dimension_and_conditions_reach_the_network() -> 
     assert bound["value"] > math.log2(17)
 
 
-@pytest.mark.parametrize("spacing", ["time", "optimal"])
+@pytest.mark.parametrize("spacing", ["time", pytest.param("optimal", marks=pytest.mark.slow)])
 def test_every_calibrated_variance_of_images_is_that_of_the_model(spacing: str) -> None:
     torch.manual_seed(0)
     net = UNet(1, width=4, multipliers=(1,), blocks=1, groups=2, zero_init=False)

@@ -196,6 +196,7 @@ def test_the_gradient_is_that_of_finite_differences() -> None:
     assert_gradient_is_right(total, process.noise.coefficients)
 
 
+@pytest.mark.slow
 @both
 def test_a_model_is_saved_calibrated_and_sampled(direct: bool, tmp_path) -> None:
     torch.manual_seed(0)

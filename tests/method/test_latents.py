@@ -215,7 +215,7 @@ def test_the_latent_is_drawn_unless_it_is_given() -> None:
     assert mean.shape == std.shape == (B, D)
 
 
-@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize("direct", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_model_with_a_latent_is_saved_calibrated_and_sampled(direct: bool, tmp_path) -> None:
     process = model()
     if direct:

@@ -199,7 +199,7 @@ def test_frequencies_are_calibrated_on_the_errors_in_their_coordinates() -> None
         torch.testing.assert_close(own.squares()[i], (turn @ full.matrix(i) @ turn.T).diagonal())
 
 
-@pytest.mark.parametrize("spacing", ["time", "optimal"])
+@pytest.mark.parametrize("spacing", ["time", pytest.param("optimal", marks=pytest.mark.slow)])
 def test_frequencies_cost_less_where_the_errors_are_smooth(spacing: str) -> None:
     process, x = images()
     costs = {}
@@ -211,6 +211,7 @@ def test_frequencies_cost_less_where_the_errors_are_smooth(spacing: str) -> None
     assert costs["frequency"] == pytest.approx(costs["full"], abs=0.3)
 
 
+@pytest.mark.slow
 def test_of_a_process_in_frequencies_diagonal_and_frequency_are_the_same() -> None:
     process, x = images()
     process.noise = ndm.FrequencyNoise((1, 3, 4)).double()
