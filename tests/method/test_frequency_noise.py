@@ -26,7 +26,8 @@ class Given(ndm.DimensionNoise):
         self.other = [other]
 
     def functions(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        return self.other[0].functions(x, labels)
+        weights, shares = self.other[0].coefficients[0], self.other[0].shares  # (K, C, bands), (H, W, bands)
+        return (weights[:, :, None, None] * shares).sum(-1)[None]
 
 
 class Turned(nn.Module):
@@ -173,7 +174,7 @@ def test_samples_have_the_variance_of_each_frequency(options) -> None:
 def test_functions_are_linear_between_the_bands() -> None:
     part = ndm.FrequencyNoise((1, 4, 8), bands=3, terms=1)
     part.coefficients.data.copy_(torch.tensor([1.0, 2.0, 4.0]))
-    found = part.functions(torch.zeros(2, 1, 4, 8))[0, 0, 0]
+    found = Given(part).functions(torch.zeros(2, 1, 4, 8))[0, 0, 0]
     assert found.shape == (4, 8)
     assert found[0, 0] == 1
     assert found[3, 7] == 4

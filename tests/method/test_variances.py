@@ -15,7 +15,7 @@ import ndm
 from ndm.method.bounds import error_moments
 from ndm.method.coordinates import DATA, Frequencies
 from ndm.method.denoisers import Estimate
-from ndm.method.variances import Covariance, Diagonal, DiagonalFrequencies, LowRank, Moments, Step
+from ndm.method.variances import Covariance, Diagonal, LowRank, Moments, Step
 
 B, D = 4, 6
 
@@ -91,7 +91,7 @@ def test_a_low_rank_covariance_keeps_the_shape_of_images() -> None:
 
 def test_frequencies_are_those_of_the_cosine_transform() -> None:
     log_ratio, shape = torch.randn(1, 1, 2, 3).double(), (1, 2, 3)
-    covariance, turn = DiagonalFrequencies(log_ratio), Frequencies().into(torch.eye(D).double().reshape(D, *shape))
+    covariance, turn = Diagonal(log_ratio, Frequencies()), Frequencies().into(torch.eye(D).double().reshape(D, *shape))
     turn = turn.flatten(1).T  # V^T
     expected = turn.T @ torch.diag(log_ratio.flatten().exp()) @ turn
     rows = covariance.apply_sqrt(torch.eye(D).double().reshape(D, *shape)).flatten(1)

@@ -27,13 +27,12 @@ from torch import Tensor
 from ndm._internal.inputs import Values, as_labels, as_tensor
 from ndm._internal.precision import residual_path
 from ndm._internal.random import Randomness, normal_like
-from ndm.method.coordinates import DATA, Frequencies
 from ndm.method.latents import given_latent
 from ndm.method.moments import Moments
 from ndm.method.process import Process, frozen
 from ndm.method.schedules import per_example
 from ndm.method.steps import DiscreteStep
-from ndm.method.variances import check_calibration
+from ndm.method.variances import check_calibration, coordinates_of
 
 __all__ = ["SPACINGS", "cheapest_path", "even_grid", "gamma_grid", "grid_from", "optimal_grid", "pair_moments"]
 
@@ -169,7 +168,7 @@ def pair_moments(
                 estimate = process.denoiser.estimate(process.perturbed(x, value, noise, step.t), step.t, labels)
             gap = process.mismatch(value, noise, x, estimate, at, labels)
             e = per_example(step.scale, gap) * value.standardized(gap)
-            e = (Frequencies().into(e) if covariance == "frequency" and process.coordinates is DATA else e).flatten(1)
+            e = coordinates_of(covariance, process.coordinates).into(e).flatten(1)
             # Moments squares its input, so the root mean square represents all dimensions.
             moments.add(pair, e.square().mean(1, keepdim=True).sqrt() if isotropic else e)
     return moments

@@ -37,7 +37,7 @@ import torch
 from torch import Tensor, nn
 
 from ndm._internal.precision import run_network
-from ndm.method.coordinates import DATA, Coordinates, Frequencies
+from ndm.method.coordinates import DATA, FREQUENCIES, Coordinates
 from ndm.method.parts import Part
 from ndm.method.schedules import per_example
 from ndm.method.transforms.bases import basis_named
@@ -105,14 +105,12 @@ class NoiseCurve:
         window, slope = 16 * (u * (1 - u)) ** 2, 32 * u * (1 - u) * (1 - 2 * u)
         phi, dphi = basis_named(self.basis)(u, self.terms.shape[1])
         factors = torch.stack([window[..., None] * phi, slope[..., None] * phi + window[..., None] * dphi])
-        # The sum over the terms is much cheaper for bands than for places.
-        inside, derivative = combined(factors, self.terms) if self.shares is None else self._placed(factors)
+        sums = combined(factors, self.terms)
+        if self.shares is not None:  # after the sum over the terms, which is much cheaper for bands than for places
+            sums = torch.einsum("...b,hwb->...hw", sums, self.shares)
+        inside, derivative = sums
         bent = torch.tanh(inside / self.limit)
         return self.limit * bent, (1 - bent**2) * derivative / (high - low)
-
-    def _placed(self, factors: Tensor) -> Tensor:
-        assert self.shares is not None
-        return torch.einsum("...b,hwb->...hw", combined(factors, self.terms), self.shares)
 
     def at_time(self, gamma: Tensor, eta: Tensor) -> NoiseValue:
         """The noise in continuous time, for gamma and eta (B,)."""
@@ -161,6 +159,9 @@ class Noise(Part):
     #: The coordinates in which the noise is independent.
     coordinates: Coordinates = DATA
 
+    #: The shares of bands of frequencies in each place, (H, W, bands); None for functions of each place.
+    shares: Tensor | None
+
     def __init__(self, terms: int, basis: str, limit: float) -> None:
         super().__init__()
         if terms < 1:
@@ -169,6 +170,7 @@ class Noise(Part):
             raise ValueError(f"The limit of log(std / sigma) must be above 0 and at most 5, got {limit}.")
         basis_named(basis)  # raises for an unknown name
         self.terms, self.basis, self.limit = terms, basis, limit
+        self.register_buffer("shares", None, persistent=False)
 
     @property
     def largest_share(self) -> float:
@@ -177,7 +179,7 @@ class Noise(Part):
 
     @abstractmethod
     def functions(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        r"""h_k, (B, K, \*shape) or (1, K, \*shape), for x of shape (B, \*shape)."""
+        r"""h_k, (B, K, \*shape) or (1, K, \*shape), for x of shape (B, \*shape); (1, K, C, bands) of bands."""
 
     def forward(self, x: Tensor, ends: Tensor, labels: Tensor | None = None) -> NoiseCurve:
         r"""The curve of x.
@@ -187,7 +189,8 @@ class Noise(Part):
             ends: gamma at t = 0 and t = 1, (2,).
             labels: the classes, (B,), or the latent c, (B, size); None without them.
         """
-        return NoiseCurve(self.functions(x, labels), self.basis, self.limit, ends, self.given, self.coordinates)
+        shares = None if self.shares is None else self.shares.to(x)
+        return NoiseCurve(self.functions(x, labels), self.basis, self.limit, ends, self.given, self.coordinates, shares)
 
 
 class LearnedNoise(Noise):
@@ -266,8 +269,7 @@ class FrequencyNoise(DimensionNoise):
             has another shape.
     """
 
-    coordinates = Frequencies()
-    shares: Tensor
+    coordinates = FREQUENCIES
 
     def __init__(
         self,
@@ -289,16 +291,12 @@ class FrequencyNoise(DimensionNoise):
         radius = torch.log1p((rows[:, None] ** 2 + columns**2).sqrt())
         place = radius / radius.max().clamp(min=1e-6) * (bands - 1)
         shares = (1 - (place[..., None] - torch.arange(bands)).abs()).clamp(min=0)
-        self.register_buffer("shares", shares, persistent=False)
+        self.shares = shares
 
     def functions(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        return torch.einsum("akcb,hwb->akchw", self.coefficients.to(x), self.shares.to(x))
-
-    def forward(self, x: Tensor, ends: Tensor, labels: Tensor | None = None) -> NoiseCurve:
         if list(x.shape[1:]) != self.shape:
             raise ValueError(f"FrequencyNoise has shape {tuple(self.shape)}, and examples have {tuple(x.shape[1:])}.")
-        terms, shares = self.coefficients.to(x), self.shares.to(x)
-        return NoiseCurve(terms, self.basis, self.limit, ends, self.given, self.coordinates, shares)
+        return self.coefficients.to(x)
 
 
 class LatentNoise(Noise):

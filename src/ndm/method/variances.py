@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ndm._internal.inputs import check_steps
-from ndm.method.coordinates import DATA, Coordinates, Frequencies
+from ndm.method.coordinates import DATA, FREQUENCIES, Coordinates
 from ndm.method.denoisers import Estimate
 from ndm.method.moments import Moments
 from ndm.method.parts import Part
@@ -34,7 +34,6 @@ __all__ = [
     "CalibratedVariance",
     "Covariance",
     "Diagonal",
-    "DiagonalFrequencies",
     "LearnedVariance",
     "LowRank",
     "PosteriorVariance",
@@ -123,30 +122,21 @@ def _kl(log_ratio: Tensor, squares: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Diagonal(Covariance):
-    """W diagonal in the data's dimensions.
+    """W diagonal in some coordinates, by default the data's dimensions.
 
     Attributes:
         log_ratio: log(w / v), broadcastable to (B, \\*shape).
+        coordinates: V of W = V diag(w) V^T.
     """
 
     log_ratio: Tensor
+    coordinates: Coordinates = DATA
 
     def kl(self, e: Tensor) -> Tensor:
-        return _kl(self.log_ratio.expand_as(e), e**2).flatten(1).sum(1)
+        return _kl(self.log_ratio.expand_as(e), self.coordinates.into(e) ** 2).flatten(1).sum(1)
 
     def apply_sqrt(self, noise: Tensor) -> Tensor:
-        return noise * torch.exp(self.log_ratio / 2)
-
-
-@dataclass(frozen=True)
-class DiagonalFrequencies(Diagonal):
-    """W diagonal in the frequencies of images (:class:`ndm.method.coordinates.Frequencies`)."""
-
-    def kl(self, e: Tensor) -> Tensor:
-        return super().kl(Frequencies().into(e))
-
-    def apply_sqrt(self, noise: Tensor) -> Tensor:
-        return Frequencies().back(super().apply_sqrt(noise))
+        return self.coordinates.back(noise * torch.exp(self.log_ratio / 2))
 
 
 @dataclass(frozen=True)
@@ -339,15 +329,13 @@ class CalibratedVariance(ReverseVariance):
         if self.covariance == "full":
             return LowRank(index, self.basis.to(like), self.log_ratio.to(like), self.rest.to(like))
         log_ratio = self.log_ratio.to(like)[index]
-        if self.covariance == "frequency":
-            return DiagonalFrequencies(log_ratio.reshape(-1, *self.shape))
-        shape = self.shape if self.covariance == "diagonal" else (1,) * len(self.shape)
-        return Diagonal(log_ratio.reshape(-1, *shape))
+        shape = (1,) * len(self.shape) if self.covariance == "isotropic" else self.shape
+        return Diagonal(log_ratio.reshape(-1, *shape), self.coordinates)
 
     @property
     def coordinates(self) -> Coordinates:
         """Those of the moments that :meth:`fit` takes."""
-        return Frequencies() if self.covariance == "frequency" else DATA
+        return coordinates_of(self.covariance)
 
     def fit(self, moments: Moments) -> None:
         """Set the covariance from the second moments of e at every step.
@@ -374,6 +362,11 @@ class CalibratedVariance(ReverseVariance):
                 self.log_ratio[i] = torch.log1p(values[-self.rank :].clamp(min=0))
                 if self.rank < len(values):
                     self.rest[i] = torch.log1p(values[: -self.rank].clamp(min=0).mean())
+
+
+def coordinates_of(covariance: str, noise: Coordinates = DATA) -> Coordinates:
+    """Those in which a calibrated covariance is diagonal, beyond those of the process's noise."""
+    return FREQUENCIES if covariance == "frequency" and noise is DATA else DATA
 
 
 def check_calibration(steps: int, covariance: str) -> None:

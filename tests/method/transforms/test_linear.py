@@ -12,7 +12,7 @@ from scipy.linalg import expm
 from scipy.ndimage import gaussian_filter
 
 import ndm
-from ndm.method.transforms.linear import cosine_matrix
+from ndm.method.coordinates import cosine_matrix
 
 
 def blurred(x: torch.Tensor, blur_max: float, gamma: float) -> np.ndarray:

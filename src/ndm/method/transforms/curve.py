@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.func import jvp
 
+from ndm.method.coordinates import DATA, Coordinates
 from ndm.method.parts import Part
 
 if TYPE_CHECKING:
-    from ndm.method.coordinates import Coordinates
     from ndm.method.noise import NoiseCurve, NoiseValue
 
 __all__ = ["Curve", "LinearTransform", "PathValue", "Transform"]
@@ -78,7 +78,7 @@ class PathValue(NamedTuple):
         log_ratio: log(std / sigma) at t; None for a process without learned noise, in which it is 0.
         tilt: the part of z / alpha_t - F(x, gamma_t) that y is lower by (:mod:`ndm.method.noise`); None for 0.
         spread: the standard deviation of the reverse process in units of the schedule's; None for 1.
-        coordinates: those of the last three (:mod:`ndm.method.coordinates`); None for those of the data.
+        coordinates: those of the last three (:mod:`ndm.method.coordinates`).
     """
 
     displacement: Tensor
@@ -86,7 +86,7 @@ class PathValue(NamedTuple):
     log_ratio: Tensor | None = None
     tilt: Tensor | None = None
     spread: Tensor | None = None
-    coordinates: Coordinates | None = None
+    coordinates: Coordinates = DATA
 
     def with_noise(self, noise: NoiseValue | None) -> PathValue:
         """This value with that of the noise; itself without a noise."""
@@ -101,22 +101,16 @@ class PathValue(NamedTuple):
 
     def scaled(self, noise: Tensor) -> Tensor:
         """The noise of z_t in units of sigma, V e^{log_ratio} noise, (B, \\*shape)."""
-        return noise if self.log_ratio is None else self._back(self.log_ratio.exp() * noise)
+        return noise if self.log_ratio is None else self.coordinates.back(self.log_ratio.exp() * noise)
 
     def tilted(self, from_path: Tensor) -> Tensor:
         """What y is lower by, V tilt V^T (z / alpha_t - F(x, gamma_t)), (B, \\*shape)."""
         assert self.tilt is not None
-        return self._back(self.tilt * self._into(from_path))
+        return self.coordinates.back(self.tilt * self.coordinates.into(from_path))
 
     def standardized(self, gap: Tensor) -> Tensor:
         """An error of y over the spread, V^T gap / spread, (B, \\*shape)."""
-        return gap if self.spread is None else self._into(gap) / self.spread
-
-    def _into(self, z: Tensor) -> Tensor:
-        return z if self.coordinates is None else self.coordinates.into(z)
-
-    def _back(self, u: Tensor) -> Tensor:
-        return u if self.coordinates is None else self.coordinates.back(u)
+        return gap if self.spread is None else self.coordinates.into(gap) / self.spread
 
 
 class Transform(Part):

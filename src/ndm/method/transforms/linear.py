@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from ndm.method.coordinates import FREQUENCIES
 from ndm.method.schedules import per_example
 from ndm.method.transforms.curve import Curve, LinearTransform, check_batch, value_and_slope
 
@@ -93,10 +93,9 @@ class _Blurred(Curve):
         super().__init__(x)
         self.blur_max = blur_max
         height, width = x.shape[-2:]
-        self.rows, self.columns = cosine_matrix(height).to(x), cosine_matrix(width).to(x)
         i, j = torch.arange(height).to(x), torch.arange(width).to(x)
         self.eigenvalues = math.pi**2 * ((i[:, None] / height) ** 2 + (j / width) ** 2)
-        self.coefficients = self.rows @ x @ self.columns.T
+        self.coefficients = FREQUENCIES.into(x)
 
     def displacement(self, gamma: Tensor) -> Tensor:
         check_batch(gamma, self.x)
@@ -116,13 +115,4 @@ class _Blurred(Curve):
         return tau, 2 * tau * (1 - variance)
 
     def _back(self, factors: Tensor) -> Tensor:
-        return self.rows.T @ (factors * self.coefficients) @ self.columns
-
-
-@lru_cache(maxsize=32)
-def cosine_matrix(n: int) -> Tensor:
-    """The orthonormal cosine transform (DCT-II) of length n as a matrix, (n, n), frequencies along the first axis."""
-    k, m = torch.arange(n, dtype=torch.float64)[:, None], torch.arange(n, dtype=torch.float64)
-    matrix = torch.cos(math.pi * k * (m + 0.5) / n) * math.sqrt(2 / n)
-    matrix[0] /= math.sqrt(2)
-    return matrix
+        return FREQUENCIES.back(factors * self.coefficients)
