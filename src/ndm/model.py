@@ -17,7 +17,8 @@ from ndm.inference.likelihood import log_likelihood
 from ndm.inference.options import SamplerOptions
 from ndm.inference.sampling import sample
 from ndm.method.abbreviations import as_part
-from ndm.method.bounds import BoundTerms, bound, calibrate
+from ndm.method.bounds import BoundTerms, bound
+from ndm.method.calibration import AUTO, calibrate
 from ndm.method.compatibility import check_fit
 from ndm.method.conditionals import conditional
 from ndm.method.decoders import Decoder
@@ -226,7 +227,7 @@ class NDM(Process):
         self,
         batches: Iterable,
         steps: int = 10,
-        covariance: str = "isotropic",
+        covariance: str = AUTO,
         *,
         rank: int | None = None,
         spacing: str | Tensor = "time",
@@ -236,7 +237,7 @@ class NDM(Process):
 
         The bound and ancestral sampling then use both for this number of steps. They replace earlier ones for the same
         T and are saved with the model; :meth:`uncalibrate` removes them. For the arguments see
-        :func:`ndm.method.bounds.calibrate`.
+        :func:`ndm.method.calibration.calibrate`.
         """
         self.calibrations[str(steps)] = calibrate(
             self, batches, steps, covariance, rank=rank, spacing=spacing, generator=generator

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import ndm
-from ndm.method.bounds import error_moments
+from ndm.method.calibration import calibrate, error_moments
+from ndm.method.coordinates import DATA
 from ndm.method.grids import pair_moments
 from ndm.networks import ResidualMLP
 
@@ -40,7 +41,7 @@ def bound(m: ndm.NDM, x, steps: int | None = 10, **options) -> Tensor:
 
 
 def calibrated(m: ndm.NDM, x) -> Tensor:
-    return ndm.method.bounds.calibrate(m, x, 3, "diagonal", generator=seeded()).log_ratio
+    return calibrate(m, x, 3, "diagonal", generator=seeded()).log_ratio
 
 
 WAYS = {
@@ -52,7 +53,7 @@ WAYS = {
         ndm.log_likelihood(m, x, dequantization="variational", tolerance=ANY, generator=seeded()).log_prob
     ),
     "calibrate": calibrated,
-    "moments": lambda m, x: error_moments(m, x, 3, generator=seeded()).squares(),
+    "moments": lambda m, x: error_moments(m, x, 3, generator=seeded())[DATA].squares(),
     "pairs": lambda m, x: pair_moments(m, x, 4, generator=seeded()).squares(),
     "grid": lambda m, x: ndm.optimal_grid(m, x, 2, candidates=6, generator=seeded()),
     "curvature": lambda m, x: ndm.curvature(m, x, generator=seeded()),

@@ -132,6 +132,21 @@ def test_every_calibrated_variance_of_images_is_that_of_the_model(spacing: str) 
     assert set(found) == set(names)
     assert found["frequency"] == pytest.approx(alone, abs=1e-6) or spacing == "optimal"
     assert max(found["frequency"], found["full"]) < found["posterior"]
+    chosen = evaluate(model, Digits(), variances=("auto", "posterior", "isotropic"), **options)
+    kind = chosen.rows[0]["variance"]
+    assert kind in {"diagonal", "frequency"}
+    assert [row["variance"] for row in chosen.rows] == [kind, "posterior", "isotropic"]
+    both = evaluate(model, Digits(), variances=("diagonal", "frequency"), **options)
+    assert chosen.rows[0]["value"] == pytest.approx(min(row["value"] for row in both.rows), abs=0.02)
+    again = evaluate(model, Digits(), variances=("auto", kind), **options).rows
+    assert [row["variance"] for row in again] == [kind]  # once
+
+
+def test_the_chosen_variance_of_vectors_is_isotropic(exact: ndm.NDM, gaussian: Gaussian) -> None:
+    options = {"steps": (5,), "likelihood": False, "max_examples": 20}
+    found = evaluate(exact, gaussian, **options).rows
+    assert [row["variance"] for row in found] == ["posterior", "isotropic"]
+    assert found == evaluate(exact, gaussian, variances=("posterior", "isotropic"), **options).rows
 
 
 def test_a_direct_process_without_an_ode_has_no_likelihood(gaussian: Gaussian) -> None:
@@ -176,7 +191,7 @@ def test_a_bar_is_shown_on_a_terminal_or_as_wanted(
 
 
 def test_wrong_names_are_refused(exact: ndm.NDM, gaussian: Gaussian) -> None:
-    with pytest.raises(ValueError, match="choose one of posterior, own, isotropic, diagonal, frequency, full"):
+    with pytest.raises(ValueError, match="choose one of posterior, own, isotropic, diagonal, frequency, full, auto"):
         evaluate(exact, gaussian, steps=(2,), variances=("isotropc",), likelihood=False)
     with pytest.raises(ValueError, match="tset"):
         evaluate(exact, gaussian, split="tset")

@@ -7,13 +7,15 @@ from torch import Tensor
 
 import ndm
 import ndm.method.bounds
+import ndm.method.calibration
 
 
 @pytest.fixture
 def noise(monkeypatch):
-    """Replace the noise that the bound draws by given numbers."""
+    """Replace the noise that the bound and the calibration draw by given numbers."""
 
     def put(values: Tensor) -> None:
-        monkeypatch.setattr(ndm.method.bounds, "normal_like", lambda x, generator: values.to(x))
+        for module in (ndm.method.bounds, ndm.method.calibration):
+            monkeypatch.setattr(module, "normal_like", lambda x, generator: values.to(x))
 
     return put

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import ndm
-import ndm.method.bounds
+from ndm.method.calibration import calibrate
 from tests.method.gaussians import f64, network
 
 
@@ -82,7 +82,7 @@ def test_other_mistakes_are_refused() -> None:
             model.bound(data, 5, times=torch.tensor([time]))
     with pytest.raises(ValueError, match="at least one batch"):
         model.calibrate([], 5)
-    with pytest.raises(ValueError, match="choose one of isotropic"):
+    with pytest.raises(ValueError, match="choose one of auto, isotropic"):
         model.calibrate([data], 5, "round")
     model.bound(torch.tensor([[0.3, 0.3]]), check=False)
 
@@ -91,8 +91,8 @@ def test_calibration_sees_every_batch_and_leaves_the_model_alone(noise) -> None:
     model = ndm.NDM(ndm.LinearSchedule(-6.0, 4.0), ndm.Identity(), ndm.Denoiser(network())).double()
     x = torch.randn(12, 2, dtype=torch.float64)
     noise(torch.ones(1, 2))  # the same for every example, however they are grouped
-    whole = ndm.method.bounds.calibrate(model, x, 4, "diagonal")
-    batches = ndm.method.bounds.calibrate(model, [x[:5], (x[5:6],), [x[6:], None]], 4, "diagonal")
+    whole = calibrate(model, x, 4, "diagonal")
+    batches = calibrate(model, [x[:5], (x[5:6],), [x[6:], None]], 4, "diagonal")
     torch.testing.assert_close(whole.log_ratio, batches.log_ratio)
     assert whole.log_ratio.dtype == torch.float64
     assert (whole.log_ratio > 0).all()

@@ -12,7 +12,8 @@ from numpy.polynomial.hermite_e import hermegauss
 from torch import Tensor, nn
 
 import ndm
-from ndm.method.bounds import calibrate, error_moments
+from ndm.method.calibration import calibrate, error_moments
+from ndm.method.coordinates import DATA
 from ndm.method.grids import cheapest_path, even_grid, grid_from, pair_moments
 from ndm.method.schedules import NoiseLevel, per_example
 from ndm.networks import ResidualMLP
@@ -104,7 +105,7 @@ def test_pairs_that_are_neighbours_have_the_errors_of_the_even_grid() -> None:
     model, x, m = network(), torch.randn(4000, 3), 5
     pairs = pair_moments(model, x, m, "diagonal", generator=seeded()).squares()
     neighbours = [j * (j - 1) // 2 + j - 1 for j in range(1, m + 1)]
-    steps = error_moments(model, x, m, generator=seeded()).squares()
+    steps = error_moments(model, x, m, generator=seeded())[DATA].squares()
     torch.testing.assert_close(pairs[neighbours], steps)
     isotropic = pair_moments(model, x, m, generator=seeded()).squares()
     torch.testing.assert_close(isotropic[:, 0], pairs.mean(1))

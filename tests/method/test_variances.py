@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal, kl_divergence
 
 import ndm
-from ndm.method.bounds import error_moments
-from ndm.method.coordinates import DATA, Frequencies
+from ndm.method.calibration import error_moments
+from ndm.method.coordinates import DATA, FREQUENCIES, Frequencies
 from ndm.method.denoisers import Estimate
 from ndm.method.variances import Covariance, Diagonal, LowRank, Moments, Step
 
@@ -190,10 +190,8 @@ def images(n: int = 300) -> tuple[ndm.NDM, Tensor]:
 
 def test_frequencies_are_calibrated_on_the_errors_in_their_coordinates() -> None:
     process, x = images()
-    full, own = (
-        error_moments(process, x, 3, full, generator=torch.Generator().manual_seed(0), coordinates=coordinates)
-        for full, coordinates in ((True, DATA), (False, Frequencies()))
-    )
+    found = error_moments(process, x, 3, ("full", "frequency"), generator=torch.Generator().manual_seed(0))
+    full, own = found[DATA], found[FREQUENCIES]
     turn = Frequencies().into(torch.eye(12).double().reshape(12, 1, 3, 4)).flatten(1).T
     for i in range(3):
         torch.testing.assert_close(own.squares()[i], (turn @ full.matrix(i) @ turn.T).diagonal())

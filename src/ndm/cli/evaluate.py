@@ -44,9 +44,10 @@ def _parser() -> Parser:
         help="numbers of steps of the bound, or `continuous` (default: 10 50 1000 continuous)",
     )  # fmt: skip
     parser.add_argument(
-        "--variances", nargs="+", default=["posterior", "own", "isotropic"], metavar="W",
-        help="reverse variances: posterior, own (the model's), isotropic, diagonal, frequency (for images), full (the "
-        "last four calibrated on training data; default: posterior own isotropic)",
+        "--variances", nargs="+", default=["posterior", "own", "auto"], metavar="W",
+        help="reverse variances: posterior, own (the model's), isotropic, diagonal, frequency (for images), full, auto "
+        "(the last five calibrated on training data; auto is the better of diagonal and frequency for images, and "
+        "isotropic for other data; default: posterior own auto)",
     )  # fmt: skip
     parser.add_argument(
         "--spacing", choices=("time", "gamma", "optimal"), default="time",

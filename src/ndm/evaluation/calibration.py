@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,13 +14,13 @@ from ndm._internal.distributed import all_reduce, rank, world_size
 from ndm._internal.random import seed_of
 from ndm.data.choosing import Some, part_of
 from ndm.evaluation.per_example import BLOCK, device_of
-from ndm.method.bounds import calibrated_variance, error_moments
-from ndm.method.coordinates import Coordinates
+from ndm.method.calibration import AUTO, calibrated_variance, cheapest, error_moments, kinds_of
+from ndm.method.coordinates import DATA, Coordinates
 from ndm.method.grids import candidates_for, gamma_grid, grid_from, pair_moments
 from ndm.method.variances import CalibratedVariance, Moments, PosteriorVariance
 from ndm.model import NDM
 
-__all__ = ["calibrated", "calibrated_best", "own_variance", "with_variance"]
+__all__ = ["Calibrated", "calibrated", "own_variance", "with_variance"]
 
 #: Maximum number of steps for which an optimal grid is computed: the gain is small beyond, and the number of pairs of
 #: times is quadratic in the steps.
@@ -46,9 +47,16 @@ def with_variance(model: NDM, name: str, steps: int | None, calibrated: Calibrat
         model.calibrations.update(calibrations)
 
 
+class Calibrated(NamedTuple):
+    """A fitted reverse variance, and the name of its covariance."""
+
+    kind: str
+    variance: CalibratedVariance
+
+
 def calibrated(
     model: NDM, part: Some, labels: Tensor | None, steps: int, names: Sequence[str], seed: int, spacing: str
-) -> dict[str, CalibratedVariance]:
+) -> dict[str, Calibrated]:
     """Fit reverse variances of these kinds for T steps in one pass over the examples, shared among processes.
 
     Args:
@@ -56,70 +64,60 @@ def calibrated(
         part: the examples.
         labels: their class labels, (n,).
         steps: T.
-        names: ``isotropic``, ``diagonal``, ``frequency``, ``full``.
+        names: ``isotropic``, ``diagonal``, ``frequency``, ``full``, or ``auto``
+            (:func:`ndm.method.calibration.calibrate`).
         seed: seed of the noise.
         spacing: spacing of the steps: uniform in ``time`` or in ``gamma``, or ``optimal`` (up to T = 100).
+
+    Returns:
+        What was fitted for each name.
     """
+    of_names = {name: kinds_of(model, name, part[:1].shape[1:]) for name in names}
     times = None
     if spacing == "gamma":
         times = gamma_grid(model, steps)
-    elif spacing == "optimal":
-        times = _best_grid(model, part, labels, steps, names, seed)
+    elif spacing == "optimal" and steps <= LARGEST_GRID:
+        if len(of_names.get(AUTO, ())) > 1:  # the grid is for one covariance
+            of_names[AUTO] = (_fitted(model, part, labels, steps, {AUTO: of_names[AUTO]}, seed, None)[AUTO].kind,)
+        times = _best_grid(model, part, labels, steps, [kind for kinds in of_names.values() for kind in kinds], seed)
+    return _fitted(model, part, labels, steps, of_names, seed, times)
+
+
+def _fitted(
+    model: NDM,
+    part: Some,
+    labels: Tensor | None,
+    steps: int,
+    of_names: Mapping[str, Sequence[str]],
+    seed: int,
+    times: Tensor | None,
+) -> dict[str, Calibrated]:
+    """The cheapest of the kinds of each name, fitted for steps of these times."""
     like = part[:1].to(device_of(model))
-    variances = {name: calibrated_variance(model, like, steps, name, grid=times) for name in names}
-    of_frequencies = {name: variance for name, variance in variances.items() if name == "frequency"}
-    for group in ({k: v for k, v in variances.items() if k not in of_frequencies}, of_frequencies):
-        if group:
-            found = _errors(model, steps, "full" in group, next(iter(group.values())).coordinates, times)
-            moments = _moments(model, part, labels, seed, found)
-            for variance in group.values():
-                variance.fit(moments)
-    return variances
+    kinds = dict.fromkeys(kind for some in of_names.values() for kind in some)
+    variances = {kind: calibrated_variance(model, like, steps, kind, grid=times) for kind in kinds}
+
+    def found(x: Tensor, y: Tensor | None, generator: torch.Generator) -> dict[Coordinates, Moments]:
+        return error_moments(model, x, steps, kinds, labels=y, generator=generator, grid=times)
+
+    moments = _moments(model, part, labels, seed, found)
+    for variance in variances.values():
+        variance.fit(moments[variance.coordinates])
+    best = {name: cheapest({kind: variances[kind] for kind in some}) for name, some in of_names.items()}
+    return {name: Calibrated(kind, variances[kind]) for name, kind in best.items()}
 
 
-def calibrated_best(
-    model: NDM, part: Some, labels: Tensor | None, steps: int, kind: str | None, seed: int
-) -> tuple[str, CalibratedVariance]:
-    """Fit the reverse variance of even steps that costs least on the examples: for images ``diagonal`` or
-    ``frequency``, for other data ``isotropic``.
-
-    Args:
-        kind: one of these, to fit that one; None to choose. For the other arguments see :func:`calibrated`.
-    """
-    shape = part[:1].shape[1:]
-    kinds = ["diagonal", "frequency"] if len(shape) == 3 and min(shape[1:]) > 1 else ["isotropic"]
-    variances = calibrated(model, part, labels, steps, kinds if kind is None else [kind], seed, "time")
-    # The expected cost of a step is half the sum of log(w / v).
-    best = min(variances, key=lambda name: variances[name].log_ratio.sum().item())
-    return best, variances[best]
-
-
-def _errors(
-    model: NDM, steps: int, full: bool, coordinates: Coordinates, times: Tensor | None
-) -> Callable[[Tensor, Tensor | None, torch.Generator], Moments]:
-    """The moments of a block of examples, their labels and a generator."""
-
-    def found(x: Tensor, y: Tensor | None, generator: torch.Generator) -> Moments:
-        return error_moments(model, x, steps, full, labels=y, generator=generator, grid=times, coordinates=coordinates)
-
-    return found
-
-
-def _best_grid(
-    model: NDM, part: Some, labels: Tensor | None, steps: int, names: Sequence[str], seed: int
-) -> Tensor | None:
-    """Compute the best grid of T steps for these reverse variances; None (uniform steps) if T is too large."""
-    if steps > LARGEST_GRID:
-        return None
-    covariance = next((name for name in ("frequency", "diagonal", "full") if name in names), "isotropic")
+def _best_grid(model: NDM, part: Some, labels: Tensor | None, steps: int, kinds: Sequence[str], seed: int) -> Tensor:
+    """The best grid of T steps for one of these covariances, the first in a fixed order."""
+    covariance = next((name for name in ("frequency", "diagonal", "full") if name in kinds), "isotropic")
     candidates = candidates_for(steps)
 
-    def found(x: Tensor, y: Tensor | None, generator: torch.Generator) -> Moments:
-        return pair_moments(model, x, candidates, covariance, labels=y, generator=generator)
+    def found(x: Tensor, y: Tensor | None, generator: torch.Generator) -> dict[Coordinates, Moments]:
+        return {DATA: pair_moments(model, x, candidates, covariance, labels=y, generator=generator)}
 
     some = part_of(len(part), GRID_EXAMPLES, seed)
     moments = _moments(model, Some(part, some), None if labels is None else labels[some], seed, found)
-    return grid_from(moments, part[:1].numel(), candidates, steps, covariance)
+    return grid_from(moments[DATA], part[:1].numel(), candidates, steps, covariance)
 
 
 def _moments(
@@ -127,8 +125,8 @@ def _moments(
     part: Some,
     labels: Tensor | None,
     seed: int,
-    found: Callable[[Tensor, Tensor | None, torch.Generator], Moments],
-) -> Moments:
+    found: Callable[[Tensor, Tensor | None, torch.Generator], dict[Coordinates, Moments]],
+) -> dict[Coordinates, Moments]:
     """Sum the moments over blocks of examples, which are shared among the processes.
 
     They are added in the order of the blocks, so that the sum does not depend on the number of processes.
@@ -141,8 +139,8 @@ def _moments(
             y = None if labels is None else labels[rows].to(device)
             here = found(part[rows].to(device), y, torch.Generator(device).manual_seed(seed_of(seed, block)))
             for i in range(min(world_size(), number - first)):
-                moments = _of_process(i, here)
-                total = moments if total is None else total + moments
+                moments = {key: _of_process(i, some) for key, some in here.items()}
+                total = moments if total is None else {key: total[key] + more for key, more in moments.items()}
     assert total is not None
     return total
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from ndm._internal.distributed import is_first, rank, shard, world_size
 from ndm.data import Data
 from ndm.data.choosing import Some, part_of
-from ndm.evaluation.calibration import calibrated, own_variance, with_variance
+from ndm.evaluation.calibration import Calibrated, calibrated, own_variance, with_variance
 from ndm.evaluation.comparing import fit_mixture, has_mixture
 from ndm.evaluation.options import VARIANCES, EvaluationOptions
 from ndm.evaluation.per_example import bound_per_example, device_of, likelihood_per_example
@@ -32,7 +32,6 @@ from ndm.evaluation.results import (
 )
 from ndm.inference.likelihood import TOLERANCE
 from ndm.inference.sampling import sample_batches
-from ndm.method.variances import CalibratedVariance
 from ndm.model import NDM
 
 __all__ = ["evaluate"]
@@ -147,19 +146,22 @@ def _add_bounds(
     budget = {"times": o.times, "batch_size": o.batch_size, "seed": o.seed}
     fitted = [name for name in names if name not in ("posterior", own_variance(model))]
     for t in o.steps:
-        variances: dict[str, CalibratedVariance] = {}
+        variances: dict[str, Calibrated] = {}
         if t is not None and fitted:
             some = _Part.of(data, "train", max(1, o.calibration // t), o.seed, _conditional(model))
             variances = calibrated(model, some.examples, some.labels, t, fitted, o.seed, o.spacing)
         for name in names if t is not None else [None]:
-            with with_variance(model, name or own_variance(model), t, variances.get(name or "")):
+            kind, chosen = variances.get(name or "", (name, None))
+            if name != kind and kind in names:  # the one that was chosen is there by name
+                bar.update()
+                continue
+            with with_variance(model, kind or own_variance(model), t, chosen):
                 terms = bound_per_example(model, part.examples, t, labels=part.labels, **budget)
-            kind = f"upper bound on -log p(x), {'continuous time' if t is None else f'{t} steps'}"
-            chosen = variances.get(name or "")
-            kind += f", {o.spacing} spacing" if chosen is not None and chosen.grid is not None else ""
+            what = f"upper bound on -log p(x), {'continuous time' if t is None else f'{t} steps'}"
+            what += f", {o.spacing} spacing" if chosen is not None and chosen.grid is not None else ""
             total = terms["total"] * scale
             extra = {n: terms[n][total.isfinite()].mean().item() * scale for n in ("reconstruction", "prior")}
-            result.add(total, part.places, quantity="bound", steps=t, variance=name, unit=unit, kind=kind, **extra)
+            result.add(total, part.places, quantity="bound", steps=t, variance=kind, unit=unit, kind=what, **extra)
             bar.update()
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from ndm.evaluation.per_example import BLOCK, TIMES
 from ndm.inference.options import SamplerOptions
+from ndm.method.calibration import AUTO
 from ndm.method.grids import SPACINGS
 from ndm.method.variances import COVARIANCES
 
@@ -18,8 +19,8 @@ __all__ = ["VARIANCES", "EvaluationOptions"]
 #: Maximum number of network evaluations of a calibration.
 CALIBRATION_BUDGET = 50_000
 
-#: Reverse variances of a bound; the last four are calibrated.
-VARIANCES = ("posterior", "own", *COVARIANCES)
+#: Reverse variances of a bound; the last five are calibrated.
+VARIANCES = ("posterior", "own", *COVARIANCES, AUTO)
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class EvaluationOptions:
         split: ``train``, ``validation`` or ``test``.
         steps: numbers of steps T; None for continuous time, which does not depend on the reverse variance.
         variances: ``posterior``, ``own`` (the model's), ``isotropic``, ``diagonal``, ``frequency`` (for images),
-            ``full``.
+            ``full``; ``auto`` for the better one of ``diagonal`` and ``frequency`` for images, and ``isotropic`` for
+            other data.
         spacing: spacing of the steps for calibrated variances: uniform in ``time`` or in ``gamma``, or ``optimal``,
             which is computed from 500 of those examples (:mod:`ndm.method.grids`), up to T = 100.
         times: times per example, for a bound with more steps than that or in continuous time.
@@ -56,7 +58,7 @@ class EvaluationOptions:
 
     split: str = "test"
     steps: Sequence[int | None] = (10, 50, 1000, None)
-    variances: Sequence[str] = ("posterior", "own", "isotropic")
+    variances: Sequence[str] = ("posterior", "own", AUTO)
     spacing: str = "time"
     times: int = TIMES
     calibration: int = CALIBRATION_BUDGET

@@ -1,4 +1,4 @@
-r"""The variational bound of a process, in discrete and in continuous time, and the calibration of the reverse variance.
+r"""The variational bound of a process, in discrete and in continuous time.
 
 The bound of NDM (arXiv 2310.08337, section 3; method, sections 3 and 4):
 
@@ -13,7 +13,6 @@ The bound of NDM (arXiv 2310.08337, section 3; method, sections 3 and 4):
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -23,20 +22,15 @@ from ndm._internal.inputs import Values, as_labels, as_tensor, check_steps
 from ndm._internal.precision import residual_path
 from ndm._internal.random import Randomness, below_one, low_discrepancy, normal_like
 from ndm.method import decoding
-from ndm.method.coordinates import DATA, Coordinates
 from ndm.method.encoding import TableEncoding
-from ndm.method.grids import SPACINGS, even_grid, gamma_grid, labelled, optimal_grid
 from ndm.method.latents import given_latent
 from ndm.method.mixed import MixedDecoder
 from ndm.method.mixed_denoiser import WANTED, MixedDenoiser
-from ndm.method.moments import Moments, folds_for
-from ndm.method.process import Process, frozen
+from ndm.method.process import Process
 from ndm.method.schedules import GradientWeight, NoiseLevel, per_example
 from ndm.method.steps import ContinuousTime, DiscreteStep
-from ndm.method.transforms.curve import Curve
-from ndm.method.variances import CalibratedVariance, Step, check_calibration, check_grid
 
-__all__ = ["BoundTerms", "bound", "calibrate", "calibrated_variance", "error_moments"]
+__all__ = ["BoundTerms", "bound"]
 
 
 @dataclass(frozen=True)
@@ -255,140 +249,3 @@ def _prior(f_1: Tensor, level: NoiseLevel, mask: Tensor | None = None) -> Tensor
     variance = per_example(level.sigma, f_1) ** 2
     kl = variance + per_example(level.alpha, f_1) ** 2 * f_1**2 - 1 - variance.log()
     return (kl if mask is None else kl * mask) / 2
-
-
-@torch.no_grad()
-def calibrate(
-    process: Process,
-    batches: Iterable,
-    steps: int,
-    covariance: str = "isotropic",
-    *,
-    rank: int | None = None,
-    spacing: str | Tensor = "time",
-    generator: Randomness = None,
-) -> CalibratedVariance:
-    r"""Fit the best reverse variance for T steps in one pass over data with a trained model (method, section 3).
-
-    Every example is used once at every step. For T in the hundreds, a subset of the data is enough. With few examples,
-    a diagonal covariance is shrunk towards an isotropic one, and a full one towards a diagonal one, by the amount that
-    is best on held-out examples (:mod:`ndm.method.moments`). Using more than n examples can gain at most about d / 2n
-    nats per step for a diagonal covariance and d^2 / 4n for a full one, and much less for small steps. With
-    ``spacing="optimal"`` an additional first pass over the data finds the best T steps
-    (:func:`ndm.method.grids.optimal_grid`).
-
-    Args:
-        process: the model; it is not changed.
-        batches: tensors (B, \\*shape), or pairs of a tensor and its class labels, as from a DataLoader; or one tensor.
-            NumPy arrays and DataFrames are accepted as tensors.
-        steps: T.
-        covariance: ``isotropic``, ``diagonal``, ``frequency`` (for images) or ``full``.
-        rank: the rank of a full covariance; see :class:`~ndm.method.variances.CalibratedVariance`.
-        spacing: the spacing of the steps: even in ``time`` or in ``gamma`` (:meth:`ndm.Schedule.even_in_gamma`),
-            ``optimal``, or their times, (T + 1,), increasing from 0 to 1.
-        generator: for the noise.
-
-    Raises:
-        ValueError: there are no data, a batch fails the check of :func:`bound`, the spacing is unknown, or it is
-            ``optimal`` and the data can be iterated over only once.
-    """
-    if isinstance(spacing, str):
-        if spacing not in SPACINGS:
-            raise ValueError(
-                f"There is no spacing {spacing!r}; choose one of {', '.join(SPACINGS)}, or give the times of the steps."
-            )
-        if spacing == "optimal" and isinstance(batches, Iterator):
-            raise ValueError(
-                'spacing="optimal" reads the data twice: pass a tensor, a list or a DataLoader, not an iterator.'
-            )
-        check_calibration(steps, covariance)
-        times = None
-        if spacing == "gamma":
-            times = gamma_grid(process, steps)
-        elif spacing == "optimal":
-            times = optimal_grid(process, batches, steps, covariance, generator=generator)
-    else:
-        times = as_tensor(spacing, "times of the steps").double().flatten()
-        check_calibration(steps, covariance)
-        check_grid(times.tolist(), steps)
-    variance: CalibratedVariance | None = None
-    total: Moments | None = None
-    for data, labels in labelled(batches):
-        if variance is None:
-            process.to_model(data)  # checks the data first
-            variance = calibrated_variance(process, data, steps, covariance, rank, times)
-        total = error_moments(
-            process, data, steps, covariance == "full", labels=labels, generator=generator, grid=times, more=total,
-            coordinates=variance.coordinates,
-        )  # fmt: skip
-    if total is None or variance is None:
-        raise ValueError("Calibration needs at least one batch of data, got none.")
-    variance.fit(total)
-    return variance
-
-
-def calibrated_variance(
-    process: Process, data: Values, steps: int, covariance: str, rank: int | None = None, grid: Tensor | None = None
-) -> CalibratedVariance:
-    """The unfitted variance that :func:`calibrate` fits, for data of shape (B, \\*shape)."""
-    if covariance == "frequency" and process.coordinates is not DATA:
-        covariance = "diagonal"  # which is of frequencies already
-    like = process.to_model(as_tensor(data)[:1], check=False)
-    times = None if grid is None else grid.double().tolist()
-    return CalibratedVariance(steps, covariance, like.shape[1:], rank, times).to(like)
-
-
-@torch.no_grad()
-def error_moments(
-    process: Process,
-    data: Values,
-    steps: int,
-    full: bool = False,
-    *,
-    labels: Values | None = None,
-    generator: Randomness = None,
-    grid: Tensor | None = None,
-    more: Moments | None = None,
-    coordinates: Coordinates = DATA,
-) -> Moments:
-    r"""The second moments of the errors of the reverse process at every step, from one batch.
-
-    Moments of several batches add up, so several processes can share a calibration.
-
-    Args:
-        process: the model; it is not changed.
-        data: (B, \*shape).
-        steps: T.
-        full: whether to keep the full matrices.
-        labels: class labels, (B,).
-        generator: for the noise.
-        grid: the times of the steps, (T + 1,); None for even ones, even if the model has its own.
-        more: moments of earlier batches, to which those of this one are added.
-        coordinates: those of the errors.
-
-    Raises:
-        ValueError: the batch fails the check of :func:`bound`.
-    """
-    x = process.to_model(data)
-    labels = as_labels(process, labels, len(x))
-    with frozen(process), residual_path(x.device):
-        times = even_grid(steps, x) if grid is None else grid
-        moments = Moments(steps, x[0].numel(), full, folds_for(steps, x[0].numel(), full)) if more is None else more
-        labels, _ = given_latent(process, x, labels, generator)
-        curve = process.curve(x, labels)
-        for i in range(1, steps + 1):
-            step = process.grid_step(torch.full((x.shape[0],), i, device=x.device), steps, x, grid=times)
-            e = _error(process, step, x, curve, labels, generator)
-            moments.add(i - 1, coordinates.into(e).flatten(1))
-    return moments
-
-
-def _error(
-    process: Process, step: Step, x: Tensor, curve: Curve, labels: Tensor | None, generator: Randomness
-) -> Tensor:
-    """One sample of e = Dmu / sqrt(v) for each example, (B, \\*shape)."""
-    at = DiscreteStep(step)
-    value, noise = at.path_value(curve), normal_like(x, generator)
-    z = process.perturbed(x, value, noise, step.t)
-    gap = process.mismatch(value, noise, x, process.denoiser.estimate(z, step.t, labels), at, labels)
-    return per_example(step.scale, gap) * value.standardized(gap)

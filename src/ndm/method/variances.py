@@ -369,10 +369,10 @@ def coordinates_of(covariance: str, noise: Coordinates = DATA) -> Coordinates:
     return FREQUENCIES if covariance == "frequency" and noise is DATA else DATA
 
 
-def check_calibration(steps: int, covariance: str) -> None:
+def check_calibration(steps: int, covariance: str, allowed: Sequence[str] = COVARIANCES) -> None:
     """Raise a ValueError unless a covariance of this name can be calibrated for T steps."""
-    if covariance not in COVARIANCES:
-        raise ValueError(f"There is no covariance {covariance!r}; choose one of {', '.join(COVARIANCES)}.")
+    if covariance not in allowed:
+        raise ValueError(f"There is no covariance {covariance!r}; choose one of {', '.join(allowed)}.")
     check_steps(steps)
 
 

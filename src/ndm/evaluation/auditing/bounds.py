@@ -12,8 +12,9 @@ from torch import Tensor
 from ndm.data import Data
 from ndm.data.choosing import Some, part_of
 from ndm.evaluation.auditing.results import BoundRow, value_of
-from ndm.evaluation.calibration import calibrated_best, own_variance, with_variance
+from ndm.evaluation.calibration import calibrated, own_variance, with_variance
 from ndm.evaluation.per_example import bound_per_example
+from ndm.method.calibration import AUTO
 from ndm.model import NDM
 
 __all__ = ["CALIBRATED", "Part", "bounds"]
@@ -78,7 +79,8 @@ def bounds(
         fitted = None
         if _has_training(data):
             some = Part.of(data, "train", max(1, calibration // t), seed, part.labels is not None)
-            kind, fitted = calibrated_best(model, some.examples, some.labels, t, kind, seed)
+            name = kind or AUTO
+            kind, fitted = calibrated(model, some.examples, some.labels, t, [name], seed, "time")[name]
         for name in dict.fromkeys(["posterior", own, *([CALIBRATED] if fitted is not None else [])]):
             with with_variance(model, name, t, fitted if name == CALIBRATED else None):
                 rows.append(_row(bound_per_example(model, part.examples, t, **budget), t, name, scale))
