@@ -68,6 +68,7 @@ def test_the_bound_is_drawn_against_the_steps(tmp_path) -> None:
     assert imread(tmp_path / "b.png").size > 1e5
 
 
+@pytest.mark.slow
 def test_no_title_lies_on_another(model: ndm.NDM, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     for n in (1, 2, 4):
         drawn: list[Figure] = []

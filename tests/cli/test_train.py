@@ -26,6 +26,7 @@ def test_train_writes_a_run(run: Path, capsys: Capture) -> None:
     assert (run / "checkpoints" / "last.ckpt").is_file()
 
 
+@pytest.mark.slow
 def test_a_model_with_a_latent_is_trained_and_used(tiny: str, tmp_path: Path, capsys: Capture) -> None:
     mlp = {"features": 2, "hidden": 8, "depth": 1}
     denoiser = {"class_path": "ResidualMLP", "init_args": {**mlp, "latent": 2}}

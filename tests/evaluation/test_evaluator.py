@@ -41,6 +41,7 @@ def test_the_figures_are_the_closed_forms(exact: ndm.NDM, gaussian: Gaussian) ->
     )
 
 
+@pytest.mark.slow
 def test_the_best_grid_lowers_the_bound_of_calibrated_variances_alone() -> None:
     torch.manual_seed(0)
     model = ndm.NDM(ndm.LinearSchedule(LOW, HIGH), ndm.Identity(), ndm.Denoiser(ResidualMLP(2, 32, 1)))

@@ -81,7 +81,7 @@ MIXTURES = {
         pytest.param(ndm.DDPMSchedule, marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("name", MIXTURES)
+@pytest.mark.parametrize("name", ["rare", *(pytest.param(n, marks=pytest.mark.slow) for n in MIXTURES if n != "rare")])
 def test_the_solvers_error_is_covered_where_paths_turn_sharply(kind: type[ndm.Schedule], name: str) -> None:
     schedule, mixture = kind(), Mixed(*MIXTURES[name])
     model = ndm.NDM(schedule, ndm.Identity(), mixture).double()

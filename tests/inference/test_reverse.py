@@ -152,7 +152,7 @@ def test_labels_reach_the_denoiser(name):
     torch.testing.assert_close(adaptive, expected, rtol=0, atol=1e-2)
 
 
-@pytest.mark.parametrize("transform", ["neural", "separable"])
+@pytest.mark.parametrize("transform", [pytest.param("neural", marks=pytest.mark.slow), "separable"])
 def test_learned_transformations_have_the_ode_of_a_linear_schedule(transform):
     """Whatever the clock, in the limit it is one flow: that of a schedule with slopes, solved in its own time."""
     found = []

@@ -104,7 +104,8 @@ def test_what_euler_maruyama_is_compared_with_tends_to_the_data(name, eta):
 
 
 @pytest.mark.parametrize(
-    ("solver", "steps"), [("euler", 400), pytest.param("srk", 150, marks=pytest.mark.slow), ("srk", None)]
+    ("solver", "steps"),
+    [("euler", 400), *(pytest.param("srk", steps, marks=pytest.mark.slow) for steps in (150, None))],
 )
 def test_torchsdes_solvers_reach_the_data(solver, steps):
     n = 1000 if steps is None else 5000

@@ -37,7 +37,12 @@ def test_even_in_gamma_the_schedule_does_not_matter(method, eta):
 
 @pytest.mark.parametrize(
     ("method", "solver"),
-    [("ode", "euler"), ("ode", "dpm++2m"), pytest.param("ode", "heun", marks=pytest.mark.slow), ("sde", None)],
+    [
+        ("ode", "euler"),
+        pytest.param("ode", "dpm++2m", marks=pytest.mark.slow),
+        pytest.param("ode", "heun", marks=pytest.mark.slow),
+        ("sde", None),
+    ],
 )
 def test_the_solvers_steps_are_even_in_gamma(method, solver):
     """The noise levels that the network is asked at, and in the limit the solution of a linear schedule's ODE."""

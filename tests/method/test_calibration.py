@@ -31,7 +31,7 @@ def fitted(model: ndm.NDM, x: Tensor, covariance: str, **options) -> tuple[str, 
 
 
 @pytest.mark.parametrize(("smooth", "kind"), [(True, "frequency"), (False, "diagonal")])
-@pytest.mark.parametrize("spacing", ["time", "gamma", "optimal"])
+@pytest.mark.parametrize("spacing", ["time", "gamma", pytest.param("optimal", marks=pytest.mark.slow)])
 def test_auto_is_the_better_one_for_images(smooth: bool, kind: str, spacing: str) -> None:
     x = images(smooth)
     model = process()

@@ -158,9 +158,9 @@ class Exact(nn.Module):
     "options",
     [
         pytest.param({"method": "ancestral", "steps": 400}, marks=pytest.mark.slow), {"method": "ddim"},
-        {"method": "sde"}, {"method": "sde", "solver": "dpm++2m"},
+        pytest.param({"method": "sde"}, marks=pytest.mark.slow), {"method": "sde", "solver": "dpm++2m"},
         pytest.param({"method": "sde", "solver": "srk"}, marks=pytest.mark.slow),
-        {"method": "ode"}, {"method": "ode", "solver": "heun"},
+        {"method": "ode"}, pytest.param({"method": "ode", "solver": "heun"}, marks=pytest.mark.slow),
     ],
     ids=lambda options: "-".join(map(str, options.values())),
 )  # fmt: skip

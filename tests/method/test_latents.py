@@ -99,6 +99,7 @@ def test_with_the_exact_posterior_every_sample_of_the_latent_gives_the_log_densi
     assert found.solved.all()
 
 
+@pytest.mark.slow
 def test_the_log_density_given_the_latent() -> None:
     x, code = f64([[-2.0, 0.3], [0.1, 1.0]]), f64([[0.5, -1.0], [2.0, 0.0]])
     found = ndm.log_likelihood(gaussian(True, *WIDE), x, labels=code, tolerance=1e-4)

@@ -184,6 +184,40 @@ def test_the_bound_of_gaussian_data_in_continuous_time(noise) -> None:
     assert diffusion(process, noise, 20000) == pytest.approx(expected, rel=1e-3)
 
 
+class ExactCorrelated(nn.Module):
+    """E[x | z] for x ~ N(0, covariance), F = x and noise per dimension."""
+
+    def __init__(self, covariance: Tensor, part: ndm.DimensionNoise) -> None:
+        super().__init__()
+        self.covariance, self.part = covariance, [part]
+
+    def forward(self, z: Tensor, level) -> Tensor:
+        h = self.part[0](z, f64([LOW, HIGH]))(level.gamma)[0]
+        alpha, variance = level.alpha[:, None, None], (per_example(level.sigma, h) * h.exp()) ** 2
+        noisy = alpha**2 * self.covariance + torch.diag_embed(variance)
+        return (alpha * self.covariance @ torch.linalg.solve(noisy, z[..., None]))[..., 0]
+
+
+def test_the_exact_reverse_process_has_the_same_bound_in_continuous_time_with_every_noise(noise) -> None:
+    """The likelihood, whatever the schedule of each dimension: L_diff is half a difference of log-determinants."""
+    root = torch.linalg.cholesky(f64([[2.0, 1.2], [1.2, 1.0]]))
+    covariance, nodes = root @ root.T, 500
+    patterns = torch.cat([torch.eye(4), -torch.eye(4)]).double() * 2  # second moments: the identity
+    patterns = patterns.repeat(nodes, 1)
+    times = ((torch.arange(nodes) + 0.5) / nodes).repeat_interleave(8).double()
+    noise(patterns[:, 2:])
+    low, high = (torch.logdet(torch.eye(2) + covariance * math.exp(-gamma)).item() / 2 for gamma in (LOW, HIGH))
+    for scale in (0.0, 0.2):
+        part = per_dimension((2,), scale).double()
+        exact = ExactCorrelated(covariance, part)
+        process = ndm.NDM(ndm.LinearSchedule(LOW, HIGH), ndm.Identity(), exact, noise=part).double()
+        h, dh = part(patterns[:, :2], f64([LOW, HIGH]))(torch.linspace(LOW, HIGH, 50).double())
+        assert (1 + 2 * dh).min() > LEAST  # else it is no Markov chain
+        assert scale == 0 or (h[:, 0] - h[:, 1]).abs().max() > 0.2
+        found = process.bound(patterns[:, :2] @ root.T, times=times).diffusion.mean().item()
+        assert found == pytest.approx(low - high, rel=1e-5)
+
+
 @pytest.mark.parametrize("steps", [1, 4, 30])
 def test_the_bound_of_gaussian_data_in_steps(noise, steps: int) -> None:
     process, part = gaussian()
@@ -293,7 +327,7 @@ def test_single_precision_suffices_for_a_volatility_above_one(noise) -> None:
 
 
 @every_transform
-@pytest.mark.parametrize("solver", ["dpm++2m", "rk4"])
+@pytest.mark.parametrize("solver", ["dpm++2m", pytest.param("rk4", marks=pytest.mark.slow)])
 def test_the_ode_of_a_constant_estimate_follows_its_path(make, solver: str) -> None:
     x = torch.randn(1, D).double()
     process = model(make, learned)
@@ -318,7 +352,7 @@ def test_the_gradient_is_that_of_finite_differences(noise, steps: int | None) ->
     assert_gradient_is_right(total, next(process.noise.parameters()))
 
 
-@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize("direct", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_model_with_noise_is_saved_calibrated_and_sampled(direct: bool, tmp_path) -> None:
     process = model(ndm.Identity, per_dimension if direct else learned)
     if direct:

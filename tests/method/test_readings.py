@@ -77,7 +77,7 @@ def test_the_likelihood_and_samples_are_those_of_the_estimate(parameterization: 
     torch.testing.assert_close(*drawn, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("path", ["vp", "ve", "ot"])
+@pytest.mark.parametrize("path", ["vp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ve", "ot"))])
 def test_a_network_can_be_used_under_a_schedule_on_another_path(path: str) -> None:
     x = torch.randn(4, 2, dtype=torch.float64)
     schedule = ndm.OTSchedule(-9.0, 6.0)

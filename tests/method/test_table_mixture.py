@@ -114,6 +114,7 @@ def test_an_untrained_denoiser_is_the_posterior_mean(columns: list[Column], gamm
         torch.testing.assert_close(own, want, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_where_a_value_may_be_absent_the_estimate_is_near_the_posterior_mean() -> None:
     """Between certain and unknown the precision of such a value is an approximation."""
     mixture = Mixture(EVERY)

@@ -236,6 +236,7 @@ def test_a_calibrated_and_a_learned_variance_are_drawn(points: Path, table: Path
     assert titles == ["Noise level over time", *(f"Reverse variance, T = {T}" for T in (3, 10, 100))]
 
 
+@pytest.mark.slow
 def test_a_model_that_has_gone_wrong_is_shown_all_the_same(points: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(points, tmp_path / "run"))
     model = ndm.NDM.from_pretrained(run / "model")

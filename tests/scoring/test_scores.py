@@ -172,6 +172,7 @@ def test_the_bound_of_a_row_is_its_own_to_the_last_bit(tmp_path: Path, levels: i
     assert (nelbo(x, seed=1) != whole).any(1).all()
 
 
+@pytest.mark.slow
 def test_a_row_of_a_model_with_a_latent_has_its_own_noise(tmp_path: Path) -> None:
     torch.manual_seed(0)
     denoiser = ndm.Denoiser(ResidualMLP(3, hidden=16, depth=1, latent=2, zero_init=False))

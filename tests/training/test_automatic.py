@@ -130,6 +130,7 @@ def test_few_rows_of_several_kinds_start_from_a_mixture(tmp_path: Path) -> None:
     assert abs(gap.mean()) < 0.1 + 3 * gap.std() / len(gap) ** 0.5
 
 
+@pytest.mark.slow
 def test_a_mixture_of_many_components_is_no_start(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     rows = torch.from_numpy(random.normal(size=(800, 2)) / 20 + 3 * random.integers(0, 5, (800, 2)))

@@ -76,8 +76,8 @@ def multistep_states(
             before = estimate, length
             z = process.step_mean(z, _y(process, middle, z, step, labels), step)
             if eta != 0:
-                noise, spread = normal_like(z, generator), process.spread(z, DiscreteStep(step), labels)
-                noise = noise if spread is None else process.coordinates.back(spread * noise)
+                spread = process.spread(z, DiscreteStep(step), labels)
+                noise = process.coordinates.scaled(normal_like(z, generator), spread)
                 z = z + per_example(step.v.sqrt(), z) * noise
         yield z
 

@@ -175,7 +175,7 @@ def sde_states(
                 after = schedule.level_at(torch.full_like(level.gamma, gamma_s))
                 step = Step.of_sde(after, level, used, process.largest_share)
                 spread = process.spread(z, DiscreteStep(step), labels)
-                noise = noise if spread is None else process.coordinates.back(spread * noise)
+                noise = process.coordinates.scaled(noise, spread)
                 z = process.step_mean(z, y, step) + per_example(step.v.sqrt(), z) * noise
             else:
                 weight = level.alpha * level.dgamma * (1 + used**2) / 2 * length

@@ -26,6 +26,10 @@ class Coordinates:
         r"""V u, (B, \*shape), for u of that shape."""
         return u
 
+    def scaled(self, noise: Tensor, spread: Tensor | None) -> Tensor:
+        r"""V diag(spread) noise, (B, \*shape), for standard normal noise of that shape; without a spread the noise."""
+        return noise if spread is None else self.back(spread * noise)
+
 
 class Frequencies(Coordinates):
     """The orthonormal cosine transform (DCT-II) of images, (..., C, H, W), along height, width and channels.

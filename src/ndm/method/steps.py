@@ -36,8 +36,7 @@ class Kernel:
 
     def sample(self, noise: Tensor) -> Tensor:
         """z_s from standard normal noise, both (B, \\*shape)."""
-        noise = self.covariance.apply_sqrt(noise)
-        noise = noise if self.spread is None else self.coordinates.back(self.spread * noise)
+        noise = self.coordinates.scaled(self.covariance.apply_sqrt(noise), self.spread)
         return self.mean + per_example(self.v.sqrt(), noise) * noise
 
 

@@ -36,6 +36,7 @@ def test_the_density_is_that_of_the_exact_model(far: ndm.NDM, gaussian: Gaussian
     assert 0 < row.solver_error < 1e-3
 
 
+@pytest.mark.slow
 def test_pixels_have_every_dequantisation(pixels: ndm.NDM, images: Tensors) -> None:
     part, scale = Part.of(images, "test", 3, 0, False), 1 / (16 * math.log(2))
     found = likelihoods(pixels, part, AuditOptions(samples=2, divergence="exact"), scale)

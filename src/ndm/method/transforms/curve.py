@@ -101,7 +101,7 @@ class PathValue(NamedTuple):
 
     def scaled(self, noise: Tensor) -> Tensor:
         """The noise of z_t in units of sigma, V e^{log_ratio} noise, (B, \\*shape)."""
-        return noise if self.log_ratio is None else self.coordinates.back(self.log_ratio.exp() * noise)
+        return self.coordinates.scaled(noise, None if self.log_ratio is None else self.log_ratio.exp())
 
     def tilted(self, from_path: Tensor) -> Tensor:
         """What y is lower by, V tilt V^T (z / alpha_t - F(x, gamma_t)), (B, \\*shape)."""
