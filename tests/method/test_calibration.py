@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 import ndm
-from ndm.method.coordinates import Frequencies
+from ndm.method.calibration import error_moments
+from ndm.method.coordinates import DATA, Frequencies
 
 SHAPE = (1, 4, 4)
 
@@ -46,6 +47,23 @@ def test_auto_is_the_better_one_for_images(smooth: bool, kind: str, spacing: str
             assert grid is own_grid is None or torch.equal(grid, own_grid)
     assert bounds["auto"] < bounds["frequency" if kind == "diagonal" else "diagonal"] - 0.5
     assert bounds["auto"] == pytest.approx(bounds[kind], abs=0.1)
+
+
+def test_auto_is_isotropic_where_the_variances_would_be_many(monkeypatch) -> None:
+    x, most = images(True), 4 * 16
+    for number, kind in ((most, "frequency"), (most - 1, "isotropic")):
+        monkeypatch.setattr("ndm.method.calibration.MOST_NUMBERS", number)
+        assert fitted(process(), x, "auto")[0] == kind
+
+
+def test_moments_of_an_isotropic_variance_are_of_one_dimension() -> None:
+    generators = (torch.Generator().manual_seed(0) for _ in range(2))
+    one, every = (
+        error_moments(process(), images(True), 3, kinds, generator=generator)[DATA]
+        for kinds, generator in zip((("isotropic",), ("isotropic", "diagonal")), generators, strict=True)
+    )
+    assert one.squares().shape == (3, 1)
+    torch.testing.assert_close(one.squares()[:, 0], every.squares().mean(1))
 
 
 @pytest.mark.parametrize("shape", [(2,), (3, 1, 5), (3, 5, 1), (5, 4)])

@@ -72,7 +72,7 @@ def calibrated(
     Returns:
         What was fitted for each name.
     """
-    of_names = {name: kinds_of(model, name, part[:1].shape[1:]) for name in names}
+    of_names = {name: kinds_of(model, name, part[:1].shape[1:], steps) for name in names}
     times = None
     if spacing == "gamma":
         times = gamma_grid(model, steps)

@@ -7,6 +7,7 @@ arXiv 2201.06503; method, section 3).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import torch
@@ -18,7 +19,7 @@ from ndm._internal.random import Randomness, normal_like
 from ndm.method.coordinates import DATA, Coordinates
 from ndm.method.grids import SPACINGS, even_grid, gamma_grid, labelled, optimal_grid
 from ndm.method.latents import given_latent
-from ndm.method.moments import Moments, folds_for
+from ndm.method.moments import MOST_NUMBERS, Moments, folds_for
 from ndm.method.process import Process, frozen
 from ndm.method.schedules import per_example
 from ndm.method.steps import DiscreteStep
@@ -57,7 +58,8 @@ def calibrate(
             NumPy arrays and DataFrames are accepted as tensors.
         steps: T.
         covariance: ``isotropic``, ``diagonal``, ``frequency`` (for images) or ``full``; ``auto`` for the one of
-            ``diagonal`` and ``frequency`` that costs less for images, and ``isotropic`` for other data.
+            ``diagonal`` and ``frequency`` that costs less for images, and ``isotropic`` for other data and where T
+            times the number of dimensions is above 50 million.
         rank: the rank of a full covariance; see :class:`~ndm.method.variances.CalibratedVariance`.
         spacing: the spacing of the steps: even in ``time`` or in ``gamma`` (:meth:`ndm.Schedule.even_in_gamma`),
             ``optimal``, or their times, (T + 1,), increasing from 0 to 1.
@@ -104,7 +106,7 @@ def _fitted(
     for data, labels in labelled(batches):
         if not variances:
             x = process.to_model(data)  # checks the data first
-            kinds = kinds_of(process, covariance, x.shape[1:])
+            kinds = kinds_of(process, covariance, x.shape[1:], steps)
             variances = {kind: calibrated_variance(process, data, steps, kind, rank, times) for kind in kinds}
         total = error_moments(
             process, data, steps, variances, labels=labels, generator=generator, grid=times, more=total
@@ -116,11 +118,11 @@ def _fitted(
     return variances[cheapest(variances)]
 
 
-def kinds_of(process: Process, covariance: str, shape: Sequence[int]) -> tuple[str, ...]:
+def kinds_of(process: Process, covariance: str, shape: Sequence[int], steps: int) -> tuple[str, ...]:
     """The covariances among which this one is chosen for examples of this shape: itself, unless it is ``auto``."""
     if covariance != AUTO:
         return (covariance,)
-    if len(shape) != 3 or min(shape[1:]) == 1:
+    if len(shape) != 3 or min(shape[1:]) == 1 or steps * math.prod(shape) > MOST_NUMBERS:
         return ("isotropic",)
     return ("diagonal", "frequency") if process.coordinates is DATA else ("frequency",)
 
@@ -170,14 +172,16 @@ def error_moments(
         more: moments of earlier batches, to which those of this one are added.
 
     Returns:
-        The moments in each of the coordinates of the covariances.
+        The moments in each of the coordinates of the covariances; for ``isotropic`` alone those of one dimension, which
+        represents all of them.
 
     Raises:
         ValueError: the batch fails the check of :func:`ndm.method.bounds.bound`.
     """
     x = process.to_model(data)
     labels = as_labels(process, labels, len(x))
-    d, moments = x[0].numel(), more
+    only_mean = set(covariances) == {"isotropic"}
+    d, moments = 1 if only_mean else x[0].numel(), more
     if moments is None:
         moments = {}
         for coordinates in dict.fromkeys(coordinates_of(name, process.coordinates) for name in covariances):
@@ -190,8 +194,10 @@ def error_moments(
         for i in range(1, steps + 1):
             step = process.grid_step(torch.full((x.shape[0],), i, device=x.device), steps, x, grid=times)
             e = _error(process, step, x, curve, labels, generator)
+            if only_mean:  # Moments squares its input, so the root mean square represents all dimensions
+                e = e.flatten(1).double().square().mean(1, keepdim=True).sqrt()
             for coordinates, found in moments.items():
-                found.add(i - 1, coordinates.into(e).flatten(1))
+                found.add(i - 1, e if only_mean else coordinates.into(e).flatten(1))
     return moments
 
 

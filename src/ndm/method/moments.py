@@ -23,7 +23,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-__all__ = ["Moments", "folds_for"]
+__all__ = ["MOST_NUMBERS", "Moments", "folds_for"]
 
 #: The candidate values of c, the number of pseudo-examples.
 PRIOR_EXAMPLES = (0.0, *(10.0 ** (k / 4) for k in range(-8, 17)), math.inf)
