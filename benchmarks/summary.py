@@ -359,7 +359,7 @@ def across(which: tuple[int | None, str], *names: str, same_seeds: bool = False)
 
 
 #: Comparisons of learned noise.
-NOISE = ("table-noise", "digits-noise", "mnist-noise", "cifar10-noise")
+NOISE = ("table-noise", "magic-noise", "digits-noise", "mnist-noise", "cifar10-noise")
 
 TABLES: dict[str, Callable[[], str]] = {
     "levels": lambda: against_reference("digits-tuned", "digits-recommended", "mnist-recommended"),
@@ -371,7 +371,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "noise-budgets": lambda: across(
         CONTINUOUS, *(f"cifar10-noise{seconds}" for seconds in ("-60", "", "-900")), same_seeds=True
     ),
-    "frequency": lambda: against_reference("cifar10-frequency", "cifar10-frequency-900", "mnist-frequency"),
+    "natural": lambda: across(CONTINUOUS, "cifar10-900"),
+    "frequency": lambda: against_reference("cifar10-frequency", "cifar10-900", "mnist-frequency"),
     "imported": imported, "image-variance": lambda: reverse_variance("image_variance"),
     "reverse-variance": lambda: reverse_variance("reverse_variance"), "samples": samples, "tables": tables,
     "score": score, "many-rows": many_rows,

@@ -100,7 +100,8 @@ def test_results_are_of_the_settings_seeds_and_budgets_of_the_suite() -> None:
             for model, settings in comparison.models.items():
                 assert Model(**line["models"][model]["settings"]) == settings
             seconds = [facts["seconds"] for facts in line["models"].values()]
-            assert max(seconds) < (1.35 if "-noise" in name or "-frequency" in name else 1.02) * min(seconds)
+            by_steps = any(part in name for part in ("-noise", "-frequency", "-900"))  # of a measured time each
+            assert max(seconds) < (1.45 if by_steps else 1.02) * min(seconds)
 
 
 @pytest.mark.parametrize(("name", "file"), [("mnist", "mnist-*.parquet"), ("magic", "tables/magic")])
