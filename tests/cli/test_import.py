@@ -111,3 +111,11 @@ def test_wrong_input_is_one_sentence_and_writes_nothing(
     assert "diffusion_pytorch_model" in error(capsys, "import", str(damaged), "--out", str(out), *PATTERNS)
     assert not out.exists()
     assert sorted(f.name for f in tmp_path.iterdir()) == ["latent"]
+
+
+def test_a_network_with_classes_needs_labels(images: Path, tmp_path: Path, capsys: Capture) -> None:
+    folder, out = tmp_path / "classes", tmp_path / "run"
+    saved(folder, unet(num_class_embeds=3))
+    assert main(["import", str(folder), "--out", str(out), "--data.path", str(images)]) == 2
+    assert "The network has 3 classes, and the data have no labels" in capsys.readouterr().err
+    assert not out.exists()

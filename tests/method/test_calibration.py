@@ -82,3 +82,9 @@ def test_auto_is_the_default_and_knows_a_noise_in_frequencies() -> None:
 def test_unknown_covariances_are_refused() -> None:
     with pytest.raises(ValueError, match="There is no covariance 'round'; choose one of auto, isotropic, diagonal"):
         process().calibrate(images(True), 4, "round")
+    with pytest.raises(ValueError, match=r"rank must be at least 1 and whole, got 2\.5"):
+        process().calibrate(images(True), 4, "full", rank=2.5)
+    with pytest.raises(ValueError, match=r"one shape, got \(1, 4, 4\) and \(1, 5, 5\)"):
+        process().calibrate([images(True), torch.zeros(3, 1, 5, 5)], 4)
+    with pytest.raises(ValueError, match=r"whole number, got 2\.5"):
+        ndm.FrequencyNoise(SHAPE, bands=2.5)

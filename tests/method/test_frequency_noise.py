@@ -210,7 +210,7 @@ def test_a_model_is_saved_calibrated_and_sampled(direct: bool, tmp_path) -> None
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match=r"needs the shape of an image, as in shape=\(3, 32, 32\), not \[4\]"):
         ndm.FrequencyNoise((4,))
-    with pytest.raises(ValueError, match="at least one band, got 0"):
+    with pytest.raises(ValueError, match="at least one band, a whole number, got 0"):
         ndm.FrequencyNoise(SHAPE, bands=0)
     process, _ = pair()
     with pytest.raises(ValueError, match=r"FrequencyNoise has shape \(3, 2, 3\), and examples have \(3, 3, 2\)"):

@@ -219,6 +219,16 @@ def edited(folder: Path, file: str, **changes) -> Path:
         ("scheduler/scheduler_config.json", {"num_train_timesteps": "x"}, "num_train_timesteps must be"),
         ("scheduler/scheduler_config.json", {"beta_schedule": "nothing"}, "does not describe a DDPMScheduler"),
         ("scheduler/scheduler_config.json", {"prediction_type": "nothing"}, "no prediction_type 'nothing'"),
+        ("scheduler/scheduler_config.json", {"prediction_type": ["epsilon"]}, "no prediction_type"),
+        ("scheduler/scheduler_config.json", {"variance_type": {}}, "variance_type {} is not read"),
+        ("scheduler/scheduler_config.json", {"clip_sample_range": None}, "clip_sample_range .* a positive number"),
+        ("scheduler/scheduler_config.json", {"trained_betas": []}, "betas .* between 0 and 1"),
+        ("scheduler/scheduler_config.json", {"trained_betas": [[0.1, 0.2]]}, "betas .* between 0 and 1"),
+        ("scheduler/scheduler_config.json", {"beta_end": 1.5}, "betas .* between 0 and 1"),
+        ("scheduler/scheduler_config.json", {"beta_start": 0.0}, "betas .* between 0 and 1"),
+        ("unet/config.json", {"time_embedding_type": "foo"}, "does not describe a UNet2DModel"),
+        ("unet/config.json", {"freq_shift": "a"}, "freq_shift .* must be a number"),
+        ("unet/config.json", {"norm_eps": None}, "norm_eps .* must be a number"),
     ],
 )  # fmt: skip
 def test_wrong_files_are_refused(tmp_path: Path, file: str, changes: dict, message: str) -> None:
@@ -240,6 +250,9 @@ def test_missing_pickled_and_damaged_files_are_refused(tmp_path: Path) -> None:
     tensors = load_file(weights)
     save_file({k: v for k, v in tensors.items() if k != "conv_out.bias"}, weights)
     with pytest.raises(ValueError, match=r"missing keys, such as conv_out.bias"):
+        ndm.from_diffusers(folder)
+    save_file(tensors | {"conv_out.bias": torch.full_like(tensors["conv_out.bias"], math.nan)}, weights)
+    with pytest.raises(ValueError, match=r"conv_out.bias contain NaN"):
         ndm.from_diffusers(folder)
     weights.write_bytes(b"\x80\x04" + b"x" * 100)
     with pytest.raises(ValueError, match="cannot be read as the network"):

@@ -66,6 +66,11 @@ def run(arguments: list[str]) -> None:
         options.data, [*_image_options(model, options.data, overrides), *overrides], options.allow
     )
     _check_kind(model, data, options.data)
+    if model.num_classes > 0 and data.labels("test") is None:
+        raise ValueError(
+            f"The network has {model.num_classes} classes, and the data have no labels: give --data.path a folder with "
+            "a subfolder for each class, or a Parquet file with labels."
+        )
     check(model, data, TrainingOptions(labels=model.num_classes > 0))
     _write(out, model, data, f"# Imported from {options.path!r}; the model is in model/.\n{section}", command)
     name = shlex.quote(str(out))

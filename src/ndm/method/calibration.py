@@ -58,8 +58,9 @@ def calibrate(
             NumPy arrays and DataFrames are accepted as tensors.
         steps: T.
         covariance: ``isotropic``, ``diagonal``, ``frequency`` (for images) or ``full``; ``auto`` for the one of
-            ``diagonal`` and ``frequency`` that costs less for images, and ``isotropic`` for other data and where T
-            times the number of dimensions is above 50 million.
+            ``diagonal`` and ``frequency`` that costs less for images of more than one row and column, and
+            ``isotropic`` for other data and where T times the number of dimensions is above 50 million. With a
+            :class:`ndm.FrequencyNoise` ``diagonal`` is of frequencies, so ``diagonal`` and ``frequency`` are the same.
         rank: the rank of a full covariance; see :class:`~ndm.method.variances.CalibratedVariance`.
         spacing: the spacing of the steps: even in ``time`` or in ``gamma`` (:meth:`ndm.Schedule.even_in_gamma`),
             ``optimal``, or their times, (T + 1,), increasing from 0 to 1.
@@ -103,11 +104,14 @@ def _fitted(
     """The best variance of this covariance for steps of these times; None for even ones."""
     variances: dict[str, CalibratedVariance] = {}
     total: dict[Coordinates, Moments] | None = None
+    shape: Sequence[int] = ()
     for data, labels in labelled(batches):
         if not variances:
-            x = process.to_model(data)  # checks the data first
+            x, shape = process.to_model(data), data.shape[1:]  # checks the data first
             kinds = kinds_of(process, covariance, x.shape[1:], steps)
             variances = {kind: calibrated_variance(process, data, steps, kind, rank, times) for kind in kinds}
+        if data.shape[1:] != shape:
+            raise ValueError(f"All examples must have one shape, got {tuple(shape)} and {tuple(data.shape[1:])}.")
         total = error_moments(
             process, data, steps, variances, labels=labels, generator=generator, grid=times, more=total
         )

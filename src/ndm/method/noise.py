@@ -164,8 +164,8 @@ class Noise(Part):
 
     def __init__(self, terms: int, basis: str, limit: float) -> None:
         super().__init__()
-        if terms < 1:
-            raise ValueError(f"The noise needs at least one term, got {terms}.")
+        if not isinstance(terms, int) or terms < 1:
+            raise ValueError(f"The noise needs at least one term, a whole number, got {terms!r}.")
         if not 0 < limit <= 5:
             raise ValueError(f"The limit of log(std / sigma) must be above 0 and at most 5, got {limit}.")
         basis_named(basis)  # raises for an unknown name
@@ -282,8 +282,8 @@ class FrequencyNoise(DimensionNoise):
         super().__init__(shape, terms, basis, limit)
         if len(self.shape) != 3:
             raise ValueError(f"FrequencyNoise needs the shape of an image, as in shape=(3, 32, 32), not {self.shape}.")
-        if bands < 1:
-            raise ValueError(f"The noise needs at least one band, got {bands}.")
+        if not isinstance(bands, int) or bands < 1:
+            raise ValueError(f"The noise needs at least one band, a whole number, got {bands!r}.")
         channels, height, width = self.shape
         self.bands = bands
         self.coefficients = nn.Parameter(torch.zeros(1, terms, channels, bands))

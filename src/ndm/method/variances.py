@@ -297,8 +297,10 @@ class CalibratedVariance(ReverseVariance):
     ) -> None:
         super().__init__()
         check_calibration(steps, covariance)
-        if rank is not None and rank < 1:
-            raise ValueError(f'rank must be at least 1, got {rank}: use covariance="isotropic" instead of rank 0.')
+        if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int) or rank < 1):
+            raise ValueError(
+                f'rank must be at least 1 and whole, got {rank!r}: use covariance="isotropic" instead of rank 0.'
+            )
         if grid is not None:
             check_grid(grid, steps)
         self.steps = steps

@@ -86,9 +86,12 @@ class DiffusersUNet(Part):
                 "Networks with a class_embed_type, or with Fourier features of the time, are not read; wrap the "
                 "network by a function in ndm.Denoiser instead."
             )
+        for name in ("freq_shift", "norm_eps", "mid_block_scale_factor"):  # they are used in the first pass only
+            if name in given and not _is_number(given[name]):
+                raise ValueError(f"The {name} of a UNet2DModel must be a number, got {given[name]!r:.60}.")
         try:
             self.unet = UNet2DModel(**given)
-        except (ValueError, TypeError, ZeroDivisionError, IndexError, KeyError, AttributeError, RuntimeError) as error:
+        except Exception as error:  # a constructor may raise anything for an invalid value
             reason = " ".join(str(error).split())
             raise ValueError(f"The configuration does not describe a UNet2DModel: {reason:.200}") from None
         self.time_factor = time_factor
@@ -166,6 +169,9 @@ def from_diffusers(source: Any, *, decoder: Decoder | None = None, clip: bool | 
         )
     flow = isinstance(scheduler, FlowMatchEulerDiscreteScheduler)
     net = DiffusersUNet(config, float(scheduler.config.num_train_timesteps) if flow else 1.0)
+    for name, weight in unet.state_dict().items():
+        if not weight.isfinite().all():
+            raise ValueError(f"The weights {name} contain NaN or infinite values, so the model cannot be used.")
     net.unet.load_state_dict(unet.state_dict())
     net.to(unet.device, torch.float64 if unet.dtype == torch.float64 else torch.float32)
     if flow:
@@ -186,16 +192,19 @@ def _table_model(
     net: DiffusersUNet, scheduler: Any, decoder: Decoder | None, clip: bool | None, has_variance: bool
 ) -> NDM:
     config = scheduler.config
-    if config.prediction_type not in _PREDICTIONS:
+    if not isinstance(config.prediction_type, str) or config.prediction_type not in _PREDICTIONS:
         raise ValueError(f"There is no prediction_type {config.prediction_type!r:.60} of diffusers.")
     kind = config.get("variance_type", "fixed_small")  # DDIM's has none
-    if kind not in _VARIANCE_TYPES:
+    if not isinstance(kind, str) or kind not in _VARIANCE_TYPES:
         raise ValueError(
             f"The variance_type {kind!r:.60} is not read; it must be one of {', '.join(_VARIANCE_TYPES)}. (The output "
             "of a `learned` one is a variance in diffusers and a log-variance in Improved DDPM.)"
         )
     if kind == "learned_range" and not has_variance:
         raise ValueError("variance_type='learned_range' needs a network that returns twice its channels.")
+    betas, zero = torch.as_tensor(scheduler.betas), config.get("rescale_betas_zero_snr", False)
+    if betas.ndim != 1 or len(betas) < 2 or not ((betas > 0) & ((betas <= 1) if zero else (betas < 1))).all():
+        raise ValueError("The betas of the scheduler must be at least 2 numbers between 0 and 1.")
     if not scheduler.alphas_cumprod[-1] > 0:
         raise ValueError(
             "The scheduler has a zero terminal signal-to-noise ratio (rescale_betas_zero_snr), for which gamma is "
@@ -207,14 +216,20 @@ def _table_model(
         # Improved DDPM's: of the posterior of the second step, since that of the first is zero.
         log_variance = math.log((1 - (1 - second) / (1 - first)) * first / second)
         decoder = DenoisedDecoder(256, log_variance, math.log(first) if kind == "learned_range" else None)
-    clipped = config.get("clip_sample", False) if clip is None else clip
+    clipped, largest = config.get("clip_sample", False) if clip is None else clip, config.get("clip_sample_range", 1.0)
+    if clipped and not (_is_number(largest) and largest > 0):
+        raise ValueError(f"The clip_sample_range of the scheduler must be a positive number, got {largest!r:.60}.")
     denoiser = Denoiser(
         net,
         _PREDICTIONS[config.prediction_type],
         time="index",
-        clip=float(config.get("clip_sample_range", 1.0)) if clipped else None,
+        clip=float(largest) if clipped else None,
     )
     return NDM(schedule, Identity(), denoiser, decoder, variance_named(_VARIANCE_TYPES[kind]))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 # ---- the source
