@@ -52,13 +52,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="a folder with the images, as for suite.py")
     parser.add_argument("--work", type=Path, required=True, help="the folder of the runs of suite.py")
     parser.add_argument("--steps", type=int, nargs="+", default=[10], help="T")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the runs")
     parser.add_argument("--examples", type=int, default=500, help="test images")
     options = parser.parse_args()
     torch.set_num_threads(1)
     suite, rows = read(), []
     for name in COMPARISONS:
         data, found = dataset(suite[name].data, options.data), {}
-        for seed in suite[name].seeds:
+        for seed in options.seeds:
             model = ndm.NDM.from_pretrained(options.work / f"{name}--{seed}" / "identity" / "model").eval()
             for kind, t, values in measured(model, data, tuple(options.steps), options.examples):
                 found.setdefault((kind, t), []).append(mean_and_error(values))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import ndm
-from ndm.method.calibration import error_moments
+from ndm.method.calibration import error_moments, kinds_of
 from ndm.method.coordinates import DATA, Frequencies
 
 SHAPE = (1, 4, 4)
@@ -74,9 +74,12 @@ def test_auto_is_isotropic_for_other_data(shape: tuple[int, ...]) -> None:
 def test_auto_is_the_default_and_knows_a_noise_in_frequencies() -> None:
     model, x = process(), images(False)
     model.noise = ndm.FrequencyNoise(SHAPE).double()
+    assert kinds_of(model, "auto", SHAPE, 4) == ("frequency",)
     _, expected, _ = fitted(model, x, "frequency")
-    model.calibrate(x, 4, generator=torch.Generator().manual_seed(0))
-    assert model.calibrations["4"].log_ratio.shape == expected.shape == (4, 16)
+    model.calibrate([x[:300], x[300:]], 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(model.calibrations["4"].log_ratio, expected)
+    assert expected.shape == (4, 16)
+    assert expected.min() > 0
 
 
 def test_unknown_covariances_are_refused() -> None:

@@ -251,7 +251,7 @@ def test_a_grid_that_is_none_is_refused(grid: str | Tensor, message: str) -> Non
 
 def test_what_cannot_be_asked_for_is_refused() -> None:
     model, x = two_points(), points(10)
-    with pytest.raises(ValueError, match="reads the data twice"):
+    with pytest.raises(ValueError, match="reads the data more than once"):
         calibrate(model, iter([x]), 3, spacing="optimal")
     with pytest.raises(ValueError, match="at least as many candidates, got 3"):
         ndm.optimal_grid(model, x, 5, candidates=3)

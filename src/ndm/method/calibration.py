@@ -50,7 +50,7 @@ def calibrate(
     is best on held-out examples (:mod:`ndm.method.moments`). Using more than n examples can gain at most about d / 2n
     nats per step for a diagonal covariance and d^2 / 4n for a full one, and much less for small steps. With
     ``spacing="optimal"`` an additional pass over the data finds the best T steps
-    (:func:`ndm.method.grids.optimal_grid`).
+    (:func:`ndm.method.grids.optimal_grid`), and with ``auto`` for images another one the covariance.
 
     Args:
         process: the model; it is not changed.
@@ -84,7 +84,7 @@ def calibrate(
     elif spacing == "optimal":
         if isinstance(batches, Iterator):
             raise ValueError(
-                'spacing="optimal" reads the data twice: pass a tensor, a list or a DataLoader, not an iterator.'
+                'spacing="optimal" reads the data more than once: pass a tensor, a list or a DataLoader, no iterator.'
             )
         if covariance == AUTO:
             covariance = _fitted(process, batches, steps, covariance, rank, None, generator).covariance

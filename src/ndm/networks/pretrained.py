@@ -139,7 +139,8 @@ def from_diffusers(source: Any, *, decoder: Decoder | None = None, clip: bool | 
 
     Raises:
         FileNotFoundError: a file of the folder is missing.
-        ValueError: the files are damaged or pickled, or the network or the scheduler is of another kind.
+        ValueError: the files are damaged or pickled, a weight is NaN or infinite, or the network or the scheduler is of
+            another kind.
 
     Warns:
         UserWarning: the data of the network are not pixels: the likelihood is that of its latents.
