@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ndm._internal.signals import telling, terminable, uninterrupted
+from ndm._internal.signals import set_stop_message, set_stop_message_of, stop_message, terminable, uninterrupted
 from ndm.storage.atomic import atomic_write
 
 
@@ -37,21 +37,32 @@ def test_what_must_not_be_interrupted_is_stopped_when_it_is_done(interruptible: 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_that_a_library_takes_for_another_fault_is_a_stop(
-    tmp_path: Path, interruptible: None, number: int
-) -> None:
+def test_a_stop_that_a_library_takes_for_another_fault_is_a_stop(interruptible: None, number: int) -> None:
     def stop() -> None:
-        with terminable(), telling(tmp_path / "x.csv", "it is there", "it is not"):
+        with terminable():
             try:
                 os.kill(os.getpid(), number)
             except KeyboardInterrupt:
                 raise ValueError("of another matter") from None
 
-    with pytest.raises(KeyboardInterrupt, match="it is not"):
+    with pytest.raises(KeyboardInterrupt):
         stop()
-    for context in (terminable(), telling(tmp_path / "x.csv", "it is there", "it is not")):
-        with pytest.raises(ValueError, match="of another matter"), context:
-            raise ValueError("of another matter")
+    with pytest.raises(ValueError, match="of another matter"), terminable():
+        raise ValueError("of another matter")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_last_command_of_a_process_is_ended_at_once_by_a_later_signal(interruptible: None, number: int) -> None:
+    before = signal.getsignal(number)
+    try:
+        with terminable():
+            assert callable(signal.getsignal(number))
+        assert signal.getsignal(number) is before
+        with terminable(last=True):
+            assert callable(signal.getsignal(number))
+        assert signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
 
 
 def test_what_is_ignored_stays_ignored(interruptible: None) -> None:
@@ -65,14 +76,15 @@ def test_a_stop_says_whether_a_file_was_written(tmp_path: Path, exists: bool) ->
     file = tmp_path / "x.csv"
     if exists:
         file.write_text("new")
-
-    def stop(first: bool) -> None:
-        with telling(file, "it is there", "it is not"):
-            if not first:
-                with atomic_write(file) as written:
-                    written.write(b"new")
-            raise KeyboardInterrupt
-
-    for first, sentence in ((True, "it is not"), (False, "it is there")):
-        with pytest.raises(KeyboardInterrupt, match=sentence):
-            stop(first)
+    with terminable():
+        assert stop_message() == ""
+        set_stop_message_of(file, "it is there", "it is not")
+        assert stop_message() == "it is not"
+        with atomic_write(file) as written:
+            written.write(b"new")
+        assert stop_message() == "it is there"
+    assert stop_message() == "it is there"  # for a stop at the end of the command
+    with terminable():
+        assert stop_message() == ""
+        set_stop_message("something else is there")
+        assert stop_message() == "something else is there"

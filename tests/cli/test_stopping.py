@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import ndm.cli
 from ndm.cli import main
 from tests.cli.commands import Capture
 
@@ -83,3 +86,72 @@ def test_a_command_that_is_stopped_says_what_is_left(
         assert re.fullmatch(f"ndm: stopped; {sentence}.?\n", capsys.readouterr().err)
     assert signal.getsignal(signal.SIGTERM) is before
     assert list(tmp_path.iterdir()) == []
+
+
+def command_and_file(name: str, run: Path, folder: Path) -> tuple[list[str], Path]:
+    """A short command, and the file that it writes."""
+    out = folder / {"audit": "x.json", "sample": "x.csv", "report": "x.html", "score": "x.csv"}.get(name, "")
+    few = {
+        "evaluate": ["--steps", "2", "--no-likelihood", "--no-mixture", "--max-examples", "4"],
+        "audit": ["--steps", "2", "--times", "2", "--examples", "4", "--ode", "0", "--no-grid"],
+        "sample": ["-n", "2", "--steps", "1"],
+        "score": [str(folder / "table.csv"), "--no-likelihood", "--times", "2"],
+        "report": ["--examples", "4"],
+    }[name]
+    if name == "evaluate":
+        return [name, str(run), *few], run / "evaluation.json"
+    (folder / "table.csv").write_text("x0,x1\n0.5,0.25\n-0.5,0.75\n")
+    return [name, str(run), *few, "--out", str(out)], out
+
+
+@pytest.mark.parametrize("name", ["evaluate", "audit", "sample", "score", "report"])
+def test_a_command_that_is_stopped_at_its_very_end_says_what_it_wrote(
+    run: Path, tmp_path: Path, interruptible: None, capsys: Capture, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """As with a full pipe on standard output, when all files are written."""
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "evaluation.json").unlink(missing_ok=True)
+    command, out = command_and_file(name, tmp_path / "run", tmp_path)
+    original = ndm.cli._run
+
+    def and_stop(*arguments: Any) -> int:
+        code = original(*arguments)
+        os.kill(os.getpid(), signal.SIGINT)
+        return code
+
+    monkeypatch.setattr(ndm.cli, "_run", and_stop)
+    assert main(command) == 130
+    assert out.is_file()
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert re.fullmatch(rf"ndm: stopped; [\w ]+ (is|are) in {re.escape(str(out))}\.", last)
+
+
+def test_a_training_that_is_stopped_at_its_very_end_says_that_it_is_kept(
+    tiny: str, tmp_path: Path, interruptible: None, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, out = ndm.cli._run, tmp_path / "run"
+
+    def and_stop(*arguments: Any) -> int:
+        code = original(*arguments)
+        os.kill(os.getpid(), signal.SIGINT)
+        return code
+
+    monkeypatch.setattr(ndm.cli, "_run", and_stop)
+    assert main(["train", tiny, "--out", str(out)]) == 130
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == f"ndm: stopped; its last checkpoint is kept; resume with: ndm train --resume --out {out}"
+
+
+def test_a_signal_after_the_command_prints_no_traceback(tmp_path: Path) -> None:
+    script = (
+        "import atexit, os, signal, sys; from ndm.cli import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "atexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
+        "sys.argv[1:] = ['--version']\n"
+        "sys.exit(main())"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == -signal.SIGINT
+    assert done.stdout.startswith("ndm ")
+    assert done.stderr == ""

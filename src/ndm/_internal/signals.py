@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["telling", "terminable", "uninterrupted"]
+__all__ = ["set_stop_message", "set_stop_message_of", "stop_message", "terminable", "uninterrupted"]
 
 
 #: Signals that end a process besides Ctrl-C. SIGHUP, if it exists, is sent when the terminal is closed. It may be
@@ -18,14 +18,22 @@ _ENDS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr
 #: Whether the running command has been asked to stop.
 _told = False
 
+#: What the running command leaves if it is stopped, or a function that finds it out.
+_message: str | Callable[[], str] = ""
+
 
 @contextmanager
-def terminable() -> Iterator[None]:
+def terminable(last: bool = False) -> Iterator[None]:
     """Convert SIGTERM (sent by clusters and ``kill``), SIGHUP and the errors they cause to KeyboardInterrupt.
 
-    C libraries may report an interrupt during argument parsing as an invalid argument.
+    C libraries may report an interrupt during argument parsing as an invalid argument. The message of an earlier
+    command is forgotten at the beginning, and that of this command is kept after the end, for what is stopped there.
+
+    Args:
+        last: whether the process ends after this. Signals then end it at once, so that Python's own end prints no
+            traceback; otherwise the handlers are restored.
     """
-    global _told
+    global _told, _message
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield
         return
@@ -37,7 +45,7 @@ def terminable() -> Iterator[None]:
             signal.signal(signum, signal.SIG_IGN)  # do not interrupt saving again
         raise KeyboardInterrupt
 
-    _told = False
+    _told, _message = False, ""
     before = {number: signal.signal(number, stop) for number in _ENDS if signal.getsignal(number) != signal.SIG_IGN}
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         before[signal.SIGINT] = signal.signal(signal.SIGINT, stop)
@@ -50,7 +58,7 @@ def terminable() -> Iterator[None]:
     finally:
         _told = False
         for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            signal.signal(number, signal.SIG_DFL if last or handler is None else handler)
 
 
 @contextmanager
@@ -74,19 +82,28 @@ def uninterrupted() -> Iterator[None]:
             raise KeyboardInterrupt
 
 
-@contextmanager
-def telling(file: Path, written: str, otherwise: str) -> Iterator[None]:
-    """Add a message to a KeyboardInterrupt: ``written`` if the file has changed, else ``otherwise``.
+def set_stop_message(message: str | Callable[[], str]) -> None:
+    """Set what :func:`stop_message` returns until the running command has ended, also while it ends.
 
-    A file that is renamed when complete may have been renamed just before the interrupt.
+    Args:
+        message: what the command leaves if it is stopped from here on, or a function that finds it out.
+    """
+    global _message
+    _message = message
+
+
+def set_stop_message_of(file: Path, written: str, otherwise: str) -> None:
+    """Set the message of a stopped command: ``written`` if the file has changed since this call, else ``otherwise``.
+
+    A file that is renamed when complete may have been renamed just before the command is stopped.
     """
     before = _stamp(file)
-    try:
-        yield
-    except BaseException as error:
-        if not (isinstance(error, KeyboardInterrupt) or (_told and isinstance(error, Exception))):
-            raise
-        raise KeyboardInterrupt(otherwise if _stamp(file) == before else written) from None
+    set_stop_message(lambda: otherwise if _stamp(file) == before else written)
+
+
+def stop_message() -> str:
+    """What the command that was started last leaves if it is stopped; empty if it has not said."""
+    return _message if isinstance(_message, str) else _message()
 
 
 def _stamp(file: Path) -> tuple[int, int, int] | None:

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TextIO
 
-from ndm._internal.signals import terminable
+from ndm._internal.signals import stop_message, terminable
 from ndm.cli.messages import LESS_MEMORY, STOPPED, missing_package, one_line, say
 from ndm.cli.parsing import Parser
 from ndm.cli.process import collect_garbage, own
@@ -58,11 +58,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Child processes must not import from the current folder either.
         os.environ.setdefault("PYTHONSAFEPATH", "1")
     try:
-        with terminable(), _printing():
+        with terminable(last=argv is None), _printing():
             return _dispatch(arguments)
-    except KeyboardInterrupt as stopped:
+    except KeyboardInterrupt:
         name = arguments[0] if arguments else ""
-        say(f"stopped; {str(stopped) or STOPPED.get(name, 'nothing was written; run the same command again.')}")
+        left = stop_message() or STOPPED.get(name, "nothing was written; run the same command again.")
+        say(f"stopped; {left}")
         return INTERRUPTED
     except Exception as error:
         if os.environ.get(TRACEBACK):

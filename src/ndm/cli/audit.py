@@ -7,11 +7,10 @@ import importlib
 import math
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ndm._internal.signals import telling
+from ndm._internal.signals import set_stop_message_of
 from ndm.cli.messages import STOPPED, one_line, say
 from ndm.cli.options import (
     add_common,
@@ -111,6 +110,7 @@ def run(arguments: list[str]) -> None:
     out = None if options.out is None else Path(options.out)
     if out is not None:
         _check_out(out, options.overwrite)
+        set_stop_message_of(out, f"the audit is in {out}.", STOPPED["audit"])
     if options.examples == 1:
         raise ValueError("ndm audit: argument --examples: a standard error needs at least 2 examples.")
 
@@ -125,7 +125,7 @@ def run(arguments: list[str]) -> None:
         with process_group(options.device) as device:
             check_workers(device, workers)
     together, single = companions(workers, _accompany, given), one_thread(options.workers is not None)
-    with _told(out), single, together, process_group(options.device) as device, precision(options.precision, device):
+    with single, together, process_group(options.device) as device, precision(options.precision, device):
         model = load_model(run.path, device, options.allow)
         found = audit(
             model,
@@ -150,12 +150,6 @@ def run(arguments: list[str]) -> None:
     row = found.find(None)
     if row is not None and row.not_finite == len(row.per_example):
         raise ValueError("No example has a finite bound: train the model again with a lower learning rate.")
-
-
-def _told(out: Path | None) -> AbstractContextManager:
-    if out is None:
-        return nullcontext()
-    return telling(out, f"the audit is in {out}.", STOPPED["audit"])
 
 
 def _check_out(out: Path, overwrite: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from ndm._internal.signals import telling
+from ndm._internal.signals import set_stop_message_of
 from ndm.cli.messages import STOPPED, say
 from ndm.cli.options import add_allow, find_allowed, load_model, require_run
 from ndm.cli.parsing import Parser, at_least, seed, without_data
@@ -50,8 +50,8 @@ def run(arguments: list[str]) -> None:
     from ndm.configs.recorded import read_run_data
     from ndm.scoring.distilling import check_distillable
 
-    told = telling(run.distilled, f"the fast score is in {run.distilled}.", STOPPED["distill"])
-    with told, single_process("ndm distill"):
+    set_stop_message_of(run.distilled, f"the fast score is in {run.distilled}.", STOPPED["distill"])
+    with single_process("ndm distill"):
         import torch
 
         model = load_model(run.path, torch.device("cpu"), options.allow)

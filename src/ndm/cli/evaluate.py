@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ndm._internal.signals import telling, uninterrupted
+from ndm._internal.signals import set_stop_message_of, uninterrupted
 from ndm.cli.messages import STOPPED, one_line, say
 from ndm.cli.options import (
     add_common,
@@ -131,13 +131,13 @@ def run(arguments: list[str]) -> None:
     from ndm.evaluation import evaluate
 
     file = run.path / "evaluation-other-data.json" if options.other_data else run.evaluation
-    told = telling(file, f"the results are in {file}.", STOPPED["evaluate"])
+    set_stop_message_of(file, f"the results are in {file}.", STOPPED["evaluate"])
     workers = options.workers or 1
     if workers > 1:
         with process_group(options.device) as device:
             check_workers(device, workers)
     together, single = companions(workers, _accompany, given), one_thread(options.workers is not None)
-    with told, single, together, process_group(options.device) as device, precision(options.precision, device):
+    with single, together, process_group(options.device) as device, precision(options.precision, device):
         features: Any = options.features
         if options.fid and options.inception_weights:
             features = importlib.import_module("ndm.evaluation.quality").feature_network(

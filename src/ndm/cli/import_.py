@@ -10,7 +10,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ndm.cli.messages import say
+from ndm._internal.signals import set_stop_message_of
+from ndm.cli.messages import STOPPED, say
 from ndm.cli.options import add_allow, find_allowed
 from ndm.cli.parsing import Parser, without_data
 
@@ -56,6 +57,7 @@ def run(arguments: list[str]) -> None:
     out = Path(options.out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise FileExistsError(f"{out} exists; nothing was written: choose another --out.")
+    set_stop_message_of(out, f"the run is in {out}.", STOPPED["import"])
 
     from ndm.configs.configuration import given_data  # with PyTorch
     from ndm.training.checks import check

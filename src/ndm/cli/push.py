@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ndm._internal.signals import set_stop_message
 from ndm.cli.messages import say
 from ndm.cli.options import add_allow, find_allowed, load_model, require_run
 from ndm.cli.parsing import Parser
@@ -36,4 +37,5 @@ def run(arguments: list[str]) -> None:
         branch=options.branch,
         create_pr=options.pull_request,
     )
+    set_stop_message(f"the model is at {address}.")
     say(f"the model is at {address}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from ndm._internal.signals import telling
+from ndm._internal.signals import set_stop_message_of
 from ndm.cli.messages import STOPPED, say
 from ndm.cli.options import add_allow, find_allowed, require_run
 from ndm.cli.parsing import Parser, positive, seed
@@ -37,16 +37,16 @@ def run(arguments: list[str]) -> None:
     from ndm.report import report
     from ndm.training import Run
 
-    with telling(Path(options.out), f"the report is in {options.out}.", STOPPED["report"]):
-        out = report(
-            options.runs,
-            options.out,
-            examples=options.examples,
-            seed=options.seed,
-            device=options.device,
-            data=lambda config: read_run_data(Run(config.parent), allow=options.allow),
-            allow=options.allow,
-            overwrite=options.overwrite,
-            progress=sys.stderr.isatty(),
-        )
+    set_stop_message_of(Path(options.out), f"the report is in {options.out}.", STOPPED["report"])
+    out = report(
+        options.runs,
+        options.out,
+        examples=options.examples,
+        seed=options.seed,
+        device=options.device,
+        data=lambda config: read_run_data(Run(config.parent), allow=options.allow),
+        allow=options.allow,
+        overwrite=options.overwrite,
+        progress=sys.stderr.isatty(),
+    )
     say(f"the report is in {out}")

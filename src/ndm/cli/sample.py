@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ndm._internal.signals import telling
+from ndm._internal.signals import set_stop_message_of
 from ndm.cli.messages import STOPPED, say
 from ndm.cli.options import (
     add_common,
@@ -77,9 +77,9 @@ def run(arguments: list[str]) -> None:
     from ndm._internal.distributed import process_group  # with PyTorch
     from ndm._internal.workers import check_workers, one_thread
 
-    told = telling(out, f"{options.n} samples are in {out}.", STOPPED["sample"])
+    set_stop_message_of(out, f"{options.n} samples are in {out}.", STOPPED["sample"])
     single = one_thread(options.workers is not None)
-    with told, single, process_group(options.device) as device, precision(options.precision, device):
+    with single, process_group(options.device) as device, precision(options.precision, device):
         check_workers(device, options.workers or 1)
         _draw(Path(options.run), out, device, options)
 
@@ -97,8 +97,8 @@ def _run_given(out: Path, options: argparse.Namespace) -> None:
     require_run(options.run)
     require_table(options.given)
     spare_pandas()
-    told = telling(out, f"the samples are in {out}.", STOPPED["sample"])
-    with told, single_process("ndm sample --given"):
+    set_stop_message_of(out, f"the samples are in {out}.", STOPPED["sample"])
+    with single_process("ndm sample --given"):
         draw_given(Path(options.run), out, options)
 
 

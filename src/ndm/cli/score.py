@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ndm._internal.signals import telling
+from ndm._internal.signals import set_stop_message_of
 from ndm.cli.messages import STOPPED, say
 from ndm.cli.options import add_allow, add_divergence, add_workers, find_allowed, load_model, require_run
 from ndm.cli.parsing import Parser, natural, positive, seed, share, tolerance, without_data
@@ -22,6 +22,9 @@ __all__ = ["run"]
 
 #: Column of the labels of a table, as `ndm sample` writes it.
 LABEL = "label"
+
+#: Advice after a stop of a command that cannot be resumed.
+NO_SCORES = "no scores were written; run the same command again."
 
 
 def _parser() -> Parser:
@@ -143,8 +146,8 @@ def _score_conditional(run: Run, overrides: Sequence[str], options: argparse.Nam
     out = Path(options.out)
     for option in ("given", "wanted"):
         require_columns(getattr(options, option) or [], run.read_columns() or (), f"--{option}")
-    told = telling(out, f"the scores are in {out}.", "no scores were written; run the same command again.")
-    with told, single_process("ndm score"):
+    set_stop_message_of(out, f"the scores are in {out}.", NO_SCORES)
+    with single_process("ndm score"):
         score_conditional(run, out, overrides, options)
 
 
@@ -155,8 +158,8 @@ def _score_fast(run: Run, options: argparse.Namespace) -> None:
     from ndm.cli.tables import single_process
 
     out = Path(options.out)
-    told = telling(out, f"the scores are in {out}.", "no scores were written; run the same command again.")
-    with told, single_process("ndm score --fast"):
+    set_stop_message_of(out, f"the scores are in {out}.", NO_SCORES)
+    with single_process("ndm score --fast"):
         model = load_model(run.path, torch.device("cpu"), options.allow)
         distilled = load_distilled(run.distilled, model)
         score_fast(model, distilled, _rows(run, model, options), out, options)
@@ -180,8 +183,8 @@ def run(arguments: list[str]) -> None:
     from ndm._internal.workers import one_thread
     from ndm.scoring import score
 
-    told = telling(Path(options.out), f"the scores are in {options.out}.", STOPPED["score"])
-    with told, one_thread(options.workers is not None), process_group(options.device) as device:
+    set_stop_message_of(Path(options.out), f"the scores are in {options.out}.", STOPPED["score"])
+    with one_thread(options.workers is not None), process_group(options.device) as device:
         model = load_model(run.path, device, options.allow)
         scores = score(
             model,

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ndm._internal.signals import telling
+from ndm._internal.signals import set_stop_message_of
 from ndm.cli.messages import STOPPED, say
 from ndm.cli.options import add_allow, find_allowed, load_model, require_run
 from ndm.cli.parsing import Parser, positive, seed
@@ -120,7 +120,8 @@ def run_alone(
         require_columns([column], run.read_columns() or (), "--column")
     require_table(options.data)
     spare_pandas()
-    with telling(out, f"{what} in {out}.", STOPPED[name]), single_process(f"ndm {name}"):
+    set_stop_message_of(out, f"{what} in {out}.", STOPPED[name])
+    with single_process(f"ndm {name}"):
         work(out, options)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ndm import configs
+from ndm._internal.signals import set_stop_message
 from ndm.cli.messages import one_line, say
 from ndm.cli.options import add_allow, find_allowed
 from ndm.cli.parsing import Parser
@@ -49,6 +50,7 @@ def run(arguments: list[str]) -> None:
         run.require_new(_without_out(command), later)  # checked before the model is built
     if run.is_unborn and not later:
         say(f"{run.path} has no checkpoint, because its training ended before the first one; it starts again.")
+    set_stop_message(lambda: _after_stop(run, command, options.allow))
     try:
         with looked_for(run, overrides) if resume else nullcontext():
             built = configuration.build()
@@ -64,8 +66,6 @@ def run(arguments: list[str]) -> None:
             command=shlex.join(command),
             notes=built.notes,
         )
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(_after_stop(run, command, options.allow)) from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
