@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ndm._internal.signals import set_stop_message_of
-from ndm.cli.messages import STOPPED, one_line, say
+from ndm.cli.messages import STOPPED, one_line, say, show
 from ndm.cli.options import (
     add_common,
     add_divergence,
@@ -165,7 +165,7 @@ def _show(found: Audit, out: Path | None, name: str) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    print(found.text(), flush=True)
+    show(found.text())
     if out is None:
         return
     try:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ndm.cli.messages import say
+from ndm.cli.messages import say, show
 from ndm.cli.options import precision
 from ndm.cli.tables import load_table_model, others_in_words, require_columns, warn_of
 
@@ -64,7 +64,7 @@ def score_conditional(run: Run, out: Path, overrides: Sequence[str], options: ar
             lines += _percentiles(model, reference, wanted, given, found, options)
     found["kind"] = [f"{what}: {_kind(scores.kind, options)}"] * len(rows)
     write_table(list(found), list(found.values()), out, digits=9)
-    print("\n".join(lines), flush=True)
+    show("\n".join(lines))
     say(f"the scores are in {out}")
     if not np.isfinite(found["log_prob"]).any():
         raise ValueError(

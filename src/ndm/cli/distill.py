@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from ndm._internal.signals import set_stop_message_of
-from ndm.cli.messages import STOPPED, say
+from ndm.cli.messages import STOPPED, say, show
 from ndm.cli.options import add_allow, find_allowed, load_model, require_run
 from ndm.cli.parsing import Parser, at_least, seed, without_data
 
@@ -59,7 +59,7 @@ def run(arguments: list[str]) -> None:
         check_distillable(model, bool(getattr(data, "given", None)))
         distilled = _distill(model, data, options)
         distilled.save_to(run.distilled)
-    print("\n".join(_table(distilled)), flush=True)
+    show("\n".join(_table(distilled)))
     say(f"the fast score is in {run.distilled}")
     say(f"next: ndm score {options.run} DATA --fast --out scores.csv")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ndm._internal.signals import set_stop_message_of, uninterrupted
-from ndm.cli.messages import STOPPED, one_line, say
+from ndm.cli.messages import STOPPED, one_line, say, show
 from ndm.cli.options import (
     add_common,
     add_divergence,
@@ -173,7 +173,7 @@ def run(arguments: list[str]) -> None:
                 evaluation.about["other_data"] = " ".join(overrides) or f"what {run.config} names"
             _show(evaluation, file)
             if options.other_data:
-                print("These results are for other data than the training data; the run's own results are unchanged.")
+                show("These results are for other data than the training data; the run's own results are unchanged.")
 
 
 def _accompany(ready: Callable[[], None], arguments: list[str]) -> None:
@@ -195,9 +195,9 @@ def _show(evaluation: Evaluation, file: Path) -> None:
         with uninterrupted():
             path = evaluation.save(file)
     except OSError as error:
-        print(evaluation.text(), flush=True)
+        show(evaluation.text())
         raise OSError(f"The results could not be saved in {file} ({one_line(error)}).") from None
-    print(evaluation.text(), flush=True)
+    show(evaluation.text())
     say(f"the results are in {path}")
     nothing = [row["kind"] for row in evaluation.rows if row["value"] is None]
     if nothing:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ndm.cli.messages import say
+from ndm.cli.messages import say, show
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,15 +79,15 @@ def score_fast(model: NDM, distilled: DistilledScore, rows: Rows, out: Path, opt
     columns = [np.arange(len(found)), scores, found[:, 1], found[:, 2], exact.astype(np.int8)]
     write_table(COLUMNS, columns, out, digits=9)
     fast = found[~exact]
-    print(f"log p            {np.nanmean(scores):.5f} nats on average, of {len(found):,} rows", flush=True)
+    show(f"log p            {np.nanmean(scores):.5f} nats on average, of {len(found):,} rows")
     if len(fast):
         half, most = np.median(fast[:, 1]), np.median(fast[:, 2])
-        print(
+        show(
             f"{'':<16} by the network for {len(fast):,} rows; at the median row half of the errors are below "
             f"{half:.2g} nats and 95% below {most:.2g}"
         )
-    print(f"{'':<16} exact for {int(exact.sum()):,} rows", flush=True)
-    print(f"{len(found):,} rows in {time.monotonic() - began:.1f} s")
+    show(f"{'':<16} exact for {int(exact.sum()):,} rows")
+    show(f"{len(found):,} rows in {time.monotonic() - began:.1f} s")
     say(f"the scores are in {out}")
 
 

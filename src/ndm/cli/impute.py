@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ndm.cli.messages import say
+from ndm.cli.messages import say, show
 from ndm.cli.parsing import Parser, positive
 from ndm.cli.tables import add_drawing, run_alone
 
@@ -60,9 +60,9 @@ def _fill(out: Path, options: argparse.Namespace) -> None:
         raise ValueError(f"{wrong} of the filled rows are not finite, and no file was written: use more --steps.")
     write_filled(file, encoding.table, filled, out, options.overwrite)
     if holes.any():
-        print("\n".join(_summary(encoding, holes, filled, options.n)), flush=True)
+        show("\n".join(_summary(encoding, holes, filled, options.n)))
     else:
-        print("no missing cells in the columns of the model: the rows were copied unchanged", flush=True)
+        show("no missing cells in the columns of the model: the rows were copied unchanged")
     say(f"the filled table is in {out}")
 
 

@@ -10,7 +10,7 @@ from importlib import metadata
 
 from ndm.storage.texts import printable
 
-__all__ = ["LESS_MEMORY", "STOPPED", "missing_package", "one_line", "say"]
+__all__ = ["LESS_MEMORY", "STOPPED", "missing_package", "one_line", "say", "show"]
 
 #: Advice for out-of-memory errors.
 LESS_MEMORY = "use a smaller batch, a smaller network, fewer columns, or a computer with more memory"
@@ -63,4 +63,15 @@ def one_line(error: BaseException) -> str:
 
 def say(sentence: str) -> None:
     with contextlib.suppress(OSError):  # a closed stream is ignored
-        print(f"ndm: {printable(sentence)}", file=sys.stderr)
+        sys.stderr.write(f"ndm: {printable(sentence)}\n")
+        sys.stderr.flush()
+
+
+def show(text: str) -> None:
+    """Print a text in one piece, so that a command that is stopped leaves no part of a line.
+
+    Raises:
+        OSError: the standard output cannot be written.
+    """
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ndm.cli.messages import say
+from ndm.cli.messages import say, show
 from ndm.cli.parsing import Parser, at_least, share
 from ndm.cli.tables import add_drawing, run_alone
 
@@ -79,7 +79,7 @@ def _predict(out: Path, options: argparse.Namespace) -> None:
     found, lines = find(model, encoding, column, file, options)
     write_table(["row", *found], [np.arange(len(file.rows)), *found.values()], out, options.overwrite, digits=9)
     if lines:
-        print("\n".join(lines), flush=True)
+        show("\n".join(lines))
     say(f"the predictions are in {out}")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ndm._internal.signals import set_stop_message_of
-from ndm.cli.messages import STOPPED, say
+from ndm.cli.messages import STOPPED, say, show
 from ndm.cli.options import add_allow, add_divergence, add_workers, find_allowed, load_model, require_run
 from ndm.cli.parsing import Parser, natural, positive, seed, share, tolerance, without_data
 from ndm.cli.process import spare_pandas
@@ -205,7 +205,7 @@ def run(arguments: list[str]) -> None:
         )
         first = is_first()
     if first:
-        print(scores.text(), flush=True)
+        show(scores.text())
         say(f"the scores are in {scores.path}")
     scores.require_finite()
 
