@@ -52,6 +52,7 @@ def test_the_validation_of_what_is_kept_is_said_with_its_unit_and_error() -> Non
 
 def test_a_worse_end_is_spoken_of() -> None:
     assert "the last step, 30, is worse by 0.500 +- 0.0" in said(curve(2.0, 1.0, 1.5))
+    assert "is worse by 0.00013 +- 0.00000 nats" in said(curve(2.0, 1.0, 1.00013, spread=0.0))
     assert "it is not kept" in said(curve(2.0, 1.0, 1.5))
     assert "WARNING" in said(curve(2.0, 1.0, 1.5), keep="last")
     assert "worse" not in said(curve(2.0, 1.0, 1.0001))
@@ -61,6 +62,7 @@ def test_a_run_that_has_not_converged_says_how_to_go_on() -> None:
     text = said(curve(5.0, 4.0, 3.0, 2.0, 1.0))
     assert "still improving, by 1.000 nats a validation" in text
     assert "ndm train --resume --out runs/mine --trainer.max_steps 100" in text
+    assert "still improving, by 0.00024 nats" in said(curve(5.0, 4.0, 3.0, 1.00024, 1.0, spread=0.0))
     assert "still improving" not in said(curve(5.0, 4.0, 1.0, 1.0001, 1.0))
     assert "still improving" not in said(curve(1.0))
 

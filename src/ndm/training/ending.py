@@ -129,7 +129,8 @@ def verdict(
     said = [f"validation: {mean} at step {kept.step:,}, the {keep}; a bound, lower is better"]
     gain, gain_error = best.below(last)
     if gain > CLEAR * gain_error:
-        worse = f"the last step, {last.step:,}, is worse by {gain:.3f} +- {gain_error:.3f} {unit}"
+        digits = _decimals(gain)
+        worse = f"the last step, {last.step:,}, is worse by {with_error(gain, gain_error, digits)} {unit}"
         if keep == "best":
             said.append(f"{worse}: it is not kept")
         else:
@@ -149,9 +150,14 @@ def _still_improving(
     gain, error = last.below(before)
     if not gain > max(CLEAR * error, 0.0):
         return []
-    by = f"{gain / some:.3f} {unit} a validation"
+    by = f"{gain / some:.{_decimals(gain / some)}f} {unit} a validation"
     how = "train with a larger max_steps" if run is None else f"resume with {run.resume} --trainer.max_steps"
     return [f"still improving, by {by}: {how}" + ("" if run is None else f" {2 * trainer.max_steps}")]
+
+
+def _decimals(value: float) -> int:
+    """Number of decimals with which a positive value has two significant digits, and at least 3."""
+    return max(3, 1 - math.floor(math.log10(value)))
 
 
 def _against_a_mixture(model: NDM, data: Data, seed: int) -> str:
