@@ -142,16 +142,42 @@ def test_a_training_that_is_stopped_at_its_very_end_says_that_it_is_kept(
     assert last == f"ndm: stopped; its last checkpoint is kept; resume with: ndm train --resume --out {out}"
 
 
-def test_a_signal_after_the_command_prints_no_traceback(tmp_path: Path) -> None:
+def own_process(lines: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as its own process with Ctrl-C as in a shell, after some lines of Python."""
     script = (
-        "import atexit, os, signal, sys; from ndm.cli import main\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "atexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
-        "sys.argv[1:] = ['--version']\n"
-        "sys.exit(main())"
+        "import os, signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"{lines}\nfrom ndm.__main__ import main\nsys.exit(main())"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment)
+    command = [sys.executable, "-c", script, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+def test_a_signal_after_the_command_prints_no_traceback() -> None:
+    done = own_process("import atexit; atexit.register(os.kill, os.getpid(), signal.SIGINT)", "--version")
     assert done.returncode == -signal.SIGINT
     assert done.stdout.startswith("ndm ")
     assert done.stderr == ""
+
+
+#: Sends a signal to this process when a module is imported.
+STOPPED_AT = """
+class Stop:
+    @staticmethod
+    def find_spec(name, *_):
+        if name == {name!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Stop)
+"""
+
+
+def test_a_signal_during_the_first_imports_prints_no_traceback() -> None:
+    done = own_process(STOPPED_AT.format(name="ndm.cli.messages"), "--version")
+    assert done.returncode == -signal.SIGINT
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_a_signal_during_the_imports_of_a_command_is_a_stop(run: Path) -> None:
+    done = own_process(STOPPED_AT.format(name="ndm.evaluation"), "evaluate", str(run))
+    assert done.returncode == 130
+    assert done.stderr == "ndm: stopped; no results were written; run the same command again.\n"

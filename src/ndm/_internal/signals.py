@@ -47,7 +47,8 @@ def terminable(last: bool = False) -> Iterator[None]:
 
     _told, _message = False, ""
     before = {number: signal.signal(number, stop) for number in _ENDS if signal.getsignal(number) != signal.SIG_IGN}
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # The handler is SIG_DFL in a process that `ndm.__main__` started.
+    if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, *([signal.SIG_DFL] if last else [])):
         before[signal.SIGINT] = signal.signal(signal.SIGINT, stop)
     try:
         yield
