@@ -15,9 +15,6 @@ __all__ = ["set_stop_message", "set_stop_message_of", "stop_message", "terminabl
 #: ignored, as by nohup.
 _ENDS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
-#: Whether the running command has been asked to stop.
-_told = False
-
 #: What the running command leaves if it is stopped, or a function that finds it out.
 _message: str | Callable[[], str] = ""
 
@@ -33,19 +30,19 @@ def terminable(last: bool = False) -> Iterator[None]:
         last: whether the process ends after this. Signals then end it at once, so that Python's own end prints no
             traceback; otherwise the handlers are restored.
     """
-    global _told, _message
+    global _message
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield
         return
 
     def stop(signum: int, frame: object) -> None:
-        global _told
-        _told = True
+        nonlocal told
+        told = True
         if signum != signal.SIGINT:
             signal.signal(signum, signal.SIG_IGN)  # do not interrupt saving again
         raise KeyboardInterrupt
 
-    _told, _message = False, ""
+    told, _message = False, ""
     before = {number: signal.signal(number, stop) for number in _ENDS if signal.getsignal(number) != signal.SIG_IGN}
     # The handler is SIG_DFL in a process that `ndm.__main__` started.
     if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, *([signal.SIG_DFL] if last else [])):
@@ -53,11 +50,10 @@ def terminable(last: bool = False) -> Iterator[None]:
     try:
         yield
     except Exception:
-        if _told:
+        if told:
             raise KeyboardInterrupt from None
         raise
     finally:
-        _told = False
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if last or handler is None else handler)
 
