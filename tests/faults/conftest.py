@@ -74,6 +74,8 @@ class Running:
             sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
             sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # it is ignored if the tests were started by nohup
+            sys.dont_write_bytecode = True  # under a limit on files Python leaves parts of .pyc files
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
             os.chdir(folder)
             # tqdm's own lock is shared with the processes forked before, of which one may have been killed with it.

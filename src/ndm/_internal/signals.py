@@ -35,6 +35,8 @@ def terminable(last: bool = False) -> Iterator[None]:
         yield
         return
 
+    told = False
+
     def stop(signum: int, frame: object) -> None:
         nonlocal told
         told = True
@@ -42,7 +44,7 @@ def terminable(last: bool = False) -> Iterator[None]:
             signal.signal(signum, signal.SIG_IGN)  # do not interrupt saving again
         raise KeyboardInterrupt
 
-    told, _message = False, ""
+    _message = ""
     before = {number: signal.signal(number, stop) for number in _ENDS if signal.getsignal(number) != signal.SIG_IGN}
     # The handler is SIG_DFL in a process that `ndm.__main__` started.
     if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, *([signal.SIG_DFL] if last else [])):
