@@ -65,6 +65,21 @@ def test_the_last_command_of_a_process_is_ended_at_once_by_a_later_signal(interr
         signal.signal(number, before)
 
 
+def test_the_handler_of_a_delayed_signal_is_called_at_the_end_of_the_outermost_context() -> None:
+    done: list[object] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: done.append(number))
+    try:
+        with uninterrupted():
+            with uninterrupted():
+                os.kill(os.getpid(), signal.SIGTERM)
+            done.append("work")
+        assert done == ["work", signal.SIGTERM]
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert done[2:] == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_what_is_ignored_stays_ignored(interruptible: None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with uninterrupted():
@@ -83,6 +98,9 @@ def test_a_stop_says_whether_a_file_was_written(tmp_path: Path, exists: bool) ->
         with atomic_write(file) as written:
             written.write(b"new")
         assert stop_message() == "it is there"
+        file.unlink()
+        assert stop_message() == "it is not"
+        file.write_text("new, too")
     assert stop_message() == "it is there"  # for a stop at the end of the command
     with terminable():
         assert stop_message() == ""

@@ -181,3 +181,34 @@ def test_a_signal_during_the_imports_of_a_command_is_a_stop(run: Path) -> None:
     done = own_process(STOPPED_AT.format(name="ndm.evaluation"), "evaluate", str(run))
     assert done.returncode == 130
     assert done.stderr == "ndm: stopped; no results were written; run the same command again.\n"
+
+
+@pytest.mark.parametrize("buffering", ["", "1"])
+@pytest.mark.parametrize("words", [["--version"], ["train", "--help"]], ids=["short", "long"])
+def test_an_output_that_is_lost_is_told_from_other_errors(words: list[str], buffering: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": buffering}
+    command = [sys.executable, "-m", "ndm", *words]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False, env=environment)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")  # as of a reader that has seen enough
+    if os.path.exists("/dev/full"):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=environment)
+        assert done.returncode == 2
+        assert done.stderr == "ndm: error: The standard output cannot be written: No space left on device.\n"
+
+
+def test_a_lost_output_says_what_was_written(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    command, out = command_and_file("evaluate", tmp_path / "run", tmp_path)
+    out.unlink(missing_ok=True)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "ndm", *command], stdout=full, stderr=subprocess.PIPE, text=True, env=environment
+        )
+    assert done.returncode == 2
+    assert done.stderr.endswith(f"cannot be written: No space left on device; the results are in {out}.\n")
+    assert out.is_file()

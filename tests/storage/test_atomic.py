@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import signal
 import stat
 import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -190,3 +193,55 @@ def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is a named pipe"), atomic_path(tmp_path / "pipe"):
         pass
     assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.fixture
+def interrupted_by(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, int], None]]:
+    """interrupted_by(name, n): send Ctrl-C after the n-th call of a function that changes names."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def send(name: str, nth: int) -> None:
+        owner: Any = os if name in ("link", "rmdir", "unlink") else Path
+        original, calls = getattr(owner, name), itertools.count(1)
+
+        def changed(*arguments: Any, **options: Any) -> Any:
+            try:
+                return original(*arguments, **options)
+            finally:
+                if next(calls) == nth:
+                    os.kill(os.getpid(), signal.SIGINT)
+
+        monkeypatch.setattr(owner, name, changed)
+
+    yield send
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(("name", "nth"), [("rename", 1), ("rename", 2), ("unlink", 1)])
+def test_a_folder_is_exchanged_as_a_whole_when_it_is_interrupted(
+    tmp_path: Path, interrupted_by: Any, name: str, nth: int
+) -> None:
+    write_folder(tmp_path / "model", "first")
+    interrupted_by(name, nth)
+    with pytest.raises(KeyboardInterrupt):
+        write_folder(tmp_path / "model", "second")
+    assert (tmp_path / "model" / "a.txt").read_text() == "second"
+    assert names(tmp_path) == ["model"]
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_file_that_is_interrupted_when_it_has_its_name_leaves_no_other(
+    tmp_path: Path, interrupted_by: Any, replace: bool
+) -> None:
+    done: list[bool] = []
+
+    def write() -> None:
+        with atomic_path(tmp_path / "x", replace, lambda: done.append(True)) as fresh:
+            fresh.write_text("whole")
+
+    interrupted_by("replace" if replace else "link", 1)
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert (tmp_path / "x").read_text() == "whole"
+    assert done == [True]
+    assert names(tmp_path) == ["x"]

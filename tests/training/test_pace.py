@@ -6,6 +6,7 @@ import csv
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -172,9 +173,33 @@ def test_a_checkpoint_between_validations_is_a_place_to_go_on_from(
 # ---- on request
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C as it is in a shell: what a script starts in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_signal_that_is_ignored_does_not_stop_a_training(
+    train: Any, tmp_path: Path, interruptible: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    hook = NDMModule.training_step
+
+    def ignored(self: NDMModule, *args: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return hook(self, *args)
+
+    monkeypatch.setattr(NDMModule, "training_step", ignored)
+    train(tmp_path / "run", max_steps=6, val_check_interval=3)
+    assert checkpoint(tmp_path / "run")["global_step"] == 6
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_training_leaves_a_checkpoint_and_a_model(
-    train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+    train: Any, tmp_path: Path, interruptible: None, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     train(tmp_path / "whole", max_steps=20, val_check_interval=8, keep="last")
     before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]

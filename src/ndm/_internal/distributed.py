@@ -116,7 +116,8 @@ def _join(backend: str) -> None:
     """
     in_main = threading.current_thread() is threading.main_thread()
     numbers = (signal.SIGINT, signal.SIGTERM) if in_main else ()
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
+    heeded = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in heeded}
     try:
         store, rank, size = next(dist.rendezvous("env://", timeout=timedelta(seconds=PATIENCE)))
         store.set_timeout(dist.default_pg_timeout)

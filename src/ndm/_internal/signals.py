@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 __all__ = ["set_stop_message", "set_stop_message_of", "stop_message", "terminable", "uninterrupted"]
 
@@ -14,6 +15,9 @@ __all__ = ["set_stop_message", "set_stop_message_of", "stop_message", "terminabl
 #: Signals that end a process besides Ctrl-C. SIGHUP, if it exists, is sent when the terminal is closed. It may be
 #: ignored, as by nohup.
 _ENDS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+#: Whether signals are delayed.
+_delaying = False
 
 #: What the running command leaves if it is stopped, or a function that finds it out.
 _message: str | Callable[[], str] = ""
@@ -62,23 +66,30 @@ def terminable(last: bool = False) -> Iterator[None]:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Delay Ctrl-C and SIGTERM until the end of this context, for example while saving files that belong together."""
-    if threading.current_thread() is not threading.main_thread():
+    """Delay Ctrl-C and SIGTERM until the end of this context, for example while saving files that belong together.
+
+    They are then handled as they would have been; inside of another such context, at the end of that one.
+    """
+    global _delaying
+    if _delaying or threading.current_thread() is not threading.main_thread():
         yield
         return
     came: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *_ENDS)}
-    for number, handler in before.items():
-        if callable(handler):  # else it is ignored, or not set by Python
-            signal.signal(number, lambda signum, frame: came.append(signum))
+    before: dict[int, Callable[[int, FrameType | None], object]] = {}
     try:
+        _delaying = True
+        for number in (signal.SIGINT, *_ENDS):
+            handler = signal.getsignal(number)
+            if callable(handler):  # else it is ignored, or not set by Python
+                before[number] = handler
+                signal.signal(number, lambda signum, frame: came.append(signum))
         yield
     finally:
+        _delaying = False
         for number, handler in before.items():
-            if callable(handler):
-                signal.signal(number, handler)
-        if came:
-            raise KeyboardInterrupt
+            signal.signal(number, handler)
+        for number in came:
+            before[number](number, None)
 
 
 def set_stop_message(message: str | Callable[[], str]) -> None:
@@ -92,12 +103,12 @@ def set_stop_message(message: str | Callable[[], str]) -> None:
 
 
 def set_stop_message_of(file: Path, written: str, otherwise: str) -> None:
-    """Set the message of a stopped command: ``written`` if the file has changed since this call, else ``otherwise``.
+    """Set the message of a stopped command: ``written`` if the file is new since this call, else ``otherwise``.
 
     A file that is renamed when complete may have been renamed just before the command is stopped.
     """
     before = _stamp(file)
-    set_stop_message(lambda: otherwise if _stamp(file) == before else written)
+    set_stop_message(lambda: otherwise if _stamp(file) in (before, None) else written)
 
 
 def stop_message() -> str:

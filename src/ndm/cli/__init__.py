@@ -19,7 +19,7 @@ from typing import TextIO
 from ndm._internal.signals import stop_message, terminable
 from ndm.cli.messages import LESS_MEMORY, STOPPED, missing_package, one_line, say
 from ndm.cli.parsing import Parser
-from ndm.cli.process import collect_garbage, own
+from ndm.cli.process import collect_garbage, output_failed, own, watch_output
 from ndm.storage.texts import did_you_mean
 
 __all__ = ["COMMANDS", "STOPPED", "main"]
@@ -55,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _prepare_streams()
     if argv is None:
         own()
+        watch_output()
         # Child processes must not import from the current folder either.
         os.environ.setdefault("PYTHONSAFEPATH", "1")
     try:
@@ -108,19 +109,23 @@ def _printing() -> Iterator[None]:
         if error.filename is not None or not _is_lost(sys.stdout):
             raise
         if not isinstance(error, BrokenPipeError):
-            raise OSError(f"The standard output cannot be written: {error.strerror}.") from None
+            left = stop_message()
+            end = f"; {left}" if left else "."
+            raise OSError(f"The standard output cannot be written: {error.strerror}{end}") from None
 
 
 def _is_lost(stream: TextIO) -> bool:
-    """Whether a stream cannot be flushed; its pending output is then discarded."""
+    """Whether a stream cannot be written; its pending output is then discarded."""
+    lost = output_failed()
     try:
         stream.flush()
     except OSError:
+        lost = True
+    if lost:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
-        return True
-    return False
+    return lost
 
 
 def _is_lack_of_memory(error: Exception) -> bool:

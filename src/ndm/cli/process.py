@@ -3,14 +3,52 @@
 from __future__ import annotations
 
 import gc
+import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-__all__ = ["collect_garbage", "own", "spare_pandas"]
+__all__ = ["collect_garbage", "output_failed", "own", "spare_pandas", "watch_output"]
 
 _own = False
+
+
+class _Output(io.FileIO):
+    """The standard output, which records whether it could not be written."""
+
+    failed = False
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            self.failed = True
+            raise
+
+
+_output: _Output | None = None
+
+
+def watch_output() -> None:
+    """Record from here on whether the standard output can be written, see :func:`output_failed`.
+
+    An error that is raised by a write does not say of which file it is.
+    """
+    global _output
+    stream = sys.stdout
+    if not _own or stream is not sys.__stdout__ or not isinstance(stream, io.TextIOWrapper):
+        return
+    with suppress(OSError, ValueError):  # of a stream without a descriptor
+        stream.flush()
+        _output = _Output(stream.fileno(), "wb", closefd=False)
+        lines = stream.line_buffering or stream.write_through
+        sys.stdout = io.TextIOWrapper(io.BufferedWriter(_output), stream.encoding, stream.errors, line_buffering=lines)
+
+
+def output_failed() -> bool:
+    """Whether the standard output of this process could not be written."""
+    return _output is not None and _output.failed
 
 
 def own() -> None:

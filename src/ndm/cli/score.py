@@ -146,7 +146,6 @@ def _score_conditional(run: Run, overrides: Sequence[str], options: argparse.Nam
     out = Path(options.out)
     for option in ("given", "wanted"):
         require_columns(getattr(options, option) or [], run.read_columns() or (), f"--{option}")
-    set_stop_message_of(out, f"the scores are in {out}.", NO_SCORES)
     with single_process("ndm score"):
         score_conditional(run, out, overrides, options)
 
@@ -158,7 +157,6 @@ def _score_fast(run: Run, options: argparse.Namespace) -> None:
     from ndm.cli.tables import single_process
 
     out = Path(options.out)
-    set_stop_message_of(out, f"the scores are in {out}.", NO_SCORES)
     with single_process("ndm score --fast"):
         model = load_model(run.path, torch.device("cpu"), options.allow)
         distilled = load_distilled(run.distilled, model)
@@ -173,6 +171,8 @@ def run(arguments: list[str]) -> None:
     find_allowed(options.allow)
     run = require_run(options.run)
     _check(run, options)
+    otherwise = NO_SCORES if options.fast or _is_conditional(options) else STOPPED["score"]
+    set_stop_message_of(Path(options.out), f"the scores are in {options.out}.", otherwise)
     if options.fast:
         _score_fast(run, options)
         return
@@ -183,7 +183,6 @@ def run(arguments: list[str]) -> None:
     from ndm._internal.workers import one_thread
     from ndm.scoring import score
 
-    set_stop_message_of(Path(options.out), f"the scores are in {options.out}.", STOPPED["score"])
     with one_thread(options.workers is not None), process_group(options.device) as device:
         model = load_model(run.path, device, options.allow)
         scores = score(

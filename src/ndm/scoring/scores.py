@@ -235,7 +235,6 @@ def _score_and_write(
         about = summary(partial, kind, settings["tolerance"], checked)
         bits = None if scorer.model.decoder.levels is None else 1 / (dimensions * math.log(2))
         write(out, partial, about | {"settings": settings}, bits)
-        partial.remove()
     return about | {"scored": count - done, "seconds": seconds}  # not in the file, which they would make different
 
 

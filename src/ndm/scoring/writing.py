@@ -82,9 +82,9 @@ def summary(partial: PartialScores, kind: str | None, tolerance: float, checked:
 
 
 def write(out: Path, partial: PartialScores, about: dict[str, Any], bits: float | None) -> None:
-    """Write all blocks to the output file, atomically."""
+    """Write all blocks to the output file, atomically, and remove the folder."""
     columns = _columns(partial, about, bits)
-    with atomic_path(out, replace=False) as new:
+    with atomic_path(out, replace=False, then=partial.remove) as new:
         if out.suffix.lower() == ".csv":
             _write_csv(new, columns)
         else:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from ndm._internal.signals import uninterrupted
 from ndm.storage.texts import require_regular
 
 __all__ = ["atomic_folder", "atomic_path", "atomic_write", "flush", "naming", "refuse_if_being_written", "sha256_of"]
@@ -46,7 +47,9 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | os.PathLike[str], replace: bool = True) -> Iterator[Path]:
+def atomic_path(
+    path: str | os.PathLike[str], replace: bool = True, then: Callable[[], object] | None = None
+) -> Iterator[Path]:
     """A temporary path, with the suffix of ``path``, whose file replaces ``path`` on exit.
 
     After an exception it is removed, and ``path`` is unchanged. An existing file's permissions are kept.
@@ -54,6 +57,7 @@ def atomic_path(path: str | os.PathLike[str], replace: bool = True) -> Iterator[
     Args:
         path: the file. The target of a symbolic link is replaced, not the link.
         replace: whether a file at ``path`` may be replaced.
+        then: called when the file has its name; Ctrl-C and SIGTERM do not come in between.
 
     Raises:
         FileExistsError: ``path`` exists and may not be replaced; raised on exit at the latest.
@@ -65,12 +69,15 @@ def atomic_path(path: str | os.PathLike[str], replace: bool = True) -> Iterator[
     with _beside(path, _open_locked, lambda fresh: fresh.unlink(missing_ok=True)) as (place, fresh):
         yield fresh
         flush(fresh)
-        if replace:
-            if place.exists():
-                shutil.copymode(place, fresh)
-            fresh.replace(place)
-        else:
-            _name_new(fresh, place)
+        if replace and place.exists():
+            shutil.copymode(place, fresh)
+        with uninterrupted():
+            if replace:
+                fresh.replace(place)
+            else:
+                _name_new(fresh, place)
+            if then is not None:
+                then()
         flush(place.parent)
 
 
@@ -84,6 +91,8 @@ def _name_new(fresh: Path, place: Path) -> None:
         if place.exists():
             raise _exists(place) from None
         fresh.rename(place)
+    else:
+        fresh.unlink()
 
 
 def _exists(place: Path) -> FileExistsError:
@@ -119,7 +128,8 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         for file in fresh.iterdir():
             flush(file)
         flush(fresh)
-        _exchange(fresh, place)
+        with uninterrupted():
+            _exchange(fresh, place)
         flush(place.parent)
 
 
@@ -142,9 +152,10 @@ def _beside(
             held = make(fresh)
             yield place, fresh
         finally:
-            remove(fresh)
-            if held is not None:
-                os.close(held)
+            with uninterrupted():
+                remove(fresh)
+                if held is not None:
+                    os.close(held)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ _HELD: weakref.WeakValueDictionary[Path, FolderLock] = weakref.WeakValueDictiona
 
 
 class FolderLock:
-    """Locks a folder against other processes while the object and the process exist.
+    """Locks a folder against other processes while the object and the process exist, or to the end of a ``with``.
 
     Locking a folder again in the same process releases the old lock. There is no lock if the file system does not
     support locks.
@@ -43,6 +43,13 @@ class FolderLock:
             pass
         self.let_go = weakref.finalize(self, _let_go, lock)
         _HELD[folder] = self
+
+    def __enter__(self) -> FolderLock:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        # An interrupt in here is raised; in the finalizer Python would print it and go on.
+        self.let_go()
 
 
 def _let_go(lock: FileLock) -> None:

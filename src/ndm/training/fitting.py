@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -101,13 +102,14 @@ def fit(
     lightning, module, stream = _prepared(model, data, run, training, trainer, seed, first, progress)
     goes_on = not isinstance(trainer.max_steps, int) or first < trainer.max_steps
     first_process = lightning.is_global_zero  # only the first process writes files
+    lock: AbstractContextManager[object] = contextlib.nullcontext()
     if first_process:
-        _lock = run.begin(config, data, resume)  # held until this function returns
+        lock = run.begin(config, data, resume)
         if goes_on:
             run.write_environment(environment(lightning, trainer, command), resumed=resume)
         elif resume:
             run.write_config(config)
-    with quiet(), log_to(run.log, verbose) if first_process else contextlib.nullcontext():
+    with lock, quiet(), log_to(run.log, verbose) if first_process else contextlib.nullcontext():
         for line in [] if resume else [*data.summary(), *notes, chosen]:
             if line:
                 logger.info("%s", line)

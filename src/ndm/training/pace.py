@@ -163,7 +163,8 @@ class Interruption(Callback):
         # Here, after Lightning has set its handlers.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, self._received)
+                if signal.getsignal(number) != signal.SIG_IGN:  # as in a job of a shell in the background
+                    signal.signal(number, self._received)
 
     def _received(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None:
