@@ -39,6 +39,8 @@ def watch_output() -> None:
     stream = sys.stdout
     if not _own or stream is not sys.__stdout__ or not isinstance(stream, io.TextIOWrapper):
         return
+    if not isinstance(getattr(stream.buffer, "raw", stream.buffer), io.FileIO):  # the console of Windows
+        return
     with suppress(OSError, ValueError):  # of a stream without a descriptor
         stream.flush()
         _output = _Output(stream.fileno(), "wb", closefd=False)
