@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,3 +22,11 @@ def seed() -> int:
     """Seed torch's global generator, so that a test that fails fails again."""
     torch.manual_seed(0)
     return 0
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C as it is in a shell: what a script starts in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -4,21 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ndm._internal.signals import set_stop_message, set_stop_message_of, stop_message, terminable, uninterrupted
 from ndm.storage.atomic import atomic_write
-
-
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Ctrl-C as it is in a shell: what a script starts in the background ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +38,6 @@ def test_sigterm_stops_as_ctrl_c_does(tiny: str, tmp_path: Path) -> None:
     last = done.stderr.splitlines()[-1]
     assert last == f"ndm: stopped; its last checkpoint is kept; resume with: ndm train --resume --out {out}"
     assert (out / "checkpoints" / "last.ckpt").is_file()
-
-
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Ctrl-C as it is in a shell: what a script starts in the background ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize(
@@ -104,14 +95,8 @@ def command_and_file(name: str, run: Path, folder: Path) -> tuple[list[str], Pat
     return [name, str(run), *few, "--out", str(out)], out
 
 
-@pytest.mark.parametrize("name", ["evaluate", "audit", "sample", "score", "report"])
-def test_a_command_that_is_stopped_at_its_very_end_says_what_it_wrote(
-    run: Path, tmp_path: Path, interruptible: None, capsys: Capture, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    """As with a full pipe on standard output, when all files are written."""
-    shutil.copytree(run, tmp_path / "run")
-    (tmp_path / "run" / "evaluation.json").unlink(missing_ok=True)
-    command, out = command_and_file(name, tmp_path / "run", tmp_path)
+def stop_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send Ctrl-C when a command has done its work and has not ended."""
     original = ndm.cli._run
 
     def and_stop(*arguments: Any) -> int:
@@ -120,6 +105,17 @@ def test_a_command_that_is_stopped_at_its_very_end_says_what_it_wrote(
         return code
 
     monkeypatch.setattr(ndm.cli, "_run", and_stop)
+
+
+@pytest.mark.parametrize("name", ["evaluate", "audit", "sample", "score", "report"])
+def test_a_command_that_is_stopped_at_its_very_end_says_what_it_wrote(
+    run: Path, tmp_path: Path, interruptible: None, capsys: Capture, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """As with a full pipe on standard output, when all files are written."""
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "evaluation.json").unlink(missing_ok=True)
+    command, out = command_and_file(name, tmp_path / "run", tmp_path)
+    stop_at_the_end(monkeypatch)
     assert main(command) == 130
     assert out.is_file()
     last = capsys.readouterr().err.splitlines()[-1]
@@ -129,14 +125,8 @@ def test_a_command_that_is_stopped_at_its_very_end_says_what_it_wrote(
 def test_a_training_that_is_stopped_at_its_very_end_says_that_it_is_kept(
     tiny: str, tmp_path: Path, interruptible: None, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, out = ndm.cli._run, tmp_path / "run"
-
-    def and_stop(*arguments: Any) -> int:
-        code = original(*arguments)
-        os.kill(os.getpid(), signal.SIGINT)
-        return code
-
-    monkeypatch.setattr(ndm.cli, "_run", and_stop)
+    out = tmp_path / "run"
+    stop_at_the_end(monkeypatch)
     assert main(["train", tiny, "--out", str(out)]) == 130
     last = capsys.readouterr().err.splitlines()[-1]
     assert last == f"ndm: stopped; its last checkpoint is kept; resume with: ndm train --resume --out {out}"

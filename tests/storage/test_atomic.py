@@ -10,7 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -196,9 +196,8 @@ def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def interrupted_by(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, int], None]]:
+def interrupted_by(interruptible: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
     """interrupted_by(name, n): send Ctrl-C after the n-th call of a function that changes names."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def send(name: str, nth: int) -> None:
         owner: Any = os if name in ("link", "rmdir", "unlink") else Path
@@ -213,8 +212,7 @@ def interrupted_by(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, i
 
         monkeypatch.setattr(owner, name, changed)
 
-    yield send
-    signal.signal(signal.SIGINT, before)
+    return send
 
 
 @pytest.mark.parametrize(("name", "nth"), [("rename", 1), ("rename", 2), ("unlink", 1)])

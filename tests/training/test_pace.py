@@ -6,7 +6,6 @@ import csv
 import os
 import signal
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -171,14 +170,6 @@ def test_a_checkpoint_between_validations_is_a_place_to_go_on_from(
 
 
 # ---- on request
-
-
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Ctrl-C as it is in a shell: what a script starts in the background ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 def test_a_signal_that_is_ignored_does_not_stop_a_training(

@@ -19,6 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ndm._internal.signals import heeded
+
 __all__ = [
     "all_gather",
     "all_reduce",
@@ -116,8 +118,7 @@ def _join(backend: str) -> None:
     """
     in_main = threading.current_thread() is threading.main_thread()
     numbers = (signal.SIGINT, signal.SIGTERM) if in_main else ()
-    heeded = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in heeded}
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in heeded(numbers)}
     try:
         store, rank, size = next(dist.rendezvous("env://", timeout=timedelta(seconds=PATIENCE)))
         store.set_timeout(dist.default_pg_timeout)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-__all__ = ["set_stop_message", "set_stop_message_of", "stop_message", "terminable", "uninterrupted"]
+__all__ = ["heeded", "set_stop_message", "set_stop_message_of", "stop_message", "terminable", "uninterrupted"]
 
 
 #: Signals that end a process besides Ctrl-C. SIGHUP, if it exists, is sent when the terminal is closed. It may be
@@ -21,6 +21,11 @@ _delaying = False
 
 #: What the running command leaves if it is stopped, or a function that finds it out.
 _message: str | Callable[[], str] = ""
+
+
+def heeded(numbers: Iterable[int]) -> list[int]:
+    """The signals among some that are not ignored; Ctrl-C is ignored in the background job of a script."""
+    return [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
 
 
 @contextmanager
@@ -49,7 +54,7 @@ def terminable(last: bool = False) -> Iterator[None]:
         raise KeyboardInterrupt
 
     _message = ""
-    before = {number: signal.signal(number, stop) for number in _ENDS if signal.getsignal(number) != signal.SIG_IGN}
+    before = {number: signal.signal(number, stop) for number in heeded(_ENDS)}
     # The handler is SIG_DFL in a process that `ndm.__main__` started.
     if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, *([signal.SIG_DFL] if last else [])):
         before[signal.SIGINT] = signal.signal(signal.SIGINT, stop)

@@ -10,7 +10,6 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -102,7 +101,7 @@ def fit(
     lightning, module, stream = _prepared(model, data, run, training, trainer, seed, first, progress)
     goes_on = not isinstance(trainer.max_steps, int) or first < trainer.max_steps
     first_process = lightning.is_global_zero  # only the first process writes files
-    lock: AbstractContextManager[object] = contextlib.nullcontext()
+    lock: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
     if first_process:
         lock = run.begin(config, data, resume)
         if goes_on:

@@ -12,6 +12,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 
+from ndm._internal.signals import heeded
 from ndm.training.run import Run
 
 __all__ = ["Interruption", "Outlook", "Pace", "Patience", "Saving", "span"]
@@ -162,9 +163,8 @@ class Interruption(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Here, after Lightning has set its handlers.
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) != signal.SIG_IGN:  # as in a job of a shell in the background
-                    signal.signal(number, self._received)
+            for number in heeded((signal.SIGINT, signal.SIGTERM)):
+                signal.signal(number, self._received)
 
     def _received(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None:
